@@ -1,0 +1,251 @@
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::panic::Location;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::error::{Error, Result};
+use crate::origin::Purpose;
+use crate::registry::MEMORY_ENGINES;
+use crate::snapshot::Snapshot;
+use crate::store::Token;
+use crate::unit_of_work::UnitOfWork;
+use crate::vfs::{self, Mount, Session};
+
+/// One SQLite database in memory, which any number of threads and connections share.
+///
+/// An `Engine` is a handle: a clone is another one on the same database, and two are equal when they are. The database
+/// is freed when the last handle and the last connection are gone. ([`MEMORY_ENGINES`] holds a handle on each shared
+/// engine.)
+///
+/// Readers never wait and never see half of a commit: each transaction reads what was committed when it began to read.
+/// Writers take turns, in order of arrival. A transaction that has read and then wants to write what another has
+/// replaced meanwhile fails with [`SerializationFailure`](crate::ErrorKind::SerializationFailure), so that transactions
+/// are SERIALIZABLE; one that begins IMMEDIATE never does.
+///
+/// ```
+/// # use rusqlite_fixtures::{Engine, Result};
+/// # fn main() -> Result<()> {
+/// let engine = Engine::new();
+/// engine.transaction(|work| work.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)"))?;
+/// let work = engine.unit_of_work()?;
+/// work.execute("INSERT INTO account VALUES (1, 100)", [])?;
+/// work.commit()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    /// Connections whose last unit of work has left nothing behind. Closed before `mount` is let go of, though either
+    /// order would do: each of them holds the mount too.
+    idle: Mutex<Vec<Session>>,
+    mount: Arc<Mount>,
+    uri: String,
+}
+
+/// How many connections an engine keeps for its next units of work.
+const MAX_IDLE: usize = 32;
+
+impl Engine {
+    /// A new engine of your own, empty.
+    ///
+    /// # Panics
+    /// When SQLite can't be initialised.
+    pub fn new() -> Engine {
+        Engine::of(Snapshot::empty(), |id| format!("engine {id}"))
+    }
+
+    /// The engine that the whole process shares under this database URL: the first call makes it, empty, and however
+    /// many threads ask at once, they get the same one. [`DatabaseUrl`](crate::DatabaseUrl) lists what a URL can be.
+    ///
+    /// Under a runner that starts a process per test, as cargo-nextest does, tests don't share engines.
+    ///
+    /// # Errors
+    /// [`NotInMemory`](crate::ErrorKind::NotInMemory) and [`InvalidUrl`](crate::ErrorKind::InvalidUrl), as parsing a
+    /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of the creation of the same one.
+    pub fn shared(url: impl AsRef<str>) -> Result<Engine> {
+        MEMORY_ENGINES.get_or_create(&url.as_ref().parse()?)
+    }
+
+    pub(crate) fn of(snapshot: Snapshot, name: impl FnOnce(u64) -> String) -> Engine {
+        vfs::register();
+        let mount = Mount::new(snapshot, name);
+        let uri = vfs::uri(&mount);
+        Engine(Arc::new(Inner { idle: Mutex::new(Vec::new()), mount, uri }))
+    }
+
+    /// A URI that opens this database from anything in the process that uses the same SQLite library: rusqlite, sqlx,
+    /// diesel, r2d2. Once the engine is gone, opening it is an error.
+    ///
+    /// A connection that is opened so takes turns with all others, and waits as its own `busy_timeout` says.
+    pub fn uri(&self) -> &str {
+        &self.0.uri
+    }
+
+    /// A connection of its own, for code under test that wants one. It waits for its turn to write as units of work do,
+    /// until its `busy_timeout` is set.
+    ///
+    /// # Errors
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory.
+    #[track_caller]
+    pub fn connect(&self) -> Result<Connection> {
+        let purpose = Purpose::Connection(Location::caller());
+        vfs::connect(self.uri(), purpose).map_err(|cause| Error::open_connection(self.name(), cause))
+    }
+
+    /// A unit of work: `BEGIN DEFERRED`, which takes no lock until it is used, and holds none up while it only reads.
+    ///
+    /// # Errors
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory.
+    #[track_caller]
+    pub fn unit_of_work(&self) -> Result<UnitOfWork> {
+        self.begin(TransactionBehavior::Deferred)
+    }
+
+    /// A unit of work that begins as `behavior` says. `Immediate` waits for its turn to write right away; `Exclusive` is
+    /// no more than that here, for readers are never kept out.
+    ///
+    /// # Errors
+    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when the turn to write did not come in time (see
+    /// [`set_lock_timeout`](Engine::set_lock_timeout)); [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a
+    /// connection.
+    #[track_caller]
+    pub fn begin(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
+        let purpose = Purpose::UnitOfWork(Location::caller());
+        while let Some(mut session) = self.take_idle() {
+            session.begin(behavior, purpose)?;
+            if !session.was_changed() {
+                return Ok(UnitOfWork::begun(self.clone(), session));
+            }
+        }
+        let opened = Session::open(self.uri(), purpose);
+        let mut session = opened.map_err(|cause| Error::open_connection(self.name(), cause))?;
+        session.begin(behavior, purpose)?;
+        Ok(UnitOfWork::begun(self.clone(), session))
+    }
+
+    /// Runs `work` in a unit of work that waits for its turn to write first (`BEGIN IMMEDIATE`), and commits it when it
+    /// returns `Ok`. When it returns `Err` or panics, all of it is rolled back.
+    ///
+    /// # Errors
+    /// What `work` returns, and what [`begin`](Engine::begin) and [`UnitOfWork::commit`] do.
+    ///
+    /// # Panics
+    /// When `work` does.
+    #[track_caller]
+    pub fn transaction<T, E: From<Error>>(&self, work: impl FnOnce(&mut UnitOfWork) -> Result<T, E>) -> Result<T, E> {
+        let mut unit_of_work = self.begin(TransactionBehavior::Immediate)?;
+        let value = work(&mut unit_of_work)?;
+        unit_of_work.commit()?;
+        Ok(value)
+    }
+
+    /// Sets how long a writer waits for its turn, 5 s unless set. It counts for units of work, for connections of
+    /// [`connect`](Engine::connect) and for [`restore`](Engine::restore), from their next wait on.
+    pub fn set_lock_timeout(&self, timeout: Duration) {
+        self.0.mount.store.set_lock_timeout(timeout);
+    }
+
+    /// What is committed now. Never waits, and takes the same time whatever the size.
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.mount.store.current()
+    }
+
+    /// Goes to what `snapshot` holds, in the same time whatever the size. It waits for its turn as a writer does.
+    /// Transactions that are reading go on with what they read; connections may stay open.
+    ///
+    /// # Errors
+    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when the turn to write did not come in time.
+    #[track_caller]
+    pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
+        self.restore_at(snapshot, Location::caller())
+    }
+
+    /// Goes back to what the engine was created with: empty, or the snapshot that it was made of.
+    ///
+    /// # Errors
+    /// As [`restore`](Engine::restore).
+    #[track_caller]
+    pub fn reset(&self) -> Result<()> {
+        self.restore_at(&self.0.mount.store.baseline(), Location::caller())
+    }
+
+    fn restore_at(&self, snapshot: &Snapshot, caller: &'static Location<'static>) -> Result<()> {
+        let (store, token) = (&self.0.mount.store, Token::new());
+        store
+            .acquire(token, Purpose::Restore(caller), None, store.lock_timeout())
+            .map_err(|refusal| Error::refused(self.name(), &refusal))?;
+        store.restore(snapshot);
+        store.release(token);
+        Ok(())
+    }
+
+    /// A new engine that starts with what is committed in this one now. It shares the pages until either writes, so it
+    /// takes the same time whatever the size.
+    pub fn fork(&self) -> Engine {
+        self.snapshot().engine()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0.mount.name
+    }
+
+    /// Takes back the connection of a unit of work that has ended, unless something is left in it of that.
+    pub(crate) fn take_back(&self, mut session: Session) {
+        if session.make_clean() {
+            let mut idle = self.idle();
+            if idle.len() < MAX_IDLE {
+                idle.push(session);
+            }
+        }
+    }
+
+    fn take_idle(&self) -> Option<Session> {
+        self.idle().pop()
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Session>> {
+        // Only ever pushed to and popped from: nothing can be half done.
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Snapshot {
+    /// A new engine with this content, to which its [`reset`](Engine::reset) goes back.
+    ///
+    /// # Panics
+    /// When SQLite can't be initialised.
+    pub fn engine(&self) -> Engine {
+        Engine::of(self.clone(), |id| format!("engine {id}"))
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Engine {
+        Engine::new()
+    }
+}
+
+impl PartialEq for Engine {
+    fn eq(&self, other: &Engine) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Engine {}
+
+impl Hash for Engine {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("name", &self.name()).field("uri", &self.uri()).finish()
+    }
+}

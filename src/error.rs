@@ -1,0 +1,203 @@
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::ffi;
+
+use crate::origin::Refusal;
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong: the operation, the object, the cause, and where there is one the remedy.
+///
+/// Both `{}` and `{:?}` print the whole sentence, so that an `unwrap()` in a test says it too.
+pub struct Error(Box<Repr>);
+
+struct Repr {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Source>,
+}
+
+enum Source {
+    Sqlite(rusqlite::Error),
+    Io(io::Error),
+}
+
+/// What kind of failure an [`Error`] is, to branch on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A database URL that can't be understood, or asks for something that no engine is.
+    InvalidUrl,
+    /// A database URL of a file, or of another database that is not in memory.
+    NotInMemory,
+    /// Bytes or a file that are no SQLite database, or only a part of one.
+    NotADatabase,
+    /// A file that can't be read or written.
+    Io,
+    /// The writer slot stayed taken for as long as the connection was ready to wait.
+    LockTimeout,
+    /// The unit of work read content that another one has replaced since, and then wanted to write (SQLite's extended
+    /// code 517, `SQLITE_BUSY_SNAPSHOT`). Rolled back and run again, it can succeed.
+    SerializationFailure,
+    /// The unit of work was no longer open: the code under test had committed it or rolled it back.
+    AlreadyEnded,
+    /// The creation of a shared engine asked for that same engine.
+    RecursiveCreation,
+    /// Any other error of SQLite; [`Error::sqlite`] is it.
+    Sqlite,
+}
+
+impl Error {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The error of SQLite that is the cause, with its (extended) result code.
+    pub fn sqlite(&self) -> Option<&rusqlite::Error> {
+        match &self.0.source {
+            Some(Source::Sqlite(cause)) => Some(cause),
+            _ => None,
+        }
+    }
+
+    fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error(Box::new(Repr { kind, message: message.into(), source: None }))
+    }
+
+    fn caused_by(mut self, source: Source) -> Error {
+        self.0.source = Some(source);
+        self
+    }
+
+    pub(crate) fn invalid_url(url: &str, reason: &str) -> Error {
+        Error::new(ErrorKind::InvalidUrl, format!("can't use the database URL {url:?}: {reason}"))
+    }
+
+    pub(crate) fn not_in_memory(url: &str, path: &str) -> Error {
+        let message = format!(
+            "can't use the database URL {url:?}: it is of a file, and engines are in memory; \
+             Snapshot::open({path:?})?.engine() makes an engine of the file's content"
+        );
+        Error::new(ErrorKind::NotInMemory, message)
+    }
+
+    pub(crate) fn not_a_database(object: &str, flaw: impl Into<String>) -> Error {
+        let message = format!("can't take {object} as a SQLite database: {}", flaw.into());
+        Error::new(ErrorKind::NotADatabase, message)
+    }
+
+    pub(crate) fn io(operation: &str, path: &Path, cause: io::Error) -> Error {
+        let message = format!("can't {operation} `{}`: {cause}", path.display());
+        Error::new(ErrorKind::Io, message).caused_by(Source::Io(cause))
+    }
+
+    pub(crate) fn open_snapshot(path: &Path, cause: rusqlite::Error) -> Error {
+        let message = format!("can't open a snapshot of `{}`: SQLite says: {cause}", path.display());
+        Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
+    }
+
+    pub(crate) fn open_connection(engine: &str, cause: rusqlite::Error) -> Error {
+        let message = format!("can't open a connection to {engine}: SQLite says: {cause}");
+        Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
+    }
+
+    pub(crate) fn already_ended(operation: &str, engine: &str) -> Error {
+        let message = format!(
+            "can't {operation} a unit of work on {engine}: it had already ended, because the code under test ran COMMIT \
+             or ROLLBACK itself (or SQLite rolled back after an error); what that did stands"
+        );
+        Error::new(ErrorKind::AlreadyEnded, message)
+    }
+
+    pub(crate) fn recursive_creation(url: &impl fmt::Display) -> Error {
+        let message = format!(
+            "can't create the shared engine `{url}`: its creation, on this very thread, asks for the same engine and \
+             would wait for itself; use the engine that is being made, or another URL"
+        );
+        Error::new(ErrorKind::RecursiveCreation, message)
+    }
+
+    pub(crate) fn refused(engine: &str, refusal: &Refusal) -> Error {
+        let code = ffi::Error::new(refusal.extended_code());
+        Error::from_refusal(engine, refusal, rusqlite::Error::SqliteFailure(code, None))
+    }
+
+    fn from_refusal(engine: &str, refusal: &Refusal, cause: rusqlite::Error) -> Error {
+        let (kind, message) = match refusal {
+            Refusal::Held { by, waited } => {
+                (ErrorKind::LockTimeout, held(engine, by, *waited, refusal.is_by_this_thread()))
+            }
+            Refusal::Stale { by } => (ErrorKind::SerializationFailure, stale(engine, by)),
+        };
+        Error::new(kind, message).caused_by(Source::Sqlite(cause))
+    }
+}
+
+fn held(engine: &str, by: &impl fmt::Display, waited: Duration, by_this_thread: bool) -> String {
+    let remedy = if by_this_thread {
+        "this thread waits for itself: it has to commit, roll back or drop that one first"
+    } else {
+        "commit, roll back or drop that one sooner, or raise Engine::set_lock_timeout"
+    };
+    format!("can't write to {engine}: waited {waited:.1?} for its writer slot, which was taken by {by}; {remedy}")
+}
+
+fn stale(engine: &str, by: &impl fmt::Display) -> String {
+    format!(
+        "can't write to {engine}: serialization failure, for what this transaction read has been replaced since by {by}; \
+         roll back and run it again, or begin with TransactionBehavior::Immediate"
+    )
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0.source {
+            Some(Source::Sqlite(cause)) => Some(cause),
+            Some(Source::Io(cause)) => Some(cause),
+            None => None,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    /// Keeps SQLite's error as the source. Where an engine refused a lock on this thread just now, the message says what
+    /// SQLite's "database is locked" can't: who holds the writer slot, since when, and begun at which line.
+    fn from(cause: rusqlite::Error) -> Error {
+        let code = cause.sqlite_error().map(|error| error.extended_code);
+        match code.and_then(Refusal::take) {
+            Some((engine, refusal)) => Error::from_refusal(&engine, &refusal, cause),
+            None => Error::new(ErrorKind::Sqlite, cause.to_string()).caused_by(Source::Sqlite(cause)),
+        }
+    }
+}
+
+impl From<Error> for rusqlite::Error {
+    /// For code under test whose functions return `rusqlite::Error`: the same result code, and the whole message.
+    fn from(error: Error) -> rusqlite::Error {
+        let Repr { message, source, .. } = *error.0;
+        match source {
+            Some(Source::Sqlite(rusqlite::Error::SqliteFailure(code, _))) => {
+                rusqlite::Error::SqliteFailure(code, Some(message))
+            }
+            Some(Source::Sqlite(cause)) => cause,
+            _ => rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ERROR), Some(message)),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Fixtures for [rstest](https://docs.rs/rstest): import those you want and name them as arguments of a test.
+//!
+//! | for a test that | take |
+//! | --- | --- |
+//! | wants its own database | [`fresh_engine`], or [`fresh_unit_of_work`] for one transaction on it |
+//! | shares one with other tests, and leaves nothing in it | [`unit_of_work`](fn@unit_of_work) |
+//! | shares one, commits, or wants several threads | [`memory_engine`] |
+//!
+//! ```
+//! use rstest::rstest;
+//! use rusqlite_fixtures::fixtures::{fresh_unit_of_work, memory_engine};
+//! use rusqlite_fixtures::{Engine, UnitOfWork};
+//!
+//! #[rstest]
+//! fn has_its_own_database(fresh_unit_of_work: UnitOfWork) {
+//!     fresh_unit_of_work.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY)").unwrap();
+//! } // rolled back
+//!
+//! #[rstest]
+//! fn shares_the_engine_named_orders(#[with("file:orders?mode=memory")] memory_engine: Engine) {
+//!     memory_engine.transaction(|work| work.execute_batch("CREATE TABLE IF NOT EXISTS orders (id)")).unwrap();
+//! }
+//! ```
+
+use rstest::fixture;
+
+use crate::{Engine, UnitOfWork};
+
+/// The engine that the process shares under `url`, from [`MEMORY_ENGINES`](crate::MEMORY_ENGINES); the default one unless
+/// the test says `#[with("file:NAME?mode=memory")]`.
+///
+/// What a test commits, others see. Tests that mind want [`fresh_engine`], or take turns by serial_test's `#[serial]`.
+///
+/// # Panics
+/// When the URL names no shared engine; the message says what would.
+#[fixture]
+pub fn memory_engine(#[default("sqlite:///:memory:")] url: &str) -> Engine {
+    Engine::shared(url).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A unit of work on the shared engine, rolled back at the end of the test.
+///
+/// `#[with(engine)]` gives it another engine.
+///
+/// # Panics
+/// When SQLite can't open a connection.
+#[fixture]
+pub fn unit_of_work(memory_engine: Engine) -> UnitOfWork {
+    memory_engine.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A new engine, which no other test has.
+#[fixture]
+pub fn fresh_engine() -> Engine {
+    Engine::new()
+}
+
+/// A unit of work on a new engine, which no other test has.
+///
+/// # Panics
+/// When SQLite can't open a connection.
+#[fixture]
+pub fn fresh_unit_of_work(fresh_engine: Engine) -> UnitOfWork {
+    fresh_engine.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
+}

@@ -1,0 +1,22 @@
+//! Shared in-memory SQLite engines and units of work for tests.
+
+mod engine;
+mod error;
+pub mod fixtures;
+mod origin;
+mod pages;
+mod registry;
+mod snapshot;
+mod store;
+mod unit_of_work;
+mod url;
+mod vfs;
+
+pub use rusqlite;
+
+pub use crate::engine::Engine;
+pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::registry::{MEMORY_ENGINES, MemoryEngines};
+pub use crate::snapshot::Snapshot;
+pub use crate::unit_of_work::UnitOfWork;
+pub use crate::url::DatabaseUrl;

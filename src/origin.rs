@@ -1,0 +1,116 @@
+//! Who holds the writer slot, and why a lock was refused: the words of rule "the error names the holder".
+
+use std::cell::RefCell;
+use std::fmt;
+use std::panic::Location;
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// What wants to write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    UnitOfWork(&'static Location<'static>),
+    Connection(&'static Location<'static>),
+    Restore(&'static Location<'static>),
+    /// A connection that another library, or the code under test, opened by the engine's URI.
+    Uri,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Purpose::UnitOfWork(at) => write!(f, "the unit of work begun at {at}"),
+            Purpose::Connection(at) => write!(f, "the connection opened at {at}"),
+            Purpose::Restore(at) => write!(f, "the restore or reset called at {at}"),
+            Purpose::Uri => f.write_str("a connection that was opened by the engine's URI"),
+        }
+    }
+}
+
+/// Who took the writer slot, and when.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    thread: Thread,
+    purpose: Purpose,
+    since: Instant,
+}
+
+impl Origin {
+    pub(crate) fn here(purpose: Purpose) -> Origin {
+        Origin { thread: thread::current(), purpose, since: Instant::now() }
+    }
+
+    pub(crate) fn from_now(self) -> Origin {
+        Origin { since: Instant::now(), ..self }
+    }
+
+    fn is_this_thread(&self) -> bool {
+        self.thread.id() == thread::current().id()
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.thread.name() {
+            Some(name) => write!(f, "thread `{name}`")?,
+            None => write!(f, "an unnamed thread ({:?})", self.thread.id())?,
+        }
+        if self.is_this_thread() {
+            f.write_str(", this very one,")?;
+        }
+        write!(f, " in {}, {:.1?} ago", self.purpose, self.since.elapsed())
+    }
+}
+
+/// Why a connection was refused the writer slot.
+#[derive(Clone, Debug)]
+pub(crate) enum Refusal {
+    /// Another connection has it, and kept it for as long as this one was ready to wait.
+    Held { by: Origin, waited: Duration },
+    /// What this connection read is no longer the newest content.
+    Stale { by: Origin },
+}
+
+thread_local! {
+    /// The latest refusal on this thread, of which engine. SQLite hands on a result code only; this keeps the rest of it
+    /// until the code has come back as a `rusqlite::Error`.
+    static LATEST: RefCell<Option<(String, Refusal)>> = const { RefCell::new(None) };
+}
+
+impl Refusal {
+    /// Keeps the refusal for the error that is about to be made of its result code.
+    pub(crate) fn remember(self, engine: &str) {
+        // A destructor of another thread-local may run SQLite when this one is gone; then the detail is lost, no more.
+        let _ = LATEST.try_with(|latest| latest.replace(Some((engine.to_owned(), self))));
+    }
+
+    pub(crate) fn forget() {
+        let _ = LATEST.try_with(|latest| latest.take());
+    }
+
+    /// The latest refusal of this thread, if its SQLite result code is this one.
+    pub(crate) fn take(extended_code: i32) -> Option<(String, Refusal)> {
+        let fits = |latest: &mut (String, Refusal)| latest.1.extended_code() == extended_code;
+        LATEST.try_with(|latest| latest.borrow_mut().take_if(fits)).ok().flatten()
+    }
+
+    /// The same refusal, of a wait that began at `start`.
+    pub(crate) fn since(self, start: Instant) -> Refusal {
+        match self {
+            Refusal::Held { by, .. } => Refusal::Held { by, waited: start.elapsed() },
+            stale => stale,
+        }
+    }
+
+    pub(crate) fn extended_code(&self) -> i32 {
+        match self {
+            Refusal::Held { .. } => rusqlite::ffi::SQLITE_BUSY,
+            Refusal::Stale { .. } => rusqlite::ffi::SQLITE_BUSY_SNAPSHOT,
+        }
+    }
+
+    pub(crate) fn is_by_this_thread(&self) -> bool {
+        let (Refusal::Held { by, .. } | Refusal::Stale { by }) = self;
+        by.is_this_thread()
+    }
+}

@@ -1,0 +1,306 @@
+use std::fmt;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Error, Result};
+use crate::pages::Pages;
+
+/// An immutable image of a database at one moment.
+///
+/// Taking one ([`Engine::snapshot`]), going back to one ([`Engine::restore`]) and making an engine of one
+/// ([`Snapshot::engine`]) copies no page, whatever the size; nor does cloning one.
+///
+/// ```
+/// # use rusqlite_fixtures::{Engine, Result};
+/// # fn main() -> Result<()> {
+/// let engine = Engine::new();
+/// engine.connect()?.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)")?;
+/// let empty = engine.snapshot();
+/// engine.connect()?.execute("INSERT INTO account VALUES (1, 100)", [])?;
+///
+/// let other = empty.engine(); // the table is there, the row is not
+/// assert_eq!(other.connect()?.query_row("SELECT count(*) FROM account", [], |row| row.get::<_, i64>(0))?, 0);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`Engine::snapshot`]: crate::Engine::snapshot
+/// [`Engine::restore`]: crate::Engine::restore
+#[derive(Clone)]
+pub struct Snapshot(Arc<Image>);
+
+struct Image {
+    pages: Pages,
+    schema: Schema,
+}
+
+/// Identity of a schema. Two images with the same one have the same schema; with different ones they may not.
+#[derive(Clone)]
+struct Schema(Arc<()>);
+
+impl Schema {
+    fn new() -> Schema {
+        Schema(Arc::new(()))
+    }
+}
+
+/// The two numbers by which a connection tells whether what it keeps in memory is still what the database holds
+/// (SQLite's "Database File Format", sections 1.3.7 and 1.3.9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) change_counter: u32,
+    pub(crate) schema_cookie: u32,
+}
+
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+const HEADER: usize = 100;
+const PAGE_SIZE: usize = 16;
+const FORMAT_VERSIONS: usize = 18;
+const CHANGE_COUNTER: usize = 24;
+const PAGE_COUNT: usize = 28;
+const SCHEMA_COOKIE: usize = 40;
+const VERSION_VALID_FOR: usize = 92;
+const ROLLBACK_JOURNAL: [u8; 2] = [1, 1];
+const WAL: u8 = 2;
+
+impl Stamp {
+    /// The farther one of each number.
+    pub(crate) fn max(self, other: Stamp) -> Stamp {
+        let farther = |one, other| if is_ahead(one, other) { one } else { other };
+        Stamp {
+            change_counter: farther(self.change_counter, other.change_counter),
+            schema_cookie: farther(self.schema_cookie, other.schema_cookie),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The image that these bytes are: the content of a SQLite database file. They are kept, not copied, when they come
+    /// as a `Vec<u8>`.
+    ///
+    /// A database in WAL mode is taken as it is in these bytes; what is still in a `-wal` file beside the database file
+    /// is no part of them ([`Snapshot::open`] reads it too).
+    ///
+    /// # Errors
+    /// [`NotADatabase`](crate::ErrorKind::NotADatabase) when the bytes are empty, don't start with SQLite's header, or
+    /// are fewer than the header says.
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Snapshot> {
+        let bytes = bytes.into();
+        check_header(&bytes).map_err(|flaw| Error::not_a_database("these bytes", flaw))?;
+        let mut pages = Pages::from_bytes(bytes);
+        leave_wal_mode(&mut pages);
+        Ok(Snapshot::new(pages))
+    }
+
+    /// The content of a database file, as SQLite reads it: with what is committed in its `-wal` file, and waiting up to
+    /// 5 s for another process that is writing to it. The file is not changed by what is done with the snapshot.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) when the file is missing, is a folder or can't be read;
+    /// [`NotADatabase`](crate::ErrorKind::NotADatabase) when it is no SQLite database or cut short;
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't read it, as when a crashed program left a journal to be
+    /// rolled back (open it once with the `sqlite3` program), or when it is larger than 2 GiB.
+    pub fn open(path: impl AsRef<Path>) -> Result<Snapshot> {
+        let path = path.as_ref();
+        let io_error = |cause| Error::io("open a snapshot of", path, cause);
+        let mut header = Vec::new();
+        let file = fs::File::open(path).map_err(io_error)?;
+        let len = file.metadata().map_err(io_error)?.len();
+        file.take(HEADER as u64).read_to_end(&mut header).map_err(io_error)?;
+        let flawed = |flaw| Error::not_a_database(&format!("the file `{}`", path.display()), flaw);
+        check_header_of(&header, len as usize).map_err(flawed)?;
+        let bytes = read_through_sqlite(path).map_err(|cause| Error::open_snapshot(path, cause))?;
+        Snapshot::from_bytes(bytes)
+    }
+
+    /// Writes the image to a file, an ordinary SQLite database. A file of that name is replaced, by a rename, once all
+    /// of the image is written.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) when the file can't be written, or when a `-wal` or `-journal` file stands beside
+    /// it: SQLite would take that for a part of the new database.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        self.write_aside(path).map_err(|cause| Error::io("save a snapshot as", path, cause))
+    }
+
+    /// A copy of the image: the bytes of a SQLite database file. An engine to which nothing was ever written gives none.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.0.pages.to_vec()
+    }
+
+    /// Bytes of the image.
+    pub fn size(&self) -> usize {
+        self.0.pages.len()
+    }
+
+    pub(crate) fn empty() -> Snapshot {
+        Snapshot::new(Pages::default())
+    }
+
+    fn new(pages: Pages) -> Snapshot {
+        Snapshot(Arc::new(Image { pages, schema: Schema::new() }))
+    }
+
+    pub(crate) fn pages(&self) -> &Pages {
+        &self.0.pages
+    }
+
+    /// Whether both are clones of one snapshot.
+    pub(crate) fn is(&self, other: &Snapshot) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether both hold the same pages.
+    pub(crate) fn same_content(&self, other: &Snapshot) -> bool {
+        self.0.pages.same(&other.0.pages)
+    }
+
+    pub(crate) fn stamp(&self) -> Stamp {
+        stamp_of(&self.0.pages)
+    }
+
+    /// What a connection committed over `self`, with numbers that `highest` has not seen where those it chose have been
+    /// used before. (It counts on from what it read, which after a restore is less than what others have seen.)
+    pub(crate) fn committed(&self, mut pages: Pages, highest: Stamp) -> Snapshot {
+        let (old, new) = (self.stamp(), stamp_of(&pages));
+        let schema_changed = new.schema_cookie != old.schema_cookie;
+        let repeats = !is_ahead(new.change_counter, highest.change_counter)
+            || schema_changed && !is_ahead(new.schema_cookie, highest.schema_cookie)
+            || pages.len() > 0 && format_versions(&pages) != ROLLBACK_JOURNAL;
+        if repeats && pages.len() > 0 {
+            leave_wal_mode(&mut pages);
+            let schema_cookie = if schema_changed { next(highest.schema_cookie) } else { new.schema_cookie };
+            stamp(&mut pages, Stamp { change_counter: next(highest.change_counter), schema_cookie });
+        }
+        let schema = if schema_changed { Schema::new() } else { self.0.schema.clone() };
+        Snapshot(Arc::new(Image { pages, schema }))
+    }
+
+    /// `self` as it can follow `current`: with a change counter that `highest` has not seen, and with a new schema
+    /// cookie too unless both have the same schema.
+    pub(crate) fn restamped(&self, current: &Snapshot, highest: Stamp) -> Snapshot {
+        let (mut pages, schema) = (self.0.pages.clone(), self.0.schema.clone());
+        if pages.len() > 0 {
+            let same_schema = Arc::ptr_eq(&schema.0, &current.0.schema.0);
+            let schema_cookie =
+                if same_schema { current.stamp().schema_cookie } else { next(highest.schema_cookie) };
+            stamp(&mut pages, Stamp { change_counter: next(highest.change_counter), schema_cookie });
+        }
+        Snapshot(Arc::new(Image { pages, schema }))
+    }
+
+    fn write_aside(&self, path: &Path) -> io::Result<()> {
+        for suffix in ["-wal", "-journal"] {
+            let beside = with_suffix(path, suffix);
+            if fs::metadata(&beside).is_ok_and(|file| file.len() > 0) {
+                let reason = format!("`{}` belongs to another database of that name; remove it first", beside.display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
+            }
+        }
+        let aside = with_suffix(path, &format!("-{}", std::process::id()));
+        let written = fs::File::create_new(&aside)
+            .and_then(|mut file| file.write_all(&self.to_bytes()))
+            .and_then(|()| fs::rename(&aside, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&aside);
+        }
+        written
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("size", &self.size()).field("stamp", &self.stamp()).finish()
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Lets SQLite read the file, so that locks, journals and WAL are honoured.
+fn read_through_sqlite(path: &Path) -> rusqlite::Result<Vec<u8>> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = &mut Connection::open_with_flags(path, flags)?; // serialize takes &self in some versions
+    Ok(connection.serialize("main")?.to_vec())
+}
+
+fn check_header(bytes: &[u8]) -> std::result::Result<(), String> {
+    check_header_of(bytes, bytes.len())
+}
+
+/// Checks the start of a database of `len` bytes; the error says what is wrong with it.
+fn check_header_of(bytes: &[u8], len: usize) -> std::result::Result<(), String> {
+    if bytes.is_empty() {
+        return Err("it is empty (Engine::new() makes an empty database)".into());
+    }
+    if !bytes.starts_with(MAGIC) {
+        return Err("it does not start with SQLite's header string, \"SQLite format 3\"".into());
+    }
+    if bytes.len() < HEADER {
+        return Err(format!("it is cut short: {len} bytes, fewer than the {HEADER} of SQLite's header"));
+    }
+    let page_size = match u16::from_be_bytes([bytes[PAGE_SIZE], bytes[PAGE_SIZE + 1]]) {
+        1 => 65_536,
+        size if size >= 512 && size.is_power_of_two() => usize::from(size),
+        size => return Err(format!("its header gives a page size of {size}, which SQLite does not have")),
+    };
+    if bytes[FORMAT_VERSIONS + 1] > WAL {
+        return Err(format!("its header asks for version {} of the file format", bytes[FORMAT_VERSIONS + 1]));
+    }
+    let number = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let counted = number(CHANGE_COUNTER) == number(VERSION_VALID_FOR);
+    let pages = if counted { number(PAGE_COUNT) as usize } else { 1 };
+    if len < pages.max(1) * page_size || !len.is_multiple_of(page_size) {
+        return Err(format!("it is cut short: {len} bytes, where its header promises {pages} pages of {page_size}"));
+    }
+    Ok(())
+}
+
+fn number(pages: &Pages, at: usize) -> u32 {
+    let mut bytes = [0; 4];
+    pages.read(at, &mut bytes);
+    u32::from_be_bytes(bytes)
+}
+
+fn stamp_of(pages: &Pages) -> Stamp {
+    Stamp { change_counter: number(pages, CHANGE_COUNTER), schema_cookie: number(pages, SCHEMA_COOKIE) }
+}
+
+fn stamp(pages: &mut Pages, stamp: Stamp) {
+    pages.write(CHANGE_COUNTER, &stamp.change_counter.to_be_bytes());
+    // SQLite believes the page count in the header only where this number equals the change counter.
+    pages.write(VERSION_VALID_FOR, &stamp.change_counter.to_be_bytes());
+    pages.write(SCHEMA_COOKIE, &stamp.schema_cookie.to_be_bytes());
+}
+
+/// Whether `number` comes after `other`, in numbers that wrap around as SQLite's do.
+fn is_ahead(number: u32, other: u32) -> bool {
+    number != other && number.wrapping_sub(other) < 1 << 31
+}
+
+/// The number after this one; never zero, which is what an empty database has.
+fn next(number: u32) -> u32 {
+    number.wrapping_add(1).max(1)
+}
+
+fn format_versions(pages: &Pages) -> [u8; 2] {
+    let mut versions = [0; 2];
+    pages.read(FORMAT_VERSIONS, &mut versions);
+    versions
+}
+
+/// An engine has no WAL, so a database in WAL mode would not open; these two bytes are all that says so.
+fn leave_wal_mode(pages: &mut Pages) {
+    if format_versions(pages) != ROLLBACK_JOURNAL {
+        pages.write(FORMAT_VERSIONS, &ROLLBACK_JOURNAL);
+    }
+}

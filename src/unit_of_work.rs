@@ -1,0 +1,128 @@
+use std::fmt;
+use std::ops::Deref;
+
+use rusqlite::{Connection, Savepoint};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::vfs::Session;
+
+/// One transaction on an [`Engine`], with a connection of its own.
+///
+/// It derefs to that [`Connection`], so it can be given to code that takes `&Connection`. What is not committed is rolled
+/// back when it is dropped, also by a panic.
+///
+/// Such code may commit or roll back by itself. Then the unit of work has ended: what it did stands, statements after
+/// that commit one by one, [`commit`](UnitOfWork::commit) and [`rollback`](UnitOfWork::rollback) say so, and dropping it
+/// is silent.
+///
+/// ```
+/// # use rusqlite_fixtures::{Engine, Result};
+/// fn open_account(connection: &rusqlite::Connection, id: i64) -> rusqlite::Result<usize> {
+///     connection.execute("INSERT INTO account VALUES (?1, 0)", [id])
+/// }
+///
+/// # fn main() -> Result<()> {
+/// let engine = Engine::new();
+/// let work = engine.unit_of_work()?;
+/// work.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)")?;
+/// open_account(&work, 1)?;
+/// work.commit()?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a unit of work that is dropped is rolled back"]
+pub struct UnitOfWork {
+    /// `None` only within `drop` and `end`.
+    session: Option<Session>,
+    /// After the session, which goes back to it.
+    engine: Engine,
+}
+
+impl UnitOfWork {
+    /// A unit of work on the engine that the process shares under this database URL:
+    /// `Engine::shared(url)?.unit_of_work()`.
+    ///
+    /// # Errors
+    /// As [`Engine::shared`] and [`Engine::unit_of_work`].
+    #[track_caller]
+    pub fn new(url: impl AsRef<str>) -> Result<UnitOfWork> {
+        Engine::shared(url)?.unit_of_work()
+    }
+
+    pub(crate) fn begun(engine: Engine, session: Session) -> UnitOfWork {
+        UnitOfWork { session: Some(session), engine }
+    }
+
+    /// The engine that it works on.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// A savepoint, rolled back when it is dropped and not committed; savepoints nest.
+    ///
+    /// # Errors
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite refuses.
+    pub fn savepoint(&mut self) -> Result<Savepoint<'_>> {
+        Ok(self.session_mut().connection_mut().savepoint()?)
+    }
+
+    /// Commits.
+    ///
+    /// # Errors
+    /// [`AlreadyEnded`](crate::ErrorKind::AlreadyEnded) when the code under test had ended the transaction itself;
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite refuses, as for a deferred foreign key that is not met. After
+    /// any error, what was not committed is rolled back.
+    pub fn commit(self) -> Result<()> {
+        self.end("commit", Session::commit)
+    }
+
+    /// Rolls back. Dropping it does the same, without a word.
+    ///
+    /// # Errors
+    /// [`AlreadyEnded`](crate::ErrorKind::AlreadyEnded) when the code under test had ended the transaction itself.
+    pub fn rollback(self) -> Result<()> {
+        self.end("roll back", Session::rollback)
+    }
+
+    fn end(mut self, operation: &str, end: fn(&mut Session) -> rusqlite::Result<()>) -> Result<()> {
+        let session = self.session_mut();
+        if !session.is_in_transaction() {
+            return Err(Error::already_ended(operation, self.engine.name()));
+        }
+        Ok(end(session)?)
+    }
+
+    fn session(&self) -> &Session {
+        self.session.as_ref().expect(HAS_SESSION)
+    }
+
+    fn session_mut(&mut self) -> &mut Session {
+        self.session.as_mut().expect(HAS_SESSION)
+    }
+}
+
+const HAS_SESSION: &str = "a unit of work has its connection until it is dropped";
+
+impl Deref for UnitOfWork {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.session().connection()
+    }
+}
+
+impl Drop for UnitOfWork {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.engine.take_back(session); // which rolls back what is still open
+        }
+    }
+}
+
+impl fmt::Debug for UnitOfWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let open = self.session().is_in_transaction();
+        f.debug_struct("UnitOfWork").field("engine", &self.engine.name()).field("open", &open).finish()
+    }
+}

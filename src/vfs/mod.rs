@@ -1,0 +1,444 @@
+//! SQLite's VFS interface, translated to [`Handle`]; with `session`, the only module with `unsafe`.
+//!
+//! What SQLite promises and asks for is in its documentation: "The SQLite OS Interface or VFS" and the interface pages
+//! of `sqlite3_vfs`, `sqlite3_io_methods` and `sqlite3_file_control`. The SAFETY sentences refer to them by those names.
+#![allow(unsafe_code, reason = "SQLite's VFS is a C interface; this module and `session` are where it is crossed")]
+
+mod handle;
+mod mount;
+mod session;
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::{mem, ptr, slice};
+
+use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
+
+pub(crate) use self::mount::Mount;
+pub(crate) use self::session::{Session, connect};
+use self::handle::{Code, Handle, Lock};
+use self::mount::FileName;
+
+const NAME: &CStr = c"rusqlite-fixtures";
+
+/// Registers the VFS with SQLite, once in a process.
+///
+/// # Panics
+/// When SQLite refuses, which it does only when it is out of memory or was built to not initialise.
+pub(crate) fn register() {
+    static REGISTERED: OnceLock<()> = OnceLock::new();
+    REGISTERED.get_or_init(|| {
+        // SAFETY: sqlite3_vfs_find may be called at any time; NULL asks for the default VFS.
+        let default = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
+        assert!(!default.is_null(), "SQLite has no default VFS");
+        let vfs = Box::leak(Box::new(new_vfs(default)));
+        // SAFETY: the structure is complete, and lives and stays in its place for ever, as sqlite3_vfs_register asks.
+        let code = unsafe { ffi::sqlite3_vfs_register(vfs, 0) };
+        assert_eq!(code, ffi::SQLITE_OK, "SQLite did not register the VFS {NAME:?}");
+    });
+}
+
+/// The URI by which SQLite opens the engine.
+pub(crate) fn uri(mount: &Mount) -> String {
+    format!("file:{}?vfs={}", mount.file_name(), NAME.to_string_lossy())
+}
+
+/// The VFS: engines by their names, and every other file by the default VFS, which `pAppData` points to.
+fn new_vfs(default: *mut sqlite3_vfs) -> sqlite3_vfs {
+    // SAFETY: `default` is registered, so it is valid, and what is read here is set before registration.
+    let (os_file, max_pathname) = unsafe { ((*default).szOsFile, (*default).mxPathname) };
+    sqlite3_vfs {
+        iVersion: 2,
+        szOsFile: os_file.max(mem::size_of::<File>() as c_int),
+        mxPathname: max_pathname,
+        pNext: ptr::null_mut(),
+        zName: NAME.as_ptr(),
+        pAppData: default.cast(),
+        xOpen: Some(open),
+        xDelete: Some(delete),
+        xAccess: Some(access),
+        xFullPathname: Some(full_pathname),
+        xDlOpen: Some(dl_open),
+        xDlError: Some(dl_error),
+        xDlSym: Some(dl_sym),
+        xDlClose: Some(dl_close),
+        xRandomness: Some(randomness),
+        xSleep: Some(sleep),
+        xCurrentTime: Some(current_time),
+        xGetLastError: Some(get_last_error),
+        xCurrentTimeInt64: Some(current_time_int64),
+        xSetSystemCall: None,
+        xGetSystemCall: None,
+        xNextSystemCall: None,
+    }
+}
+
+/// # Safety
+/// `vfs` is the one that `register` made.
+unsafe fn default_vfs(vfs: *mut sqlite3_vfs) -> *mut sqlite3_vfs {
+    // SAFETY: `new_vfs` put the default VFS there, and a registered VFS is never changed.
+    unsafe { (*vfs).pAppData.cast() }
+}
+
+/// Methods that are the default VFS's, called with that VFS.
+macro_rules! delegate {
+    ($($name:ident is $method:ident($($arg:ident: $type:ty),*) -> $result:ty, or $otherwise:expr;)*) => {$(
+        unsafe extern "C" fn $name(vfs: *mut sqlite3_vfs $(, $arg: $type)*) -> $result {
+            // SAFETY: SQLite calls a VFS's methods with that VFS.
+            let default = unsafe { default_vfs(vfs) };
+            // SAFETY: the default VFS is registered, so it is valid.
+            match unsafe { (*default).$method } {
+                // SAFETY: the arguments are those that SQLite gave for the same method.
+                Some(method) => unsafe { method(default $(, $arg)*) },
+                None => $otherwise,
+            }
+        }
+    )*};
+}
+
+type Symbol = Option<unsafe extern "C" fn(*mut sqlite3_vfs, *mut c_void, *const c_char)>;
+
+delegate! {
+    default_open is xOpen(name: *const c_char, file: *mut sqlite3_file, flags: c_int, out_flags: *mut c_int) -> c_int,
+        or ffi::SQLITE_CANTOPEN;
+    default_delete is xDelete(name: *const c_char, sync: c_int) -> c_int, or ffi::SQLITE_IOERR_DELETE;
+    default_access is xAccess(name: *const c_char, flags: c_int, result: *mut c_int) -> c_int, or ffi::SQLITE_IOERR;
+    default_full_pathname is xFullPathname(name: *const c_char, size: c_int, out: *mut c_char) -> c_int,
+        or ffi::SQLITE_CANTOPEN;
+    dl_open is xDlOpen(name: *const c_char) -> *mut c_void, or ptr::null_mut();
+    dl_error is xDlError(size: c_int, message: *mut c_char) -> (), or ();
+    dl_sym is xDlSym(library: *mut c_void, name: *const c_char) -> Symbol, or None;
+    dl_close is xDlClose(library: *mut c_void) -> (), or ();
+    randomness is xRandomness(size: c_int, out: *mut c_char) -> c_int, or 0;
+    sleep is xSleep(microseconds: c_int) -> c_int, or 0;
+    current_time is xCurrentTime(out: *mut f64) -> c_int, or ffi::SQLITE_ERROR;
+    get_last_error is xGetLastError(size: c_int, out: *mut c_char) -> c_int, or 0;
+    current_time_int64 is xCurrentTimeInt64(out: *mut sqlite3_int64) -> c_int, or ffi::SQLITE_ERROR;
+}
+
+/// Runs what a method does. A panic ends here, as `code`: it must not cross the C interface.
+fn guard(code: Code, work: impl FnOnce() -> Result<(), Code>) -> c_int {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => ffi::SQLITE_OK,
+        Ok(Err(code)) => code,
+        Err(_) => code,
+    }
+}
+
+/// What a file name means.
+///
+/// # Safety
+/// `name` is NULL or a C string.
+unsafe fn parse(name: *const c_char) -> FileName {
+    if name.is_null() {
+        return FileName::Other; // a temporary file
+    }
+    // SAFETY: as the caller promises.
+    FileName::parse(unsafe { CStr::from_ptr(name) }.to_bytes())
+}
+
+unsafe extern "C" fn open(
+    vfs: *mut sqlite3_vfs,
+    name: *const c_char,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> c_int {
+    // SAFETY: `file` is szOsFile bytes that are ours to initialise. Where opening fails, "xOpen should set pMethods to
+    // NULL" so that SQLite does not call xClose.
+    unsafe { (*file).pMethods = ptr::null() };
+    // SAFETY: sqlite3_vfs says that the name is NULL or a C string.
+    match unsafe { parse(name) } {
+        FileName::Database(id) => guard(ffi::SQLITE_CANTOPEN, || {
+            // SAFETY: only for a database file does SQLite give a name with URI parameters, and only then are they read.
+            let can_serve = flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { takes_locks(name) };
+            let mount = can_serve.then(|| Mount::find(id)).flatten().ok_or(ffi::SQLITE_CANTOPEN)?;
+            let opened = File::new(Handle::new(mount));
+            // SAFETY: szOsFile is at least the size of `File`, which SQLite aligns to 8 bytes.
+            unsafe { file.cast::<File>().write(opened) };
+            if !out_flags.is_null() {
+                // SAFETY: not NULL, so it is an int of SQLite's. SQLITE_OPEN_MEMORY makes the pager keep its journal in
+                // memory, as for its own "memdb".
+                unsafe { *out_flags = flags | ffi::SQLITE_OPEN_MEMORY };
+            }
+            Ok(())
+        }),
+        // A rollback journal, if `PRAGMA journal_mode` was run for all attached databases at once. It is read by the
+        // connection that wrote it only, so any temporary file will do.
+        FileName::Beside if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 => {
+            let flags = ffi::SQLITE_OPEN_TEMP_JOURNAL
+                | ffi::SQLITE_OPEN_READWRITE
+                | ffi::SQLITE_OPEN_CREATE
+                | ffi::SQLITE_OPEN_EXCLUSIVE
+                | ffi::SQLITE_OPEN_DELETEONCLOSE;
+            // SAFETY: SQLite's arguments, but without a name, which asks for a temporary file.
+            unsafe { default_open(vfs, ptr::null(), file, flags, out_flags) }
+        }
+        FileName::Beside => ffi::SQLITE_CANTOPEN,
+        // SAFETY: only a database file's name has URI parameters, and `flags` says that it is one.
+        FileName::Other if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { asks_for_an_engine(name) } => {
+            ffi::SQLITE_CANTOPEN
+        }
+        // SAFETY: SQLite's own arguments; szOsFile is large enough for the default VFS's file.
+        FileName::Other => unsafe { default_open(vfs, name, file, flags, out_flags) },
+    }
+}
+
+/// Whether the connection is going to lock the database as it should; without locks its reads would be of no one commit.
+///
+/// # Safety
+/// `name` is what xOpen was given for a database file.
+unsafe fn takes_locks(name: *const c_char) -> bool {
+    // SAFETY: sqlite3_uri_boolean takes the name that xOpen was given.
+    [c"nolock", c"immutable"].iter().all(|key| unsafe { ffi::sqlite3_uri_boolean(name, key.as_ptr(), 0) } == 0)
+}
+
+/// Whether the URI itself names this VFS, so that the name was meant to be an engine's. (An ATTACH without `vfs=` comes
+/// here too, for it uses the VFS of the main database.)
+///
+/// # Safety
+/// `name` is what xOpen was given for a database file.
+unsafe fn asks_for_an_engine(name: *const c_char) -> bool {
+    if name.is_null() {
+        return false;
+    }
+    // SAFETY: sqlite3_uri_parameter takes the name that xOpen was given.
+    let vfs = unsafe { ffi::sqlite3_uri_parameter(name, c"vfs".as_ptr()) };
+    // SAFETY: not NULL, so it is a C string that lives as long as the name.
+    !vfs.is_null() && unsafe { CStr::from_ptr(vfs) } == NAME
+}
+
+unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_int) -> c_int {
+    // SAFETY: sqlite3_vfs says that the name is a C string.
+    match unsafe { parse(name) } {
+        // SAFETY: SQLite's own arguments.
+        FileName::Other => unsafe { default_delete(vfs, name, sync) },
+        // Nothing that stands beside an engine outlives its connection.
+        FileName::Database(_) | FileName::Beside => ffi::SQLITE_OK,
+    }
+}
+
+unsafe extern "C" fn access(vfs: *mut sqlite3_vfs, name: *const c_char, flags: c_int, result: *mut c_int) -> c_int {
+    // SAFETY: sqlite3_vfs says that the name is a C string.
+    let exists = match unsafe { parse(name) } {
+        // SAFETY: SQLite's own arguments.
+        FileName::Other => return unsafe { default_access(vfs, name, flags, result) },
+        FileName::Database(id) => Mount::find(id).is_some(),
+        FileName::Beside => false, // so that no journal is ever taken for one that a crash has left
+    };
+    // SAFETY: xAccess has an int to write its answer to.
+    unsafe { *result = c_int::from(exists) };
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn full_pathname(
+    vfs: *mut sqlite3_vfs,
+    name: *const c_char,
+    size: c_int,
+    out: *mut c_char,
+) -> c_int {
+    // SAFETY: sqlite3_vfs says that the name is a C string.
+    if let FileName::Other = unsafe { parse(name) } {
+        // SAFETY: SQLite's own arguments.
+        return unsafe { default_full_pathname(vfs, name, size, out) };
+    }
+    // SAFETY: as above; and not NULL, or it would have been `Other`.
+    let name = unsafe { CStr::from_ptr(name) }.to_bytes_with_nul();
+    if name.len() > size as usize {
+        return ffi::SQLITE_CANTOPEN;
+    }
+    // SAFETY: the name with its NUL fits into the `size` bytes of `out`, which is SQLite's own buffer, not the name.
+    unsafe { ptr::copy_nonoverlapping(name.as_ptr().cast(), out, name.len()) };
+    ffi::SQLITE_OK
+}
+
+/// An engine's database file as SQLite holds it: what it knows of, then what is ours.
+#[repr(C)]
+struct File {
+    base: sqlite3_file,
+    /// From `Box::into_raw`, until xClose.
+    handle: *mut Handle,
+    /// The connection, if it is one of ours.
+    connection: *mut ffi::sqlite3,
+}
+
+static METHODS: sqlite3_io_methods = sqlite3_io_methods {
+    iVersion: 1,
+    xClose: Some(close),
+    xRead: Some(read),
+    xWrite: Some(write),
+    xTruncate: Some(truncate),
+    xSync: Some(sync),
+    xFileSize: Some(file_size),
+    xLock: Some(lock),
+    xUnlock: Some(unlock),
+    xCheckReservedLock: Some(check_reserved_lock),
+    xFileControl: Some(file_control),
+    xSectorSize: Some(sector_size),
+    xDeviceCharacteristics: Some(device_characteristics),
+    // Version 1 has none of the rest, so that SQLite takes neither WAL nor memory-mapped I/O for possible.
+    xShmMap: None,
+    xShmLock: None,
+    xShmBarrier: None,
+    xShmUnmap: None,
+    xFetch: None,
+    xUnfetch: None,
+};
+
+impl File {
+    fn new(handle: Handle) -> File {
+        let base = sqlite3_file { pMethods: &METHODS };
+        File { base, handle: Box::into_raw(Box::new(handle)), connection: ptr::null_mut() }
+    }
+}
+
+/// # Safety
+/// `file` is one that `open` has made a `File`, not closed yet. SQLite uses a file from one thread at a time, so no
+/// other reference to its handle exists as long as the result is not kept beyond the method.
+unsafe fn handle<'a>(file: *mut sqlite3_file) -> &'a mut Handle {
+    // SAFETY: `File` is repr(C) and starts with the sqlite3_file; `handle` is valid until xClose.
+    unsafe { &mut *(*file.cast::<File>()).handle }
+}
+
+/// Offsets and lengths that are never negative (sqlite3_io_methods gives none that is).
+fn unsigned(number: impl TryInto<usize>) -> Result<usize, Code> {
+    number.try_into().map_err(|_| ffi::SQLITE_IOERR)
+}
+
+unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
+    guard(ffi::SQLITE_IOERR_CLOSE, || {
+        // SAFETY: `open` put the handle there, and SQLite closes a file once.
+        let handle = unsafe { Box::from_raw((*file.cast::<File>()).handle) };
+        drop(handle);
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn read(file: *mut sqlite3_file, out: *mut c_void, amount: c_int, offset: sqlite3_int64) -> c_int {
+    guard(ffi::SQLITE_IOERR_READ, || {
+        let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
+        // SAFETY: xRead has a buffer of `amount` bytes, to which only this call writes. (They may not be initialised;
+        // the bytes are written before they are read.)
+        let buffer = unsafe { slice::from_raw_parts_mut(out.cast::<u8>(), amount) };
+        // SAFETY: SQLite gives its methods files that `open` opened and `close` has not closed.
+        let complete = unsafe { handle(file) }.read(offset, buffer);
+        // "If xRead() returns SQLITE_IOERR_SHORT_READ it must also fill in the unread portions of the buffer with zeros."
+        if complete { Ok(()) } else { Err(ffi::SQLITE_IOERR_SHORT_READ) }
+    })
+}
+
+unsafe extern "C" fn write(file: *mut sqlite3_file, data: *const c_void, amount: c_int, offset: sqlite3_int64) -> c_int {
+    guard(ffi::SQLITE_IOERR_WRITE, || {
+        let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
+        // SAFETY: xWrite has `amount` bytes to write.
+        let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), amount) };
+        // SAFETY: as in `read`.
+        unsafe { handle(file) }.to_write()?.write(offset, data);
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
+    guard(ffi::SQLITE_IOERR_TRUNCATE, || {
+        // SAFETY: as in `read`.
+        unsafe { handle(file) }.to_write()?.resize(unsigned(size)?);
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn sync(_: *mut sqlite3_file, _: c_int) -> c_int {
+    ffi::SQLITE_OK // memory needs none
+}
+
+unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64) -> c_int {
+    guard(ffi::SQLITE_IOERR_FSTAT, || {
+        // SAFETY: as in `read`.
+        let bytes = unsafe { handle(file) }.size() as sqlite3_int64;
+        // SAFETY: xFileSize has an integer to write its answer to.
+        unsafe { *size = bytes };
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
+    guard(ffi::SQLITE_IOERR_LOCK, || {
+        // SAFETY: `file` is a `File` of ours.
+        let connection = unsafe { (*file.cast::<File>()).connection };
+        let mid_transaction = || {
+            // SAFETY: set only for a connection of ours (`session`), which is alive while it calls this method.
+            let state = unsafe { ffi::sqlite3_txn_state(connection, c"main".as_ptr()) };
+            state != ffi::SQLITE_TXN_NONE
+        };
+        // SAFETY: as in `read`.
+        unsafe { handle(file) }.lock(Lock::from_raw(level), mid_transaction)
+    })
+}
+
+unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
+    guard(ffi::SQLITE_IOERR_UNLOCK, || {
+        // SAFETY: as in `read`.
+        unsafe { handle(file) }.unlock(Lock::from_raw(level));
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn check_reserved_lock(_: *mut sqlite3_file, result: *mut c_int) -> c_int {
+    // SQLite asks in order to tell a journal in use from one that a crash has left. Neither is ever seen here.
+    // SAFETY: xCheckReservedLock has an int to write its answer to.
+    unsafe { *result = 0 };
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut c_void) -> c_int {
+    guard(ffi::SQLITE_IOERR, || {
+        // SAFETY: as in `read`.
+        let handle = unsafe { handle(file) };
+        match op {
+            ffi::SQLITE_FCNTL_COMMIT_PHASETWO => handle.commit(),
+            // SAFETY: with this opcode the argument is an int to write the lock to.
+            ffi::SQLITE_FCNTL_LOCKSTATE => unsafe { *arg.cast::<c_int>() = handle.level().to_raw() },
+            // SAFETY: with this opcode the argument is a char* to write a string of sqlite3_malloc's to.
+            ffi::SQLITE_FCNTL_VFSNAME => unsafe { *arg.cast::<*mut c_char>() = to_sqlite(NAME) },
+            ffi::SQLITE_FCNTL_PRAGMA => {
+                // SAFETY: with this opcode the argument is an array of three char*: for the answer, the pragma's name,
+                // and its argument or NULL.
+                let [answer, name, argument] = unsafe { &mut *arg.cast::<[*mut c_char; 3]>() };
+                // SAFETY: the strings live until the method returns.
+                let (name, argument) = unsafe { (text(*name), text(*argument)) };
+                let own = handle.pragma(&name.unwrap_or_default(), argument.as_deref());
+                let own = own.ok_or(ffi::SQLITE_NOTFOUND)?; // NOTFOUND: SQLite carries the pragma out itself
+                *answer = to_sqlite(&std::ffi::CString::new(own).unwrap_or_default());
+            }
+            _ => return Err(ffi::SQLITE_NOTFOUND),
+        }
+        Ok(())
+    })
+}
+
+/// A copy of the string that SQLite can free; NULL when there is no memory for it.
+fn to_sqlite(text: &CStr) -> *mut c_char {
+    // SAFETY: the format takes one C string, and gets one.
+    unsafe { ffi::sqlite3_mprintf(c"%s".as_ptr(), text.as_ptr()) }
+}
+
+/// # Safety
+/// `text` is NULL or a C string.
+unsafe fn text(text: *const c_char) -> Option<String> {
+    // SAFETY: as the caller promises.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+}
+
+unsafe extern "C" fn sector_size(_: *mut sqlite3_file) -> c_int {
+    512 // the smallest page, so that any page size can be chosen
+}
+
+unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
+    // What holds of memory: a write is whole or not there, writes happen in order, neighbouring bytes stay as they are,
+    // and any part of a page can be read.
+    ffi::SQLITE_IOCAP_ATOMIC
+        | ffi::SQLITE_IOCAP_SAFE_APPEND
+        | ffi::SQLITE_IOCAP_SEQUENTIAL
+        | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE
+        | ffi::SQLITE_IOCAP_SUBPAGE_READ
+}

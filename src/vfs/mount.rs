@@ -1,0 +1,76 @@
+//! The names under which SQLite finds engines.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::snapshot::Snapshot;
+use crate::store::Store;
+
+/// What SQLite's file names of engines start with; the engine's number follows. Nothing else in a file system is likely
+/// to be named so, and every other name is left to SQLite's default VFS.
+const PREFIX: &str = "/rusqlite-fixtures/engine-";
+
+/// A store with a name. It lives as long as an engine's handle or a connection does.
+pub(crate) struct Mount {
+    pub(crate) store: Store,
+    /// The engine's name in messages.
+    pub(crate) name: String,
+    /// Never used twice in a process, so that the name of an engine that is gone can't come to mean another one.
+    id: u64,
+}
+
+/// The engines that live, by number. Holds none of them alive.
+static MOUNTS: Mutex<BTreeMap<u64, Weak<Mount>>> = Mutex::new(BTreeMap::new());
+
+impl Mount {
+    /// Makes a store that can be opened by its name. `name` gives its name in messages, from its number.
+    pub(crate) fn new(snapshot: Snapshot, name: impl FnOnce(u64) -> String) -> Arc<Mount> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mount = Arc::new(Mount { store: Store::new(snapshot), name: name(id), id });
+        mounts().insert(id, Arc::downgrade(&mount));
+        mount
+    }
+
+    /// The name of its database file, as SQLite knows it.
+    pub(super) fn file_name(&self) -> String {
+        format!("{PREFIX}{}", self.id)
+    }
+
+    pub(super) fn find(id: u64) -> Option<Arc<Mount>> {
+        mounts().get(&id)?.upgrade()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        mounts().remove(&self.id);
+    }
+}
+
+fn mounts() -> MutexGuard<'static, BTreeMap<u64, Weak<Mount>>> {
+    // One insertion, removal or look-up at a time: nothing can be half done.
+    MOUNTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a file name means to the VFS.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum FileName {
+    /// The database file of the engine with this number, whether there is one or not.
+    Database(u64),
+    /// A file beside it, such as a journal.
+    Beside,
+    /// A file of the file system.
+    Other,
+}
+
+impl FileName {
+    pub(super) fn parse(name: &[u8]) -> FileName {
+        let Some(rest) = name.strip_prefix(PREFIX.as_bytes()) else { return FileName::Other };
+        match std::str::from_utf8(rest).ok().and_then(|number| number.parse().ok()) {
+            Some(id) => FileName::Database(id),
+            None => FileName::Beside,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Connections: opening them, and telling whether one is as good as new after somebody has used it.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::panic::catch_unwind;
+use std::ptr;
+
+use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::handle::wait_in_turn;
+use super::{File, METHODS, handle};
+use crate::origin::Purpose;
+
+/// Opens a connection that waits in the engine's queue for its turn to write.
+pub(crate) fn connect(uri: &str, purpose: Purpose) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(uri, flags)?;
+    let file = file_of(&connection);
+    // SAFETY: the file is ours (`file_of` has checked it) and open as long as the connection is, which is not in use.
+    unsafe {
+        (*file).connection = connection.handle();
+        handle(file.cast()).set_purpose(purpose);
+    }
+    set_busy_handler(&connection);
+    Ok(connection)
+}
+
+/// The file that the connection's main database is.
+fn file_of(connection: &Connection) -> *mut File {
+    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+    let out: *mut *mut ffi::sqlite3_file = &mut file;
+    // SAFETY: the connection is open; with this opcode the argument is a sqlite3_file* to write to.
+    let code = unsafe {
+        ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_FILE_POINTER, out.cast())
+    };
+    // SAFETY: where SQLite answered, the file is its main database's, which is open.
+    let is_ours = code == ffi::SQLITE_OK && ptr::eq(unsafe { (*file).pMethods }, &METHODS);
+    assert!(is_ours, "an engine's URI opened something else");
+    file.cast()
+}
+
+fn set_busy_handler(connection: &Connection) {
+    // SAFETY: the connection is open. The handler takes no argument, and is a function, so it outlives the connection.
+    unsafe { ffi::sqlite3_busy_handler(connection.handle(), Some(on_busy), ptr::null_mut()) };
+}
+
+unsafe extern "C" fn on_busy(_: *mut c_void, tries: c_int) -> c_int {
+    c_int::from(catch_unwind(|| wait_in_turn(tries)).unwrap_or(false))
+}
+
+/// What a unit of work says to SQLite.
+#[derive(Clone, Copy)]
+enum Command {
+    Begin,
+    BeginImmediate,
+    BeginExclusive,
+    Commit,
+    Rollback,
+}
+
+const COMMANDS: [&CStr; 5] = [c"BEGIN", c"BEGIN IMMEDIATE", c"BEGIN EXCLUSIVE", c"COMMIT", c"ROLLBACK"];
+
+/// A connection for one unit of work after another, with the statements that begin and end them.
+pub(crate) struct Session {
+    connection: Connection,
+    file: *mut File,
+    statements: [*mut sqlite3_stmt; COMMANDS.len()],
+    /// SQLite's run-time limits as they were when the connection was opened.
+    limits: [c_int; LIMITS],
+    /// Whether SQLite had to compile one of the statements anew, which it does after something about the whole
+    /// connection has changed: a flag, a function or a collation redefined, an authorizer set.
+    was_changed: bool,
+}
+
+/// The categories of sqlite3_limit, numbered from 0, that every supported version has.
+const LIMITS: usize = 12;
+
+// SAFETY: a rusqlite::Connection is Send, and the pointers are to parts of that same connection, used by nobody else.
+unsafe impl Send for Session {}
+
+impl Session {
+    pub(crate) fn open(uri: &str, purpose: Purpose) -> rusqlite::Result<Session> {
+        let connection = connect(uri, purpose)?;
+        let file = file_of(&connection);
+        let limits = limits_of(&connection);
+        // From here on, `drop` finalizes what has been prepared.
+        let mut session =
+            Session { connection, file, statements: [ptr::null_mut(); COMMANDS.len()], limits, was_changed: false };
+        for (statement, sql) in session.statements.iter_mut().zip(COMMANDS) {
+            // SAFETY: the connection is open, the SQL a C string, and the statement ours to write to.
+            let code = unsafe {
+                let db = session.connection.handle();
+                ffi::sqlite3_prepare_v3(db, sql.as_ptr(), -1, PERSISTENT, statement, ptr::null_mut())
+            };
+            check(&session.connection, code)?;
+        }
+        Ok(session)
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(crate) fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    pub(crate) fn begin(&mut self, behavior: TransactionBehavior, purpose: Purpose) -> rusqlite::Result<()> {
+        // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
+        unsafe { handle(self.file.cast()).set_purpose(purpose) };
+        self.run(match behavior {
+            TransactionBehavior::Deferred => Command::Begin,
+            TransactionBehavior::Immediate => Command::BeginImmediate,
+            _ => Command::BeginExclusive,
+        })
+    }
+
+    pub(crate) fn commit(&mut self) -> rusqlite::Result<()> {
+        self.run(Command::Commit)
+    }
+
+    pub(crate) fn rollback(&mut self) -> rusqlite::Result<()> {
+        self.run(Command::Rollback)
+    }
+
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        !self.connection.is_autocommit()
+    }
+
+    pub(crate) fn was_changed(&self) -> bool {
+        self.was_changed
+    }
+
+    /// Makes the connection ready for the next unit of work, if that can be done: then nothing of what the last one did
+    /// to it is left. Otherwise it is to be closed.
+    pub(crate) fn make_clean(&mut self) -> bool {
+        if self.is_in_transaction() && self.rollback().is_err() {
+            return false;
+        }
+        self.take_hooks() && !self.has_leftovers()
+    }
+
+    fn has_leftovers(&self) -> bool {
+        // SAFETY: the file is open as long as the connection is, and not in use.
+        let pragma_changed = unsafe { handle(self.file.cast()) }.pragma_changed();
+        self.was_changed
+            || pragma_changed
+            || self.is_reading()
+            || self.has_temporary_schema()
+            || self.has_attached_databases()
+            || limits_of(&self.connection) != self.limits
+    }
+
+    /// Whether a statement has been left before its last row, so that it holds on to what it reads.
+    fn is_reading(&self) -> bool {
+        // SAFETY: the connection is open; NULL asks for all its databases.
+        unsafe { ffi::sqlite3_txn_state(self.db(), ptr::null()) != ffi::SQLITE_TXN_NONE }
+    }
+
+    /// Whether the connection's temporary database has been opened, which SQLite does with the first temporary table,
+    /// trigger or view. Until then sqlite3_file_control finds no file for it.
+    fn has_temporary_schema(&self) -> bool {
+        let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+        let out: *mut *mut ffi::sqlite3_file = &mut file;
+        // SAFETY: the connection is open; with this opcode the argument is a sqlite3_file* to write to.
+        let code = unsafe {
+            ffi::sqlite3_file_control(self.db(), c"temp".as_ptr(), ffi::SQLITE_FCNTL_FILE_POINTER, out.cast())
+        };
+        code == ffi::SQLITE_OK
+    }
+
+    /// Whether there is a third database, after "main" and "temp".
+    fn has_attached_databases(&self) -> bool {
+        // SAFETY: the connection is open, and any number may be asked for.
+        unsafe { !sqlite3_db_name(self.db(), 2).is_null() }
+    }
+
+    /// Takes off every callback and sets our busy handler again; says whether no closure of others was among them.
+    /// (rusqlite keeps a closure until its connection is closed, so with one it is.)
+    fn take_hooks(&mut self) -> bool {
+        set_busy_handler(&self.connection);
+        let db = self.db();
+        // SAFETY: the connection is open, NULL takes a callback off, and no statement is running.
+        unsafe {
+            ffi::sqlite3_set_authorizer(db, None, ptr::null_mut());
+            ffi::sqlite3_progress_handler(db, 0, None, ptr::null_mut());
+            ffi::sqlite3_trace_v2(db, 0, None, ptr::null_mut());
+            ffi::sqlite3_set_last_insert_rowid(db, 0);
+            ffi::sqlite3_commit_hook(db, None, ptr::null_mut()).is_null()
+                & ffi::sqlite3_rollback_hook(db, None, ptr::null_mut()).is_null()
+                & ffi::sqlite3_update_hook(db, None, ptr::null_mut()).is_null()
+        }
+    }
+
+    fn run(&mut self, command: Command) -> rusqlite::Result<()> {
+        let statement = self.statements[command as usize];
+        // SAFETY: prepared by `open`, finalized by `drop`, used by nobody else.
+        let code = unsafe {
+            let code = ffi::sqlite3_step(statement);
+            self.was_changed |= ffi::sqlite3_stmt_status(statement, ffi::SQLITE_STMTSTATUS_REPREPARE, 0) > 0;
+            code
+        };
+        let result = if code == ffi::SQLITE_DONE { Ok(()) } else { check(&self.connection, code) };
+        // SAFETY: as above. The code is the one of the step, which has been looked at.
+        unsafe { ffi::sqlite3_reset(statement) };
+        result
+    }
+
+    fn db(&self) -> *mut sqlite3 {
+        // SAFETY: the handle is used for single calls, while `self` keeps the connection open.
+        unsafe { self.connection.handle() }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for statement in self.statements {
+            // SAFETY: prepared by `open` or NULL, which sqlite3_finalize takes too; not used after this.
+            unsafe { ffi::sqlite3_finalize(statement) };
+        }
+        // The fields follow: the connection can be closed, for no statement is left.
+    }
+}
+
+const PERSISTENT: std::ffi::c_uint = ffi::SQLITE_PREPARE_PERSISTENT as std::ffi::c_uint;
+
+unsafe extern "C" {
+    // The bindings of the oldest SQLite that libsqlite3-sys supports don't have it; SQLite has since 3.39.
+    fn sqlite3_db_name(db: *mut sqlite3, number: c_int) -> *const c_char;
+}
+
+fn limits_of(connection: &Connection) -> [c_int; LIMITS] {
+    // SAFETY: the connection is open; a negative value only asks.
+    std::array::from_fn(|id| unsafe { ffi::sqlite3_limit(connection.handle(), id as c_int, -1) })
+}
+
+/// The error of the connection's latest call, if it was one.
+fn check(connection: &Connection, code: c_int) -> rusqlite::Result<()> {
+    if code == ffi::SQLITE_OK {
+        return Ok(());
+    }
+    // SAFETY: the connection is open, and the message a C string that lives until its next call.
+    let message = unsafe { CStr::from_ptr(ffi::sqlite3_errmsg(connection.handle())) };
+    let message = message.to_string_lossy().into_owned();
+    Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(message)))
+}

@@ -1,0 +1,3 @@
+//! What the crate promises, a file per promise.
+
+mod smoke;
