@@ -68,7 +68,7 @@ impl Engine {
     /// [`NotInMemory`](crate::ErrorKind::NotInMemory) and [`InvalidUrl`](crate::ErrorKind::InvalidUrl), as parsing a
     /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of the creation of the same one.
     pub fn shared(url: impl AsRef<str>) -> Result<Engine> {
-        MEMORY_ENGINES.get_or_create(&url.as_ref().parse()?)
+        MEMORY_ENGINES.get_or_create_spelled(url.as_ref())
     }
 
     pub(crate) fn of(snapshot: Snapshot, name: impl FnOnce(u64) -> String) -> Engine {

@@ -34,7 +34,8 @@ use crate::{Engine, UnitOfWork};
 /// # Panics
 /// When the URL names no shared engine; the message says what would.
 #[fixture]
-pub fn memory_engine(#[default("sqlite:///:memory:")] url: &str) -> Engine {
+pub fn memory_engine(#[default("sqlite:///:memory:")] url: &str
+) -> Engine {
     Engine::shared(url).unwrap_or_else(|error| panic!("{error}"))
 }
 

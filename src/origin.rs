@@ -44,6 +44,10 @@ impl Origin {
         Origin { since: Instant::now(), ..self }
     }
 
+    pub(crate) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
     fn is_this_thread(&self) -> bool {
         self.thread.id() == thread::current().id()
     }

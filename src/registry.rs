@@ -6,7 +6,7 @@ use std::thread::{self, ThreadId};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::snapshot::Snapshot;
-use crate::url::DatabaseUrl;
+use crate::url::{self, DatabaseUrl};
 
 /// The engines that this process shares, one for each database URL. [`Engine::shared`] gets them from here.
 pub static MEMORY_ENGINES: MemoryEngines = MemoryEngines::new();
@@ -45,6 +45,16 @@ impl MemoryEngines {
     /// A map of its own, empty.
     pub const fn new() -> MemoryEngines {
         MemoryEngines { entries: Mutex::new(BTreeMap::new()), settled: Condvar::new() }
+    }
+
+    /// `get_or_create` for a URL as it is spelled. An engine that is there is found without any allocation.
+    pub(crate) fn get_or_create_spelled(&self, url: &str) -> Result<Engine> {
+        let name = url::parse(url)?;
+        let found = self.lock().get(&*name).and_then(Entry::engine).cloned();
+        match found {
+            Some(engine) => Ok(engine),
+            None => self.get_or_create(&url.parse()?),
+        }
     }
 
     /// The engine of this URL; the first call makes it, empty.

@@ -187,8 +187,7 @@ impl Snapshot {
         let (mut pages, schema) = (self.0.pages.clone(), self.0.schema.clone());
         if pages.len() > 0 {
             let same_schema = Arc::ptr_eq(&schema.0, &current.0.schema.0);
-            let schema_cookie =
-                if same_schema { current.stamp().schema_cookie } else { next(highest.schema_cookie) };
+            let schema_cookie = if same_schema { current.stamp().schema_cookie } else { next(highest.schema_cookie) };
             stamp(&mut pages, Stamp { change_counter: next(highest.change_counter), schema_cookie });
         }
         Snapshot(Arc::new(Image { pages, schema }))
@@ -198,7 +197,8 @@ impl Snapshot {
         for suffix in ["-wal", "-journal"] {
             let beside = with_suffix(path, suffix);
             if fs::metadata(&beside).is_ok_and(|file| file.len() > 0) {
-                let reason = format!("`{}` belongs to another database of that name; remove it first", beside.display());
+                let reason =
+                    format!("`{}` belongs to another database of that name; remove it first", beside.display());
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
             }
         }

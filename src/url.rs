@@ -1,4 +1,4 @@
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::str::FromStr;
 
@@ -23,13 +23,12 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DatabaseUrl {
-    /// `None` for the default database.
-    name: Option<Box<str>>,
+    name: Cow<'static, str>,
 }
 
 impl DatabaseUrl {
     /// The default shared database, `sqlite:///:memory:`.
-    pub const MEMORY: DatabaseUrl = DatabaseUrl { name: None };
+    pub const MEMORY: DatabaseUrl = DatabaseUrl { name: Cow::Borrowed(DEFAULT) };
 
     /// The shared database of this name, taken as it is: no character of it has a meaning.
     ///
@@ -37,7 +36,17 @@ impl DatabaseUrl {
     /// [`InvalidUrl`](crate::ErrorKind::InvalidUrl) for a name that is empty or holds a NUL.
     pub fn named(name: &str) -> Result<DatabaseUrl> {
         check_name(name).map_err(|reason| Error::invalid_url(name, reason))?;
-        Ok(DatabaseUrl { name: Some(name.into()) })
+        Ok(DatabaseUrl { name: Cow::Owned(name.to_owned()) })
+    }
+}
+
+/// SQLite's own name for a database in memory, so no other is called so.
+const DEFAULT: &str = ":memory:";
+
+/// By its name, so that a map of URLs can be searched with what [`parse`] gives, and nothing is allocated.
+impl Borrow<str> for DatabaseUrl {
+    fn borrow(&self) -> &str {
+        &self.name
     }
 }
 
@@ -48,27 +57,37 @@ impl FromStr for DatabaseUrl {
     /// [`NotInMemory`](crate::ErrorKind::NotInMemory) for a file, [`InvalidUrl`](crate::ErrorKind::InvalidUrl) for
     /// anything else that names no shared in-memory database. The message says what would do.
     fn from_str(url: &str) -> Result<DatabaseUrl> {
-        if url.contains('\0') {
-            return Err(Error::invalid_url(url, "it holds a NUL character"));
-        }
-        match url {
-            "" => Err(Error::invalid_url(url, "it is empty; \"sqlite:///:memory:\" is the default shared database")),
-            ":memory:" => Ok(DatabaseUrl::MEMORY),
-            _ => match scheme(url) {
-                Some(("sqlite", rest)) => parse_sqlite(url, rest),
-                Some(("file", rest)) => parse_file(url, rest),
-                Some((other, _)) => Err(Error::invalid_url(url, &unknown_scheme(other))),
-                None => Err(Error::not_in_memory(url, url)),
-            },
-        }
+        Ok(DatabaseUrl { name: Cow::Owned(parse(url)?.into_owned()) })
     }
 }
 
+/// The name of the database that the URL means.
+pub(crate) fn parse(url: &str) -> Result<Cow<'_, str>> {
+    if matches!(url, "sqlite:///:memory:" | "sqlite://" | "sqlite::memory:" | ":memory:") {
+        return Ok(DEFAULT.into()); // first, for nearly every call comes with one of these
+    }
+    if let Some(rest) = url.strip_prefix("file:") {
+        return parse_file(url, rest);
+    }
+    if let Some(rest) = url.strip_prefix("sqlite:") {
+        return parse_sqlite(url, rest);
+    }
+    Err(match scheme(url) {
+        _ if url.is_empty() => Error::invalid_url(url, EMPTY),
+        _ if url.contains('\0') => Error::invalid_url(url, NUL),
+        Some(scheme) => Error::invalid_url(url, &unknown_scheme(scheme)),
+        None => Error::not_in_memory(url, url),
+    })
+}
+
+const EMPTY: &str = "it is empty; \"sqlite:///:memory:\" is the default shared database";
+const NUL: &str = "it holds a NUL character";
+
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            None => f.write_str("sqlite:///:memory:"),
-            Some(name) => write!(f, "file:{}?mode=memory&cache=shared", Encoded(name)),
+        match &*self.name {
+            DEFAULT => f.write_str("sqlite:///:memory:"),
+            name => write!(f, "file:{}?mode=memory&cache=shared", Encoded(name)),
         }
     }
 }
@@ -79,13 +98,13 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// Splits off the scheme; a single letter is no scheme, but a drive.
-fn scheme(url: &str) -> Option<(&str, &str)> {
-    let (scheme, rest) = url.split_once(':')?;
+/// The scheme, if there is one; a single letter is none, but a drive.
+fn scheme(url: &str) -> Option<&str> {
+    let (scheme, _) = url.split_once(':')?;
     let is_scheme = scheme.len() > 1
         && scheme.starts_with(|first: char| first.is_ascii_alphabetic())
         && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-    is_scheme.then_some((scheme, rest))
+    is_scheme.then_some(scheme)
 }
 
 fn unknown_scheme(scheme: &str) -> String {
@@ -96,16 +115,19 @@ fn unknown_scheme(scheme: &str) -> String {
 }
 
 /// What follows `sqlite:`, as SQLAlchemy and sqlx write it.
-fn parse_sqlite(url: &str, rest: &str) -> Result<DatabaseUrl> {
+fn parse_sqlite<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
     let rest = rest.strip_prefix("///").or_else(|| rest.strip_prefix("//")).unwrap_or(rest);
     match rest.strip_prefix("file:") {
         Some(rest) => parse_file(url, rest),
-        None => parse_path(url, rest, matches!(split_query(rest).0, "" | ":memory:")),
+        None if split_query(rest).0.is_empty() => {
+            parse_query(url, DEFAULT, split_query(rest).1).map(|_| DEFAULT.into())
+        }
+        None => parse_path(url, rest),
     }
 }
 
 /// What follows `file:`, as SQLite's "URI Filenames In SQLite" has it.
-fn parse_file(url: &str, rest: &str) -> Result<DatabaseUrl> {
+fn parse_file<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
     let rest = match rest.strip_prefix("//") {
         None => rest,
         Some(rest) => {
@@ -117,48 +139,61 @@ fn parse_file(url: &str, rest: &str) -> Result<DatabaseUrl> {
             path
         }
     };
-    parse_path(url, rest, split_query(rest).0 == ":memory:")
+    parse_path(url, rest)
 }
 
-fn parse_path(url: &str, rest: &str, mut in_memory: bool) -> Result<DatabaseUrl> {
+fn parse_path<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
     let invalid = |reason: &str| Error::invalid_url(url, reason);
     let (path, query) = split_query(rest);
-    let is_default = in_memory;
-    let mut path = decode(path).map_err(invalid)?;
+    let mut name = decode(path).map_err(invalid)?;
+    let asked_for = match query {
+        // What nearly all have, known at sight.
+        "mode=memory" | "mode=memory&cache=shared" | "mode=memory&cache=shared&uri=true" => Place::Memory,
+        _ => parse_query(url, &name, query)?,
+    };
+    match asked_for {
+        _ if name == DEFAULT => return Ok(name),
+        Place::File => return Err(Error::not_in_memory(url, &name)),
+        Place::Memory => {}
+        Place::Memdb if name.starts_with('/') => name = name[1..].to_owned().into(),
+        Place::Memdb => return Err(invalid(MEMDB_WITHOUT_SLASH)),
+    }
+    check_name(&name).map_err(invalid)?;
+    Ok(name)
+}
+
+/// Where a URL's query has the database.
+enum Place {
+    File,
+    Memory,
+    Memdb,
+}
+
+fn parse_query(url: &str, name: &str, query: &str) -> Result<Place> {
+    let invalid = |reason: &str| Error::invalid_url(url, reason);
+    let mut place = Place::File;
+    let query = query.split('#').next().unwrap_or(query);
     for parameter in query.split('&') {
         let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        match (key, decode(value).map_err(invalid)?.as_ref()) {
-            ("mode", "memory") => in_memory = true,
-            ("mode", "ro" | "rw" | "rwc") => return Err(Error::not_in_memory(url, &path)),
+        match (key, &*decode(value).map_err(invalid)?) {
+            ("mode", "memory") => place = Place::Memory,
+            ("mode", "ro" | "rw" | "rwc") => return Err(Error::not_in_memory(url, name)),
             ("mode", other) => {
                 return Err(invalid(&format!("its mode is {other:?}; mode=memory is the one of a shared database")));
             }
-            ("vfs", "memdb") => {
-                in_memory = true;
-                path = match path.strip_prefix('/') {
-                    Some(path) => path.to_owned().into(),
-                    None if is_default => path,
-                    None => return Err(invalid(MEMDB_WITHOUT_SLASH)),
-                };
-            }
+            ("vfs", "memdb") => place = Place::Memdb,
             ("vfs", other) => {
                 return Err(invalid(&format!("its VFS is {other:?}; without vfs= and with mode=memory it would do")));
             }
             ("cache", "shared") => {}
             ("cache", "private") => return Err(invalid(PRIVATE_CACHE)),
             ("cache", other) => return Err(invalid(&format!("its cache is {other:?}, where cache=shared would do"))),
+            _ if parameter.contains('\0') => return Err(invalid(NUL)),
             // SQLite's "URI Filenames In SQLite": unknown parameters are passed to the VFS and ignored otherwise.
             _ => {}
         }
     }
-    if !in_memory {
-        return Err(Error::not_in_memory(url, &path));
-    }
-    if is_default {
-        return Ok(DatabaseUrl::MEMORY);
-    }
-    check_name(&path).map_err(invalid)?;
-    Ok(DatabaseUrl { name: Some(path.into()) })
+    Ok(place)
 }
 
 const MEMDB_WITHOUT_SLASH: &str =
@@ -169,19 +204,20 @@ const PRIVATE_CACHE: &str =
 fn check_name(name: &str) -> std::result::Result<(), &'static str> {
     match name {
         "" => Err("its name is empty; \"file:NAME?mode=memory\" has one"),
-        _ if name.contains('\0') => Err("its name holds a NUL character"),
+        _ if name.as_bytes().contains(&0) => Err(NUL),
         _ => Ok(()),
     }
 }
 
-/// Path and query, without the fragment.
+/// Path and query, the latter with the fragment.
 fn split_query(rest: &str) -> (&str, &str) {
-    let rest = rest.split('#').next().unwrap_or(rest);
-    rest.split_once('?').unwrap_or((rest, ""))
+    let path_end = rest.bytes().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(rest.len());
+    let (path, rest) = rest.split_at(path_end);
+    (path, rest.strip_prefix('?').unwrap_or(""))
 }
 
 fn decode(text: &str) -> std::result::Result<Cow<'_, str>, &'static str> {
-    if !text.contains('%') {
+    if !text.as_bytes().contains(&b'%') {
         return Ok(text.into());
     }
     let mut bytes = Vec::with_capacity(text.len());

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::ffi;
 
 use super::mount::Mount;
+use crate::error::Error;
 use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
 use crate::snapshot::Snapshot;
@@ -123,9 +124,7 @@ impl Handle {
     /// The image to write to. A connection that does not hold the writer slot has none.
     pub(super) fn to_write(&mut self) -> Result<&mut Pages, Code> {
         match &self.read {
-            Some(read) if self.lock >= Lock::Reserved => {
-                Ok(self.written.get_or_insert_with(|| read.pages().clone()))
-            }
+            Some(read) if self.lock >= Lock::Reserved => Ok(self.written.get_or_insert_with(|| read.pages().clone())),
             _ => Err(ffi::SQLITE_IOERR_WRITE),
         }
     }
@@ -153,9 +152,9 @@ impl Handle {
     fn acquire(&self, mid_transaction: impl FnOnce() -> bool) -> Result<(), Refusal> {
         let (store, read) = (&self.mount.store, self.read.as_ref().expect("SHARED comes before RESERVED"));
         match store.try_acquire(self.token, self.purpose, read) {
-            Err(Refusal::Held { .. }) if self.is_ours() && mid_transaction() => {
-                store.acquire(self.token, self.purpose, Some(read), store.lock_timeout())
-            }
+            Err(Refusal::Held { .. }) if self.is_ours() && mid_transaction() => store
+                .acquire(self.token, self.purpose, Some(read), store.lock_timeout())
+                .inspect_err(|refusal| report(&self.mount, refusal)),
             done => done,
         }
     }
@@ -300,9 +299,19 @@ pub(super) fn wait_in_turn(tries: i32) -> bool {
     match mount.store.acquire(pending.token, pending.purpose, None, patience) {
         Ok(()) => true,
         Err(refusal) => {
-            refusal.since(start).remember(&mount.name);
+            let refusal = refusal.since(start);
+            report(&mount, &refusal);
+            refusal.remember(&mount.name);
             false
         }
+    }
+}
+
+/// Says why a wait was in vain where a failing test shows it. The caller may only ever see SQLite's "database is locked":
+/// of a statement that fails, rusqlite hands on SQLite's own words.
+fn report(mount: &Mount, refusal: &Refusal) {
+    if let Refusal::Held { .. } = refusal {
+        eprintln!("rusqlite-fixtures: {}", Error::refused(&mount.name, refusal));
     }
 }
 

@@ -15,10 +15,10 @@ use std::{mem, ptr, slice};
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 
-pub(crate) use self::mount::Mount;
-pub(crate) use self::session::{Session, connect};
 use self::handle::{Code, Handle, Lock};
 use self::mount::FileName;
+pub(crate) use self::mount::Mount;
+pub(crate) use self::session::{Session, connect};
 
 const NAME: &CStr = c"rusqlite-fixtures";
 
@@ -232,12 +232,7 @@ unsafe extern "C" fn access(vfs: *mut sqlite3_vfs, name: *const c_char, flags: c
     ffi::SQLITE_OK
 }
 
-unsafe extern "C" fn full_pathname(
-    vfs: *mut sqlite3_vfs,
-    name: *const c_char,
-    size: c_int,
-    out: *mut c_char,
-) -> c_int {
+unsafe extern "C" fn full_pathname(vfs: *mut sqlite3_vfs, name: *const c_char, size: c_int, out: *mut c_char) -> c_int {
     // SAFETY: sqlite3_vfs says that the name is a C string.
     if let FileName::Other = unsafe { parse(name) } {
         // SAFETY: SQLite's own arguments.
@@ -328,7 +323,12 @@ unsafe extern "C" fn read(file: *mut sqlite3_file, out: *mut c_void, amount: c_i
     })
 }
 
-unsafe extern "C" fn write(file: *mut sqlite3_file, data: *const c_void, amount: c_int, offset: sqlite3_int64) -> c_int {
+unsafe extern "C" fn write(
+    file: *mut sqlite3_file,
+    data: *const c_void,
+    amount: c_int,
+    offset: sqlite3_int64,
+) -> c_int {
     guard(ffi::SQLITE_IOERR_WRITE, || {
         let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
         // SAFETY: xWrite has `amount` bytes to write.

@@ -81,6 +81,9 @@ unsafe impl Send for Session {}
 impl Session {
     pub(crate) fn open(uri: &str, purpose: Purpose) -> rusqlite::Result<Session> {
         let connection = connect(uri, purpose)?;
+        // Reads the schema now: the first time, SQLite settles the text encoding and compiles all statements anew, which
+        // would look like a change of the connection later.
+        drop(connection.prepare("SELECT 1 FROM sqlite_schema")?);
         let file = file_of(&connection);
         let limits = limits_of(&connection);
         // From here on, `drop` finalizes what has been prepared.
@@ -182,7 +185,6 @@ impl Session {
         let db = self.db();
         // SAFETY: the connection is open, NULL takes a callback off, and no statement is running.
         unsafe {
-            ffi::sqlite3_set_authorizer(db, None, ptr::null_mut());
             ffi::sqlite3_progress_handler(db, 0, None, ptr::null_mut());
             ffi::sqlite3_trace_v2(db, 0, None, ptr::null_mut());
             ffi::sqlite3_set_last_insert_rowid(db, 0);
