@@ -167,15 +167,19 @@ impl Snapshot {
     /// What a connection committed over `self`, with numbers that `highest` has not seen where those it chose have been
     /// used before. (It counts on from what it read, which after a restore is less than what others have seen.)
     pub(crate) fn committed(&self, mut pages: Pages, highest: Stamp) -> Snapshot {
-        let (old, new) = (self.stamp(), stamp_of(&pages));
+        let (old, mut new) = (self.stamp(), stamp_of(&pages));
         let schema_changed = new.schema_cookie != old.schema_cookie;
-        let repeats = !is_ahead(new.change_counter, highest.change_counter)
-            || schema_changed && !is_ahead(new.schema_cookie, highest.schema_cookie)
-            || pages.len() > 0 && format_versions(&pages) != ROLLBACK_JOURNAL;
+        let cookie_repeats = schema_changed && !is_ahead(new.schema_cookie, highest.schema_cookie);
+        let is_wal = format_versions(&pages) != ROLLBACK_JOURNAL;
+        let repeats = cookie_repeats || is_wal || !is_ahead(new.change_counter, highest.change_counter);
         if repeats && pages.len() > 0 {
             leave_wal_mode(&mut pages);
-            let schema_cookie = if schema_changed { next(highest.schema_cookie) } else { new.schema_cookie };
-            stamp(&mut pages, Stamp { change_counter: next(highest.change_counter), schema_cookie });
+            if cookie_repeats {
+                new.schema_cookie = next(highest.schema_cookie);
+            }
+            // Not the committing connection's own number either: it has to notice that its page 1 was changed.
+            new.change_counter = next(highest.max(new).change_counter);
+            stamp(&mut pages, new);
         }
         let schema = if schema_changed { Schema::new() } else { self.0.schema.clone() };
         Snapshot(Arc::new(Image { pages, schema }))
@@ -230,6 +234,8 @@ fn read_through_sqlite(path: &Path) -> rusqlite::Result<Vec<u8>> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = &mut Connection::open_with_flags(path, flags)?; // serialize takes &self in some versions
+    // So that what SQLite has to say of the file comes as its own error; serialize knows but "out of memory".
+    connection.execute_batch("BEGIN; SELECT 1 FROM sqlite_schema")?;
     Ok(connection.serialize("main")?.to_vec())
 }
 

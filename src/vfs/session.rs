@@ -13,8 +13,8 @@ use crate::origin::Purpose;
 
 /// Opens a connection that waits in the engine's queue for its turn to write.
 pub(crate) fn connect(uri: &str, purpose: Purpose) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(uri, flags)?;
+    // SQLITE_OPEN_CREATE, which is among the default flags, is for files that are attached.
+    let connection = Connection::open_with_flags(uri, OpenFlags::default())?;
     let file = file_of(&connection);
     // SAFETY: the file is ours (`file_of` has checked it) and open as long as the connection is, which is not in use.
     unsafe {

@@ -1,3 +1,18 @@
 //! What the crate promises, a file per promise.
 
-mod smoke;
+mod concurrent_instantiation;
+mod errors;
+mod fixtures;
+mod lifetime;
+mod readers;
+mod recycling;
+mod registry;
+mod repository;
+mod serializable;
+mod snapshots;
+mod sqlite_features;
+mod stamps;
+mod support;
+mod unit_of_work;
+mod urls;
+mod waiting;

@@ -1,0 +1,140 @@
+//! Every message, word for word: what a failing test shows must make sense without this crate's source.
+
+use std::time::Duration;
+
+use rusqlite::TransactionBehavior::Immediate;
+use rusqlite_fixtures::rusqlite::{self, ffi};
+use rusqlite_fixtures::{DatabaseUrl, Engine, Error, ErrorKind, MemoryEngines, Snapshot};
+
+use crate::support::{engine_with_entries, entries, in_thread};
+
+/// Numbers that differ from run to run as `N`, and where the line breaks.
+fn normalised(error: &Error) -> String {
+    let mut text = String::new();
+    for letter in format!("{error:?}").chars() {
+        let repeats = letter.is_ascii_digit() && text.ends_with('N');
+        if !repeats {
+            text.push(if letter.is_ascii_digit() { 'N' } else { letter });
+        }
+    }
+    text.replace("N.N", "N").replace("µs", "ms").replace("Nns", "Nms")
+}
+
+#[test]
+fn every_message() {
+    let locked = engine_with_entries(&[(1, 1)]);
+    locked.set_lock_timeout(Duration::from_millis(5));
+    let reader = locked.unit_of_work().unwrap();
+    entries(&reader);
+    let writer = in_thread("moves_the_money", || locked.begin(Immediate).unwrap());
+    let timed_out = locked.begin(Immediate).unwrap_err();
+    drop(writer);
+    in_thread("moves_the_money", || locked.transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap());
+    let stale = Error::from(reader.execute("UPDATE entry SET value = 3", []).unwrap_err());
+    let ended = {
+        let work = locked.unit_of_work().unwrap();
+        work.execute_batch("COMMIT").unwrap();
+        work.commit().unwrap_err()
+    };
+    let engines = MemoryEngines::new();
+    let url = DatabaseUrl::named("orders").unwrap();
+    let recursive = engines.get_or_create_with(&url, || engines.get_or_create(&url)).unwrap_err();
+    let syntax = locked.transaction::<(), Error>(|work| Ok(work.execute_batch("SELEC 1")?)).unwrap_err();
+
+    let cases = [
+        (
+            timed_out,
+            "can't write to engine N: waited Nms for its writer slot, which was taken by thread `moves_the_money` in the \
+             unit of work begun at tests/it/errors.rs:N:N, Nms ago; commit, roll back or drop that one sooner, or raise \
+             Engine::set_lock_timeout",
+        ),
+        (
+            stale,
+            "can't write to engine N: serialization failure, for what this transaction read has been replaced since by \
+             thread `moves_the_money` in the unit of work begun at tests/it/errors.rs:N:N, Nms ago; roll back and run it \
+             again, or begin with TransactionBehavior::Immediate",
+        ),
+        (
+            ended,
+            "can't commit a unit of work on engine N: it had already ended, because the code under test ran COMMIT or \
+             ROLLBACK itself (or SQLite rolled back after an error); what that did stands",
+        ),
+        (
+            recursive,
+            "can't create the shared engine `file:orders?mode=memory&cache=shared`: its creation, on this very thread, \
+             asks for the same engine and would wait for itself; use the engine that is being made, or another URL",
+        ),
+        (
+            syntax,
+            "near \"SELEC\": syntax error in SELEC N at offset N",
+        ),
+        (
+            Snapshot::from_bytes(vec![]).unwrap_err(),
+            "can't take these bytes as a SQLite database: it is empty (Engine::new() makes an empty database)",
+        ),
+        (
+            Snapshot::open("no such file").unwrap_err(),
+            "can't open a snapshot of `no such file`: No such file or directory (os error N)",
+        ),
+        (
+            Snapshot::open("Cargo.toml").unwrap_err(),
+            "can't take the file `Cargo.toml` as a SQLite database: it does not start with SQLite's header string, \
+             \"SQLite format N\"",
+        ),
+        (
+            Engine::shared("file:path.db").unwrap_err(),
+            "can't use the database URL \"file:path.db\": it is of a file, and engines are in memory; \
+             Snapshot::open(\"path.db\")?.engine() makes an engine of the file's content",
+        ),
+        (
+            Engine::shared("mysql://localhost").unwrap_err(),
+            "can't use the database URL \"mysql://localhost\": its scheme is \"mysql\", and only SQLite in memory is \
+             served here: \"sqlite:///:memory:\", or \"file:NAME?mode=memory\" for a shared database of that name",
+        ),
+    ];
+    for (error, expected) in cases {
+        assert_eq!(normalised(&error), expected);
+        assert_eq!(format!("{error:?}"), error.to_string());
+    }
+}
+
+#[test]
+fn errors_have_their_causes() {
+    use std::error::Error as _;
+    let io = Snapshot::open("no such file").unwrap_err();
+    assert!(io.source().unwrap().is::<std::io::Error>());
+    assert!(io.sqlite().is_none());
+    let sqlite = Error::from(rusqlite::Error::QueryReturnedNoRows);
+    assert_eq!(sqlite.kind(), ErrorKind::Sqlite);
+    assert_eq!(sqlite.sqlite(), Some(&rusqlite::Error::QueryReturnedNoRows));
+    assert!(sqlite.source().unwrap().is::<rusqlite::Error>());
+    assert!(Snapshot::from_bytes(vec![]).unwrap_err().source().is_none());
+}
+
+/// For code under test that returns `rusqlite::Error`, and calls what returns ours.
+#[test]
+fn errors_become_rusqlite_errors() {
+    let engine = engine_with_entries(&[]);
+    engine.set_lock_timeout(Duration::ZERO);
+    let _writer = engine.begin(Immediate).unwrap();
+    let busy = rusqlite::Error::from(engine.begin(Immediate).unwrap_err());
+    assert_eq!(busy.sqlite_error().unwrap().extended_code, ffi::SQLITE_BUSY);
+    assert!(busy.to_string().contains("writer slot"), "{busy}");
+    let no_rows = rusqlite::Error::from(Error::from(rusqlite::Error::QueryReturnedNoRows));
+    assert_eq!(no_rows, rusqlite::Error::QueryReturnedNoRows);
+    let other = rusqlite::Error::from(Snapshot::from_bytes(vec![]).unwrap_err());
+    assert!(other.to_string().contains("it is empty"), "{other}");
+}
+
+/// The detail of a refusal goes to the error that it belongs to, and to no later one.
+#[test]
+fn a_refusal_is_told_once() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    engine.set_lock_timeout(Duration::ZERO);
+    let writer = engine.begin(Immediate).unwrap();
+    let refused = engine.connect().unwrap().execute("DELETE FROM entry", []).unwrap_err();
+    drop(writer);
+    let busy = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None);
+    assert_eq!(Error::from(refused).kind(), ErrorKind::LockTimeout);
+    assert_eq!(Error::from(busy()).kind(), ErrorKind::Sqlite);
+}

@@ -1,0 +1,84 @@
+//! The fixtures as a user has them: imported, and injected by name.
+
+use rstest::{fixture, rstest};
+use rusqlite_fixtures::fixtures::{fresh_engine, fresh_unit_of_work, memory_engine, unit_of_work};
+use rusqlite_fixtures::{Engine, UnitOfWork};
+use serial_test::{file_serial, serial};
+
+use crate::support::number;
+
+#[rstest]
+fn a_unit_of_work_is_on_the_default_engine(unit_of_work: UnitOfWork, memory_engine: Engine) {
+    assert_eq!(unit_of_work.engine(), &memory_engine);
+    assert_eq!(memory_engine, Engine::shared("sqlite:///:memory:").unwrap());
+    assert!(!unit_of_work.is_autocommit());
+}
+
+#[rstest]
+#[case(1)]
+#[case(2)]
+fn what_a_unit_of_work_did_is_gone_for_the_next_case(
+    #[with(Engine::shared("file:fixtures-cases?mode=memory").unwrap())] unit_of_work: UnitOfWork,
+    #[case] case: i64,
+) {
+    unit_of_work.execute_batch("CREATE TABLE left_over (id)").unwrap();
+    unit_of_work.execute("INSERT INTO left_over VALUES (?1)", [case]).unwrap();
+    assert_eq!(number(&unit_of_work, "SELECT sum(id) FROM left_over"), case);
+}
+
+#[rstest]
+fn a_named_engine(#[with("file:fixtures-named?mode=memory")] memory_engine: Engine) {
+    assert_eq!(memory_engine, Engine::shared("file:/fixtures-named?vfs=memdb").unwrap());
+}
+
+#[rstest]
+fn two_of_a_kind(#[from(fresh_engine)] one: Engine, #[from(fresh_engine)] other: Engine) {
+    assert_ne!(one, other);
+}
+
+#[rstest]
+#[case("CREATE TABLE account (id)")]
+#[case("CREATE TABLE account (id, other)")]
+fn a_fresh_unit_of_work_is_alone(fresh_unit_of_work: UnitOfWork, #[case] create: &str) {
+    fresh_unit_of_work.execute_batch(create).unwrap();
+    fresh_unit_of_work.commit().unwrap();
+}
+
+/// A fixture of the user's own on top.
+#[fixture]
+fn accounts(fresh_engine: Engine) -> Engine {
+    fresh_engine.connect().unwrap().execute_batch("CREATE TABLE account (id); INSERT INTO account VALUES (1)").unwrap();
+    fresh_engine
+}
+
+#[rstest]
+fn fixtures_compose(accounts: Engine, #[from(fresh_unit_of_work)] #[with(accounts.fork())] work: UnitOfWork) {
+    assert_eq!(number(&work, "SELECT count(*) FROM account"), 1);
+    assert_ne!(work.engine(), &accounts);
+}
+
+/// Under threads that share a process, `#[serial]` keeps tests apart that commit to the same engine.
+#[rstest]
+#[case(1)]
+#[case(2)]
+#[serial(fixtures_serial)]
+fn beside_serial(#[with("file:fixtures-serial?mode=memory")] memory_engine: Engine, #[case] case: i64) {
+    let connection = memory_engine.connect().unwrap();
+    connection.execute_batch("CREATE TABLE entry (id)").unwrap();
+    connection.execute("INSERT INTO entry VALUES (?1)", [case]).unwrap();
+    assert_eq!(number(&connection, "SELECT sum(id) FROM entry"), case);
+    memory_engine.reset().unwrap();
+}
+
+/// `#[file_serial]` does the same where each test is a process.
+#[rstest]
+#[file_serial(fixtures_file_serial)]
+fn beside_file_serial(memory_engine: Engine) {
+    assert!(memory_engine.unit_of_work().is_ok());
+}
+
+#[test]
+#[should_panic(expected = "can't use the database URL \"orders.db\"")]
+fn a_url_that_can_not_be_served_fails_the_test_with_the_reason() {
+    memory_engine("orders.db");
+}

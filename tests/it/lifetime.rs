@@ -1,0 +1,68 @@
+//! How long an engine lives, and what opening it means after that.
+
+use rusqlite_fixtures::rusqlite::Connection;
+use rusqlite_fixtures::{Engine, Snapshot, UnitOfWork};
+
+use crate::support::{engine_with_entries, entries};
+
+#[test]
+fn an_engine_that_is_gone_can_not_be_opened() {
+    let engine = Engine::new();
+    let uri = engine.uri().to_owned();
+    Connection::open(&uri).unwrap();
+    drop(engine);
+    let error = Connection::open(&uri).unwrap_err();
+    assert!(error.to_string().contains("unable to open database file"), "{error}");
+}
+
+#[test]
+fn a_name_that_no_engine_has_makes_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("no-engine");
+    assert!(Connection::open(format!("file:{}?vfs=rusqlite-fixtures", path.display())).is_err());
+    assert!(Connection::open("file:?vfs=rusqlite-fixtures").is_ok(), "SQLite's temporary database");
+    assert!(!path.exists());
+    assert!(Connection::open("file:/rusqlite-fixtures/engine-1-wal?vfs=rusqlite-fixtures").is_err());
+}
+
+#[test]
+fn any_handle_or_connection_keeps_it_alive() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let uri = engine.uri().to_owned();
+    let foreign = Connection::open(&uri).unwrap();
+    let clone = engine.clone();
+    drop(engine);
+    let work = clone.unit_of_work().unwrap();
+    drop(clone);
+    assert_eq!(entries(&work), [(1, 1)]);
+    drop(work);
+    assert_eq!(entries(&foreign), [(1, 1)]);
+    let another = Connection::open(&uri).unwrap();
+    drop(foreign);
+    assert_eq!(entries(&another), [(1, 1)]);
+    drop(another);
+    assert!(Connection::open(&uri).is_err());
+}
+
+#[test]
+fn engines_are_equal_when_they_are_the_same() {
+    let (one, other) = (Engine::new(), Engine::default());
+    assert_eq!(one, one.clone());
+    assert_ne!(one, other);
+    assert_ne!(one.uri(), other.uri());
+    let set: std::collections::HashSet<Engine> = [one.clone(), one.clone(), other].into();
+    assert_eq!(set.len(), 2);
+    assert!(format!("{one:?}").contains(one.uri()), "{one:?}");
+}
+
+#[test]
+fn types_can_be_sent_and_shared_as_they_say() {
+    fn sent_and_shared<T: Send + Sync + std::panic::UnwindSafe + std::panic::RefUnwindSafe>() {}
+    fn sent<T: Send>() {}
+    sent_and_shared::<Engine>();
+    sent_and_shared::<Snapshot>();
+    sent_and_shared::<rusqlite_fixtures::MemoryEngines>();
+    sent_and_shared::<rusqlite_fixtures::DatabaseUrl>();
+    sent::<UnitOfWork>();
+    sent::<rusqlite_fixtures::Error>();
+}

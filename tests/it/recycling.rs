@@ -1,0 +1,243 @@
+//! A unit of work gets a connection as good as new, whatever the one before it did with it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::functions::FunctionFlags;
+use rusqlite::limits::Limit;
+use rusqlite_fixtures::rusqlite::{self, Connection};
+use rusqlite_fixtures::{Engine, UnitOfWork};
+
+use crate::support::{engine_with_entries, entries, number, text};
+
+/// Does `leave` in one unit of work; then the next, which is on the same connection unless that was closed, must pass
+/// `check`.
+fn after(leave: impl FnOnce(&mut UnitOfWork), check: impl FnOnce(&UnitOfWork)) {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let mut work = engine.unit_of_work().unwrap();
+    leave(&mut work);
+    drop(work);
+    engine.set_lock_timeout(Duration::ZERO); // what still held the writer slot would be noticed
+    let next = engine.unit_of_work().unwrap();
+    assert!(!next.is_autocommit());
+    assert_eq!(entries(&next), [(1, 1)]);
+    check(&next);
+    next.execute("UPDATE entry SET value = 1", []).unwrap();
+    next.commit().unwrap();
+}
+
+fn run(sql: &str) -> impl FnOnce(&mut UnitOfWork) + '_ {
+    move |work| work.execute_batch(sql).unwrap()
+}
+
+#[test]
+fn nothing_is_left_of_transactions() {
+    after(run("UPDATE entry SET value = 2"), |_| {});
+    after(run("COMMIT; BEGIN; UPDATE entry SET value = 3"), |_| {});
+    after(run("COMMIT"), |_| {});
+    after(run("SAVEPOINT s; DELETE FROM entry"), |_| {});
+    after(run("COMMIT; SAVEPOINT s; DELETE FROM entry"), |_| {});
+}
+
+#[test]
+fn nothing_is_left_of_a_statement_that_was_not_finished() {
+    after(
+        |work| {
+            work.execute_batch("COMMIT").unwrap();
+            let mut statement = work.prepare("SELECT * FROM entry").unwrap();
+            let mut rows = statement.query([]).unwrap();
+            rows.next().unwrap();
+            std::mem::forget(rows);
+            std::mem::forget(statement);
+        },
+        |next| assert!(next.execute_batch("SELECT 1").is_ok()),
+    );
+}
+
+#[test]
+fn nothing_is_left_of_temporary_and_attached_schemas() {
+    let no_such = |name: &'static str| move |next: &UnitOfWork| assert!(next.prepare(&format!("SELECT * FROM {name}")).is_err());
+    after(run("CREATE TEMP TABLE scratch (a)"), no_such("scratch"));
+    after(run("COMMIT; CREATE TEMP TABLE scratch (a); BEGIN"), no_such("scratch"));
+    after(run("CREATE TEMP VIEW scratch AS SELECT * FROM entry"), no_such("scratch"));
+    after(run("COMMIT; ATTACH ':memory:' AS other; CREATE TABLE other.t (a)"), no_such("other.t"));
+    after(run("COMMIT; CREATE TEMP TRIGGER t AFTER UPDATE ON entry BEGIN DELETE FROM entry; END"), |next| {
+        next.execute("UPDATE entry SET value = 5", []).unwrap();
+        assert_eq!(entries(next), [(1, 5)]);
+        next.execute("UPDATE entry SET value = 1", []).unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_left_of_pragmas() {
+    for pragma in [
+        "case_sensitive_like",
+        "foreign_keys",
+        "recursive_triggers",
+        "ignore_check_constraints",
+        "cache_size",
+        "synchronous",
+        "journal_mode",
+        "locking_mode",
+        "temp_store",
+        "busy_timeout",
+        "cell_size_check",
+        "defer_foreign_keys",
+        "secure_delete",
+        "query_only",
+        "writable_schema",
+        "max_page_count",
+    ] {
+        let value = |work: &UnitOfWork| {
+            let ask = format!("PRAGMA {pragma}");
+            work.query_row(&ask, [], |row| row.get::<_, rusqlite::types::Value>(0)).ok()
+        };
+        let fresh = value(&Engine::new().unit_of_work().unwrap());
+        let set = match pragma {
+            "journal_mode" => "OFF",
+            "locking_mode" => "EXCLUSIVE",
+            "foreign_keys" => "OFF",
+            "cache_size" | "busy_timeout" | "max_page_count" => "77",
+            _ => "1",
+        };
+        let leave = format!("COMMIT; PRAGMA {pragma} = {set}; SELECT * FROM entry");
+        after(run(&leave), |next| {
+            assert_eq!(value(next), fresh, "{pragma}");
+            assert_eq!(number(next, "SELECT 'a' LIKE 'A'"), 1);
+        });
+    }
+}
+
+#[test]
+fn nothing_is_left_of_limits_and_flags() {
+    after(
+        |work| assert!(work.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, 100).is_ok()),
+        |next| assert!(next.prepare(&format!("SELECT '{}'", "x".repeat(200))).is_ok()),
+    );
+    after(
+        |work| assert_eq!(work.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false), Ok(false)),
+        |next| assert!(next.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW).unwrap()),
+    );
+}
+
+#[test]
+fn nothing_is_left_of_functions_that_replace_others() {
+    let abs = |work: &mut UnitOfWork| {
+        work.create_scalar_function("abs", 1, FunctionFlags::SQLITE_UTF8, |_| Ok(42)).unwrap();
+        assert_eq!(number(work, "SELECT abs(-1)"), 42);
+    };
+    after(abs, |next| assert_eq!(number(next, "SELECT abs(-1)"), 1));
+}
+
+/// rusqlite wants a `&mut Connection` for hooks, which a unit of work does not give; but code may set them in SQLite.
+#[test]
+#[allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
+fn nothing_is_left_of_hooks() {
+    use rusqlite::ffi::{self, sqlite3};
+    use std::ffi::{c_char, c_int, c_void};
+    use std::ptr::null_mut;
+
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    fn called() -> c_int {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        0
+    }
+    unsafe extern "C" fn on_commit(_: *mut c_void) -> c_int {
+        called()
+    }
+    unsafe extern "C" fn on_rollback(_: *mut c_void) {
+        called();
+    }
+    unsafe extern "C" fn on_update(_: *mut c_void, _: c_int, _: *const c_char, _: *const c_char, _: i64) {
+        called();
+    }
+    unsafe extern "C" fn on_trace(_: u32, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+        called()
+    }
+    unsafe extern "C" fn on_authorize(
+        _: *mut c_void,
+        _: c_int,
+        _: *const c_char,
+        _: *const c_char,
+        _: *const c_char,
+        _: *const c_char,
+    ) -> c_int {
+        called()
+    }
+    let set: [fn(*mut sqlite3) -> bool; 6] = [
+        // SAFETY, of all: the connection is open, and the functions are what SQLite takes.
+        |db| unsafe { ffi::sqlite3_commit_hook(db, Some(on_commit), null_mut()).is_null() },
+        |db| unsafe { ffi::sqlite3_rollback_hook(db, Some(on_rollback), null_mut()).is_null() },
+        |db| unsafe { ffi::sqlite3_update_hook(db, Some(on_update), null_mut()).is_null() },
+        |db| unsafe { ffi::sqlite3_progress_handler(db, 1, Some(on_commit), null_mut()) } == (),
+        |db| unsafe { ffi::sqlite3_trace_v2(db, ffi::SQLITE_TRACE_STMT as u32, Some(on_trace), null_mut()) == ffi::SQLITE_OK },
+        |db| unsafe { ffi::sqlite3_set_authorizer(db, Some(on_authorize), null_mut()) == ffi::SQLITE_OK },
+    ];
+    for (number, set) in set.into_iter().enumerate() {
+        after(
+            // SAFETY: used at once, while the connection is open.
+            |work| assert!(set(unsafe { work.handle() })),
+            |next| {
+                let before = CALLS.load(Ordering::Relaxed);
+                next.execute("UPDATE entry SET value = 2", []).unwrap();
+                next.execute("UPDATE entry SET value = 1", []).unwrap();
+                next.prepare("SELECT max(value) FROM entry").unwrap();
+                assert_eq!(CALLS.load(Ordering::Relaxed), before, "hook {number}");
+            },
+        );
+    }
+    assert!(CALLS.load(Ordering::Relaxed) > 0);
+}
+
+#[test]
+fn a_timeout_of_the_test_before_is_gone() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let work = engine.unit_of_work().unwrap();
+    work.busy_timeout(Duration::from_secs(60)).unwrap();
+    drop(work);
+    engine.set_lock_timeout(Duration::ZERO);
+    let (_writer, next) = (engine.begin(rusqlite::TransactionBehavior::Immediate).unwrap(), engine.unit_of_work().unwrap());
+    assert!(next.execute("DELETE FROM entry", []).is_err(), "it waits as the engine says");
+}
+
+#[test]
+fn last_insert_rowid_starts_as_new() {
+    after(run("INSERT INTO entry VALUES (77, 0)"), |next| assert_eq!(next.last_insert_rowid(), 0));
+}
+
+/// The purpose of all this: where nothing is left, the connection is used again.
+#[test]
+fn a_clean_connection_is_used_again() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let connection_of = |work: &UnitOfWork| number(work, "SELECT id_of_connection()");
+    let work = engine.unit_of_work().unwrap();
+    work.create_scalar_function("id_of_connection", 0, FunctionFlags::SQLITE_UTF8, |_| Ok(7)).unwrap();
+    work.execute("UPDATE entry SET value = 1", []).unwrap();
+    work.commit().unwrap();
+    for sql in [
+        "SELECT * FROM entry",
+        "PRAGMA table_info(entry)",
+        "PRAGMA user_version = 3",
+        "PRAGMA foreign_keys",
+        "INSERT INTO entry VALUES (2, 2); DELETE FROM entry WHERE key = 2",
+        "SAVEPOINT s; RELEASE s",
+        "COMMIT",
+    ] {
+        let work = engine.unit_of_work().unwrap();
+        assert_eq!(connection_of(&work), 7, "a new function can't be told; it stays, as the documentation says");
+        work.execute_batch(sql).unwrap();
+    }
+    let work = engine.unit_of_work().unwrap();
+    assert_eq!(connection_of(&work), 7);
+    assert_eq!(text(&work, "PRAGMA journal_mode"), "memory");
+}
+
+#[test]
+fn a_connection_that_was_not_ours_to_give_back_is_just_closed() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let connection: Connection = engine.connect().unwrap();
+    connection.execute_batch("PRAGMA foreign_keys = OFF; CREATE TEMP TABLE t (a)").unwrap();
+    drop(connection);
+    assert!(engine.unit_of_work().unwrap().prepare("SELECT * FROM t").is_err());
+}

@@ -1,0 +1,128 @@
+//! Each engine is made exactly once, and a creation that fails leaves nothing behind.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, mpsc};
+use std::thread;
+
+use rusqlite_fixtures::{DatabaseUrl, Engine, Error, ErrorKind, MEMORY_ENGINES, MemoryEngines, Result};
+
+fn url(name: &str) -> DatabaseUrl {
+    DatabaseUrl::named(name).unwrap()
+}
+
+/// Starts `threads` threads at once, and returns what they give.
+fn at_once<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let barrier = Barrier::new(threads);
+    thread::scope(|scope| {
+        let (barrier, work) = (&barrier, &work);
+        let start = |thread| {
+            move || {
+                barrier.wait();
+                work(thread)
+            }
+        };
+        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(start(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn creates_once_while_others_wait() {
+    let (engines, creations) = (MemoryEngines::new(), AtomicUsize::new(0));
+    let create = || {
+        creations.fetch_add(1, Ordering::Relaxed);
+        thread::yield_now(); // so that others come while it is being made
+        Ok::<_, Error>(Engine::new())
+    };
+    let found = at_once(16, |_| engines.get_or_create_with(&url("orders"), create).unwrap());
+    assert_eq!(creations.into_inner(), 1);
+    assert!(found.iter().all(|engine| *engine == found[0]));
+    assert_eq!(engines.len(), 1);
+}
+
+#[test]
+fn a_creation_keeps_nobody_waiting_who_asks_for_another_url() {
+    let engines = MemoryEngines::new();
+    let (in_creation, has_begun) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let engines = &engines;
+        scope.spawn(move || {
+            engines.get_or_create_with::<Error>(&url("slow"), || {
+                in_creation.send(()).unwrap();
+                may_go_on.recv().unwrap();
+                Ok(Engine::new())
+            })
+        });
+        has_begun.recv().unwrap();
+        assert!(engines.get(&url("slow")).is_none(), "what is being made is not there yet");
+        assert!(engines.remove(&url("slow")).is_none(), "nor can it be removed");
+        assert!(engines.is_empty());
+        engines.get_or_create(&url("other")).unwrap(); // would hang, were the lock held during a creation
+        assert_eq!(engines.urls(), [url("other")]);
+        go_on.send(()).unwrap();
+    });
+    assert_eq!(engines.urls(), [url("other"), url("slow")]);
+}
+
+#[test]
+fn each_waiter_tries_in_turn_when_creations_fail_and_panic() {
+    let (engines, tries) = (MemoryEngines::new(), AtomicUsize::new(0));
+    let create = || -> Result<Engine, String> {
+        match tries.fetch_add(1, Ordering::Relaxed) {
+            0 => Err("the first fails".to_owned()),
+            1 => panic!("the second panics"),
+            _ => Ok(Engine::new()),
+        }
+    };
+    let results = at_once(8, |_| {
+        catch_unwind(AssertUnwindSafe(|| {
+            engines.get_or_create_with(&url("orders"), || create().map_err(|_| rusqlite_error()))
+        }))
+    });
+    let panicked = results.iter().filter(|result| result.is_err()).count();
+    let failed = results.iter().filter(|result| matches!(result, Ok(Err(_)))).count();
+    let made: Vec<_> = results.into_iter().flatten().flatten().collect();
+    assert_eq!((panicked, failed, made.len()), (1, 1, 6));
+    assert!(made.iter().all(|engine| *engine == made[0]));
+    assert_eq!(tries.into_inner(), 3);
+}
+
+fn rusqlite_error() -> Error {
+    rusqlite_fixtures::rusqlite::Error::QueryReturnedNoRows.into()
+}
+
+#[test]
+fn a_creation_that_asks_for_itself_is_told_so() {
+    let engines = MemoryEngines::new();
+    let result = engines.get_or_create_with(&url("orders"), || engines.get_or_create(&url("orders")));
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::RecursiveCreation);
+    assert!(engines.get_or_create(&url("orders")).is_ok(), "nothing is left of the failed creation");
+}
+
+#[test]
+fn a_creation_may_ask_for_other_engines() {
+    let engines = MemoryEngines::new();
+    let copy = || Ok::<_, Error>(engines.get_or_create(&url("original"))?.fork());
+    let copy = engines.get_or_create_with(&url("copy"), copy).unwrap();
+    assert_ne!(Some(copy), engines.get(&url("original")));
+}
+
+#[test]
+fn removing_makes_room_for_a_new_one() {
+    let engines = MemoryEngines::default();
+    let old = engines.get_or_create(&DatabaseUrl::MEMORY).unwrap();
+    assert_eq!(engines.remove(&DatabaseUrl::MEMORY), Some(old.clone()));
+    assert_eq!(engines.remove(&DatabaseUrl::MEMORY), None);
+    assert_ne!(engines.get_or_create(&DatabaseUrl::MEMORY).unwrap(), old);
+    assert_eq!(format!("{engines:?}"), r#"{DatabaseUrl("sqlite:///:memory:")}"#);
+}
+
+#[test]
+fn the_registry_of_the_process_is_what_shared_engines_come_from() {
+    let name = "file:the%20registry?mode=memory";
+    let engine = Engine::shared(name).unwrap();
+    assert_eq!(MEMORY_ENGINES.get(&url("the registry")), Some(engine.clone()));
+    assert_eq!(Engine::shared("file:/the%20registry?vfs=memdb").unwrap(), engine);
+}

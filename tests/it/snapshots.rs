@@ -1,0 +1,233 @@
+//! Snapshots: taking, forking and restoring them, and what comes from files and goes to them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use proptest::prelude::*;
+use rusqlite_fixtures::rusqlite::Connection;
+use rusqlite_fixtures::{Engine, ErrorKind, Snapshot};
+
+use crate::support::{assert_integrity, engine_with_entries, entries, number, text};
+
+#[test]
+fn a_snapshot_is_what_was_committed_then() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let work = engine.unit_of_work().unwrap();
+    work.execute("INSERT INTO entry VALUES (2, 2)", []).unwrap();
+    let before = engine.snapshot();
+    work.commit().unwrap();
+    let after = engine.snapshot();
+    assert_eq!(entries(&before.engine().connect().unwrap()), [(1, 1)]);
+    assert_eq!(entries(&after.engine().connect().unwrap()), [(1, 1), (2, 2)]);
+    engine.restore(&before).unwrap();
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 1)]);
+    engine.restore(&after).unwrap();
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 1), (2, 2)]);
+}
+
+#[test]
+fn a_fork_and_its_original_go_separate_ways() {
+    let original = engine_with_entries(&[(1, 1)]);
+    let fork = original.fork();
+    assert_ne!(fork, original);
+    original.connect().unwrap().execute("INSERT INTO entry VALUES (2, 2)", []).unwrap();
+    fork.connect().unwrap().execute("INSERT INTO entry VALUES (3, 3)", []).unwrap();
+    assert_eq!(entries(&original.connect().unwrap()), [(1, 1), (2, 2)]);
+    assert_eq!(entries(&fork.connect().unwrap()), [(1, 1), (3, 3)]);
+    fork.reset().unwrap();
+    assert_eq!(entries(&fork.connect().unwrap()), [(1, 1)], "a fork goes back to what it was forked with");
+}
+
+#[test]
+fn an_engine_takes_snapshots_of_others() {
+    let (one, other) = (engine_with_entries(&[(1, 1)]), Engine::new());
+    let idle = other.connect().unwrap();
+    idle.execute_batch("CREATE TABLE note (text)").unwrap();
+    other.restore(&one.snapshot()).unwrap();
+    assert_eq!(entries(&idle), [(1, 1)]);
+    assert!(idle.execute("DELETE FROM note", []).is_err());
+}
+
+#[test]
+fn bytes_make_the_same_database_again() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let snapshot = engine.snapshot();
+    let bytes = snapshot.to_bytes();
+    assert_eq!(bytes.len(), snapshot.size());
+    let copy = Snapshot::from_bytes(bytes.as_slice()).unwrap();
+    assert_eq!(copy.to_bytes(), bytes);
+    assert_eq!(entries(&copy.engine().connect().unwrap()), [(1, 1)]);
+    assert_eq!(Engine::new().snapshot().to_bytes(), [], "nothing was written, so there is nothing");
+}
+
+#[test]
+fn a_snapshot_is_saved_as_a_database_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved?#%20.sqlite3");
+    let engine = engine_with_entries(&[(1, 1)]);
+    engine.snapshot().save(&path).unwrap();
+    assert_eq!(entries(&Snapshot::open(&path).unwrap().engine().connect().unwrap()), [(1, 1)]);
+    engine.connect().unwrap().execute("INSERT INTO entry VALUES (2, 2)", []).unwrap();
+    engine.snapshot().save(&path).unwrap();
+    assert_eq!(entries(&Snapshot::open(&path).unwrap().engine().connect().unwrap()), [(1, 1), (2, 2)]);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing but the file is left");
+}
+
+#[test]
+fn what_can_not_be_saved_is_an_error_and_leaves_the_old_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved.sqlite3");
+    let snapshot = engine_with_entries(&[(1, 1)]).snapshot();
+    snapshot.save(&path).unwrap();
+    let saved = fs::read(&path).unwrap();
+    fs::write(folder.path().join("saved.sqlite3-journal"), "of another database").unwrap();
+    let error = Engine::new().snapshot().save(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().contains("saved.sqlite3-journal"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), saved);
+
+    let error = snapshot.save(folder.path().join("no such folder/saved.sqlite3")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    let error = snapshot.save(folder.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert_eq!(fs::read_dir(folder.path().parent().unwrap()).unwrap().filter(is_aside(folder.path())).count(), 0);
+}
+
+fn is_aside(path: &Path) -> impl Fn(&std::io::Result<fs::DirEntry>) -> bool {
+    let prefix = format!("{}-", path.file_name().unwrap().to_str().unwrap());
+    move |entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with(&prefix)
+}
+
+/// A database file of an SQLite that is not this one. Only under CI is it an error not to have one.
+fn sqlite3(path: &Path, sql: &str) -> Option<String> {
+    match Command::new("sqlite3").arg(path).arg(sql).output() {
+        Ok(output) if output.status.success() => Some(String::from_utf8(output.stdout).unwrap()),
+        Ok(output) => panic!("sqlite3 failed: {}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => {
+            assert!(std::env::var_os("CI").is_none(), "the sqlite3 program can't be run: {error}");
+            eprintln!("not checked, for the sqlite3 program can't be run: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn the_sqlite3_program_reads_what_is_saved_and_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (theirs, ours) = (folder.path().join("theirs.sqlite3"), folder.path().join("ours.sqlite3"));
+    let create = "CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER); INSERT INTO entry VALUES (1, 10), (2, 20)";
+    if sqlite3(&theirs, create).is_none() {
+        return;
+    }
+    let engine = Snapshot::open(&theirs).unwrap().engine();
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 10), (2, 20)]);
+    engine.connect().unwrap().execute("UPDATE entry SET value = value + 1", []).unwrap();
+    engine.snapshot().save(&ours).unwrap();
+    assert_eq!(sqlite3(&ours, "PRAGMA integrity_check").unwrap(), "ok\n");
+    assert_eq!(sqlite3(&ours, "SELECT sum(value) FROM entry").unwrap(), "32\n");
+    assert_eq!(sqlite3(&theirs, "SELECT sum(value) FROM entry").unwrap(), "30\n", "the file is not changed");
+}
+
+#[test]
+fn a_file_in_wal_mode_is_read_with_what_is_in_its_wal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wal.sqlite3");
+    let writer = Connection::open(&path).unwrap();
+    writer.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE entry (key INTEGER PRIMARY KEY, value)").unwrap();
+    writer.execute_batch("INSERT INTO entry VALUES (1, 10)").unwrap();
+    assert!(fs::metadata(folder.path().join("wal.sqlite3-wal")).unwrap().len() > 0);
+
+    let engine = Snapshot::open(&path).unwrap().engine();
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 10)]);
+    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "memory");
+
+    drop(writer); // which moves everything into the database file; it stays in WAL mode
+    let engine = Snapshot::from_bytes(fs::read(&path).unwrap()).unwrap().engine();
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("INSERT INTO entry VALUES (2, 20)").unwrap();
+    assert_eq!(entries(&connection), [(1, 10), (2, 20)]);
+    assert_integrity(&connection);
+}
+
+#[test]
+fn what_is_no_database_is_refused() {
+    let good = engine_with_entries(&[(1, 1)]).snapshot().to_bytes();
+    let changed = |at: usize, byte: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        bytes
+    };
+    let cases: [(&str, Vec<u8>); 8] = [
+        ("it is empty", vec![]),
+        ("does not start with SQLite's header string", b"PK\x03\x04 something else".to_vec()),
+        ("does not start with SQLite's header string", changed(5, b'?')),
+        ("cut short: 60 bytes", good[..60].to_vec()),
+        ("cut short: 4096 bytes, where its header promises 2 pages of 4096", good[..4096].to_vec()),
+        ("cut short: 8000 bytes", good[..8000].to_vec()),
+        ("page size of 1000", [&good[..16], &[3, 232], &good[18..]].concat()),
+        ("version 9 of the file format", changed(19, 9)),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (reason, bytes) in cases {
+        let path = folder.path().join("bad.sqlite3");
+        fs::write(&path, &bytes).unwrap();
+        for error in [Snapshot::from_bytes(bytes).unwrap_err(), Snapshot::open(&path).unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::NotADatabase, "{error}");
+            assert!(error.to_string().contains(reason), "{reason:?} is missing: {error}");
+        }
+    }
+}
+
+#[test]
+fn what_can_not_be_read_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for path in [folder.path().join("missing.sqlite3"), folder.path().to_owned()] {
+        let error = Snapshot::open(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        assert!(!folder.path().join("missing.sqlite3").exists());
+    }
+}
+
+#[test]
+fn a_file_that_sqlite_can_not_read_is_an_error_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("locked.sqlite3");
+    let writer = Connection::open(&path).unwrap();
+    writer.execute_batch("CREATE TABLE note (text); PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
+    let error = Snapshot::open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Sqlite);
+    assert!(error.to_string().contains("database is locked"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..2000), with_magic: bool) {
+        if with_magic && bytes.len() >= 16 {
+            bytes[..16].copy_from_slice(b"SQLite format 3\0");
+        }
+        if let Ok(snapshot) = Snapshot::from_bytes(bytes) {
+            // What has a good header may still be no database; then SQLite says so.
+            let engine = snapshot.engine();
+            let _ = engine.connect().and_then(|connection| Ok(connection.execute_batch("SELECT * FROM sqlite_schema")?));
+        }
+    }
+
+    #[test]
+    fn damaged_pages_are_sqlites_errors_and_no_panic(at in 100..8192usize, byte: u8) {
+        let mut bytes = engine_with_entries(&[(1, 1), (2, 2)]).snapshot().to_bytes();
+        bytes[at] = byte;
+        let engine = Snapshot::from_bytes(bytes).unwrap().engine();
+        let connection = engine.connect().unwrap();
+        let _ = connection.execute("INSERT INTO entry VALUES (3, 3)", []);
+        let _ = connection.query_row("SELECT sum(value) FROM entry", [], |row| row.get::<_, i64>(0));
+    }
+}
+
+#[test]
+fn snapshots_say_how_large_they_are() {
+    let snapshot = engine_with_entries(&[]).snapshot();
+    assert_eq!(snapshot.size() as i64, number(&snapshot.engine().connect().unwrap(), "PRAGMA page_count") * 4096);
+    assert!(format!("{snapshot:?}").starts_with("Snapshot { size: 8192"), "{snapshot:?}");
+}

@@ -1,0 +1,389 @@
+//! What SQLite does on a database works on an engine.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+
+use rusqlite_fixtures::rusqlite::{self, Connection, OpenFlags, backup};
+use rusqlite_fixtures::{Engine, Snapshot};
+
+use crate::support::{assert_integrity, engine_with_entries, entries, number, text};
+
+/// A connection as another library opens it, and one of ours.
+fn both(engine: &Engine) -> [Connection; 2] {
+    [Connection::open(engine.uri()).unwrap(), engine.connect().unwrap()]
+}
+
+fn fill(connection: &Connection, rows: i64) {
+    connection.execute_batch("CREATE TABLE IF NOT EXISTS filler (id INTEGER PRIMARY KEY, content BLOB)").unwrap();
+    let sql = "WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < ?1)
+               INSERT INTO filler (content) SELECT randomblob(300) FROM ids";
+    connection.execute(sql, [rows]).unwrap();
+}
+
+#[test]
+fn every_page_size() {
+    for size in [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] {
+        let engine = Engine::new();
+        let [writer, reader] = both(&engine);
+        writer.execute_batch(&format!("PRAGMA page_size = {size}; PRAGMA cache_size = 5")).unwrap();
+        fill(&writer, 1000);
+        writer.execute_batch("DELETE FROM filler WHERE id % 3 = 0; VACUUM").unwrap();
+        assert_eq!(number(&reader, "SELECT count(*) FROM filler"), 667);
+        assert_eq!(number(&reader, "PRAGMA page_size"), size);
+        assert_integrity(&reader);
+        let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).unwrap().engine();
+        assert_eq!(number(&copy.connect().unwrap(), "SELECT count(*) FROM filler"), 667);
+        let [writer, _] = both(&engine.fork());
+        fill(&writer, 100);
+        assert_integrity(&writer);
+    }
+}
+
+#[test]
+fn vacuum_and_auto_vacuum_give_pages_back() {
+    for (mode, shrink) in [("NONE", "VACUUM"), ("FULL", "SELECT 1"), ("INCREMENTAL", "PRAGMA incremental_vacuum")] {
+        let engine = Engine::new();
+        let [writer, reader] = both(&engine);
+        writer.execute_batch(&format!("PRAGMA auto_vacuum = {mode}")).unwrap();
+        fill(&writer, 2000);
+        let full = engine.snapshot();
+        assert!(number(&reader, "PRAGMA page_count") > 100);
+        writer.execute_batch("DELETE FROM filler").unwrap();
+        // An incremental vacuum gives back one page a step.
+        let mut statement = writer.prepare(shrink).unwrap();
+        let mut steps = statement.query([]).unwrap();
+        while steps.next().unwrap().is_some() {}
+        assert!(number(&reader, "PRAGMA page_count") < 10);
+        assert!(engine.snapshot().size() < 10 * 4096);
+        assert_integrity(&reader);
+        fill(&writer, 2000);
+        assert_integrity(&reader);
+        engine.restore(&full).unwrap();
+        assert_eq!(number(&reader, "SELECT count(*) FROM filler"), 2000);
+        assert_integrity(&writer);
+    }
+}
+
+#[test]
+fn vacuum_into_a_file_and_into_another_engine() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("copy.sqlite3");
+    let (engine, other) = (engine_with_entries(&[(1, 1)]), Engine::new());
+    let connection = engine.connect().unwrap();
+    connection.execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap();
+    assert_eq!(entries(&Snapshot::open(&path).unwrap().engine().connect().unwrap()), [(1, 1)]);
+    connection.execute("VACUUM INTO ?1", [other.uri()]).unwrap();
+    assert_eq!(entries(&other.connect().unwrap()), [(1, 1)]);
+}
+
+#[test]
+fn attach_another_engine_and_commit_in_both() {
+    let (one, other) = (engine_with_entries(&[(1, 1)]), engine_with_entries(&[(2, 2)]));
+    for connection in both(&one) {
+        connection.execute("ATTACH ?1 AS other", [other.uri()]).unwrap();
+        connection.execute_batch("BEGIN; UPDATE entry SET value = 10; UPDATE other.entry SET value = 20").unwrap();
+        assert_eq!(entries(&other.connect().unwrap())[0].0, 2);
+        connection.execute_batch("ROLLBACK").unwrap();
+        assert_eq!((entries(&one.connect().unwrap()), entries(&other.connect().unwrap())), (vec![(1, 1)], vec![(2, 2)]));
+        connection
+            .execute_batch(
+                "BEGIN; INSERT INTO entry SELECT * FROM other.entry; DELETE FROM other.entry; COMMIT;
+                 BEGIN; INSERT INTO other.entry SELECT * FROM main.entry WHERE key = 2; DELETE FROM main.entry WHERE key = 2; COMMIT",
+            )
+            .unwrap();
+    }
+    assert_integrity(&one.connect().unwrap());
+    assert_integrity(&other.connect().unwrap());
+}
+
+#[test]
+fn attach_a_file_to_an_engine_and_an_engine_to_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.sqlite3");
+    let engine = engine_with_entries(&[(1, 1)]);
+    for connection in both(&engine) {
+        connection.execute("ATTACH ?1 AS file", [path.to_str().unwrap()]).unwrap();
+        connection.execute_batch("CREATE TABLE IF NOT EXISTS file.copy AS SELECT * FROM entry").unwrap();
+    }
+    let file = Connection::open(&path).unwrap();
+    assert_eq!(number(&file, "SELECT count(*) FROM copy"), 1);
+    file.execute("ATTACH ?1 AS engine", [engine.uri()]).unwrap();
+    file.execute_batch("BEGIN; INSERT INTO copy VALUES (2, 2); INSERT INTO engine.entry VALUES (2, 2); COMMIT").unwrap();
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 1), (2, 2)]);
+}
+
+#[test]
+fn several_files_attached_are_committed_together() {
+    // With two of them SQLite writes a super-journal, by way of the main database's VFS.
+    let folder = tempfile::tempdir().unwrap();
+    let connection = Engine::new().connect().unwrap();
+    for name in ["one", "two"] {
+        let path = folder.path().join(name);
+        connection.execute(&format!("ATTACH ?1 AS {name}"), [path.to_str().unwrap()]).unwrap();
+        connection.execute_batch(&format!("CREATE TABLE {name}.note (text)")).unwrap();
+    }
+    connection
+        .execute_batch("BEGIN; INSERT INTO one.note VALUES ('a'); INSERT INTO two.note VALUES ('b'); COMMIT")
+        .unwrap();
+    assert_eq!(number(&Connection::open(folder.path().join("two")).unwrap(), "SELECT count(*) FROM note"), 1);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "no journal is left");
+}
+
+#[test]
+fn temporary_tables_and_large_sorts() {
+    for connection in both(&Engine::new()) {
+        connection.execute_batch("PRAGMA temp_store = FILE; PRAGMA cache_size = 5; PRAGMA temp.cache_size = 5").unwrap();
+        connection.execute_batch("CREATE TEMP TABLE scratch (id INTEGER PRIMARY KEY, content BLOB)").unwrap();
+        fill(&connection, 3000);
+        connection.execute_batch("INSERT INTO scratch SELECT id, content FROM filler").unwrap();
+        let sorted = "SELECT count(*) FROM (SELECT * FROM scratch ORDER BY content LIMIT 100000)";
+        assert_eq!(number(&connection, sorted), 3000);
+        connection.execute_batch("CREATE INDEX by_content ON filler (content)").unwrap();
+        connection.execute_batch("DROP TABLE filler").unwrap();
+        assert_integrity(&connection);
+    }
+}
+
+#[test]
+fn blobs_by_incremental_io() {
+    let engine = Engine::new();
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("CREATE TABLE file (content BLOB); INSERT INTO file VALUES (zeroblob(100000))").unwrap();
+    {
+        let mut blob = connection.blob_open("main", "file", "content", 1, false).unwrap();
+        blob.seek(SeekFrom::Start(50_000)).unwrap();
+        blob.write_all(b"in the middle").unwrap();
+    }
+    let reader = Connection::open(engine.uri()).unwrap();
+    let mut blob = reader.blob_open("main", "file", "content", 1, true).unwrap();
+    let mut read = [0; 13];
+    blob.seek(SeekFrom::Start(50_000)).unwrap();
+    blob.read_exact(&mut read).unwrap();
+    assert_eq!(&read, b"in the middle");
+}
+
+#[test]
+fn a_large_transaction_that_spills_can_be_rolled_back() {
+    for connection in both(&engine_with_entries(&[(1, 1)])) {
+        connection.execute_batch("PRAGMA cache_size = 10").unwrap();
+        let before = number(&connection, "PRAGMA page_count");
+        connection.execute_batch("BEGIN").unwrap();
+        fill(&connection, 5000);
+        connection.execute_batch("SAVEPOINT half; UPDATE entry SET value = 2").unwrap();
+        connection.execute_batch("UPDATE filler SET content = zeroblob(300)").unwrap();
+        connection.execute_batch("ROLLBACK TO half").unwrap();
+        assert_eq!(number(&connection, "SELECT count(*) FROM filler WHERE content = zeroblob(300)"), 0);
+        connection.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(number(&connection, "PRAGMA page_count"), before);
+        assert_eq!(entries(&connection), [(1, 1)]);
+        assert_integrity(&connection);
+    }
+}
+
+#[test]
+fn a_transaction_that_spills_is_seen_by_nobody_until_it_commits() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let [writer, reader] = both(&engine);
+    writer.execute_batch("PRAGMA cache_size = 10; BEGIN").unwrap();
+    fill(&writer, 5000);
+    assert_eq!(number(&reader, "SELECT count(*) FROM sqlite_schema"), 1);
+    assert_integrity(&reader);
+    writer.execute_batch("COMMIT").unwrap();
+    assert_eq!(number(&reader, "SELECT count(*) FROM filler"), 5000);
+    assert_integrity(&reader);
+}
+
+#[test]
+fn savepoints_nest() {
+    let engine = engine_with_entries(&[]);
+    let mut work = engine.unit_of_work().unwrap();
+    work.execute("INSERT INTO entry VALUES (1, 1)", []).unwrap();
+    let mut outer = work.savepoint().unwrap();
+    outer.execute("INSERT INTO entry VALUES (2, 2)", []).unwrap();
+    {
+        let inner = outer.savepoint().unwrap();
+        inner.execute("INSERT INTO entry VALUES (3, 3)", []).unwrap();
+    }
+    outer.commit().unwrap();
+    work.commit().unwrap();
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 1), (2, 2)]);
+}
+
+#[test]
+fn journal_modes_are_answered_as_for_memory() {
+    for connection in both(&engine_with_entries(&[(1, 1)])) {
+        assert_eq!(text(&connection, "PRAGMA journal_mode"), "memory");
+        for mode in ["WAL", "DELETE", "TRUNCATE", "PERSIST", "wal"] {
+            assert_eq!(text(&connection, &format!("PRAGMA journal_mode = {mode}")), "memory");
+            assert_eq!(text(&connection, &format!("PRAGMA main.journal_mode = {mode}")), "memory");
+        }
+        connection.execute_batch("BEGIN; DELETE FROM entry; ROLLBACK").unwrap();
+        assert_eq!(entries(&connection), [(1, 1)]);
+        assert_eq!(text(&connection, "PRAGMA journal_mode = OFF"), "off");
+        assert_eq!(text(&connection, "PRAGMA journal_mode = WAL"), "off");
+        assert_eq!(text(&connection, "PRAGMA journal_mode = MEMORY"), "memory");
+        assert_eq!(text(&connection, "PRAGMA journal_mode = DELETE"), "memory");
+        assert_integrity(&connection);
+    }
+}
+
+#[test]
+fn a_rollback_without_a_journal_rolls_back_all_the_same() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("PRAGMA journal_mode = OFF; PRAGMA cache_size = 10; BEGIN").unwrap();
+    fill(&connection, 2000);
+    connection.execute_batch("ROLLBACK").unwrap();
+    for connection in both(&engine) {
+        assert_eq!(entries(&connection), [(1, 1)]);
+        assert_eq!(number(&connection, "SELECT count(*) FROM sqlite_schema"), 1);
+        assert_integrity(&connection);
+    }
+}
+
+/// `PRAGMA journal_mode` without a schema means all databases, but only the main one's VFS is asked.
+#[test]
+fn journal_modes_set_for_a_main_file_do_no_harm_to_an_attached_engine() {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, mode) in ["DELETE", "TRUNCATE", "PERSIST", "WAL", "MEMORY"].into_iter().enumerate() {
+        let engine = engine_with_entries(&[(1, 1)]);
+        let file = Connection::open(folder.path().join(number.to_string())).unwrap();
+        file.execute("ATTACH ?1 AS engine", [engine.uri()]).unwrap();
+        file.execute_batch(&format!("PRAGMA journal_mode = {mode}")).unwrap();
+        file.execute_batch("BEGIN; UPDATE engine.entry SET value = 2; SAVEPOINT s; UPDATE engine.entry SET value = 3").unwrap();
+        file.execute_batch("ROLLBACK TO s; COMMIT").unwrap();
+        file.execute_batch("BEGIN; UPDATE engine.entry SET value = 4; ROLLBACK").unwrap();
+        for connection in both(&engine) {
+            assert_eq!(entries(&connection), [(1, 2)], "{mode}");
+            assert_integrity(&connection);
+        }
+    }
+}
+
+/// In exclusive locking mode SQLite can do WAL without shared memory, and would mark the engine as a WAL database.
+#[test]
+fn wal_in_exclusive_mode_leaves_no_engine_behind_that_can_not_be_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine_with_entries(&[(1, 1)]);
+    let file = Connection::open(folder.path().join("main.sqlite3")).unwrap();
+    file.execute("ATTACH ?1 AS engine", [engine.uri()]).unwrap();
+    let _ = file.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL");
+    let _ = file.execute_batch("UPDATE engine.entry SET value = 2");
+    drop(file);
+    for connection in both(&engine) {
+        assert_eq!(entries(&connection)[0].0, 1);
+        connection.execute_batch("INSERT INTO entry VALUES (NULL, 0)").unwrap();
+        assert_integrity(&connection);
+    }
+}
+
+#[test]
+fn exclusive_locking_mode_keeps_writers_out_and_readers_in() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let [exclusive, reader] = both(&engine);
+    exclusive.execute_batch("PRAGMA locking_mode = EXCLUSIVE; UPDATE entry SET value = 2").unwrap();
+    assert_eq!(entries(&reader), [(1, 2)]);
+    reader.busy_timeout(std::time::Duration::ZERO).unwrap();
+    assert!(reader.execute("UPDATE entry SET value = 3", []).is_err());
+    exclusive.execute_batch("UPDATE entry SET value = 4").unwrap();
+    exclusive.execute_batch("BEGIN; UPDATE entry SET value = 5; ROLLBACK").unwrap();
+    exclusive.execute_batch("UPDATE entry SET value = value + 10").unwrap();
+    assert_eq!(entries(&reader), [(1, 14)]);
+    exclusive.execute_batch("PRAGMA locking_mode = NORMAL; SELECT * FROM entry").unwrap();
+    reader.execute("UPDATE entry SET value = 6", []).unwrap();
+    assert_eq!(entries(&exclusive), [(1, 6)]);
+}
+
+#[test]
+fn the_backup_interface_copies_in_and_out() {
+    let (engine, other) = (engine_with_entries(&[(1, 1)]), Engine::new());
+    for page_size in [4096, 1024, 32768] {
+        let mut memory = Connection::open_in_memory().unwrap();
+        memory.execute_batch(&format!("PRAGMA page_size = {page_size}")).unwrap();
+        let source = engine.connect().unwrap();
+        backup::Backup::new(&source, &mut memory).unwrap().step(-1).unwrap();
+        assert_eq!(entries(&memory), [(1, 1)]);
+    }
+    let mut file_like = Connection::open_in_memory().unwrap();
+    fill(&file_like, 500);
+    let idle = other.connect().unwrap();
+    let mut destination = other.connect().unwrap();
+    backup::Backup::new(&file_like, &mut destination).unwrap().step(-1).unwrap();
+    assert_eq!(number(&idle, "SELECT count(*) FROM filler"), 500);
+    backup::Backup::new(&idle, &mut file_like).unwrap().step(-1).unwrap();
+    assert_integrity(&idle);
+}
+
+#[test]
+fn read_only_connections_read() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    for uri in [engine.uri().to_owned(), format!("{}&mode=ro", engine.uri())] {
+        let reader = Connection::open_with_flags(uri, flags).unwrap();
+        assert_eq!(entries(&reader), [(1, 1)]);
+        assert!(reader.execute("DELETE FROM entry", []).is_err());
+    }
+}
+
+#[test]
+fn connections_that_would_not_lock_are_refused() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    for parameter in ["nolock=1", "immutable=1"] {
+        assert!(Connection::open(format!("{}&{parameter}", engine.uri())).is_err(), "{parameter}");
+    }
+}
+
+#[test]
+fn shared_cache_connections_work_too() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let uri = format!("{}&cache=shared", engine.uri());
+    let (one, two) = (Connection::open(&uri).unwrap(), Connection::open(&uri).unwrap());
+    one.execute("UPDATE entry SET value = 2", []).unwrap();
+    assert_eq!(entries(&two), [(1, 2)]);
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 2)]);
+}
+
+#[test]
+fn what_sqlite_asks_a_file_for_is_answered() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let connection = engine.connect().unwrap();
+    let path = text(&connection, "SELECT file FROM pragma_database_list WHERE name = 'main'");
+    assert!(engine.uri().contains(&path), "{path}");
+    assert_eq!(number(&connection, "SELECT count(*) FROM dbstat") > 0, cfg!(feature = "bundled"));
+    // What the default VFS is for: randomness, the time, and loading a library, which fails politely.
+    assert!(text(&connection, "SELECT hex(randomblob(8))").len() == 16);
+    assert!(text(&connection, "SELECT datetime('now')").starts_with("20"));
+    assert!(number(&connection, "SELECT unixepoch('subsec') > 1e9") == 1);
+}
+
+#[test]
+fn a_database_of_one_gibibyte() {
+    // SQLite leaves out the page at the offset of 1 GiB, where file systems' locks would be.
+    let engine = Engine::new();
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("PRAGMA page_size = 65536; PRAGMA cache_size = 20; CREATE TABLE big (content BLOB)").unwrap();
+    for _ in 0..11 {
+        connection.execute("INSERT INTO big VALUES (zeroblob(100000000))", []).unwrap();
+    }
+    connection.execute("INSERT INTO big VALUES ('the end')", []).unwrap();
+    let snapshot = engine.snapshot();
+    assert!(snapshot.size() > 1 << 30);
+    let fork = snapshot.engine();
+    let connection = fork.connect().unwrap();
+    assert_eq!(text(&connection, "SELECT content FROM big WHERE rowid = 12"), "the end");
+    connection.execute("DELETE FROM big WHERE rowid < 12", []).unwrap();
+    connection.execute_batch("VACUUM").unwrap();
+    assert!(fork.snapshot().size() < 1 << 20);
+    assert_eq!(number(&engine.connect().unwrap(), "SELECT count(*) FROM big"), 12);
+}
+
+#[test]
+fn custom_functions_and_errors_within_statements() -> rusqlite::Result<()> {
+    let engine = engine_with_entries(&[(1, 1), (2, 2)]);
+    let work = engine.unit_of_work().unwrap();
+    // The first row is changed and the second fails: the statement is undone, the transaction goes on.
+    assert!(work.execute("UPDATE entry SET key = key + 1 WHERE key = 1 OR key / 0 IS NULL", []).is_err());
+    work.execute("INSERT INTO entry VALUES (3, 3)", [])?;
+    work.commit().unwrap();
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 1), (2, 2), (3, 3)]);
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! Connections that stay open never read what is out of date, whatever is committed, restored and reset meanwhile.
+//!
+//! A connection keeps its pages while the change counter is what it last saw, and its schema while the schema cookie is.
+//! Were either ever to repeat with other content, what is read here would differ from the model.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use rusqlite_fixtures::rusqlite::{self, Connection};
+use rusqlite_fixtures::{Engine, Snapshot};
+
+use crate::support::{assert_integrity, engine_with_entries, entries, number};
+
+/// What a database holds: tables of keys and values.
+type Model = BTreeMap<u8, BTreeMap<i64, i64>>;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Insert { connection: usize, table: u8, value: i64 },
+    Update { connection: usize, table: u8, value: i64 },
+    CreateTable { connection: usize, table: u8, columns: &'static str },
+    DropTable { connection: usize, table: u8 },
+    Vacuum { connection: usize },
+    Reopen { connection: usize },
+    Snapshot,
+    Restore { snapshot: usize },
+    Reset,
+}
+
+const CONNECTIONS: usize = 3;
+const TABLES: u8 = 2;
+
+fn step() -> impl Strategy<Value = Step> {
+    let (connection, table, value) = (0..CONNECTIONS, 0..TABLES, 0..4i64);
+    // Two ways to have the same two columns, so that a schema can be another one and yet look the same to a query.
+    let columns = prop_oneof![Just("key INTEGER PRIMARY KEY, value"), Just("value, key INTEGER PRIMARY KEY")];
+    prop_oneof![
+        4 => (connection.clone(), table.clone(), value.clone())
+            .prop_map(|(connection, table, value)| Step::Insert { connection, table, value }),
+        4 => (connection.clone(), table.clone(), value)
+            .prop_map(|(connection, table, value)| Step::Update { connection, table, value }),
+        3 => (connection.clone(), table.clone(), columns)
+            .prop_map(|(connection, table, columns)| Step::CreateTable { connection, table, columns }),
+        2 => (connection.clone(), table).prop_map(|(connection, table)| Step::DropTable { connection, table }),
+        1 => connection.clone().prop_map(|connection| Step::Vacuum { connection }),
+        1 => connection.prop_map(|connection| Step::Reopen { connection }),
+        2 => Just(Step::Snapshot),
+        3 => (0..4usize).prop_map(|snapshot| Step::Restore { snapshot }),
+        3 => Just(Step::Reset),
+    ]
+}
+
+struct World {
+    engine: Engine,
+    connections: Vec<Connection>,
+    now: Model,
+    baseline: Model,
+    snapshots: Vec<(Snapshot, Model)>,
+}
+
+impl World {
+    /// A database with tables, or without anything.
+    fn new(empty: bool) -> World {
+        let mut world = World::on(Engine::new(), Model::new());
+        if empty {
+            return world;
+        }
+        world.carry_out(&Step::CreateTable { connection: 0, table: 0, columns: "key INTEGER PRIMARY KEY, value" });
+        world.carry_out(&Step::Insert { connection: 0, table: 0, value: 0 });
+        World::on(world.engine.fork(), world.now)
+    }
+
+    fn on(engine: Engine, now: Model) -> World {
+        let connections = (0..CONNECTIONS).map(|number| open(&engine, number)).collect();
+        World { engine, connections, baseline: now.clone(), now, snapshots: Vec::new() }
+    }
+
+    fn carry_out(&mut self, step: &Step) {
+        match *step {
+            Step::Insert { connection, table, value } => {
+                if let Some(rows) = self.now.get_mut(&table) {
+                    let key = rows.keys().max().map_or(1, |last| last + 1);
+                    rows.insert(key, value);
+                    let sql = format!("INSERT INTO t{table} (value) VALUES (?1)");
+                    self.connections[connection].prepare_cached(&sql).unwrap().execute([value]).unwrap();
+                }
+            }
+            Step::Update { connection, table, value } => {
+                if let Some(rows) = self.now.get_mut(&table) {
+                    rows.values_mut().for_each(|old| *old = value);
+                    let sql = format!("UPDATE t{table} SET value = ?1");
+                    self.connections[connection].prepare_cached(&sql).unwrap().execute([value]).unwrap();
+                }
+            }
+            Step::CreateTable { connection, table, columns } => {
+                if !self.now.contains_key(&table) {
+                    self.now.insert(table, BTreeMap::new());
+                    self.execute(connection, &format!("CREATE TABLE t{table} ({columns})"));
+                }
+            }
+            Step::DropTable { connection, table } => {
+                if self.now.remove(&table).is_some() {
+                    self.execute(connection, &format!("DROP TABLE t{table}"));
+                }
+            }
+            Step::Vacuum { connection } => self.execute(connection, "VACUUM"),
+            Step::Reopen { connection } => self.connections[connection] = open(&self.engine, connection),
+            Step::Snapshot => self.snapshots.push((self.engine.snapshot(), self.now.clone())),
+            Step::Restore { snapshot } => {
+                if let Some((snapshot, model)) = self.snapshots.get(snapshot) {
+                    self.engine.restore(snapshot).unwrap();
+                    self.now = model.clone();
+                }
+            }
+            Step::Reset => {
+                self.engine.reset().unwrap();
+                self.now = self.baseline.clone();
+            }
+        }
+    }
+
+    fn execute(&self, connection: usize, sql: &str) {
+        self.connections[connection].execute_batch(sql).unwrap();
+    }
+
+    /// What each of the connections sees must be what the model holds.
+    fn check(&self) -> Result<(), TestCaseError> {
+        for (number, connection) in self.connections.iter().enumerate() {
+            prop_assert_eq!(&seen_by(connection).unwrap(), &self.now, "connection {}", number);
+        }
+        Ok(())
+    }
+}
+
+/// One connection of each kind that there is.
+fn open(engine: &Engine, number: usize) -> Connection {
+    if number == 0 { Connection::open(engine.uri()).unwrap() } else { engine.connect().unwrap() }
+}
+
+/// Reads with statements that the connection keeps, so that what it keeps for them is put to the test too.
+fn seen_by(connection: &Connection) -> rusqlite::Result<Model> {
+    let mut model = Model::new();
+    for table in 0..TABLES {
+        let exists = "SELECT count(*) FROM sqlite_schema WHERE name = 't' || ?1";
+        let exists: i64 = connection.prepare_cached(exists)?.query_row([table], |row| row.get(0))?;
+        if exists == 1 {
+            let mut select = connection.prepare_cached(&format!("SELECT key, value FROM t{table}"))?;
+            let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            model.insert(table, rows.collect::<rusqlite::Result<_>>()?);
+        }
+    }
+    Ok(model)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn open_connections_see_what_is_there(empty: bool, steps in prop::collection::vec(step(), 1..40)) {
+        let mut world = World::new(empty);
+        for step in &steps {
+            world.carry_out(step);
+            world.check()?;
+        }
+        assert_integrity(&world.connections[0]);
+    }
+
+    /// The same when only some of the connections look in between: what they keep is older then.
+    #[test]
+    fn idle_connections_see_what_is_there(empty: bool, steps in prop::collection::vec((step(), 0..=CONNECTIONS), 1..40)) {
+        let mut world = World::new(empty);
+        for (step, looking) in &steps {
+            world.carry_out(step);
+            if let Some(connection) = world.connections.get(*looking) {
+                prop_assert_eq!(&seen_by(connection).unwrap(), &world.now);
+            }
+        }
+        world.check()?;
+    }
+}
+
+/// What the prototype of this library did wrong: commit, reset, commit something else of the same size.
+#[test]
+fn an_idle_connection_does_not_read_the_commit_before_a_reset() {
+    let engine = engine_with_entries(&[(1, 0)]).fork();
+    let (idle, writer) = (engine.connect().unwrap(), engine.connect().unwrap());
+    for value in [1, 2, 3] {
+        writer.execute("UPDATE entry SET value = ?1", [value]).unwrap();
+        assert_eq!(entries(&idle), [(1, value)]);
+        engine.reset().unwrap();
+    }
+    assert_eq!(entries(&idle), [(1, 0)]);
+}
+
+#[test]
+fn an_idle_connection_does_not_use_the_schema_before_a_reset() {
+    let engine = engine_with_entries(&[(1, 5)]).fork();
+    let idle = engine.connect().unwrap();
+    for (alter, query) in [
+        ("ALTER TABLE entry ADD COLUMN first INTEGER DEFAULT 1", "SELECT first FROM entry"),
+        ("ALTER TABLE entry ADD COLUMN second INTEGER DEFAULT 2", "SELECT second FROM entry"),
+    ] {
+        engine.transaction(|work| work.execute_batch(alter)).unwrap();
+        assert!(number(&idle, query) > 0);
+        engine.reset().unwrap();
+        assert!(idle.query_row(query, [], |row| row.get::<_, i64>(0)).is_err());
+    }
+}
+
+#[test]
+fn a_new_engine_is_empty_again_after_a_reset() {
+    let engine = Engine::new();
+    let idle = engine.connect().unwrap();
+    for page_size in [512, 4096, 65536] {
+        let writer = engine.connect().unwrap();
+        writer.execute_batch(&format!("PRAGMA page_size = {page_size}; CREATE TABLE t (a); INSERT INTO t VALUES (1)")).unwrap();
+        assert_eq!(number(&idle, "SELECT count(*) FROM t"), 1);
+        assert_eq!(number(&idle, "PRAGMA page_size"), page_size);
+        engine.reset().unwrap();
+        assert_eq!(number(&idle, "SELECT count(*) FROM sqlite_schema"), 0);
+        assert_eq!(engine.snapshot().size(), 0);
+    }
+}
+
+#[test]
+fn a_schema_cookie_that_is_set_back_does_not_bring_an_old_schema_back() {
+    let engine = engine_with_entries(&[(1, 5)]);
+    let idle = engine.connect().unwrap();
+    let version = number(&idle, "PRAGMA schema_version");
+    let writer = engine.connect().unwrap();
+    writer.execute_batch("ALTER TABLE entry RENAME COLUMN value TO amount").unwrap();
+    assert_eq!(number(&idle, "SELECT amount FROM entry"), 5);
+    writer.execute_batch("ALTER TABLE entry RENAME COLUMN amount TO total").unwrap();
+    writer.execute_batch(&format!("PRAGMA schema_version = {}", version + 1)).unwrap();
+    assert_eq!(number(&idle, "SELECT total FROM entry"), 5);
+    assert!(idle.query_row("SELECT amount FROM entry", [], |row| row.get::<_, i64>(0)).is_err());
+}
+
+#[test]
+fn the_change_counter_may_wrap_around() {
+    let mut bytes = engine_with_entries(&[(1, 0)]).snapshot().to_bytes();
+    for at in [24, 92] {
+        bytes[at..at + 4].copy_from_slice(&(u32::MAX - 2).to_be_bytes());
+    }
+    let engine = Snapshot::from_bytes(bytes).unwrap().engine();
+    let (idle, writer) = (engine.connect().unwrap(), engine.connect().unwrap());
+    for value in 1..=8 {
+        writer.execute("UPDATE entry SET value = ?1", [value]).unwrap();
+        assert_eq!(entries(&idle), [(1, value)]);
+        if value % 2 == 0 {
+            engine.reset().unwrap();
+            assert_eq!(entries(&idle), [(1, 0)]);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What several of the tests need.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite_fixtures::Engine;
+use rusqlite_fixtures::rusqlite::{self, Connection};
+
+/// A URL that no other test uses.
+pub(crate) fn unique_url(label: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("file:{label}-{}?mode=memory&cache=shared", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// An engine with a table `entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)`.
+pub(crate) fn engine_with_entries(entries: &[(i64, i64)]) -> Engine {
+    let engine = Engine::new();
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)").unwrap();
+    for entry in entries {
+        connection.execute("INSERT INTO entry VALUES (?1, ?2)", *entry).unwrap();
+    }
+    engine
+}
+
+pub(crate) fn entries(connection: &Connection) -> Vec<(i64, i64)> {
+    let mut statement = connection.prepare_cached("SELECT key, value FROM entry ORDER BY key").unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.collect::<rusqlite::Result<_>>().unwrap()
+}
+
+/// The one number that a query gives.
+pub(crate) fn number(connection: &Connection, sql: &str) -> i64 {
+    connection.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+/// The one text that a query gives.
+pub(crate) fn text(connection: &Connection, sql: &str) -> String {
+    connection.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+pub(crate) fn assert_integrity(connection: &Connection) {
+    assert_eq!(text(connection, "PRAGMA integrity_check"), "ok");
+}
+
+/// Where threads wait for one another, but not for ever: those who are not going to come keep nobody waiting long.
+pub(crate) struct Rendezvous {
+    expected: usize,
+    arrived: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Rendezvous {
+    pub(crate) fn of(expected: usize) -> Rendezvous {
+        Rendezvous { expected, arrived: Mutex::new(0), changed: Condvar::new() }
+    }
+
+    /// Returns when all are here, or `patience` is over; says whether all are here.
+    pub(crate) fn meet(&self, patience: Duration) -> bool {
+        let mut arrived = self.arrived.lock().unwrap();
+        *arrived += 1;
+        self.changed.notify_all();
+        let missing = |arrived: &mut usize| *arrived < self.expected;
+        !self.changed.wait_timeout_while(arrived, patience, missing).unwrap().1.timed_out()
+    }
+}
+
+/// Runs `work` in a thread of this name and returns what it gives.
+pub(crate) fn in_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work).unwrap().join().unwrap())
+}

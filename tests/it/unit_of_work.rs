@@ -1,0 +1,139 @@
+//! Units of work: what ends them, and what they say when they have ended already.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use rusqlite::TransactionBehavior::Immediate;
+use rusqlite_fixtures::rusqlite::{self, Connection};
+use rusqlite_fixtures::{Engine, Error, ErrorKind, UnitOfWork};
+
+use crate::support::{engine_with_entries, entries, unique_url};
+
+fn insert(connection: &Connection, key: i64) -> rusqlite::Result<usize> {
+    connection.execute("INSERT INTO entry VALUES (?1, 0)", [key])
+}
+
+fn keys(engine: &Engine) -> Vec<i64> {
+    entries(&engine.connect().unwrap()).into_iter().map(|(key, _)| key).collect()
+}
+
+#[test]
+fn commit_keeps_and_rollback_and_drop_do_not() {
+    let engine = engine_with_entries(&[]);
+    let work = engine.unit_of_work().unwrap();
+    insert(&work, 1).unwrap();
+    assert_eq!(work.engine(), &engine);
+    work.commit().unwrap();
+    let work = engine.unit_of_work().unwrap();
+    insert(&work, 2).unwrap();
+    work.rollback().unwrap();
+    let work = engine.unit_of_work().unwrap();
+    insert(&work, 3).unwrap();
+    assert_eq!(format!("{work:?}").contains("open: true"), !work.is_autocommit());
+    drop(work);
+    assert_eq!(keys(&engine), [1]);
+}
+
+#[test]
+fn a_panic_rolls_back() {
+    let engine = engine_with_entries(&[]);
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let work = engine.unit_of_work().unwrap();
+        insert(&work, 1).unwrap();
+        panic!("a failing test");
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(keys(&engine), []);
+}
+
+#[test]
+fn ended_by_the_code_under_test() {
+    let engine = engine_with_entries(&[]);
+    for (statement, operation) in [
+        ("COMMIT", UnitOfWork::commit as fn(UnitOfWork) -> _),
+        ("COMMIT", UnitOfWork::rollback),
+        ("ROLLBACK", UnitOfWork::commit),
+        ("ROLLBACK", UnitOfWork::rollback),
+    ] {
+        let work = engine.unit_of_work().unwrap();
+        let _ = insert(&work, 1);
+        work.execute_batch(statement).unwrap();
+        let error: Error = operation(work).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyEnded);
+        assert!(error.to_string().contains("had already ended"), "{error}");
+    }
+    let work = engine.unit_of_work().unwrap();
+    work.execute_batch("COMMIT").unwrap();
+    drop(work); // silently
+    assert_eq!(keys(&engine), [1], "what the code under test committed stands");
+}
+
+#[test]
+fn a_commit_that_sqlite_refuses_rolls_back() {
+    let engine = Engine::new();
+    engine
+        .connect()
+        .unwrap()
+        .execute_batch(
+            "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+             CREATE TABLE child (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED)",
+        )
+        .unwrap();
+    let connection = engine.connect().unwrap();
+    let work = engine.unit_of_work().unwrap();
+    if work.query_row("PRAGMA foreign_keys", [], |row| row.get::<_, i64>(0)) == Ok(0) {
+        return; // SQLite's own default, where it is not the bundled one
+    }
+    work.execute_batch("INSERT INTO child VALUES (1)").unwrap();
+    let error = work.commit().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Sqlite);
+    assert!(error.to_string().contains("FOREIGN KEY constraint failed"), "{error}");
+    assert_eq!(connection.query_row("SELECT count(*) FROM child", [], |row| row.get(0)), Ok(0));
+    engine.begin(Immediate).unwrap().commit().unwrap();
+}
+
+#[test]
+fn transactions_commit_on_ok_and_roll_back_on_err() {
+    let engine = engine_with_entries(&[]);
+    assert_eq!(engine.transaction(|work| insert(work, 1)), Ok(1));
+    let failed: Result<(), Error> = engine.transaction(|work| {
+        insert(work, 2)?;
+        insert(work, 1)?;
+        Ok(())
+    });
+    assert_eq!(failed.unwrap_err().kind(), ErrorKind::Sqlite);
+    let ended: Result<(), Error> = engine.transaction(|work| Ok(work.execute_batch("COMMIT")?));
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::AlreadyEnded);
+    assert_eq!(keys(&engine), [1]);
+}
+
+#[test]
+fn a_unit_of_work_may_go_to_another_thread() {
+    let engine = engine_with_entries(&[]);
+    let work = engine.unit_of_work().unwrap();
+    insert(&work, 1).unwrap();
+    thread::scope(|scope| scope.spawn(move || work.commit().unwrap()).join().unwrap());
+    assert_eq!(keys(&engine), [1]);
+}
+
+#[test]
+fn a_unit_of_work_by_url_is_on_the_shared_engine() {
+    let url = unique_url("unit-of-work");
+    let work = UnitOfWork::new(&url).unwrap();
+    assert_eq!(work.engine(), &Engine::shared(&url).unwrap());
+    assert_eq!(UnitOfWork::new("postgresql://").unwrap_err().kind(), ErrorKind::InvalidUrl);
+}
+
+#[test]
+fn a_savepoint_that_sqlite_refuses_is_an_error() {
+    let mut work = Engine::new().unit_of_work().unwrap();
+    work.set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_SQL_LENGTH, 3).unwrap();
+    assert_eq!(work.savepoint().unwrap_err().kind(), ErrorKind::Sqlite);
+}
+
+#[test]
+fn many_units_of_work_are_open_at_once() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let open: Vec<_> = (0..100).map(|_| engine.unit_of_work().unwrap()).collect();
+    assert!(open.iter().all(|work| entries(work) == [(1, 1)]));
+}

@@ -1,0 +1,137 @@
+//! What a database URL can be, and what is said of one that can't be served.
+
+use proptest::prelude::*;
+use rusqlite_fixtures::{DatabaseUrl, Engine, ErrorKind};
+
+fn parse(url: &str) -> DatabaseUrl {
+    url.parse().unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn the_spellings_of_the_default_database() {
+    for url in [
+        "sqlite:///:memory:",
+        "sqlite://",
+        "sqlite::memory:",
+        ":memory:",
+        "sqlite://:memory:",
+        "sqlite:",
+        "sqlite:///",
+        "sqlite://?mode=memory",
+        "sqlite:///:memory:?cache=shared#fragment",
+        "file::memory:",
+        "file::memory:?cache=shared",
+        "file::memory:?mode=memory&cache=shared",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+        "file:/:memory:?vfs=memdb",
+    ] {
+        assert_eq!(parse(url), DatabaseUrl::MEMORY, "{url}");
+        assert_eq!(Engine::shared(url).unwrap(), Engine::shared(":memory:").unwrap(), "{url}");
+    }
+    assert_eq!(DatabaseUrl::MEMORY.to_string(), "sqlite:///:memory:");
+    assert_eq!(DatabaseUrl::named(":memory:").unwrap(), DatabaseUrl::MEMORY);
+}
+
+#[test]
+fn the_spellings_of_a_named_database() {
+    let orders = DatabaseUrl::named("orders").unwrap();
+    for url in [
+        "sqlite:///file:orders?mode=memory&cache=shared&uri=true",
+        "file:orders?mode=memory&cache=shared",
+        "file:orders?mode=memory",
+        "file:/orders?vfs=memdb",
+        "file:///orders?vfs=memdb",
+        "file://localhost/orders?vfs=memdb",
+        "file:%6frders?cache=shared&mode=memory",
+        "file:orders?mode=memory&timeout=5#fragment",
+        "sqlite:///orders?mode=memory",
+        "sqlite:orders?mode=memory",
+        "file:orders?mode=%6demory",
+    ] {
+        assert_eq!(parse(url), orders, "{url}");
+    }
+    assert_eq!(orders.to_string(), "file:orders?mode=memory&cache=shared");
+    assert_eq!(format!("{orders:?}"), r#"DatabaseUrl("file:orders?mode=memory&cache=shared")"#);
+    assert_ne!(parse("file:/orders?mode=memory"), orders, "to SQLite, too, that is another name");
+    assert_ne!(parse("file:Orders?mode=memory"), orders);
+}
+
+#[test]
+fn files_are_refused_with_the_way_to_open_them() {
+    for (url, path) in [
+        ("sqlite:///path.db", "path.db"),
+        ("sqlite:////var/lib/path.db", "/var/lib/path.db"),
+        ("file:path.db", "path.db"),
+        ("file:path.db?mode=rwc", "path.db"),
+        ("file:path.db?cache=shared", "path.db"),
+        ("file:a%20b.db", "a b.db"),
+        ("path.db", "path.db"),
+        ("./path.db", "./path.db"),
+        (r"C:\path.db", r"C:\\path.db"),
+    ] {
+        let error = url.parse::<DatabaseUrl>().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotInMemory, "{error}");
+        assert!(error.to_string().contains(&format!("Snapshot::open(\"{path}\")")), "{error}");
+    }
+}
+
+#[test]
+fn what_is_no_url_of_ours_is_refused_with_what_would_do() {
+    for (url, reason) in [
+        ("", "it is empty"),
+        ("postgresql://localhost/orders", "its scheme is \"postgresql\""),
+        ("sqlite3://orders?mode=memory", "its scheme is \"sqlite3\""),
+        ("file:orders\0?mode=memory", "NUL"),
+        ("file:orders?mode=memory&\0", "NUL"),
+        ("a\0b", "NUL"),
+        ("file:orders%00?mode=memory", "NUL"),
+        ("file:100%?mode=memory", "hexadecimal"),
+        ("file:%zz?mode=memory", "hexadecimal"),
+        ("file:%ff?mode=memory", "UTF-8"),
+        ("file:orders?mode=%", "hexadecimal"),
+        ("file:?mode=memory", "its name is empty"),
+        ("file:/?vfs=memdb", "its name is empty"),
+        ("file:orders?mode=shared", "its mode is \"shared\""),
+        ("file:orders?vfs=memdb", "starts with a slash"),
+        ("file:orders?vfs=unix", "its VFS is \"unix\""),
+        ("file:orders?mode=memory&cache=private", "Engine::new()"),
+        ("file:orders?mode=memory&cache=no", "its cache is \"no\""),
+        ("file://elsewhere/orders?mode=memory", "its authority is \"elsewhere\""),
+        ("sqlite://?mode=nothing", "its mode is \"nothing\""),
+    ] {
+        let error = url.parse::<DatabaseUrl>().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{url:?}: {error}");
+        assert!(error.to_string().contains(reason), "{reason:?} is missing: {error}");
+        assert!(error.to_string().contains(&format!("{url:?}")), "the URL is missing: {error}");
+        assert_eq!(Engine::shared(url).unwrap_err().to_string(), error.to_string());
+    }
+    assert_eq!(DatabaseUrl::named("").unwrap_err().kind(), ErrorKind::InvalidUrl);
+    assert_eq!(DatabaseUrl::named("a\0b").unwrap_err().kind(), ErrorKind::InvalidUrl);
+}
+
+#[test]
+fn names_hold_anything() {
+    for name in ["a b", "100%", "what?", "#1", "it's \"quoted\"", "Zürich/Straße", "数据库", "a&b=c", "/", "\u{1f980}"] {
+        let url = DatabaseUrl::named(name).unwrap();
+        assert_eq!(parse(&url.to_string()), url, "{name}");
+        assert!(url.to_string().is_ascii());
+        let engine = Engine::shared(url.to_string()).unwrap();
+        engine.connect().unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+        assert_eq!(engine, Engine::shared(url.to_string()).unwrap());
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_normal_form_parses_to_the_same(name in "[^\0]+") {
+        let url = DatabaseUrl::named(&name).unwrap();
+        prop_assert_eq!(parse(&url.to_string()), url);
+    }
+
+    #[test]
+    fn no_text_makes_it_panic_and_what_parses_has_a_normal_form(url in r#"(file:|sqlite:)?[/a%2#?&=]*(:memory:|mode=memory|vfs=memdb)?\PC*"#) {
+        if let Ok(parsed) = url.parse::<DatabaseUrl>() {
+            prop_assert_eq!(parse(&parsed.to_string()), parsed);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Writers wait for their turn: in order of arrival, for a bounded time, and the error says who had the slot.
+
+use std::sync::Mutex;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::TransactionBehavior::Immediate;
+use rusqlite_fixtures::rusqlite::{self, Connection, ErrorCode};
+use rusqlite_fixtures::{Engine, Error, ErrorKind, UnitOfWork};
+
+use crate::support::{Rendezvous, engine_with_entries, entries, in_thread, number};
+
+const SHORT: Duration = Duration::from_millis(30);
+
+fn update(connection: &Connection) -> rusqlite::Result<usize> {
+    connection.execute("UPDATE entry SET value = value + 1 WHERE key = 1", [])
+}
+
+/// An engine whose writer slot is held by a unit of work, which another thread of this name has begun.
+fn engine_with_writer(thread: &str) -> (Engine, UnitOfWork) {
+    let engine = engine_with_entries(&[(1, 0)]);
+    let writer = in_thread(thread, || engine.begin(Immediate).unwrap());
+    engine.set_lock_timeout(SHORT);
+    (engine, writer)
+}
+
+#[test]
+fn the_error_names_the_holders_thread_line_and_age() {
+    let (engine, writer) = engine_with_writer("moves_the_money");
+    let started = Instant::now();
+    let error = engine.begin(Immediate).unwrap_err();
+    assert!(started.elapsed() >= SHORT);
+    assert_eq!(error.kind(), ErrorKind::LockTimeout);
+    let message = error.to_string();
+    for part in ["thread `moves_the_money` in the unit of work begun at tests/it/waiting.rs:", "ms ago", "set_lock_timeout"] {
+        assert!(message.contains(part), "{part:?} is missing: {message}");
+    }
+    assert_eq!(error.sqlite().unwrap().sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+    drop(writer);
+    engine.begin(Immediate).unwrap().commit().unwrap();
+}
+
+#[test]
+fn the_error_says_when_a_thread_waits_for_itself() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(SHORT);
+    let _writer = engine.begin(Immediate).unwrap();
+    for error in [engine.begin(Immediate).unwrap_err(), engine.reset().unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::LockTimeout);
+        assert!(error.to_string().contains("this thread waits for itself"), "{error}");
+    }
+}
+
+#[test]
+fn a_statement_that_waits_in_vain_gives_the_same_error() {
+    let (engine, _writer) = engine_with_writer("moves_the_money");
+    let has_read = engine.unit_of_work().unwrap();
+    entries(&has_read);
+    let has_not_read = engine.unit_of_work().unwrap();
+    let connection = engine.connect().unwrap();
+    for waiting in [&*has_read, &*has_not_read, &connection] {
+        let started = Instant::now();
+        let error = Error::from(update(waiting).unwrap_err());
+        assert!(started.elapsed() >= SHORT);
+        assert_eq!(error.kind(), ErrorKind::LockTimeout);
+        assert!(error.to_string().contains("thread `moves_the_money`"), "{error}");
+    }
+}
+
+#[test]
+fn the_error_tells_what_kind_of_holder_it_is() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(Duration::ZERO);
+    let expect = |part: &str| {
+        let error = engine.begin(Immediate).unwrap_err();
+        assert!(error.to_string().contains(part), "{part:?} is missing: {error}");
+    };
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    expect("in the connection opened at tests/it/waiting.rs:");
+    connection.execute_batch("COMMIT").unwrap();
+    let foreign = Connection::open(engine.uri()).unwrap();
+    foreign.execute_batch("BEGIN IMMEDIATE").unwrap();
+    expect("in a connection that was opened by the engine's URI");
+}
+
+/// The names of threads, in the order in which they came to write.
+type Order = Mutex<Vec<String>>;
+
+#[test]
+fn writers_get_their_turn_in_order_of_arrival() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(Duration::from_secs(60));
+    let (order, writer) = (Order::default(), engine.begin(Immediate).unwrap());
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let (engine, order, (waiting, waits)) = (&engine, &order, mpsc::channel());
+            scope.spawn(move || {
+                waiting.send(()).unwrap();
+                let work = engine.begin(Immediate).unwrap();
+                order.lock().unwrap().push(format!("writer {number}"));
+                update(&work).unwrap();
+                work.commit().unwrap();
+            });
+            waits.recv().unwrap();
+            // There is no way to see a thread wait from outside. To begin takes some 10 µs.
+            thread::sleep(Duration::from_millis(20));
+        }
+        writer.commit().unwrap();
+    });
+    let expected: Vec<_> = (0..8).map(|number| format!("writer {number}")).collect();
+    assert_eq!(order.into_inner().unwrap(), expected);
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 8)]);
+}
+
+#[test]
+fn nobody_is_passed_over_for_long() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    let rounds_of_the_rest = Mutex::new(0u64);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            for _ in 0..20 {
+                engine.transaction(|work| update(work)).unwrap();
+            }
+        });
+        // One that never pauses would keep the slot to itself, were a waiter only woken and not handed the slot.
+        while !waiting.is_finished() {
+            engine.transaction(|work| update(work)).unwrap();
+            *rounds_of_the_rest.lock().unwrap() += 1;
+        }
+    });
+    let total = 20 + rounds_of_the_rest.into_inner().unwrap();
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, total as i64)]);
+}
+
+#[test]
+fn a_wait_that_ended_in_vain_leaves_the_queue() {
+    let (engine, writer) = engine_with_writer("first");
+    engine.begin(Immediate).unwrap_err();
+    writer.commit().unwrap();
+    engine.set_lock_timeout(Duration::ZERO); // nobody may have been given the slot
+    engine.begin(Immediate).unwrap().commit().unwrap();
+}
+
+#[test]
+fn restore_waits_for_its_turn() {
+    let (engine, writer) = engine_with_writer("first");
+    assert_eq!(engine.restore(&engine.snapshot()).unwrap_err().kind(), ErrorKind::LockTimeout);
+    engine.set_lock_timeout(Duration::from_secs(60));
+    let started = Rendezvous::of(2);
+    thread::scope(|scope| {
+        let reset = scope.spawn(|| {
+            started.meet(Duration::from_secs(60));
+            engine.reset()
+        });
+        started.meet(Duration::from_secs(60));
+        update(&writer).unwrap();
+        writer.commit().unwrap();
+        reset.join().unwrap().unwrap();
+    });
+    assert_eq!(number(&engine.connect().unwrap(), "SELECT count(*) FROM sqlite_schema"), 0);
+}
+
+#[test]
+fn a_foreign_connection_waits_as_its_busy_timeout_says() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    let writer = engine.begin(Immediate).unwrap();
+    let foreign = Connection::open(engine.uri()).unwrap();
+    for timeout in [Duration::ZERO, Duration::from_millis(100)] {
+        foreign.busy_timeout(timeout).unwrap();
+        let started = Instant::now();
+        assert_eq!(update(&foreign).unwrap_err().sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+        assert!(started.elapsed() >= timeout);
+        assert!(started.elapsed() < timeout * 3 + Duration::from_secs(1), "{:?}", started.elapsed());
+    }
+    foreign.busy_timeout(Duration::from_secs(60)).unwrap();
+    thread::scope(|scope| {
+        let update = scope.spawn(move || update(&foreign));
+        writer.commit().unwrap();
+        assert_eq!(update.join().unwrap(), Ok(1));
+    });
+}
+
+#[test]
+fn a_foreign_connection_gets_its_turn_among_many() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    let foreign = Connection::open(engine.uri()).unwrap();
+    thread::scope(|scope| {
+        let polling = scope.spawn(move || (0..5).for_each(|_| assert_eq!(update(&foreign), Ok(1))));
+        let others: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !polling_is_over(&engine) {
+                        engine.transaction(|work| update(work)).unwrap();
+                    }
+                })
+            })
+            .collect();
+        polling.join().unwrap();
+        engine.connect().unwrap().execute("INSERT INTO entry VALUES (2, 0)", []).unwrap();
+        others.into_iter().for_each(|other| other.join().unwrap());
+    });
+    fn polling_is_over(engine: &Engine) -> bool {
+        number(&engine.unit_of_work().unwrap(), "SELECT count(*) FROM entry") == 2
+    }
+}
+
+#[test]
+fn a_connection_may_set_its_own_timeout() {
+    let (engine, _writer) = engine_with_writer("first");
+    engine.set_lock_timeout(Duration::from_secs(60));
+    let connection = engine.connect().unwrap();
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    assert_eq!(update(&connection).unwrap_err().sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+}
+
+#[test]
+fn another_database_that_is_busy_is_waited_for_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.sqlite3");
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE note (text); BEGIN IMMEDIATE").unwrap();
+    let connection = Engine::new().connect().unwrap();
+    connection.execute("ATTACH ?1 AS other", [path.to_str().unwrap()]).unwrap();
+    thread::scope(|scope| {
+        let insert = scope.spawn(move || connection.execute("INSERT INTO other.note VALUES ('waited')", []));
+        thread::sleep(Duration::from_millis(50)); // not needed; it makes the other wait, nearly always
+        other.execute_batch("COMMIT").unwrap();
+        assert_eq!(insert.join().unwrap(), Ok(1));
+    });
+}
+
+#[test]
+fn a_panic_while_the_slot_is_held_gives_it_back() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(Duration::ZERO);
+    let panicked = thread::scope(|scope| {
+        let work = || {
+            engine.transaction::<(), Error>(|work| {
+                update(work)?;
+                panic!("a failing test");
+            })
+        };
+        scope.spawn(work).join()
+    });
+    assert!(panicked.is_err());
+    assert_eq!(engine.transaction(|work| update(work)), Ok(1));
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 1)]);
+}
