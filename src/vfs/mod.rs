@@ -164,9 +164,10 @@ unsafe extern "C" fn open(
             }
             Ok(())
         }),
-        // A rollback journal, if `PRAGMA journal_mode` was run for all attached databases at once. It is read by the
-        // connection that wrote it only, so any temporary file will do.
-        FileName::Beside if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 => {
+        // A rollback journal, if `PRAGMA journal_mode` was run for all attached databases at once, or the super-journal of
+        // several files attached. They are for recovery after a crash, which no engine survives, and are otherwise read
+        // by the connection that wrote them only; so any temporary file will do.
+        FileName::Beside if flags & (ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_SUPER_JOURNAL) != 0 => {
             let flags = ffi::SQLITE_OPEN_TEMP_JOURNAL
                 | ffi::SQLITE_OPEN_READWRITE
                 | ffi::SQLITE_OPEN_CREATE
