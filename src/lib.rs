@@ -1,4 +1,4 @@
-//! Shared in-memory SQLite engines and units of work for tests.
+#![doc = include_str!("../README.md")]
 
 mod engine;
 mod error;

@@ -40,7 +40,7 @@ impl Origin {
         Origin { thread: thread::current(), purpose, since: Instant::now() }
     }
 
-    pub(crate) fn from_now(self) -> Origin {
+    pub(crate) fn restarted(self) -> Origin {
         Origin { since: Instant::now(), ..self }
     }
 

@@ -240,3 +240,94 @@ fn cut(node: &mut Arc<Node>, level: u32, count: usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write { offset: usize, len: usize, byte: u8 },
+        Resize { len: usize },
+        Clone,
+        Back { to: usize },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Far enough for three levels of nodes, and often at the edges of pages.
+        let offset = prop_oneof![0..3 * PAGE, 0..2_000_000usize, (0..300usize).prop_map(|page| page * PAGE)];
+        let len = prop_oneof![Just(PAGE), Just(512), 1..3 * PAGE, Just(16 * PAGE)];
+        let resized = prop_oneof![offset.clone(), Just(0)];
+        prop_oneof![
+            6 => (offset, len, any::<u8>()).prop_map(|(offset, len, byte)| Step::Write { offset, len, byte }),
+            2 => resized.prop_map(|len| Step::Resize { len }),
+            1 => Just(Step::Clone),
+            1 => (0..4usize).prop_map(|to| Step::Back { to }),
+        ]
+    }
+
+    proptest! {
+        /// Pages are what a `Vec<u8>` is, and clones of them stay what they were.
+        #[test]
+        fn pages_are_bytes(base in 0..60_000usize, steps in prop::collection::vec(step(), 1..25)) {
+            let mut model: Vec<u8> = (0..base).map(|at| (at / 7) as u8).collect();
+            let mut pages = Pages::from_bytes(model.clone());
+            let mut clones = vec![(pages.clone(), model.clone())];
+            for step in steps {
+                match step {
+                    Step::Write { offset, len, byte } => {
+                        let data: Vec<u8> = (0..len).map(|at| byte.wrapping_add(at as u8)).collect();
+                        model.resize(model.len().max(offset + len), 0);
+                        model[offset..offset + len].copy_from_slice(&data);
+                        pages.write(offset, &data);
+                    }
+                    Step::Resize { len } => {
+                        model.resize(len, 0);
+                        pages.resize(len);
+                    }
+                    Step::Clone => clones.push((pages.clone(), model.clone())),
+                    Step::Back { to } => (pages, model) = clones[to % clones.len()].clone(),
+                }
+                prop_assert_eq!(pages.len(), model.len());
+                prop_assert!(pages.to_vec() == model);
+            }
+            for (pages, model) in clones {
+                prop_assert!(pages.to_vec() == model, "a clone was changed");
+            }
+        }
+
+        #[test]
+        fn any_part_can_be_read(len in 0..20_000usize, offset in 0..25_000usize, count in 0..10_000usize) {
+            let mut pages = Pages::default();
+            let bytes: Vec<u8> = (0..len).map(|at| at as u8 | 1).collect();
+            pages.write(0, &bytes);
+            let mut buffer = vec![0xff; count];
+            let there = pages.read(offset, &mut buffer);
+            prop_assert_eq!(there, count.min(len.saturating_sub(offset)));
+            prop_assert_eq!(&buffer[..there], bytes.get(offset..offset + there).unwrap_or(&[]));
+            prop_assert!(buffer[there..].iter().all(|byte| *byte == 0), "zeros beyond the end");
+        }
+    }
+
+    #[test]
+    fn a_clone_shares_its_pages_until_it_is_written() {
+        let mut one = Pages::default();
+        one.write(0, &[1; 40 * PAGE]);
+        let mut other = one.clone();
+        assert!(one.same(&other));
+        other.write(20 * PAGE, &[2; 10]);
+        assert!(!one.same(&other));
+        let shared = (1..40).filter(|&page| std::ptr::eq(one.page(page).unwrap(), other.page(page).unwrap())).count();
+        assert_eq!(shared, 38, "all but the one that was written");
+    }
+
+    #[test]
+    fn bytes_are_kept_and_not_copied() {
+        let bytes = vec![7; 10 * PAGE];
+        let address = bytes.as_ptr();
+        let pages = Pages::from_bytes(bytes);
+        assert_eq!(pages.base.unwrap().as_ptr(), address);
+    }
+}

@@ -75,17 +75,13 @@ impl MemoryEngines {
     ///
     /// # Panics
     /// When `create` does.
-    pub fn get_or_create_with<E: From<Error>>(
-        &self,
-        url: &DatabaseUrl,
-        create: impl FnOnce() -> Result<Engine, E>,
-    ) -> Result<Engine, E> {
+    pub fn get_or_create_with(&self, url: &DatabaseUrl, create: impl FnOnce() -> Result<Engine>) -> Result<Engine> {
         let mut entries = self.lock();
         loop {
             match entries.get(url) {
                 Some(Entry::Ready(engine)) => return Ok(engine.clone()),
                 Some(Entry::BeingCreated { by }) if *by == thread::current().id() => {
-                    return Err(Error::recursive_creation(url).into());
+                    return Err(Error::recursive_creation(url));
                 }
                 Some(Entry::BeingCreated { .. }) => {
                     entries = self.settled.wait(entries).unwrap_or_else(PoisonError::into_inner);

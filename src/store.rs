@@ -246,7 +246,7 @@ impl State {
             Some(first) if first.stage == Stage::There || first.origin.age() >= MAX_PASSED_OVER => {
                 first.woken.notify_one(); // it may have gone back to sleep
                 let first = self.queue.pop_front();
-                self.writer = first.map(|first| Writer { token: first.token, origin: first.origin.from_now() });
+                self.writer = first.map(|first| Writer { token: first.token, origin: first.origin.restarted() });
             }
             Some(first) if first.stage == Stage::Asleep => {
                 first.stage = Stage::Called;
@@ -254,5 +254,178 @@ impl State {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::Location;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const FOR_EVER: Duration = Duration::from_secs(60);
+
+    fn purpose() -> Purpose {
+        Purpose::UnitOfWork(Location::caller())
+    }
+
+    fn store() -> Store {
+        Store::new(Snapshot::empty())
+    }
+
+    fn commit(store: &Store, content: &[u8]) {
+        let token = Token::new();
+        store.acquire(token, purpose(), None, FOR_EVER).unwrap();
+        let mut pages = store.current().pages().clone();
+        pages.resize(0);
+        pages.write(0, content);
+        store.publish(pages);
+        store.release(token);
+    }
+
+    /// Waits until so many are in the queue. (What no test from outside could see.)
+    fn until_queued(store: &Store, count: usize) {
+        while store.lock().queue.len() < count {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_slot_is_for_one_at_a_time() {
+        let (store, one, other) = (store(), Token::new(), Token::new());
+        let now = store.current();
+        store.try_acquire(one, purpose(), &now).unwrap();
+        store.try_acquire(one, purpose(), &now).expect("who has it may ask again");
+        assert!(matches!(store.try_acquire(other, purpose(), &now), Err(Refusal::Held { .. })));
+        store.release(other);
+        assert!(store.try_acquire(other, purpose(), &now).is_err(), "only the holder can give it up");
+        store.release(one);
+        store.try_acquire(other, purpose(), &now).unwrap();
+    }
+
+    #[test]
+    fn who_has_read_something_older_is_refused() {
+        let (store, token) = (store(), Token::new());
+        let old = store.current();
+        commit(&store, &[1; 200]);
+        assert!(matches!(store.try_acquire(token, purpose(), &old), Err(Refusal::Stale { .. })));
+        store.try_acquire(token, purpose(), &store.current()).unwrap();
+    }
+
+    #[test]
+    fn waiters_come_in_order_of_arrival() {
+        let (store, holder, (order, arrivals)) = (store(), Token::new(), mpsc::channel());
+        store.acquire(holder, purpose(), None, FOR_EVER).unwrap();
+        thread::scope(|scope| {
+            for number in 0..6 {
+                let (store, order) = (&store, order.clone());
+                scope.spawn(move || {
+                    let token = Token::new();
+                    store.acquire(token, purpose(), None, FOR_EVER).unwrap();
+                    order.send(number).unwrap();
+                    store.release(token);
+                });
+                until_queued(store, number + 1);
+            }
+            store.release(holder);
+        });
+        drop(order);
+        assert_eq!(arrivals.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_waiter_that_was_passed_over_for_long_is_handed_the_slot() {
+        let (store, holder, waiter) = (store(), Token::new(), Token::new());
+        store.acquire(holder, purpose(), None, FOR_EVER).unwrap();
+        {
+            let mut state = store.lock();
+            state.enqueue(waiter, purpose(), None);
+            thread::sleep(MAX_PASSED_OVER);
+            state.release(holder);
+        }
+        assert!(matches!(store.try_acquire(holder, purpose(), &store.current()), Err(Refusal::Held { .. })));
+        store.try_acquire(waiter, purpose(), &store.current()).expect("it has the slot without having woken up");
+    }
+
+    #[test]
+    fn a_waiter_on_its_way_may_be_passed_over_but_once_it_is_there_it_is_next() {
+        let (store, holder, waiter) = (store(), Token::new(), Token::new());
+        let now = store.current();
+        store.acquire(holder, purpose(), None, FOR_EVER).unwrap();
+        store.lock().enqueue(waiter, purpose(), None);
+        store.release(holder);
+        assert!(store.lock().queue[0].stage == Stage::Called);
+        store.try_acquire(holder, purpose(), &now).expect("the waiter has not come yet");
+        assert!(store.lock().arrive(waiter));
+        assert!(!store.lock().arrive(waiter), "it arrives once");
+        store.release(holder);
+        assert!(store.try_acquire(holder, purpose(), &now).is_err());
+        store.try_acquire(waiter, purpose(), &now).unwrap();
+        assert!(store.lock().queue.is_empty());
+    }
+
+    #[test]
+    fn when_the_first_waiter_gives_up_the_next_is_called() {
+        let (store, first, second) = (store(), Token::new(), Token::new());
+        let mut state = store.lock();
+        state.enqueue(first, purpose(), None);
+        state.enqueue(second, purpose(), None);
+        state.offer();
+        assert!(state.queue[0].stage == Stage::Called);
+        state.leave_queue(first);
+        assert_eq!(state.queue.len(), 1);
+        assert!(state.queue[0].stage == Stage::Called, "or the free slot would be nobody's");
+    }
+
+    #[test]
+    fn a_waiter_who_builds_on_what_is_replaced_is_told_at_once() {
+        let (store, holder) = (store(), Token::new());
+        let old = store.current();
+        store.acquire(holder, purpose(), None, FOR_EVER).unwrap();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| store.acquire(Token::new(), purpose(), Some(&old), FOR_EVER));
+            until_queued(&store, 1);
+            store.publish(Pages::from_bytes(vec![1; 200]));
+            assert!(matches!(waiter.join().unwrap(), Err(Refusal::Stale { .. })), "while the slot is still held");
+        });
+        assert!(store.lock().queue.is_empty());
+    }
+
+    #[test]
+    fn a_slot_that_was_handed_to_who_can_not_use_it_is_handed_on() {
+        let (store, holder, stale) = (store(), Token::new(), Token::new());
+        let old = store.current();
+        store.acquire(holder, purpose(), None, FOR_EVER).unwrap();
+        store.lock().enqueue(stale, purpose(), Some(&old));
+        store.lock().queue[0].stage = Stage::There;
+        store.publish(Pages::from_bytes(vec![1; 200]));
+        store.release(holder);
+        assert!(matches!(store.try_acquire(stale, purpose(), &old), Err(Refusal::Stale { .. })));
+        store.try_acquire(holder, purpose(), &store.current()).expect("the slot is free again");
+    }
+
+    #[test]
+    fn a_poisoned_lock_is_recovered_from() {
+        let store = store();
+        let poisoned = thread::scope(|scope| {
+            let panic = || {
+                let _state = store.state.lock();
+                panic!("while the lock is held");
+            };
+            scope.spawn(panic).join().is_err()
+        });
+        assert!(poisoned && store.state.is_poisoned());
+        commit(&store, &[1; 200]);
+        assert_eq!(store.current().size(), 200);
+    }
+
+    #[test]
+    fn restoring_what_is_there_changes_nothing() {
+        let store = store();
+        commit(&store, &[1; 200]);
+        let before = store.current();
+        store.restore(&before);
+        assert!(store.current().is(&before));
     }
 }

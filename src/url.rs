@@ -43,7 +43,7 @@ impl DatabaseUrl {
 /// SQLite's own name for a database in memory, so no other is called so.
 const DEFAULT: &str = ":memory:";
 
-/// By its name, so that a map of URLs can be searched with what [`parse`] gives, and nothing is allocated.
+/// By its name, so that a map of URLs can be searched with what `parse` gives, and nothing is allocated.
 impl Borrow<str> for DatabaseUrl {
     fn borrow(&self) -> &str {
         &self.name

@@ -122,7 +122,7 @@ impl Handle {
     }
 
     /// The image to write to. A connection that does not hold the writer slot has none.
-    pub(super) fn to_write(&mut self) -> Result<&mut Pages, Code> {
+    pub(super) fn writable(&mut self) -> Result<&mut Pages, Code> {
         match &self.read {
             Some(read) if self.lock >= Lock::Reserved => Ok(self.written.get_or_insert_with(|| read.pages().clone())),
             _ => Err(ffi::SQLITE_IOERR_WRITE),

@@ -20,6 +20,9 @@ use self::mount::FileName;
 pub(crate) use self::mount::Mount;
 pub(crate) use self::session::{Session, connect};
 
+/// Of SQLite 3.48, so that not all bindings have it. Older versions of SQLite don't look at it.
+const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
+
 const NAME: &CStr = c"rusqlite-fixtures";
 
 /// Registers the VFS with SQLite, once in a process.
@@ -335,7 +338,7 @@ unsafe extern "C" fn write(
         // SAFETY: xWrite has `amount` bytes to write.
         let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), amount) };
         // SAFETY: as in `read`.
-        unsafe { handle(file) }.to_write()?.write(offset, data);
+        unsafe { handle(file) }.writable()?.write(offset, data);
         Ok(())
     })
 }
@@ -343,7 +346,7 @@ unsafe extern "C" fn write(
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_TRUNCATE, || {
         // SAFETY: as in `read`.
-        unsafe { handle(file) }.to_write()?.resize(unsigned(size)?);
+        unsafe { handle(file) }.writable()?.resize(unsigned(size)?);
         Ok(())
     })
 }
@@ -441,5 +444,5 @@ unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
         | ffi::SQLITE_IOCAP_SAFE_APPEND
         | ffi::SQLITE_IOCAP_SEQUENTIAL
         | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE
-        | ffi::SQLITE_IOCAP_SUBPAGE_READ
+        | SQLITE_IOCAP_SUBPAGE_READ
 }

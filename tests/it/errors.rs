@@ -64,10 +64,7 @@ fn every_message() {
             "can't create the shared engine `file:orders?mode=memory&cache=shared`: its creation, on this very thread, \
              asks for the same engine and would wait for itself; use the engine that is being made, or another URL",
         ),
-        (
-            syntax,
-            "near \"SELEC\": syntax error in SELEC N at offset N",
-        ),
+        (syntax, "near \"SELEC\": syntax error in SELEC N at offset N"),
         (
             Snapshot::from_bytes(vec![]).unwrap_err(),
             "can't take these bytes as a SQLite database: it is empty (Engine::new() makes an empty database)",

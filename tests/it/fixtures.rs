@@ -52,7 +52,12 @@ fn accounts(fresh_engine: Engine) -> Engine {
 }
 
 #[rstest]
-fn fixtures_compose(accounts: Engine, #[from(fresh_unit_of_work)] #[with(accounts.fork())] work: UnitOfWork) {
+fn fixtures_compose(
+    accounts: Engine,
+    #[from(fresh_unit_of_work)]
+    #[with(accounts.fork())]
+    work: UnitOfWork,
+) {
     assert_eq!(number(&work, "SELECT count(*) FROM account"), 1);
     assert_ne!(work.engine(), &accounts);
 }

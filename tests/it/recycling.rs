@@ -57,7 +57,8 @@ fn nothing_is_left_of_a_statement_that_was_not_finished() {
 
 #[test]
 fn nothing_is_left_of_temporary_and_attached_schemas() {
-    let no_such = |name: &'static str| move |next: &UnitOfWork| assert!(next.prepare(&format!("SELECT * FROM {name}")).is_err());
+    let no_such =
+        |name: &'static str| move |next: &UnitOfWork| assert!(next.prepare(&format!("SELECT * FROM {name}")).is_err());
     after(run("CREATE TEMP TABLE scratch (a)"), no_such("scratch"));
     after(run("COMMIT; CREATE TEMP TABLE scratch (a); BEGIN"), no_such("scratch"));
     after(run("CREATE TEMP VIEW scratch AS SELECT * FROM entry"), no_such("scratch"));
@@ -165,25 +166,30 @@ fn nothing_is_left_of_hooks() {
     ) -> c_int {
         called()
     }
-    let set: [fn(*mut sqlite3) -> bool; 6] = [
-        // SAFETY, of all: the connection is open, and the functions are what SQLite takes.
-        |db| unsafe { ffi::sqlite3_commit_hook(db, Some(on_commit), null_mut()).is_null() },
-        |db| unsafe { ffi::sqlite3_rollback_hook(db, Some(on_rollback), null_mut()).is_null() },
-        |db| unsafe { ffi::sqlite3_update_hook(db, Some(on_update), null_mut()).is_null() },
-        |db| unsafe { ffi::sqlite3_progress_handler(db, 1, Some(on_commit), null_mut()) } == (),
-        |db| unsafe { ffi::sqlite3_trace_v2(db, ffi::SQLITE_TRACE_STMT as u32, Some(on_trace), null_mut()) == ffi::SQLITE_OK },
-        |db| unsafe { ffi::sqlite3_set_authorizer(db, Some(on_authorize), null_mut()) == ffi::SQLITE_OK },
-    ];
-    for (number, set) in set.into_iter().enumerate() {
+    const TRACE_STATEMENTS: u32 = 1;
+    let set = |db: *mut sqlite3, hook| {
+        // SAFETY: the connection is open, as is the one in `after`, and the functions are what SQLite takes.
+        unsafe {
+            match hook {
+                0 => assert!(ffi::sqlite3_commit_hook(db, Some(on_commit), null_mut()).is_null()),
+                1 => assert!(ffi::sqlite3_rollback_hook(db, Some(on_rollback), null_mut()).is_null()),
+                2 => assert!(ffi::sqlite3_update_hook(db, Some(on_update), null_mut()).is_null()),
+                3 => ffi::sqlite3_progress_handler(db, 1, Some(on_commit), null_mut()),
+                4 => assert_eq!(ffi::sqlite3_trace_v2(db, TRACE_STATEMENTS, Some(on_trace), null_mut()), 0),
+                _ => assert_eq!(ffi::sqlite3_set_authorizer(db, Some(on_authorize), null_mut()), 0),
+            }
+        }
+    };
+    for hook in 0..6 {
         after(
             // SAFETY: used at once, while the connection is open.
-            |work| assert!(set(unsafe { work.handle() })),
+            |work| set(unsafe { work.handle() }, hook),
             |next| {
                 let before = CALLS.load(Ordering::Relaxed);
                 next.execute("UPDATE entry SET value = 2", []).unwrap();
                 next.execute("UPDATE entry SET value = 1", []).unwrap();
                 next.prepare("SELECT max(value) FROM entry").unwrap();
-                assert_eq!(CALLS.load(Ordering::Relaxed), before, "hook {number}");
+                assert_eq!(CALLS.load(Ordering::Relaxed), before, "hook {hook}");
             },
         );
     }
@@ -197,7 +203,8 @@ fn a_timeout_of_the_test_before_is_gone() {
     work.busy_timeout(Duration::from_secs(60)).unwrap();
     drop(work);
     engine.set_lock_timeout(Duration::ZERO);
-    let (_writer, next) = (engine.begin(rusqlite::TransactionBehavior::Immediate).unwrap(), engine.unit_of_work().unwrap());
+    let (_writer, next) =
+        (engine.begin(rusqlite::TransactionBehavior::Immediate).unwrap(), engine.unit_of_work().unwrap());
     assert!(next.execute("DELETE FROM entry", []).is_err(), "it waits as the engine says");
 }
 

@@ -33,7 +33,7 @@ fn creates_once_while_others_wait() {
     let create = || {
         creations.fetch_add(1, Ordering::Relaxed);
         thread::yield_now(); // so that others come while it is being made
-        Ok::<_, Error>(Engine::new())
+        Ok(Engine::new())
     };
     let found = at_once(16, |_| engines.get_or_create_with(&url("orders"), create).unwrap());
     assert_eq!(creations.into_inner(), 1);
@@ -49,7 +49,7 @@ fn a_creation_keeps_nobody_waiting_who_asks_for_another_url() {
     thread::scope(|scope| {
         let engines = &engines;
         scope.spawn(move || {
-            engines.get_or_create_with::<Error>(&url("slow"), || {
+            engines.get_or_create_with(&url("slow"), || {
                 in_creation.send(()).unwrap();
                 may_go_on.recv().unwrap();
                 Ok(Engine::new())
@@ -104,7 +104,7 @@ fn a_creation_that_asks_for_itself_is_told_so() {
 #[test]
 fn a_creation_may_ask_for_other_engines() {
     let engines = MemoryEngines::new();
-    let copy = || Ok::<_, Error>(engines.get_or_create(&url("original"))?.fork());
+    let copy = || Ok(engines.get_or_create(&url("original"))?.fork());
     let copy = engines.get_or_create_with(&url("copy"), copy).unwrap();
     assert_ne!(Some(copy), engines.get(&url("original")));
 }

@@ -116,7 +116,8 @@ fn sqlite3(path: &Path, sql: &str) -> Option<String> {
 fn the_sqlite3_program_reads_what_is_saved_and_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let (theirs, ours) = (folder.path().join("theirs.sqlite3"), folder.path().join("ours.sqlite3"));
-    let create = "CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER); INSERT INTO entry VALUES (1, 10), (2, 20)";
+    let create =
+        "CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER); INSERT INTO entry VALUES (1, 10), (2, 20)";
     if sqlite3(&theirs, create).is_none() {
         return;
     }

@@ -83,7 +83,10 @@ fn attach_another_engine_and_commit_in_both() {
         connection.execute_batch("BEGIN; UPDATE entry SET value = 10; UPDATE other.entry SET value = 20").unwrap();
         assert_eq!(entries(&other.connect().unwrap())[0].0, 2);
         connection.execute_batch("ROLLBACK").unwrap();
-        assert_eq!((entries(&one.connect().unwrap()), entries(&other.connect().unwrap())), (vec![(1, 1)], vec![(2, 2)]));
+        assert_eq!(
+            (entries(&one.connect().unwrap()), entries(&other.connect().unwrap())),
+            (vec![(1, 1)], vec![(2, 2)])
+        );
         connection
             .execute_batch(
                 "BEGIN; INSERT INTO entry SELECT * FROM other.entry; DELETE FROM other.entry; COMMIT;
@@ -107,7 +110,8 @@ fn attach_a_file_to_an_engine_and_an_engine_to_a_file() {
     let file = Connection::open(&path).unwrap();
     assert_eq!(number(&file, "SELECT count(*) FROM copy"), 1);
     file.execute("ATTACH ?1 AS engine", [engine.uri()]).unwrap();
-    file.execute_batch("BEGIN; INSERT INTO copy VALUES (2, 2); INSERT INTO engine.entry VALUES (2, 2); COMMIT").unwrap();
+    file.execute_batch("BEGIN; INSERT INTO copy VALUES (2, 2); INSERT INTO engine.entry VALUES (2, 2); COMMIT")
+        .unwrap();
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 1), (2, 2)]);
 }
 
@@ -131,7 +135,9 @@ fn several_files_attached_are_committed_together() {
 #[test]
 fn temporary_tables_and_large_sorts() {
     for connection in both(&Engine::new()) {
-        connection.execute_batch("PRAGMA temp_store = FILE; PRAGMA cache_size = 5; PRAGMA temp.cache_size = 5").unwrap();
+        connection
+            .execute_batch("PRAGMA temp_store = FILE; PRAGMA cache_size = 5; PRAGMA temp.cache_size = 5")
+            .unwrap();
         connection.execute_batch("CREATE TEMP TABLE scratch (id INTEGER PRIMARY KEY, content BLOB)").unwrap();
         fill(&connection, 3000);
         connection.execute_batch("INSERT INTO scratch SELECT id, content FROM filler").unwrap();
@@ -249,7 +255,8 @@ fn journal_modes_set_for_a_main_file_do_no_harm_to_an_attached_engine() {
         let file = Connection::open(folder.path().join(number.to_string())).unwrap();
         file.execute("ATTACH ?1 AS engine", [engine.uri()]).unwrap();
         file.execute_batch(&format!("PRAGMA journal_mode = {mode}")).unwrap();
-        file.execute_batch("BEGIN; UPDATE engine.entry SET value = 2; SAVEPOINT s; UPDATE engine.entry SET value = 3").unwrap();
+        file.execute_batch("BEGIN; UPDATE engine.entry SET value = 2; SAVEPOINT s; UPDATE engine.entry SET value = 3")
+            .unwrap();
         file.execute_batch("ROLLBACK TO s; COMMIT").unwrap();
         file.execute_batch("BEGIN; UPDATE engine.entry SET value = 4; ROLLBACK").unwrap();
         for connection in both(&engine) {
@@ -360,7 +367,9 @@ fn a_database_of_one_gibibyte() {
     // SQLite leaves out the page at the offset of 1 GiB, where file systems' locks would be.
     let engine = Engine::new();
     let connection = engine.connect().unwrap();
-    connection.execute_batch("PRAGMA page_size = 65536; PRAGMA cache_size = 20; CREATE TABLE big (content BLOB)").unwrap();
+    connection
+        .execute_batch("PRAGMA page_size = 65536; PRAGMA cache_size = 20; CREATE TABLE big (content BLOB)")
+        .unwrap();
     for _ in 0..11 {
         connection.execute("INSERT INTO big VALUES (zeroblob(100000000))", []).unwrap();
     }

@@ -4,6 +4,7 @@
 //! Were either ever to repeat with other content, what is read here would differ from the model.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use proptest::prelude::*;
 use rusqlite_fixtures::rusqlite::{self, Connection};
@@ -93,8 +94,8 @@ impl World {
                 }
             }
             Step::CreateTable { connection, table, columns } => {
-                if !self.now.contains_key(&table) {
-                    self.now.insert(table, BTreeMap::new());
+                if let Entry::Vacant(entry) = self.now.entry(table) {
+                    entry.insert(BTreeMap::new());
                     self.execute(connection, &format!("CREATE TABLE t{table} ({columns})"));
                 }
             }
@@ -213,7 +214,9 @@ fn a_new_engine_is_empty_again_after_a_reset() {
     let idle = engine.connect().unwrap();
     for page_size in [512, 4096, 65536] {
         let writer = engine.connect().unwrap();
-        writer.execute_batch(&format!("PRAGMA page_size = {page_size}; CREATE TABLE t (a); INSERT INTO t VALUES (1)")).unwrap();
+        writer
+            .execute_batch(&format!("PRAGMA page_size = {page_size}; CREATE TABLE t (a); INSERT INTO t VALUES (1)"))
+            .unwrap();
         assert_eq!(number(&idle, "SELECT count(*) FROM t"), 1);
         assert_eq!(number(&idle, "PRAGMA page_size"), page_size);
         engine.reset().unwrap();

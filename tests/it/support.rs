@@ -69,5 +69,7 @@ impl Rendezvous {
 
 /// Runs `work` in a thread of this name and returns what it gives.
 pub(crate) fn in_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work).unwrap().join().unwrap())
+    thread::scope(|scope| {
+        thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work).unwrap().join().unwrap()
+    })
 }

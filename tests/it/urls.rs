@@ -111,7 +111,8 @@ fn what_is_no_url_of_ours_is_refused_with_what_would_do() {
 
 #[test]
 fn names_hold_anything() {
-    for name in ["a b", "100%", "what?", "#1", "it's \"quoted\"", "Zürich/Straße", "数据库", "a&b=c", "/", "\u{1f980}"] {
+    for name in ["a b", "100%", "what?", "#1", "it's \"quoted\"", "Zürich/Straße", "数据库", "a&b=c", "/", "\u{1f980}"]
+    {
         let url = DatabaseUrl::named(name).unwrap();
         assert_eq!(parse(&url.to_string()), url, "{name}");
         assert!(url.to_string().is_ascii());

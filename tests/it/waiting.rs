@@ -33,7 +33,9 @@ fn the_error_names_the_holders_thread_line_and_age() {
     assert!(started.elapsed() >= SHORT);
     assert_eq!(error.kind(), ErrorKind::LockTimeout);
     let message = error.to_string();
-    for part in ["thread `moves_the_money` in the unit of work begun at tests/it/waiting.rs:", "ms ago", "set_lock_timeout"] {
+    for part in
+        ["thread `moves_the_money` in the unit of work begun at tests/it/waiting.rs:", "ms ago", "set_lock_timeout"]
+    {
         assert!(message.contains(part), "{part:?} is missing: {message}");
     }
     assert_eq!(error.sqlite().unwrap().sqlite_error_code(), Some(ErrorCode::DatabaseBusy));

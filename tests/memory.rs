@@ -1,0 +1,54 @@
+//! Engines that are gone have given back all their memory. A process of its own, for it measures the process.
+
+use std::fs;
+
+use rusqlite_fixtures::{Engine, Snapshot, rusqlite};
+
+/// Bytes of the process that are in memory; `None` where the system does not tell.
+fn resident() -> Option<usize> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kilobytes: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+const MEGABYTE: usize = 1 << 20;
+
+fn ten_megabytes() -> Engine {
+    let engine = Engine::new();
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("CREATE TABLE file (content BLOB)").unwrap();
+    connection.execute("INSERT INTO file VALUES (zeroblob(10000000))", []).unwrap();
+    engine
+}
+
+/// Makes an engine and drops it, so often; then the process must be as large as it was. (The first few make room that
+/// the allocator keeps.)
+fn leaves_nothing_behind(times: usize, make: impl Fn() -> Engine) {
+    (0..10).for_each(|_| drop(make()));
+    let Some(before) = resident() else { return };
+    (0..times).for_each(|_| drop(make()));
+    let grown = resident().unwrap().saturating_sub(before);
+    assert!(grown < 20 * MEGABYTE, "{times} engines later, the process is {} MB larger", grown / MEGABYTE);
+}
+
+/// One test, for two at once would measure each other. The control comes first: engines that stay are seen.
+#[test]
+fn engines_give_their_memory_back() {
+    if let Some(before) = resident() {
+        let kept: Vec<Engine> = (0..5).map(|_| ten_megabytes()).collect();
+        assert!(resident().unwrap() - before > 45 * MEGABYTE, "{} engines of 10 MB are not seen", kept.len());
+    }
+    let times = std::env::var("RUSQLITE_FIXTURES_ENGINES").map_or(200, |times| times.parse().unwrap());
+    leaves_nothing_behind(times, ten_megabytes);
+
+    let template: Snapshot = ten_megabytes().snapshot();
+    leaves_nothing_behind(10_000, || {
+        let fork = template.engine();
+        let update = |work: &mut rusqlite_fixtures::UnitOfWork| -> rusqlite::Result<usize> {
+            work.execute("INSERT INTO file VALUES ('of this fork')", [])
+        };
+        fork.transaction(update).unwrap();
+        fork
+    });
+}
