@@ -117,15 +117,22 @@ impl Engine {
     pub fn begin(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
         let purpose = Purpose::UnitOfWork(Location::caller());
         while let Some(mut session) = self.take_idle() {
-            session.begin(behavior, purpose)?;
-            if !session.was_changed() {
-                return Ok(UnitOfWork::begun(self.clone(), session));
+            let begun = session.begin(behavior, purpose);
+            if session.was_changed() {
+                continue; // after the last unit of work; even BEGIN may have been forbidden
             }
+            return self.begun(session, begun);
         }
         let opened = Session::open(self.uri(), purpose);
         let mut session = opened.map_err(|cause| Error::open_connection(self.name(), cause))?;
-        session.begin(behavior, purpose)?;
-        Ok(UnitOfWork::begun(self.clone(), session))
+        let begun = session.begin(behavior, purpose);
+        self.begun(session, begun)
+    }
+
+    fn begun(&self, session: Session, begun: rusqlite::Result<()>) -> Result<UnitOfWork> {
+        let unit_of_work = UnitOfWork::begun(self.clone(), session); // which gives the session back, if it has not begun
+        begun?;
+        Ok(unit_of_work)
     }
 
     /// Runs `work` in a unit of work that waits for its turn to write first (`BEGIN IMMEDIATE`), and commits it when it

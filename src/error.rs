@@ -109,7 +109,7 @@ impl Error {
     pub(crate) fn already_ended(operation: &str, engine: &str) -> Error {
         let message = format!(
             "can't {operation} a unit of work on {engine}: it had already ended, because the code under test ran COMMIT \
-             or ROLLBACK itself (or SQLite rolled back after an error); what that did stands"
+             or ROLLBACK itself, or SQLite rolled back after an error"
         );
         Error::new(ErrorKind::AlreadyEnded, message)
     }
@@ -176,12 +176,21 @@ impl std::error::Error for Error {
     }
 }
 
+/// The extended result code, if this is SQLite's error for a lock that it did not get. (SQLITE_BUSY has other messages.)
+fn code_of_a_lock(error: &rusqlite::Error) -> Option<i32> {
+    match error {
+        rusqlite::Error::SqliteFailure(code, Some(message)) if message == "database is locked" => {
+            Some(code.extended_code)
+        }
+        _ => None,
+    }
+}
+
 impl From<rusqlite::Error> for Error {
     /// Keeps SQLite's error as the source. Where an engine refused a lock on this thread just now, the message says what
     /// SQLite's "database is locked" can't: who holds the writer slot, since when, and begun at which line.
     fn from(cause: rusqlite::Error) -> Error {
-        let code = cause.sqlite_error().map(|error| error.extended_code);
-        match code.and_then(Refusal::take) {
+        match code_of_a_lock(&cause).and_then(Refusal::take) {
             Some((engine, refusal)) => Error::from_refusal(&engine, &refusal, cause),
             None => Error::new(ErrorKind::Sqlite, cause.to_string()).caused_by(Source::Sqlite(cause)),
         }

@@ -75,27 +75,41 @@ pub(crate) enum Refusal {
     Stale { by: Origin },
 }
 
+/// A refusal, by which engine, and when.
+struct Latest {
+    engine: String,
+    refusal: Refusal,
+    at: Instant,
+}
+
+/// How long after a refusal an error with its code is taken for it.
+const RECENT: Duration = Duration::from_secs(1);
+
 thread_local! {
-    /// The latest refusal on this thread, of which engine. SQLite hands on a result code only; this keeps the rest of it
+    /// The latest refusal on this thread. SQLite hands on a result code only; this keeps the rest of it
     /// until the code has come back as a `rusqlite::Error`.
-    static LATEST: RefCell<Option<(String, Refusal)>> = const { RefCell::new(None) };
+    static LATEST: RefCell<Option<Latest>> = const { RefCell::new(None) };
 }
 
 impl Refusal {
     /// Keeps the refusal for the error that is about to be made of its result code.
     pub(crate) fn remember(self, engine: &str) {
         // A destructor of another thread-local may run SQLite when this one is gone; then the detail is lost, no more.
-        let _ = LATEST.try_with(|latest| latest.replace(Some((engine.to_owned(), self))));
+        let _ = LATEST.try_with(|latest| {
+            latest.replace(Some(Latest { engine: engine.to_owned(), refusal: self, at: Instant::now() }))
+        });
     }
 
     pub(crate) fn forget() {
         let _ = LATEST.try_with(|latest| latest.take());
     }
 
-    /// The latest refusal of this thread, if its SQLite result code is this one.
+    /// The latest refusal of this thread, if it is recent and its SQLite result code is this one.
     pub(crate) fn take(extended_code: i32) -> Option<(String, Refusal)> {
-        let fits = |latest: &mut (String, Refusal)| latest.1.extended_code() == extended_code;
-        LATEST.try_with(|latest| latest.borrow_mut().take_if(fits)).ok().flatten()
+        let fits =
+            |latest: &mut Latest| latest.refusal.extended_code() == extended_code && latest.at.elapsed() < RECENT;
+        let latest = LATEST.try_with(|latest| latest.borrow_mut().take_if(fits)).ok().flatten()?;
+        Some((latest.engine, latest.refusal))
     }
 
     /// The same refusal, of a wait that began at `start`.

@@ -3,6 +3,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -64,10 +65,14 @@ const CHANGE_COUNTER: usize = 24;
 const PAGE_COUNT: usize = 28;
 const SCHEMA_COOKIE: usize = 40;
 const VERSION_VALID_FOR: usize = 92;
-const ROLLBACK_JOURNAL: [u8; 2] = [1, 1];
+const ROLLBACK_JOURNAL: u32 = 0x0101;
 const WAL: u8 = 2;
 
 impl Stamp {
+    pub(crate) fn of(pages: &Pages) -> Stamp {
+        Stamp { change_counter: number(pages, CHANGE_COUNTER), schema_cookie: number(pages, SCHEMA_COOKIE) }
+    }
+
     /// The farther one of each number.
     pub(crate) fn max(self, other: Stamp) -> Stamp {
         let farther = |one, other| if is_ahead(one, other) { one } else { other };
@@ -90,9 +95,15 @@ impl Snapshot {
     /// are fewer than the header says.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Snapshot> {
         let bytes = bytes.into();
-        check_header(&bytes).map_err(|flaw| Error::not_a_database("these bytes", flaw))?;
+        check_header(&bytes, bytes.len()).map_err(|flaw| Error::not_a_database("these bytes", flaw))?;
         let mut pages = Pages::from_bytes(bytes);
-        leave_wal_mode(&mut pages);
+        if number(&pages, FORMAT_VERSIONS) >> 16 != ROLLBACK_JOURNAL {
+            // An engine has no WAL, so a database in WAL mode would not open; these two bytes are all that says so.
+            pages.write(FORMAT_VERSIONS, &ROLLBACK_JOURNAL.to_be_bytes()[2..]);
+        }
+        if number(&pages, SCHEMA_COOKIE) == 0 {
+            pages.write(SCHEMA_COOKIE, &1u32.to_be_bytes()); // zero is an empty database's
+        }
         Ok(Snapshot::new(pages))
     }
 
@@ -107,14 +118,22 @@ impl Snapshot {
     pub fn open(path: impl AsRef<Path>) -> Result<Snapshot> {
         let path = path.as_ref();
         let io_error = |cause| Error::io("open a snapshot of", path, cause);
+        let flawed = |flaw| Error::not_a_database(&format!("the file `{}`", path.display()), flaw);
         let mut header = Vec::new();
         let file = fs::File::open(path).map_err(io_error)?;
-        let len = file.metadata().map_err(io_error)?.len();
+        let len = file.metadata().map_err(io_error)?.len() as usize;
         file.take(HEADER as u64).read_to_end(&mut header).map_err(io_error)?;
-        let flawed = |flaw| Error::not_a_database(&format!("the file `{}`", path.display()), flaw);
-        check_header_of(&header, len as usize).map_err(flawed)?;
-        let bytes = read_through_sqlite(path).map_err(|cause| Error::open_snapshot(path, cause))?;
-        Snapshot::from_bytes(bytes)
+        check_start(&header, len).map_err(flawed)?;
+        match read_through_sqlite(path) {
+            Ok(ReadFile { bytes, len }) if len < bytes.len() && bytes[FORMAT_VERSIONS] != WAL => {
+                Err(flawed(format!("it is cut short: {len} bytes, where its header promises {}", bytes.len())))
+            }
+            Ok(ReadFile { bytes, .. }) => Snapshot::from_bytes(bytes),
+            // What the header promises is known for sure only after SQLite has locked the file, and found it wanting.
+            Err(cause) => {
+                Err(check_header(&header, len).err().map_or_else(|| Error::open_snapshot(path, cause), flawed))
+            }
+        }
     }
 
     /// Writes the image to a file, an ordinary SQLite database. A file of that name is replaced, by a rename, once all
@@ -161,22 +180,23 @@ impl Snapshot {
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
-        stamp_of(&self.0.pages)
+        Stamp::of(&self.0.pages)
     }
 
     /// What a connection committed over `self`, with numbers that `highest` has not seen where those it chose have been
     /// used before. (It counts on from what it read, which after a restore is less than what others have seen.)
-    pub(crate) fn committed(&self, mut pages: Pages, highest: Stamp) -> Snapshot {
-        let (old, mut new) = (self.stamp(), stamp_of(&pages));
-        let schema_changed = new.schema_cookie != old.schema_cookie;
-        let cookie_repeats = schema_changed && !is_ahead(new.schema_cookie, highest.schema_cookie);
-        let is_wal = format_versions(&pages) != ROLLBACK_JOURNAL;
-        let repeats = cookie_repeats || is_wal || !is_ahead(new.change_counter, highest.change_counter);
-        if repeats && pages.len() > 0 {
-            leave_wal_mode(&mut pages);
-            if cookie_repeats {
-                new.schema_cookie = next(highest.schema_cookie);
-            }
+    /// `cookie_before` is the schema cookie that it saw before it changed anything; it differs from `self`'s where its
+    /// own latest commit was given another.
+    pub(crate) fn committed(&self, mut pages: Pages, cookie_before: u32, highest: Stamp) -> Snapshot {
+        let written = Stamp::of(&pages);
+        let mut new = written;
+        let schema_changed = new.schema_cookie != cookie_before;
+        if !schema_changed {
+            new.schema_cookie = self.stamp().schema_cookie;
+        } else if !is_ahead(new.schema_cookie, highest.schema_cookie) {
+            new.schema_cookie = next(highest.schema_cookie);
+        }
+        if new != written || !is_ahead(new.change_counter, highest.change_counter) {
             // Not the committing connection's own number either: it has to notice that its page 1 was changed.
             new.change_counter = next(highest.max(new).change_counter);
             stamp(&mut pages, new);
@@ -206,10 +226,11 @@ impl Snapshot {
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
             }
         }
-        let aside = with_suffix(path, &format!("-{}", std::process::id()));
-        let written = fs::File::create_new(&aside)
-            .and_then(|mut file| file.write_all(&self.to_bytes()))
-            .and_then(|()| fs::rename(&aside, path));
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let aside = with_suffix(path, &format!("-{}-{number}", std::process::id()));
+        let mut file = fs::File::create_new(&aside)?;
+        let written = file.write_all(&self.to_bytes()).and_then(|()| fs::rename(&aside, path));
         if written.is_err() {
             let _ = fs::remove_file(&aside);
         }
@@ -229,22 +250,27 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+struct ReadFile {
+    bytes: Vec<u8>,
+    /// How long the file was then; in WAL mode the database may be longer.
+    len: usize,
+}
+
 /// Lets SQLite read the file, so that locks, journals and WAL are honoured.
-fn read_through_sqlite(path: &Path) -> rusqlite::Result<Vec<u8>> {
+fn read_through_sqlite(path: &Path) -> rusqlite::Result<ReadFile> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = &mut Connection::open_with_flags(path, flags)?; // serialize takes &self in some versions
-    // So that what SQLite has to say of the file comes as its own error; serialize knows but "out of memory".
+    let connection = &mut Connection::open_with_flags(&path, flags)?; // serialize takes &self in some versions
+    // So that what SQLite has to say of the file comes as its own error; serialize knows but "out of memory". And so that
+    // the file stays as it is until its length is known.
     connection.execute_batch("BEGIN; SELECT 1 FROM sqlite_schema")?;
-    Ok(connection.serialize("main")?.to_vec())
+    let bytes = connection.serialize("main")?.to_vec();
+    let len = fs::metadata(&path).map_or(bytes.len(), |file| file.len() as usize);
+    Ok(ReadFile { bytes, len })
 }
 
-fn check_header(bytes: &[u8]) -> std::result::Result<(), String> {
-    check_header_of(bytes, bytes.len())
-}
-
-/// Checks the start of a database of `len` bytes; the error says what is wrong with it.
-fn check_header_of(bytes: &[u8], len: usize) -> std::result::Result<(), String> {
+/// Checks that this is the start of a database of `len` bytes; the error says what is wrong.
+fn check_start(bytes: &[u8], len: usize) -> std::result::Result<(), String> {
     if bytes.is_empty() {
         return Err("it is empty (Engine::new() makes an empty database)".into());
     }
@@ -254,6 +280,12 @@ fn check_header_of(bytes: &[u8], len: usize) -> std::result::Result<(), String> 
     if bytes.len() < HEADER {
         return Err(format!("it is cut short: {len} bytes, fewer than the {HEADER} of SQLite's header"));
     }
+    Ok(())
+}
+
+/// Checks that the header is one of a database of `len` bytes; the error says what is wrong.
+fn check_header(bytes: &[u8], len: usize) -> std::result::Result<(), String> {
+    check_start(bytes, len)?;
     let page_size = match u16::from_be_bytes([bytes[PAGE_SIZE], bytes[PAGE_SIZE + 1]]) {
         1 => 65_536,
         size if size >= 512 && size.is_power_of_two() => usize::from(size),
@@ -265,8 +297,11 @@ fn check_header_of(bytes: &[u8], len: usize) -> std::result::Result<(), String> 
     let number = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let counted = number(CHANGE_COUNTER) == number(VERSION_VALID_FOR);
     let pages = if counted { number(PAGE_COUNT) as usize } else { 1 };
-    if len < pages.max(1) * page_size || !len.is_multiple_of(page_size) {
+    if len < pages.max(1) * page_size {
         return Err(format!("it is cut short: {len} bytes, where its header promises {pages} pages of {page_size}"));
+    }
+    if !len.is_multiple_of(page_size) {
+        return Err(format!("it has {len} bytes, which is no whole number of its pages of {page_size}"));
     }
     Ok(())
 }
@@ -277,15 +312,26 @@ fn number(pages: &Pages, at: usize) -> u32 {
     u32::from_be_bytes(bytes)
 }
 
-fn stamp_of(pages: &Pages) -> Stamp {
-    Stamp { change_counter: number(pages, CHANGE_COUNTER), schema_cookie: number(pages, SCHEMA_COOKIE) }
-}
-
+/// Writes the numbers into the header of an image; into one that is empty, nothing.
 fn stamp(pages: &mut Pages, stamp: Stamp) {
+    if pages.len() == 0 {
+        return;
+    }
+    // SQLite believes the page count in the header only where these two are equal, which they will be from now on.
+    if number(pages, CHANGE_COUNTER) != number(pages, VERSION_VALID_FOR) {
+        let page_count = pages.len() / page_size(pages);
+        pages.write(PAGE_COUNT, &(page_count as u32).to_be_bytes());
+    }
     pages.write(CHANGE_COUNTER, &stamp.change_counter.to_be_bytes());
-    // SQLite believes the page count in the header only where this number equals the change counter.
     pages.write(VERSION_VALID_FOR, &stamp.change_counter.to_be_bytes());
     pages.write(SCHEMA_COOKIE, &stamp.schema_cookie.to_be_bytes());
+}
+
+fn page_size(pages: &Pages) -> usize {
+    match number(pages, PAGE_SIZE) >> 16 {
+        1 => 65_536,
+        size => size as usize,
+    }
 }
 
 /// Whether `number` comes after `other`, in numbers that wrap around as SQLite's do.
@@ -296,17 +342,4 @@ fn is_ahead(number: u32, other: u32) -> bool {
 /// The number after this one; never zero, which is what an empty database has.
 fn next(number: u32) -> u32 {
     number.wrapping_add(1).max(1)
-}
-
-fn format_versions(pages: &Pages) -> [u8; 2] {
-    let mut versions = [0; 2];
-    pages.read(FORMAT_VERSIONS, &mut versions);
-    versions
-}
-
-/// An engine has no WAL, so a database in WAL mode would not open; these two bytes are all that says so.
-fn leave_wal_mode(pages: &mut Pages) {
-    if format_versions(pages) != ROLLBACK_JOURNAL {
-        pages.write(FORMAT_VERSIONS, &ROLLBACK_JOURNAL);
-    }
 }

@@ -46,6 +46,14 @@ struct State {
 struct Writer {
     token: Token,
     origin: Origin,
+    /// Until when the slot is only reserved; then it is anybody's.
+    reserved: Option<Instant>,
+}
+
+impl Writer {
+    fn holds(&self) -> bool {
+        self.reserved.is_none_or(|end| Instant::now() < end)
+    }
 }
 
 struct Waiter {
@@ -68,6 +76,9 @@ enum Stage {
 
 /// How long a waiter may be passed over; then it is handed the slot wherever it is.
 const MAX_PASSED_OVER: Duration = Duration::from_millis(20);
+
+/// How long a reservation holds. A connection that wants the slot asks for it some µs after.
+const RESERVATION: Duration = Duration::from_millis(1);
 
 /// How often a waiter that has been called, and found the slot taken, looks again before it goes back to sleep. Together
 /// that is some 10 µs, in which most units of work end.
@@ -130,7 +141,7 @@ impl Store {
         let mut looks = 0;
         loop {
             state = if looks == 0 {
-                let left = patience.saturating_sub(start.elapsed());
+                let left = patience.saturating_sub(start.elapsed()).min(state.reserved_for());
                 woken.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             } else {
                 drop(state);
@@ -149,10 +160,18 @@ impl Store {
         }
     }
 
-    /// Makes `pages` what is committed now. The caller holds the writer slot.
-    pub(crate) fn publish(&self, pages: Pages) -> Snapshot {
+    /// Waits for the writer slot as `acquire` does, but only to reserve it for a moment.
+    pub(crate) fn reserve(&self, token: Token, purpose: Purpose, patience: Duration) {
+        if self.acquire(token, purpose, None, patience).is_ok() {
+            self.lock().reserve(token);
+        }
+    }
+
+    /// Makes `pages` what is committed now. The caller holds the writer slot, and saw `schema_cookie` before it changed
+    /// anything.
+    pub(crate) fn publish(&self, pages: Pages, schema_cookie: u32) -> Snapshot {
         let mut state = self.lock();
-        let new = state.current.committed(pages, state.highest);
+        let new = state.current.committed(pages, schema_cookie, state.highest);
         let old = state.replace(new.clone());
         drop(state);
         drop(old); // may free many pages, which no other thread should wait for
@@ -192,14 +211,26 @@ impl State {
             self.release(token);
             return Err(Refusal::Stale { by: self.replaced_by.clone() });
         }
-        match &self.writer {
-            Some(writer) if writer.token == token => Ok(()),
-            Some(writer) => Err(Refusal::Held { by: writer.origin.clone(), waited: Duration::ZERO }),
-            None => {
-                self.writer = Some(Writer { token, origin: Origin::here(purpose) });
-                Ok(())
+        match &mut self.writer {
+            Some(writer) if writer.token == token => writer.reserved = None,
+            Some(writer) if writer.holds() => {
+                return Err(Refusal::Held { by: writer.origin.clone(), waited: Duration::ZERO });
             }
+            _ => self.writer = Some(Writer { token, origin: Origin::here(purpose), reserved: None }),
         }
+        Ok(())
+    }
+
+    fn reserve(&mut self, token: Token) {
+        if let Some(writer) = self.writer.as_mut().filter(|writer| writer.token == token) {
+            writer.reserved = Some(Instant::now() + RESERVATION);
+        }
+    }
+
+    /// How long the slot is still reserved at most, when it is no more than that.
+    fn reserved_for(&self) -> Duration {
+        let end = self.writer.as_ref().and_then(|writer| writer.reserved);
+        end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()))
     }
 
     fn enqueue(&mut self, token: Token, purpose: Purpose, read: Option<&Snapshot>) -> Arc<Condvar> {
@@ -223,7 +254,9 @@ impl State {
     }
 
     fn replace(&mut self, new: Snapshot) -> Snapshot {
-        self.highest = self.highest.max(new.stamp());
+        if new.size() > 0 {
+            self.highest = self.highest.max(new.stamp());
+        }
         if let Some(writer) = &self.writer {
             self.replaced_by = writer.origin.clone();
         }
@@ -246,7 +279,10 @@ impl State {
             Some(first) if first.stage == Stage::There || first.origin.age() >= MAX_PASSED_OVER => {
                 first.woken.notify_one(); // it may have gone back to sleep
                 let first = self.queue.pop_front();
-                self.writer = first.map(|first| Writer { token: first.token, origin: first.origin.restarted() });
+                self.writer = first.map(|first| {
+                    let origin = first.origin.restarted();
+                    Writer { token: first.token, origin, reserved: None }
+                });
             }
             Some(first) if first.stage == Stage::Asleep => {
                 first.stage = Stage::Called;
@@ -280,7 +316,7 @@ mod tests {
         let mut pages = store.current().pages().clone();
         pages.resize(0);
         pages.write(0, content);
-        store.publish(pages);
+        store.publish(pages, 0);
         store.release(token);
     }
 
@@ -386,7 +422,7 @@ mod tests {
         thread::scope(|scope| {
             let waiter = scope.spawn(|| store.acquire(Token::new(), purpose(), Some(&old), FOR_EVER));
             until_queued(&store, 1);
-            store.publish(Pages::from_bytes(vec![1; 200]));
+            store.publish(Pages::from_bytes(vec![1; 200]), 0);
             assert!(matches!(waiter.join().unwrap(), Err(Refusal::Stale { .. })), "while the slot is still held");
         });
         assert!(store.lock().queue.is_empty());
@@ -399,10 +435,25 @@ mod tests {
         store.acquire(holder, purpose(), None, FOR_EVER).unwrap();
         store.lock().enqueue(stale, purpose(), Some(&old));
         store.lock().queue[0].stage = Stage::There;
-        store.publish(Pages::from_bytes(vec![1; 200]));
+        store.publish(Pages::from_bytes(vec![1; 200]), 0);
         store.release(holder);
         assert!(matches!(store.try_acquire(stale, purpose(), &old), Err(Refusal::Stale { .. })));
         store.try_acquire(holder, purpose(), &store.current()).expect("the slot is free again");
+    }
+
+    #[test]
+    fn a_reservation_holds_for_a_moment_only() {
+        let (store, reader, writer) = (store(), Token::new(), Token::new());
+        store.reserve(reader, purpose(), FOR_EVER);
+        assert!(store.try_acquire(writer, purpose(), &store.current()).is_err());
+        store.acquire(writer, purpose(), None, FOR_EVER).expect("nobody has to give it back");
+        store.release(reader);
+        assert!(store.try_acquire(reader, purpose(), &store.current()).is_err(), "it is the writer's now");
+        store.release(writer);
+        store.reserve(reader, purpose(), FOR_EVER);
+        store.try_acquire(reader, purpose(), &store.current()).unwrap();
+        thread::sleep(2 * RESERVATION);
+        assert!(store.try_acquire(writer, purpose(), &store.current()).is_err(), "what was reserved was taken");
     }
 
     #[test]

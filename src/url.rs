@@ -153,8 +153,8 @@ fn parse_path<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
     };
     match asked_for {
         _ if name == DEFAULT => return Ok(name),
-        Place::File => return Err(Error::not_in_memory(url, &name)),
-        Place::Memory => {}
+        Place::File if !name.is_empty() => return Err(Error::not_in_memory(url, &name)),
+        Place::File | Place::Memory => {}
         Place::Memdb if name.starts_with('/') => name = name[1..].to_owned().into(),
         Place::Memdb => return Err(invalid(MEMDB_WITHOUT_SLASH)),
     }
@@ -163,6 +163,7 @@ fn parse_path<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
 }
 
 /// Where a URL's query has the database.
+#[derive(PartialEq)]
 enum Place {
     File,
     Memory,
@@ -176,8 +177,9 @@ fn parse_query(url: &str, name: &str, query: &str) -> Result<Place> {
     for parameter in query.split('&') {
         let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         match (key, &*decode(value).map_err(invalid)?) {
-            ("mode", "memory") => place = Place::Memory,
-            ("mode", "ro" | "rw" | "rwc") => return Err(Error::not_in_memory(url, name)),
+            ("mode", "memory") if place == Place::File => place = Place::Memory,
+            ("mode", "memory") => {}
+            ("mode", "ro" | "rw" | "rwc") if name != DEFAULT => return Err(Error::not_in_memory(url, name)),
             ("mode", other) => {
                 return Err(invalid(&format!("its mode is {other:?}; mode=memory is the one of a shared database")));
             }

@@ -1,6 +1,7 @@
 //! What one connection sees of an engine: the meaning of SQLite's file operations, in safe code.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use super::mount::Mount;
 use crate::error::Error;
 use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Stamp};
 use crate::store::Token;
 
 /// A SQLite result code other than `SQLITE_OK`.
@@ -56,12 +57,25 @@ pub(super) struct Handle {
     read: Option<Snapshot>,
     /// What it has written and not committed, from its first write on.
     written: Option<Pages>,
-    /// Whether a refusal has been the latest answer to a request for the writer slot: then the slot may have been handed
-    /// over meanwhile, without a lock that tells SQLite to give it back.
-    was_refused: bool,
+    /// The schema cookie of its latest commit, as it wrote it, until it reads anew: `read` may have another one by then.
+    own_cookie: Option<u32>,
+    /// When it was refused the writer slot last, if it may come back for it.
+    refused: Option<Instant>,
+    /// Whether the slot may have been handed over while it was waiting, without a lock that tells SQLite to give it back.
+    may_hold_slot: bool,
     journal: JournalMode,
     /// Whether a pragma has changed what a later user of the connection would not expect.
     pragma_changed: bool,
+}
+
+/// The connection that calls, as far as waiting for the writer slot depends on it.
+pub(super) trait Caller {
+    /// Which one it is: the address of its `sqlite3`.
+    fn id(&self) -> usize;
+    /// Whether its transaction has read before, so that it can't be given newer content.
+    fn is_mid_transaction(&self) -> bool;
+    /// Calls its busy handler; says whether to try again.
+    fn is_patient(&self) -> bool;
 }
 
 /// What SQLite's pager does for a rollback within the transaction; its own answer for a database in memory.
@@ -71,10 +85,12 @@ enum JournalMode {
     Off,
 }
 
-/// How long a connection that polls (its busy handler is not ours) queues with the others each time it comes back, and
-/// how soon it must come back to be seen as polling: SQLite's own busy handler sleeps up to 100 ms.
+/// How long a connection that polls (its busy handler is not ours) queues with the others each time it comes back.
 const POLL_PATIENCE: Duration = Duration::from_millis(10);
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// When a connection that was refused has to come back to be seen as polling. SQLite's own busy handler sleeps between 1
+/// and 100 ms; a connection that has given up may well do its next thing at once.
+const POLL_INTERVAL: Range<Duration> = Duration::from_micros(900)..Duration::from_millis(200);
 
 impl Handle {
     pub(super) fn new(mount: Arc<Mount>) -> Handle {
@@ -85,7 +101,9 @@ impl Handle {
             lock: Lock::None,
             read: None,
             written: None,
-            was_refused: false,
+            own_cookie: None,
+            refused: None,
+            may_hold_slot: false,
             journal: JournalMode::Memory,
             pragma_changed: false,
         }
@@ -121,24 +139,38 @@ impl Handle {
         }
     }
 
-    /// The image to write to. A connection that does not hold the writer slot has none.
-    pub(super) fn writable(&mut self) -> Result<&mut Pages, Code> {
+    /// Writes within the connection's transaction. A connection that does not hold the writer slot can't.
+    pub(super) fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code> {
+        if marks_as_wal(offset, data) {
+            return Err(ffi::SQLITE_IOERR_WRITE);
+        }
+        self.writable()?.write(offset, data);
+        Ok(())
+    }
+
+    pub(super) fn resize(&mut self, size: usize) -> Result<(), Code> {
+        self.writable()?.resize(size);
+        Ok(())
+    }
+
+    fn writable(&mut self) -> Result<&mut Pages, Code> {
         match &self.read {
             Some(read) if self.lock >= Lock::Reserved => Ok(self.written.get_or_insert_with(|| read.pages().clone())),
             _ => Err(ffi::SQLITE_IOERR_WRITE),
         }
     }
 
-    /// Raises the lock to `level`. `mid_transaction` tells whether the transaction has read before.
-    pub(super) fn lock(&mut self, level: Lock, mid_transaction: impl FnOnce() -> bool) -> Result<(), Code> {
+    /// Raises the lock to `level`.
+    pub(super) fn lock(&mut self, level: Lock, caller: &impl Caller) -> Result<(), Code> {
         if self.lock < Lock::Shared {
-            self.queue_if_polling();
+            self.come_back();
             self.read = Some(self.mount.store.current());
             self.lock = Lock::Shared;
         }
         if self.lock < Lock::Reserved && level >= Lock::Reserved {
-            self.acquire(mid_transaction).map_err(|refusal| self.refuse(refusal))?;
-            self.was_refused = false;
+            self.acquire(caller).map_err(|refusal| refusal.extended_code())?;
+            self.may_hold_slot = false; // from here on, the lock says it
+            Refusal::forget();
         }
         self.lock = self.lock.max(level);
         Ok(())
@@ -146,39 +178,54 @@ impl Handle {
 
     /// Takes the writer slot, or says why not.
     ///
-    /// A transaction that has read before can't be given newer content, and SQLite won't call the busy handler for it:
-    /// it waits here, and goes on only if nothing was committed meanwhile. Any other is refused at once, waits in the
-    /// busy handler, and then starts with what is committed by then.
-    fn acquire(&self, mid_transaction: impl FnOnce() -> bool) -> Result<(), Refusal> {
-        let (store, read) = (&self.mount.store, self.read.as_ref().expect("SHARED comes before RESERVED"));
-        match store.try_acquire(self.token, self.purpose, read) {
-            Err(Refusal::Held { .. }) if self.is_ours() && mid_transaction() => store
-                .acquire(self.token, self.purpose, Some(read), store.lock_timeout())
-                .inspect_err(|refusal| report(&self.mount, refusal)),
-            done => done,
+    /// A transaction that has read before can't be given newer content, and SQLite won't call the busy handler for it: it
+    /// waits here, by the busy handler all the same, and goes on only if nothing was committed meanwhile. Any other is
+    /// refused at once, gives up SHARED, waits in the busy handler, and then starts with what is committed by then.
+    fn acquire(&mut self, caller: &impl Caller) -> Result<(), Refusal> {
+        let read = self.read.clone().expect("SHARED comes before RESERVED");
+        loop {
+            let refusal = match self.mount.store.try_acquire(self.token, self.purpose, &read) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => refusal,
+            };
+            self.may_hold_slot = true;
+            let is_held = matches!(refusal, Refusal::Held { .. });
+            if !caller.is_mid_transaction() {
+                self.refused = Some(Instant::now());
+                Pending::set(self.pending(caller, None));
+                refusal.clone().remember(&self.mount.name);
+                return Err(refusal);
+            }
+            if is_held {
+                Pending::set(self.pending(caller, Some(read.clone())));
+                if caller.is_patient() {
+                    continue;
+                }
+            }
+            // Where our own busy handler was asked, it has taken what was pending, and remembered more than we know.
+            if !is_held || Pending::take(|pending| pending.token == self.token).is_some() {
+                refusal.clone().remember(&self.mount.name);
+            }
+            return Err(refusal);
         }
     }
 
-    fn is_ours(&self) -> bool {
-        !matches!(self.purpose, Purpose::Uri)
-    }
-
-    fn refuse(&mut self, refusal: Refusal) -> Code {
-        self.was_refused = true;
-        let code = refusal.extended_code();
+    fn pending(&self, caller: &impl Caller, read: Option<Snapshot>) -> Pending {
         let (mount, token, purpose) = (Arc::downgrade(&self.mount), self.token, self.purpose);
-        Pending::set(Pending { mount, token, purpose, since: Instant::now() });
-        refusal.remember(&self.mount.name);
-        code
+        Pending { connection: caller.id(), mount, token, purpose, read }
     }
 
-    /// A connection that was refused and comes back so soon polls for the writer slot. It queues for a moment, before
-    /// it takes what it reads, or it would find the slot taken every time others queue.
-    fn queue_if_polling(&mut self) {
-        let mine = |pending: Pending| pending.token == self.token && pending.since.elapsed() < POLL_INTERVAL;
-        if Pending::take().is_some_and(mine) {
-            // Refused again or not: what follows asks for the slot itself, if SQLite still wants it.
-            let _ = self.mount.store.acquire(self.token, self.purpose, None, POLL_PATIENCE);
+    /// The connection reads anew. If it was refused before, it may have come back for the writer slot.
+    fn come_back(&mut self) {
+        self.own_cookie = None;
+        let Some(refused) = self.refused.take() else { return };
+        self.may_hold_slot = true;
+        // What our own busy handler has seen to is not pending any more. So this connection polls, or has given up, which
+        // can't be told apart: it queues before it takes what it reads, or it would find the slot taken every time others
+        // queue; but it gets no more than a reservation, since it may only want to read.
+        let polls = Pending::take(|pending| pending.token == self.token).is_some();
+        if polls && POLL_INTERVAL.contains(&refused.elapsed()) {
+            self.mount.store.reserve(self.token, self.purpose, POLL_PATIENCE);
         }
     }
 
@@ -189,7 +236,7 @@ impl Handle {
             self.mount.store.release(self.token);
         }
         if level == Lock::None {
-            if self.was_refused {
+            if std::mem::take(&mut self.may_hold_slot) {
                 self.mount.store.release(self.token);
             }
             self.read = None;
@@ -199,8 +246,10 @@ impl Handle {
 
     /// SQLite's transaction is committed (`SQLITE_FCNTL_COMMIT_PHASETWO`).
     pub(super) fn commit(&mut self) {
-        if let Some(pages) = self.written.take() {
-            self.read = Some(self.mount.store.publish(pages));
+        if let (Some(pages), Some(read)) = (self.written.take(), &self.read) {
+            let cookie_before = self.own_cookie.unwrap_or(read.stamp().schema_cookie);
+            self.own_cookie = Some(Stamp::of(&pages).schema_cookie);
+            self.read = Some(self.mount.store.publish(pages, cookie_before));
         }
     }
 
@@ -210,6 +259,9 @@ impl Handle {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         if is("journal_mode") {
             return self.set_journal_mode(argument);
+        }
+        if is("locking_mode") {
+            return Some(LOCKING_MODE);
         }
         self.pragma_changed |= !HARMLESS_PRAGMAS.iter().any(|harmless| is(harmless));
         None
@@ -233,6 +285,16 @@ impl Handle {
             JournalMode::Off => "off",
         })
     }
+}
+
+/// "The locking mode of temp and in-memory databases cannot be changed" (SQLite, "PRAGMA locking_mode"). Nor can it here,
+/// where a connection that kept its lock would never see what others commit.
+const LOCKING_MODE: &str = "normal";
+
+/// Whether this is a page 1 that says the database is in WAL mode. An engine has no WAL, so nobody could open it again.
+/// SQLite tries only in exclusive locking mode, which can be set past us, for a main database that is a file.
+fn marks_as_wal(offset: usize, data: &[u8]) -> bool {
+    offset == 0 && data.get(18..20).is_some_and(|versions| versions.contains(&2))
 }
 
 impl Drop for Handle {
@@ -264,16 +326,18 @@ const HARMLESS_PRAGMAS: [&str; 16] = [
 
 /// A refusal that SQLite's busy handler is about to be asked about, on this thread.
 struct Pending {
+    connection: usize,
     mount: Weak<Mount>,
     token: Token,
     purpose: Purpose,
-    since: Instant,
+    /// What the transaction has read, if it has.
+    read: Option<Snapshot>,
 }
 
 thread_local! {
     static PENDING: RefCell<Option<Pending>> = const { RefCell::new(None) };
     /// When the wait began that the busy handler is called for.
-    static WAITING_SINCE: RefCell<Option<Instant>> = const { RefCell::new(None) };
+    static WAITING_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 impl Pending {
@@ -281,48 +345,53 @@ impl Pending {
         let _ = PENDING.try_with(|cell| cell.replace(Some(pending)));
     }
 
-    fn take() -> Option<Pending> {
-        PENDING.try_with(RefCell::take).ok().flatten()
+    fn take(is_it: impl FnOnce(&mut Pending) -> bool) -> Option<Pending> {
+        PENDING.try_with(|cell| cell.borrow_mut().take_if(is_it)).ok().flatten()
     }
 }
 
 /// The busy handler of our own connections: waits in the engine's queue for the writer slot. Returns whether SQLite
-/// should try again. `tries` counts its calls for one lock.
-pub(super) fn wait_in_turn(tries: i32) -> bool {
+/// should try again. `tries` counts its calls for one statement.
+pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
     let start = waiting_since(tries);
-    let Some(pending) = Pending::take() else {
+    let Some(pending) = Pending::take(|pending| pending.connection == connection) else {
         Refusal::forget();
         return poll(start, tries); // another database that this connection has attached is busy
     };
     let Some(mount) = pending.mount.upgrade() else { return false };
-    let patience = mount.store.lock_timeout().saturating_sub(start.elapsed());
-    match mount.store.acquire(pending.token, pending.purpose, None, patience) {
-        Ok(()) => true,
-        Err(refusal) => {
-            let refusal = refusal.since(start);
-            report(&mount, &refusal);
-            refusal.remember(&mount.name);
-            false
+    let timeout = mount.store.lock_timeout();
+    let patience = timeout.saturating_sub(start.elapsed());
+    let waited = mount.store.acquire(pending.token, pending.purpose, pending.read.as_ref(), patience);
+    let refusal = match waited {
+        Ok(()) if tries == 0 || !patience.is_zero() => return true,
+        Ok(()) => {
+            // SQLite got no further with the slot, and comes back for it again and again: that might have no end.
+            mount.store.release(pending.token);
+            return false;
         }
-    }
+        Err(Refusal::Stale { .. }) => return true, // SQLite will be told when it tries again
+        Err(refusal) => refusal.since(start),
+    };
+    report(&mount, &refusal);
+    refusal.remember(&mount.name);
+    false
 }
 
 /// Says why a wait was in vain where a failing test shows it. The caller may only ever see SQLite's "database is locked":
 /// of a statement that fails, rusqlite hands on SQLite's own words.
 fn report(mount: &Mount, refusal: &Refusal) {
-    if let Refusal::Held { .. } = refusal {
-        eprintln!("rusqlite-fixtures: {}", Error::refused(&mount.name, refusal));
-    }
+    eprintln!("rusqlite-fixtures: {}", Error::refused(&mount.name, refusal));
 }
 
 fn waiting_since(tries: i32) -> Instant {
     let now = Instant::now();
-    let start = WAITING_SINCE.try_with(|since| *since.borrow_mut().get_or_insert(now)).unwrap_or(now);
-    if tries > 0 {
-        return start;
-    }
-    let _ = WAITING_SINCE.try_with(|since| since.replace(Some(now)));
-    now
+    WAITING_SINCE
+        .try_with(|since| {
+            let start = since.get().filter(|_| tries > 0).unwrap_or(now);
+            since.set(Some(start));
+            start
+        })
+        .unwrap_or(now)
 }
 
 /// What rusqlite's default busy handler does: 5 s in small steps.

@@ -15,7 +15,7 @@ use std::{mem, ptr, slice};
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 
-use self::handle::{Code, Handle, Lock};
+use self::handle::{Caller, Code, Handle, Lock};
 use self::mount::FileName;
 pub(crate) use self::mount::Mount;
 pub(crate) use self::session::{Session, connect};
@@ -23,7 +23,12 @@ pub(crate) use self::session::{Session, connect};
 /// Of SQLite 3.48, so that not all bindings have it. Older versions of SQLite don't look at it.
 const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
 
-const NAME: &CStr = c"rusqlite-fixtures";
+/// With the version, so that two versions of this crate in one program don't take each other's place.
+const NAME: &CStr =
+    match CStr::from_bytes_with_nul(concat!("rusqlite-fixtures-", env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+        Ok(name) => name,
+        Err(_) => unreachable!(),
+    };
 
 /// Registers the VFS with SQLite, once in a process.
 ///
@@ -50,9 +55,9 @@ pub(crate) fn uri(mount: &Mount) -> String {
 /// The VFS: engines by their names, and every other file by the default VFS, which `pAppData` points to.
 fn new_vfs(default: *mut sqlite3_vfs) -> sqlite3_vfs {
     // SAFETY: `default` is registered, so it is valid, and what is read here is set before registration.
-    let (os_file, max_pathname) = unsafe { ((*default).szOsFile, (*default).mxPathname) };
+    let (version, os_file, max_pathname) = unsafe { ((*default).iVersion, (*default).szOsFile, (*default).mxPathname) };
     sqlite3_vfs {
-        iVersion: 2,
+        iVersion: version.min(2),
         szOsFile: os_file.max(mem::size_of::<File>() as c_int),
         mxPathname: max_pathname,
         pNext: ptr::null_mut(),
@@ -80,7 +85,7 @@ fn new_vfs(default: *mut sqlite3_vfs) -> sqlite3_vfs {
 /// # Safety
 /// `vfs` is the one that `register` made.
 unsafe fn default_vfs(vfs: *mut sqlite3_vfs) -> *mut sqlite3_vfs {
-    // SAFETY: `new_vfs` put the default VFS there, and a registered VFS is never changed.
+    // SAFETY: `new_vfs` put the default VFS there, and nobody changes it.
     unsafe { (*vfs).pAppData.cast() }
 }
 
@@ -168,9 +173,14 @@ unsafe extern "C" fn open(
             Ok(())
         }),
         // A rollback journal, if `PRAGMA journal_mode` was run for all attached databases at once, or the super-journal of
-        // several files attached. They are for recovery after a crash, which no engine survives, and are otherwise read
-        // by the connection that wrote them only; so any temporary file will do.
+        // several files attached. Only the connection that writes them reads them, so any temporary file will do. (A
+        // crash loses them: then each of the files attached is whole, but they may not fit together.)
         FileName::Beside if flags & (ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_SUPER_JOURNAL) != 0 => {
+            // SAFETY: as above. The journals of the files attached name it, and count only as long as it exists.
+            let name = unsafe { CStr::from_ptr(name) };
+            if flags & ffi::SQLITE_OPEN_SUPER_JOURNAL != 0 {
+                mount::add_super_journal(name);
+            }
             let flags = ffi::SQLITE_OPEN_TEMP_JOURNAL
                 | ffi::SQLITE_OPEN_READWRITE
                 | ffi::SQLITE_OPEN_CREATE
@@ -218,8 +228,11 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_
     match unsafe { parse(name) } {
         // SAFETY: SQLite's own arguments.
         FileName::Other => unsafe { default_delete(vfs, name, sync) },
-        // Nothing that stands beside an engine outlives its connection.
-        FileName::Database(_) | FileName::Beside => ffi::SQLITE_OK,
+        FileName::Database(_) | FileName::Beside => {
+            // SAFETY: as above.
+            mount::remove_super_journal(unsafe { CStr::from_ptr(name) });
+            ffi::SQLITE_OK
+        }
     }
 }
 
@@ -229,7 +242,9 @@ unsafe extern "C" fn access(vfs: *mut sqlite3_vfs, name: *const c_char, flags: c
         // SAFETY: SQLite's own arguments.
         FileName::Other => return unsafe { default_access(vfs, name, flags, result) },
         FileName::Database(id) => Mount::find(id).is_some(),
-        FileName::Beside => false, // so that no journal is ever taken for one that a crash has left
+        // No rollback journal is there for others, so that none is ever taken for one that a crash has left.
+        // SAFETY: as above.
+        FileName::Beside => mount::is_super_journal(unsafe { CStr::from_ptr(name) }),
     };
     // SAFETY: xAccess has an int to write its answer to.
     unsafe { *result = c_int::from(exists) };
@@ -258,8 +273,18 @@ struct File {
     base: sqlite3_file,
     /// From `Box::into_raw`, until xClose.
     handle: *mut Handle,
-    /// The connection, if it is one of ours.
-    connection: *mut ffi::sqlite3,
+    /// Where SQLite keeps the connection that is using the file (`SQLITE_FCNTL_PDB`), once it has told.
+    connection: *const *mut ffi::sqlite3,
+    /// How to call that connection's busy handler (`SQLITE_FCNTL_BUSYHANDLER`), once SQLite has told.
+    busy_handler: BusyHandler,
+}
+
+/// What the argument of `SQLITE_FCNTL_BUSYHANDLER` points to.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct BusyHandler {
+    call: Option<unsafe extern "C" fn(*mut c_void) -> c_int>,
+    argument: *mut c_void,
 }
 
 static METHODS: sqlite3_io_methods = sqlite3_io_methods {
@@ -288,7 +313,45 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
 impl File {
     fn new(handle: Handle) -> File {
         let base = sqlite3_file { pMethods: &METHODS };
-        File { base, handle: Box::into_raw(Box::new(handle)), connection: ptr::null_mut() }
+        let busy_handler = BusyHandler { call: None, argument: ptr::null_mut() };
+        File { base, handle: Box::into_raw(Box::new(handle)), connection: ptr::null(), busy_handler }
+    }
+}
+
+/// The connection that calls a method of a file. Apart from the file's `handle`, for both are used at once.
+struct Connection {
+    pointer: *mut ffi::sqlite3,
+    busy_handler: BusyHandler,
+}
+
+impl Connection {
+    /// # Safety
+    /// As for `handle`, within a method of the file.
+    unsafe fn calling(file: *mut sqlite3_file) -> Connection {
+        let file = file.cast::<File>();
+        // SAFETY: as the caller promises.
+        let (connection, busy_handler) = unsafe { ((*file).connection, (*file).busy_handler) };
+        // SAFETY: what SQLite has told is valid as long as the file is open, and a method is called by that connection.
+        let pointer = if connection.is_null() { ptr::null_mut() } else { unsafe { *connection } };
+        Connection { pointer, busy_handler }
+    }
+}
+
+impl Caller for Connection {
+    fn id(&self) -> usize {
+        self.pointer.addr()
+    }
+
+    fn is_mid_transaction(&self) -> bool {
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it. NULL asks for all its
+        // databases: when only another one of them has been read, SQLite comes back by way of its busy handler.
+        !self.pointer.is_null() && unsafe { ffi::sqlite3_txn_state(self.pointer, ptr::null()) } != ffi::SQLITE_TXN_NONE
+    }
+
+    fn is_patient(&self) -> bool {
+        // SAFETY: "in order to invoke the connection's busy-handler, this function should be invoked with the second
+        // (void *) in the array as the only argument" (SQLITE_FCNTL_BUSYHANDLER).
+        self.busy_handler.call.is_some_and(|call| unsafe { call(self.busy_handler.argument) } != 0)
     }
 }
 
@@ -338,16 +401,14 @@ unsafe extern "C" fn write(
         // SAFETY: xWrite has `amount` bytes to write.
         let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), amount) };
         // SAFETY: as in `read`.
-        unsafe { handle(file) }.writable()?.write(offset, data);
-        Ok(())
+        unsafe { handle(file) }.write(offset, data)
     })
 }
 
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_TRUNCATE, || {
         // SAFETY: as in `read`.
-        unsafe { handle(file) }.writable()?.resize(unsigned(size)?);
-        Ok(())
+        unsafe { handle(file) }.resize(unsigned(size)?)
     })
 }
 
@@ -367,15 +428,10 @@ unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64
 
 unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
     guard(ffi::SQLITE_IOERR_LOCK, || {
-        // SAFETY: `file` is a `File` of ours.
-        let connection = unsafe { (*file.cast::<File>()).connection };
-        let mid_transaction = || {
-            // SAFETY: set only for a connection of ours (`session`), which is alive while it calls this method.
-            let state = unsafe { ffi::sqlite3_txn_state(connection, c"main".as_ptr()) };
-            state != ffi::SQLITE_TXN_NONE
-        };
         // SAFETY: as in `read`.
-        unsafe { handle(file) }.lock(Lock::from_raw(level), mid_transaction)
+        let connection = unsafe { Connection::calling(file) };
+        // SAFETY: as in `read`. The busy handler may run meanwhile; it touches no file.
+        unsafe { handle(file) }.lock(Lock::from_raw(level), &connection)
     })
 }
 
@@ -400,6 +456,11 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
         let handle = unsafe { handle(file) };
         match op {
             ffi::SQLITE_FCNTL_COMMIT_PHASETWO => handle.commit(),
+            // SAFETY: `file` is a `File`; with this opcode the argument points to where SQLite keeps the connection, in
+            // what it frees after the file is closed.
+            ffi::SQLITE_FCNTL_PDB => unsafe { (*file.cast::<File>()).connection = arg.cast() },
+            // SAFETY: `file` is a `File`; with this opcode the argument is an array of a function and its argument.
+            ffi::SQLITE_FCNTL_BUSYHANDLER => unsafe { (*file.cast::<File>()).busy_handler = *arg.cast() },
             // SAFETY: with this opcode the argument is an int to write the lock to.
             ffi::SQLITE_FCNTL_LOCKSTATE => unsafe { *arg.cast::<c_int>() = handle.level().to_raw() },
             // SAFETY: with this opcode the argument is a char* to write a string of sqlite3_malloc's to.

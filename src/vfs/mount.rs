@@ -1,6 +1,7 @@
 //! The names under which SQLite finds engines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -54,6 +55,25 @@ fn mounts() -> MutexGuard<'static, BTreeMap<u64, Weak<Mount>>> {
     MOUNTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The super-journals that exist. SQLite names them after the main database, so that they come to be beside an engine.
+static SUPER_JOURNALS: Mutex<BTreeSet<CString>> = Mutex::new(BTreeSet::new());
+
+pub(super) fn add_super_journal(name: &CStr) {
+    super_journals().insert(name.to_owned());
+}
+
+pub(super) fn remove_super_journal(name: &CStr) {
+    super_journals().remove(name);
+}
+
+pub(super) fn is_super_journal(name: &CStr) -> bool {
+    super_journals().contains(name)
+}
+
+fn super_journals() -> MutexGuard<'static, BTreeSet<CString>> {
+    SUPER_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What a file name means to the VFS.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FileName {
@@ -68,7 +88,8 @@ pub(super) enum FileName {
 impl FileName {
     pub(super) fn parse(name: &[u8]) -> FileName {
         let Some(rest) = name.strip_prefix(PREFIX.as_bytes()) else { return FileName::Other };
-        match std::str::from_utf8(rest).ok().and_then(|number| number.parse().ok()) {
+        let number: Option<u64> = std::str::from_utf8(rest).ok().and_then(|number| number.parse().ok());
+        match number.filter(|id| id.to_string().as_bytes() == rest) {
             Some(id) => FileName::Database(id),
             None => FileName::Beside,
         }

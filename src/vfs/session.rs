@@ -9,18 +9,15 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::handle::wait_in_turn;
 use super::{File, METHODS, handle};
-use crate::origin::Purpose;
+use crate::origin::{Purpose, Refusal};
 
 /// Opens a connection that waits in the engine's queue for its turn to write.
 pub(crate) fn connect(uri: &str, purpose: Purpose) -> rusqlite::Result<Connection> {
-    // SQLITE_OPEN_CREATE, which is among the default flags, is for files that are attached.
-    let connection = Connection::open_with_flags(uri, OpenFlags::default())?;
-    let file = file_of(&connection);
+    // SQLITE_OPEN_CREATE, which is among the default flags, is for files that are attached. With a cache of its own the
+    // connection has a file of its own, whose purpose is its own.
+    let connection = Connection::open_with_flags(uri, OpenFlags::default() | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE)?;
     // SAFETY: the file is ours (`file_of` has checked it) and open as long as the connection is, which is not in use.
-    unsafe {
-        (*file).connection = connection.handle();
-        handle(file.cast()).set_purpose(purpose);
-    }
+    unsafe { handle(file_of(&connection).cast()) }.set_purpose(purpose);
     set_busy_handler(&connection);
     Ok(connection)
 }
@@ -40,12 +37,16 @@ fn file_of(connection: &Connection) -> *mut File {
 }
 
 fn set_busy_handler(connection: &Connection) {
-    // SAFETY: the connection is open. The handler takes no argument, and is a function, so it outlives the connection.
-    unsafe { ffi::sqlite3_busy_handler(connection.handle(), Some(on_busy), ptr::null_mut()) };
+    // SAFETY: the connection is open. The handler is a function, so it outlives the connection; its argument is the
+    // connection itself, of which it uses nothing but the address.
+    unsafe {
+        let db = connection.handle();
+        ffi::sqlite3_busy_handler(db, Some(on_busy), db.cast());
+    }
 }
 
-unsafe extern "C" fn on_busy(_: *mut c_void, tries: c_int) -> c_int {
-    c_int::from(catch_unwind(|| wait_in_turn(tries)).unwrap_or(false))
+unsafe extern "C" fn on_busy(connection: *mut c_void, tries: c_int) -> c_int {
+    c_int::from(catch_unwind(|| wait_in_turn(connection.addr(), tries)).unwrap_or(false))
 }
 
 /// What a unit of work says to SQLite.
@@ -109,6 +110,7 @@ impl Session {
     }
 
     pub(crate) fn begin(&mut self, behavior: TransactionBehavior, purpose: Purpose) -> rusqlite::Result<()> {
+        Refusal::forget(); // of what came before
         // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
         unsafe { handle(self.file.cast()).set_purpose(purpose) };
         self.run(match behavior {
@@ -134,8 +136,10 @@ impl Session {
         self.was_changed
     }
 
-    /// Makes the connection ready for the next unit of work, if that can be done: then nothing of what the last one did
-    /// to it is left. Otherwise it is to be closed.
+    /// Makes the connection ready for the next unit of work, if that can be done. Otherwise it is to be closed.
+    ///
+    /// What can't be told, and is left: SQL functions, collations and virtual-table modules that replace none, the
+    /// pre-update hook, the permission to load extensions, `total_changes()`.
     pub(crate) fn make_clean(&mut self) -> bool {
         if self.is_in_transaction() && self.rollback().is_err() {
             return false;
@@ -178,8 +182,8 @@ impl Session {
         unsafe { !sqlite3_db_name(self.db(), 2).is_null() }
     }
 
-    /// Takes off every callback and sets our busy handler again; says whether no closure of others was among them.
-    /// (rusqlite keeps a closure until its connection is closed, so with one it is.)
+    /// Takes off every callback and sets our busy handler again; says whether no closure was among the hooks, which
+    /// rusqlite would keep until the connection is closed.
     fn take_hooks(&mut self) -> bool {
         set_busy_handler(&self.connection);
         let db = self.db();
@@ -203,6 +207,8 @@ impl Session {
             code
         };
         let result = if code == ffi::SQLITE_DONE { Ok(()) } else { check(&self.connection, code) };
+        // An error may keep SQLite from compiling it anew: an authorizer may forbid it. To wait in vain is none such.
+        self.was_changed |= result.is_err() && code & 0xff != ffi::SQLITE_BUSY;
         // SAFETY: as above. The code is the one of the step, which has been looked at.
         unsafe { ffi::sqlite3_reset(statement) };
         result

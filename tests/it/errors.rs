@@ -57,7 +57,7 @@ fn every_message() {
         (
             ended,
             "can't commit a unit of work on engine N: it had already ended, because the code under test ran COMMIT or \
-             ROLLBACK itself (or SQLite rolled back after an error); what that did stands",
+             ROLLBACK itself, or SQLite rolled back after an error",
         ),
         (
             recursive,
@@ -131,7 +131,33 @@ fn a_refusal_is_told_once() {
     let writer = engine.begin(Immediate).unwrap();
     let refused = engine.connect().unwrap().execute("DELETE FROM entry", []).unwrap_err();
     drop(writer);
-    let busy = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None);
+    let locked = || Some("database is locked".to_owned());
+    let busy = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), locked());
     assert_eq!(Error::from(refused).kind(), ErrorKind::LockTimeout);
     assert_eq!(Error::from(busy()).kind(), ErrorKind::Sqlite);
+}
+
+/// A wait that ended well leaves nothing behind that a later error would be taken for.
+#[test]
+fn a_refusal_that_was_overcome_is_forgotten() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let writer = engine.begin(Immediate).unwrap();
+    std::thread::scope(|scope| {
+        let (started, has_started) = std::sync::mpsc::channel();
+        let waiting = scope.spawn(|| {
+            started.send(()).unwrap();
+            drop(started);
+            engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let open = || rusqlite::Connection::open(folder.path().join("file")).unwrap();
+            let (one, other) = (open(), open());
+            one.execute_batch("BEGIN EXCLUSIVE").unwrap();
+            other.busy_timeout(Duration::ZERO).unwrap();
+            Error::from(other.execute_batch("BEGIN IMMEDIATE").unwrap_err())
+        });
+        has_started.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        writer.commit().unwrap();
+        assert_eq!(waiting.join().unwrap().kind(), ErrorKind::Sqlite);
+    });
 }

@@ -21,10 +21,14 @@ fn an_engine_that_is_gone_can_not_be_opened() {
 fn a_name_that_no_engine_has_makes_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("no-engine");
-    assert!(Connection::open(format!("file:{}?vfs=rusqlite-fixtures", path.display())).is_err());
-    assert!(Connection::open("file:?vfs=rusqlite-fixtures").is_ok(), "SQLite's temporary database");
+    let engine = Engine::new();
+    let (name, vfs) = engine.uri().split_once('?').unwrap();
+    assert!(Connection::open(format!("file:{}?{vfs}", path.display())).is_err());
     assert!(!path.exists());
-    assert!(Connection::open("file:/rusqlite-fixtures/engine-1-wal?vfs=rusqlite-fixtures").is_err());
+    assert!(Connection::open(format!("file:?{vfs}")).is_ok(), "SQLite's temporary database");
+    for other in [format!("{name}-wal"), format!("{name}7"), name.replace("engine-", "engine-0"), format!("{name}/x")] {
+        assert!(Connection::open(format!("{other}?{vfs}")).is_err(), "{other}");
+    }
 }
 
 #[test]

@@ -196,6 +196,33 @@ fn nothing_is_left_of_hooks() {
     assert!(CALLS.load(Ordering::Relaxed) > 0);
 }
 
+/// One who forbids transactions to a connection forbids them to the next unit of work too, if that gets it.
+#[test]
+#[allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
+fn nothing_is_left_of_an_authorizer_that_forbids_to_begin() {
+    use rusqlite::ffi;
+    use std::ffi::{c_char, c_int, c_void};
+
+    unsafe extern "C" fn forbid(
+        _: *mut c_void,
+        action: c_int,
+        _: *const c_char,
+        _: *const c_char,
+        _: *const c_char,
+        _: *const c_char,
+    ) -> c_int {
+        if action == ffi::SQLITE_TRANSACTION { ffi::SQLITE_DENY } else { ffi::SQLITE_OK }
+    }
+    after(
+        |work| {
+            work.execute_batch("COMMIT").unwrap();
+            // SAFETY: the connection is open, and the function is what SQLite takes.
+            unsafe { ffi::sqlite3_set_authorizer(work.handle(), Some(forbid), std::ptr::null_mut()) };
+        },
+        |next| assert!(!next.is_autocommit()),
+    );
+}
+
 #[test]
 fn a_timeout_of_the_test_before_is_gone() {
     let engine = engine_with_entries(&[(1, 1)]);

@@ -202,6 +202,44 @@ fn a_file_that_sqlite_can_not_read_is_an_error_with_its_reason() {
     assert!(error.to_string().contains("database is locked"), "{error}");
 }
 
+/// SQLite reads such a file, for it goes by the header; but bytes that are no pages are not kept.
+#[test]
+fn bytes_after_the_last_page_are_refused() {
+    let bytes = [engine_with_entries(&[]).snapshot().to_bytes(), vec![0; 100]].concat();
+    let error = Snapshot::from_bytes(bytes).unwrap_err();
+    assert!(error.to_string().contains("8292 bytes, which is no whole number of its pages of 4096"), "{error}");
+}
+
+/// Writers of before 2010 leave the header's page count as it is, and its version number behind.
+#[test]
+fn a_page_count_that_does_not_count_stays_without_meaning() {
+    let mut bytes = engine_with_entries(&[(1, 1)]).snapshot().to_bytes();
+    bytes[28..32].copy_from_slice(&1u32.to_be_bytes());
+    bytes[92..96].copy_from_slice(&0u32.to_be_bytes());
+    let snapshot = Snapshot::from_bytes(bytes).unwrap();
+    let engine = Engine::new();
+    engine.restore(&snapshot).unwrap();
+    for connection in [engine.connect().unwrap(), snapshot.engine().connect().unwrap()] {
+        assert_eq!(entries(&connection), [(1, 1)]);
+        assert_integrity(&connection);
+    }
+}
+
+#[test]
+fn several_threads_may_save_to_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved.sqlite3");
+    let engine = engine_with_entries(&[(1, 1)]);
+    engine.connect().unwrap().execute_batch("CREATE TABLE big AS SELECT zeroblob(5000000)").unwrap();
+    let snapshot = engine.snapshot();
+    std::thread::scope(|scope| {
+        let savers: Vec<_> = (0..4).map(|_| scope.spawn(|| snapshot.save(&path))).collect();
+        savers.into_iter().for_each(|saver| saver.join().unwrap().unwrap());
+    });
+    assert_eq!(Snapshot::open(&path).unwrap().to_bytes(), snapshot.to_bytes());
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..2000), with_magic: bool) {

@@ -1,6 +1,7 @@
 //! What SQLite does on a database works on an engine.
 
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::time::Duration;
 
 use rusqlite_fixtures::rusqlite::{self, Connection, OpenFlags, backup};
 use rusqlite_fixtures::{Engine, Snapshot};
@@ -130,6 +131,29 @@ fn several_files_attached_are_committed_together() {
         .unwrap();
     assert_eq!(number(&Connection::open(folder.path().join("two")).unwrap(), "SELECT count(*) FROM note"), 1);
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "no journal is left");
+}
+
+/// When one of them can't be committed, none is. To undo what it has written already, SQLite asks for the super-journal.
+#[test]
+fn several_files_attached_are_rolled_back_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = Engine::new().connect().unwrap();
+    for name in ["one", "two"] {
+        connection.execute(&format!("ATTACH ?1 AS {name}"), [folder.path().join(name).to_str().unwrap()]).unwrap();
+        connection.execute_batch(&format!("CREATE TABLE {name}.note (text)")).unwrap();
+    }
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    let reader = Connection::open(folder.path().join("two")).unwrap();
+    let mut statement = reader.prepare("SELECT * FROM sqlite_schema").unwrap();
+    let mut rows = statement.query([]).unwrap();
+    rows.next().unwrap(); // a reader, so that the second file can't be written
+    connection.execute_batch("BEGIN; INSERT INTO one.note VALUES ('a'); INSERT INTO two.note VALUES ('b')").unwrap();
+    assert!(connection.execute_batch("COMMIT").is_err());
+    connection.execute_batch("ROLLBACK").unwrap();
+    for name in ["one", "two"] {
+        assert_eq!(number(&Connection::open(folder.path().join(name)).unwrap(), "SELECT count(*) FROM note"), 0);
+        assert_eq!(number(&connection, &format!("SELECT count(*) FROM {name}.note")), 0);
+    }
 }
 
 #[test]
@@ -268,36 +292,73 @@ fn journal_modes_set_for_a_main_file_do_no_harm_to_an_attached_engine() {
 
 /// In exclusive locking mode SQLite can do WAL without shared memory, and would mark the engine as a WAL database.
 #[test]
-fn wal_in_exclusive_mode_leaves_no_engine_behind_that_can_not_be_opened() {
+fn an_attached_engine_does_not_become_a_wal_database() {
     let folder = tempfile::tempdir().unwrap();
     let engine = engine_with_entries(&[(1, 1)]);
     let file = Connection::open(folder.path().join("main.sqlite3")).unwrap();
     file.execute("ATTACH ?1 AS engine", [engine.uri()]).unwrap();
-    let _ = file.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL");
-    let _ = file.execute_batch("UPDATE engine.entry SET value = 2");
+    file.execute_batch("PRAGMA locking_mode = EXCLUSIVE").unwrap();
+    assert!(file.execute_batch("PRAGMA engine.journal_mode = WAL").is_ok(), "asked of the engine, it is answered");
+    let mut past_it = file.prepare("PRAGMA journal_mode = WAL").unwrap();
+    assert!(past_it.query_map([], |_| Ok(())).unwrap().any(|row| row.is_err()), "past it, it is refused");
+    drop(past_it);
+    file.execute("UPDATE engine.entry SET value = 2", []).unwrap();
     drop(file);
     for connection in both(&engine) {
-        assert_eq!(entries(&connection)[0].0, 1);
+        assert_eq!(entries(&connection)[0], (1, 2));
         connection.execute_batch("INSERT INTO entry VALUES (NULL, 0)").unwrap();
         assert_integrity(&connection);
     }
 }
 
 #[test]
-fn exclusive_locking_mode_keeps_writers_out_and_readers_in() {
+fn the_locking_mode_stays_normal() {
     let engine = engine_with_entries(&[(1, 1)]);
-    let [exclusive, reader] = both(&engine);
-    exclusive.execute_batch("PRAGMA locking_mode = EXCLUSIVE; UPDATE entry SET value = 2").unwrap();
+    let [one, other] = both(&engine);
+    assert_eq!(text(&one, "PRAGMA locking_mode = EXCLUSIVE"), "normal");
+    assert_eq!(text(&one, "PRAGMA locking_mode"), "normal");
+    one.execute("UPDATE entry SET value = 2", []).unwrap();
+    other.execute("UPDATE entry SET value = 3", []).unwrap();
+    assert_eq!(entries(&one), [(1, 3)]);
+}
+
+/// Set for a main database that is a file, exclusive locking mode reaches an attached engine past its VFS.
+#[test]
+fn exclusive_locking_by_way_of_a_main_file_keeps_writers_out_and_readers_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine_with_entries(&[(1, 1)]);
+    engine.set_lock_timeout(Duration::ZERO);
+    let reader = engine.connect().unwrap();
+    let exclusive = Connection::open(folder.path().join("main.sqlite3")).unwrap();
+    exclusive.execute("ATTACH ?1 AS engine", [engine.uri()]).unwrap();
+    exclusive.execute_batch("PRAGMA locking_mode = EXCLUSIVE; UPDATE engine.entry SET value = 2").unwrap();
     assert_eq!(entries(&reader), [(1, 2)]);
-    reader.busy_timeout(std::time::Duration::ZERO).unwrap();
     assert!(reader.execute("UPDATE entry SET value = 3", []).is_err());
-    exclusive.execute_batch("UPDATE entry SET value = 4").unwrap();
-    exclusive.execute_batch("BEGIN; UPDATE entry SET value = 5; ROLLBACK").unwrap();
-    exclusive.execute_batch("UPDATE entry SET value = value + 10").unwrap();
+    exclusive.execute_batch("UPDATE engine.entry SET value = 4").unwrap();
+    exclusive.execute_batch("BEGIN; UPDATE engine.entry SET value = 5; ROLLBACK").unwrap();
+    exclusive.execute_batch("UPDATE engine.entry SET value = value + 10").unwrap();
     assert_eq!(entries(&reader), [(1, 14)]);
-    exclusive.execute_batch("PRAGMA locking_mode = NORMAL; SELECT * FROM entry").unwrap();
+    exclusive.execute_batch("CREATE TABLE engine.one (a)").unwrap();
+    assert!(reader.prepare("SELECT * FROM one").is_ok());
+    exclusive.execute_batch("CREATE TABLE engine.two (a)").unwrap();
+    assert!(reader.prepare("SELECT * FROM two").is_ok());
+    drop(exclusive);
     reader.execute("UPDATE entry SET value = 6", []).unwrap();
-    assert_eq!(entries(&exclusive), [(1, 6)]);
+}
+
+/// What reads in exclusive locking mode never sees what others commit, and can then not write: it is told, in time.
+#[test]
+fn exclusive_locking_that_has_read_something_old_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine_with_entries(&[(1, 1)]);
+    let exclusive = Connection::open(folder.path().join("main.sqlite3")).unwrap();
+    exclusive.busy_timeout(Duration::from_millis(50)).unwrap();
+    exclusive.execute("ATTACH ?1 AS engine", [engine.uri()]).unwrap();
+    exclusive.execute_batch("PRAGMA locking_mode = EXCLUSIVE").unwrap();
+    assert_eq!(number(&exclusive, "SELECT value FROM engine.entry"), 1);
+    engine.transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap();
+    assert!(exclusive.execute("UPDATE engine.entry SET value = 3", []).is_err());
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 2)]);
 }
 
 #[test]

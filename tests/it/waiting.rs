@@ -215,6 +215,99 @@ fn a_connection_may_set_its_own_timeout() {
     let connection = engine.connect().unwrap();
     connection.busy_timeout(Duration::ZERO).unwrap();
     assert_eq!(update(&connection).unwrap_err().sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+    connection.execute_batch("BEGIN").unwrap();
+    entries(&connection);
+    assert_eq!(update(&connection).unwrap_err().sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+}
+
+#[test]
+fn an_engine_that_is_attached_to_ours_is_waited_for_as_well() {
+    let (engine, _writer) = engine_with_writer("moves_the_money");
+    let connection = Engine::new().connect().unwrap();
+    connection.execute("ATTACH ?1 AS other", [engine.uri()]).unwrap();
+    let update = "UPDATE other.entry SET value = 2";
+    let refused = Error::from(connection.execute(update, []).unwrap_err());
+    assert_eq!(refused.kind(), ErrorKind::LockTimeout);
+    connection.execute_batch("BEGIN; SELECT * FROM other.entry").unwrap();
+    let started = Instant::now();
+    let refused = Error::from(connection.execute(update, []).unwrap_err());
+    assert!(started.elapsed() >= SHORT);
+    assert!(refused.to_string().contains("thread `moves_the_money`"), "{refused}");
+}
+
+/// After a refusal a connection may want to read only. Neither does it keep the slot then, nor does it wait for it.
+#[test]
+fn a_reader_that_was_refused_before_keeps_nobody_from_writing() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(SHORT);
+    let refused_for_reading_old = || {
+        let work = engine.unit_of_work().unwrap();
+        entries(&work);
+        engine.transaction(|work| update(work)).unwrap();
+        update(&work).unwrap_err();
+    };
+    refused_for_reading_old();
+    let reader = engine.unit_of_work().unwrap(); // on the same connection
+    entries(&reader);
+    engine.begin(Immediate).unwrap().commit().unwrap();
+
+    for foreign in [Connection::open(engine.uri()).unwrap(), engine.connect().unwrap()] {
+        foreign.busy_timeout(Duration::ZERO).unwrap();
+        let writer = engine.begin(Immediate).unwrap();
+        update(&foreign).unwrap_err();
+        thread::sleep(Duration::from_millis(2)); // as if it polled
+        entries(&foreign);
+        writer.commit().unwrap();
+        foreign.execute_batch("BEGIN").unwrap();
+        entries(&foreign);
+        engine.begin(Immediate).unwrap().commit().unwrap();
+    }
+}
+
+#[test]
+fn a_connection_that_overcame_a_refusal_gives_the_slot_back() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(SHORT);
+    for connection in [Connection::open(engine.uri()).unwrap(), engine.connect().unwrap()] {
+        connection.busy_timeout(SHORT).unwrap();
+        let writer = engine.begin(Immediate).unwrap();
+        connection.execute_batch("BEGIN").unwrap();
+        entries(&connection);
+        update(&connection).unwrap_err();
+        writer.rollback().unwrap();
+        update(&connection).unwrap();
+        connection.execute_batch("COMMIT").unwrap();
+        entries(&connection);
+        engine.begin(Immediate).unwrap().commit().unwrap();
+    }
+}
+
+/// A refusal of one connection is not another one's to wait for.
+#[test]
+fn a_busy_file_does_not_make_a_connection_take_the_slot_for_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.sqlite3");
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch("CREATE TABLE note (text)").unwrap();
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(SHORT);
+    let ours = Engine::new().connect().unwrap();
+    ours.execute("ATTACH ?1 AS file", [path.to_str().unwrap()]).unwrap();
+    let foreign = Connection::open(engine.uri()).unwrap();
+    foreign.busy_timeout(Duration::ZERO).unwrap();
+    let writer = engine.begin(Immediate).unwrap();
+    update(&foreign).unwrap_err();
+    writer.rollback().unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    thread::scope(|scope| {
+        let insert = scope.spawn(move || {
+            thread::sleep(SHORT);
+            file.execute_batch("COMMIT").unwrap();
+        });
+        ours.execute("INSERT INTO file.note VALUES ('waited')", []).unwrap();
+        insert.join().unwrap();
+    });
+    engine.begin(Immediate).unwrap().commit().unwrap();
 }
 
 #[test]
