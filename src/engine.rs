@@ -166,7 +166,9 @@ impl Engine {
     /// Transactions that are reading go on with what they read; connections may stay open.
     ///
     /// # Errors
-    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when the turn to write did not come in time.
+    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when the turn to write did not come in time;
+    /// [`OtherEncoding`](crate::ErrorKind::OtherEncoding) when the snapshot is UTF-16 and the engine is UTF-8, or the
+    /// other way round, which SQLite does not allow a connection to see.
     #[track_caller]
     pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
         self.restore_at(snapshot, Location::caller())
@@ -186,9 +188,13 @@ impl Engine {
         store
             .acquire(token, Purpose::Restore(caller), None, store.lock_timeout())
             .map_err(|refusal| Error::refused(self.name(), &refusal))?;
-        store.restore(snapshot);
+        let encodings = store.current().text_encoding().zip(snapshot.text_encoding());
+        let fits = encodings.is_none_or(|(current, new)| current == new);
+        if fits {
+            store.restore(snapshot);
+        }
         store.release(token);
-        Ok(())
+        if fits { Ok(()) } else { Err(Error::other_encoding(self.name())) }
     }
 
     /// A new engine that starts with what is committed in this one now. It shares the pages until either writes, so it

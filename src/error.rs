@@ -36,6 +36,8 @@ pub enum ErrorKind {
     NotInMemory,
     /// Bytes or a file that are no SQLite database, or only a part of one.
     NotADatabase,
+    /// A snapshot that an engine can't go to, for its texts are in another encoding than the engine's.
+    OtherEncoding,
     /// A file that can't be read or written.
     Io,
     /// The writer slot stayed taken for as long as the connection was ready to wait.
@@ -89,6 +91,14 @@ impl Error {
     pub(crate) fn not_a_database(object: &str, flaw: impl Into<String>) -> Error {
         let message = format!("can't take {object} as a SQLite database: {}", flaw.into());
         Error::new(ErrorKind::NotADatabase, message)
+    }
+
+    pub(crate) fn other_encoding(engine: &str) -> Error {
+        let message = format!(
+            "can't restore the snapshot on {engine}: its texts are in another encoding (PRAGMA encoding), which no open \
+             connection could read; Snapshot::engine() makes an engine of its own"
+        );
+        Error::new(ErrorKind::OtherEncoding, message)
     }
 
     pub(crate) fn io(operation: &str, path: &Path, cause: io::Error) -> Error {

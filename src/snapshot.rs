@@ -64,6 +64,7 @@ const FORMAT_VERSIONS: usize = 18;
 const CHANGE_COUNTER: usize = 24;
 const PAGE_COUNT: usize = 28;
 const SCHEMA_COOKIE: usize = 40;
+const TEXT_ENCODING: usize = 56;
 const VERSION_VALID_FOR: usize = 92;
 const ROLLBACK_JOURNAL: u32 = 0x0101;
 const WAL: u8 = 2;
@@ -181,6 +182,11 @@ impl Snapshot {
 
     pub(crate) fn stamp(&self) -> Stamp {
         Stamp::of(&self.0.pages)
+    }
+
+    /// SQLite's number of the encoding that texts are stored in; an empty database has none yet.
+    pub(crate) fn text_encoding(&self) -> Option<u32> {
+        Some(number(&self.0.pages, TEXT_ENCODING)).filter(|encoding| *encoding != 0)
     }
 
     /// What a connection committed over `self`, with numbers that `highest` has not seen where those it chose have been

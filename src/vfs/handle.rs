@@ -63,7 +63,6 @@ pub(super) struct Handle {
     refused: Option<Instant>,
     /// Whether the slot may have been handed over while it was waiting, without a lock that tells SQLite to give it back.
     may_hold_slot: bool,
-    journal: JournalMode,
     /// Whether a pragma has changed what a later user of the connection would not expect.
     pragma_changed: bool,
 }
@@ -76,13 +75,6 @@ pub(super) trait Caller {
     fn is_mid_transaction(&self) -> bool;
     /// Calls its busy handler; says whether to try again.
     fn is_patient(&self) -> bool;
-}
-
-/// What SQLite's pager does for a rollback within the transaction; its own answer for a database in memory.
-#[derive(Clone, Copy)]
-enum JournalMode {
-    Memory,
-    Off,
 }
 
 /// How long a connection that polls (its busy handler is not ours) queues with the others each time it comes back.
@@ -104,7 +96,6 @@ impl Handle {
             own_cookie: None,
             refused: None,
             may_hold_slot: false,
-            journal: JournalMode::Memory,
             pragma_changed: false,
         }
     }
@@ -255,35 +246,13 @@ impl Handle {
 
     /// SQLite is compiling a pragma for this database. `Some` is the answer to give in SQLite's place.
     pub(super) fn pragma(&mut self, name: &str, argument: Option<&str>) -> Option<&'static str> {
-        let argument = argument?;
+        argument?;
         let is = |other: &str| name.eq_ignore_ascii_case(other);
-        if is("journal_mode") {
-            return self.set_journal_mode(argument);
-        }
         if is("locking_mode") {
             return Some(LOCKING_MODE);
         }
         self.pragma_changed |= !HARMLESS_PRAGMAS.iter().any(|harmless| is(harmless));
         None
-    }
-
-    /// "The journal_mode for an in-memory database is either MEMORY or OFF and can not be changed to a different value.
-    /// An attempt to change the journal_mode of an in-memory database to any setting other than MEMORY or OFF is
-    /// ignored" (SQLite, "PRAGMA journal_mode").
-    fn set_journal_mode(&mut self, wanted: &str) -> Option<&'static str> {
-        let is = |mode: &str| wanted.eq_ignore_ascii_case(mode);
-        if is("off") {
-            (self.journal, self.pragma_changed) = (JournalMode::Off, true);
-            return None;
-        }
-        if is("memory") {
-            self.journal = JournalMode::Memory;
-            return None;
-        }
-        Some(match self.journal {
-            JournalMode::Memory => "memory",
-            JournalMode::Off => "off",
-        })
     }
 }
 

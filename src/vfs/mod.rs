@@ -5,13 +5,14 @@
 #![allow(unsafe_code, reason = "SQLite's VFS is a C interface; this module and `session` are where it is crossed")]
 
 mod handle;
+mod journal;
 mod mount;
 mod session;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
-use std::{mem, ptr, slice};
+use std::{ptr, slice};
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 
@@ -58,7 +59,7 @@ fn new_vfs(default: *mut sqlite3_vfs) -> sqlite3_vfs {
     let (version, os_file, max_pathname) = unsafe { ((*default).iVersion, (*default).szOsFile, (*default).mxPathname) };
     sqlite3_vfs {
         iVersion: version.min(2),
-        szOsFile: os_file.max(mem::size_of::<File>() as c_int),
+        szOsFile: os_file.max(size_of::<File>().max(journal::SIZE) as c_int),
         mxPathname: max_pathname,
         pNext: ptr::null_mut(),
         zName: NAME.as_ptr(),
@@ -166,28 +167,18 @@ unsafe extern "C" fn open(
             // SAFETY: szOsFile is at least the size of `File`, which SQLite aligns to 8 bytes.
             unsafe { file.cast::<File>().write(opened) };
             if !out_flags.is_null() {
-                // SAFETY: not NULL, so it is an int of SQLite's. SQLITE_OPEN_MEMORY makes the pager keep its journal in
-                // memory, as for its own "memdb".
-                unsafe { *out_flags = flags | ffi::SQLITE_OPEN_MEMORY };
+                // SAFETY: not NULL, so it is an int of SQLite's.
+                unsafe { *out_flags = flags };
             }
             Ok(())
         }),
-        // A rollback journal, if `PRAGMA journal_mode` was run for all attached databases at once, or the super-journal of
-        // several files attached. Only the connection that writes them reads them, so any temporary file will do. (A
-        // crash loses them: then each of the files attached is whole, but they may not fit together.)
-        FileName::Beside if flags & (ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_SUPER_JOURNAL) != 0 => {
-            // SAFETY: as above. The journals of the files attached name it, and count only as long as it exists.
-            let name = unsafe { CStr::from_ptr(name) };
+        FileName::Beside if flags & JOURNALS != 0 => {
             if flags & ffi::SQLITE_OPEN_SUPER_JOURNAL != 0 {
-                mount::add_super_journal(name);
+                // SAFETY: as above. The journals of the files attached name it, and count only as long as it exists.
+                mount::add_super_journal(unsafe { CStr::from_ptr(name) });
             }
-            let flags = ffi::SQLITE_OPEN_TEMP_JOURNAL
-                | ffi::SQLITE_OPEN_READWRITE
-                | ffi::SQLITE_OPEN_CREATE
-                | ffi::SQLITE_OPEN_EXCLUSIVE
-                | ffi::SQLITE_OPEN_DELETEONCLOSE;
-            // SAFETY: SQLite's arguments, but without a name, which asks for a temporary file.
-            unsafe { default_open(vfs, ptr::null(), file, flags, out_flags) }
+            // SAFETY: SQLite's own arguments.
+            unsafe { journal::open(file, flags, out_flags) }
         }
         FileName::Beside => ffi::SQLITE_CANTOPEN,
         // SAFETY: only a database file's name has URI parameters, and `flags` says that it is one.
@@ -198,6 +189,10 @@ unsafe extern "C" fn open(
         FileName::Other => unsafe { default_open(vfs, name, file, flags, out_flags) },
     }
 }
+
+/// A rollback journal, and the super-journal of several databases that are committed together. (After a crash, a
+/// super-journal is not there for the files that were attached: each of them is whole, but they may not fit together.)
+const JOURNALS: c_int = ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_SUPER_JOURNAL;
 
 /// Whether the connection is going to lock the database as it should; without locks its reads would be of no one commit.
 ///

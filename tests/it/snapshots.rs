@@ -50,6 +50,18 @@ fn an_engine_takes_snapshots_of_others() {
 }
 
 #[test]
+fn a_snapshot_in_another_encoding_is_refused() {
+    let (engine, other) = (engine_with_entries(&[(1, 1)]), Engine::new());
+    other.connect().unwrap().execute_batch("PRAGMA encoding = 'UTF-16le'; CREATE TABLE note (text)").unwrap();
+    let error = engine.restore(&other.snapshot()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OtherEncoding);
+    assert!(error.to_string().contains("Snapshot::engine()"), "{error}");
+    assert_eq!(entries(&engine.unit_of_work().unwrap()), [(1, 1)]);
+    engine.restore(&Engine::new().snapshot()).unwrap();
+    other.fork().reset().unwrap();
+}
+
+#[test]
 fn bytes_make_the_same_database_again() {
     let engine = engine_with_entries(&[(1, 1)]);
     let snapshot = engine.snapshot();
@@ -141,7 +153,7 @@ fn a_file_in_wal_mode_is_read_with_what_is_in_its_wal() {
 
     let engine = Snapshot::open(&path).unwrap().engine();
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 10)]);
-    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "memory");
+    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "delete");
 
     drop(writer); // which moves everything into the database file; it stays in WAL mode
     let engine = Snapshot::from_bytes(fs::read(&path).unwrap()).unwrap().engine();
