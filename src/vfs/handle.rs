@@ -36,15 +36,6 @@ impl Lock {
             _ => Lock::Exclusive, // PENDING is on the way to it, and here nobody has to get out of the way
         }
     }
-
-    pub(super) fn to_raw(self) -> i32 {
-        match self {
-            Lock::None => ffi::SQLITE_LOCK_NONE,
-            Lock::Shared => ffi::SQLITE_LOCK_SHARED,
-            Lock::Reserved => ffi::SQLITE_LOCK_RESERVED,
-            Lock::Exclusive => ffi::SQLITE_LOCK_EXCLUSIVE,
-        }
-    }
 }
 
 /// One connection's open file on an engine.
@@ -102,10 +93,6 @@ impl Handle {
 
     pub(super) fn set_purpose(&mut self, purpose: Purpose) {
         self.purpose = purpose;
-    }
-
-    pub(super) fn level(&self) -> Lock {
-        self.lock
     }
 
     pub(super) fn pragma_changed(&self) -> bool {
@@ -332,12 +319,7 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
     let patience = timeout.saturating_sub(start.elapsed());
     let waited = mount.store.acquire(pending.token, pending.purpose, pending.read.as_ref(), patience);
     let refusal = match waited {
-        Ok(()) if tries == 0 || !patience.is_zero() => return true,
-        Ok(()) => {
-            // SQLite got no further with the slot, and comes back for it again and again: that might have no end.
-            mount.store.release(pending.token);
-            return false;
-        }
+        Ok(()) => return true,
         Err(Refusal::Stale { .. }) => return true, // SQLite will be told when it tries again
         Err(refusal) => refusal.since(start),
     };

@@ -8,7 +8,7 @@ use std::{ptr, slice};
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
-use super::{device_characteristics, guard, sector_size, sync, unsigned};
+use super::{device_characteristics, guard, sync, unsigned};
 
 /// A journal as SQLite holds it.
 #[repr(C)]
@@ -35,7 +35,7 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xUnlock: Some(no_lock),
     xCheckReservedLock: Some(super::check_reserved_lock),
     xFileControl: Some(file_control),
-    xSectorSize: Some(sector_size),
+    xSectorSize: None,
     xDeviceCharacteristics: Some(device_characteristics),
     xShmMap: None,
     xShmLock: None,

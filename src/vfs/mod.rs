@@ -294,7 +294,7 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xUnlock: Some(unlock),
     xCheckReservedLock: Some(check_reserved_lock),
     xFileControl: Some(file_control),
-    xSectorSize: Some(sector_size),
+    xSectorSize: None, // not asked for where neighbouring bytes stay as they are
     xDeviceCharacteristics: Some(device_characteristics),
     // Version 1 has none of the rest, so that SQLite takes neither WAL nor memory-mapped I/O for possible.
     xShmMap: None,
@@ -456,8 +456,6 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
             ffi::SQLITE_FCNTL_PDB => unsafe { (*file.cast::<File>()).connection = arg.cast() },
             // SAFETY: `file` is a `File`; with this opcode the argument is an array of a function and its argument.
             ffi::SQLITE_FCNTL_BUSYHANDLER => unsafe { (*file.cast::<File>()).busy_handler = *arg.cast() },
-            // SAFETY: with this opcode the argument is an int to write the lock to.
-            ffi::SQLITE_FCNTL_LOCKSTATE => unsafe { *arg.cast::<c_int>() = handle.level().to_raw() },
             // SAFETY: with this opcode the argument is a char* to write a string of sqlite3_malloc's to.
             ffi::SQLITE_FCNTL_VFSNAME => unsafe { *arg.cast::<*mut c_char>() = to_sqlite(NAME) },
             ffi::SQLITE_FCNTL_PRAGMA => {
@@ -489,10 +487,6 @@ unsafe fn text(text: *const c_char) -> Option<String> {
     (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }
 
-unsafe extern "C" fn sector_size(_: *mut sqlite3_file) -> c_int {
-    512 // the smallest page, so that any page size can be chosen
-}
-
 unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
     // What holds of memory: a write is whole or not there, writes happen in order, neighbouring bytes stay as they are,
     // and any part of a page can be read.
@@ -501,4 +495,22 @@ unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
         | ffi::SQLITE_IOCAP_SEQUENTIAL
         | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE
         | SQLITE_IOCAP_SUBPAGE_READ
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_result_code() {
+        assert_eq!(guard(ffi::SQLITE_IOERR_READ, || panic!("in a method")), ffi::SQLITE_IOERR_READ);
+        assert_eq!(guard(ffi::SQLITE_IOERR_READ, || Err(ffi::SQLITE_BUSY)), ffi::SQLITE_BUSY);
+        assert_eq!(guard(ffi::SQLITE_IOERR_READ, || Ok(())), ffi::SQLITE_OK);
+    }
+
+    #[test]
+    fn negative_offsets_are_errors() {
+        assert_eq!(unsigned(-1), Err(ffi::SQLITE_IOERR));
+        assert_eq!(unsigned(7), Ok(7));
+    }
 }

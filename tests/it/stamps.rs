@@ -256,3 +256,39 @@ fn the_change_counter_may_wrap_around() {
         }
     }
 }
+
+/// A schema cookie of zero is an empty database's. What has it with tables could be taken for empty, and the other way round.
+#[test]
+fn a_schema_without_a_cookie_is_not_taken_for_none() {
+    let mut bytes = engine_with_entries(&[(1, 0)]).snapshot().to_bytes();
+    bytes[40..44].fill(0);
+    let engine = Snapshot::from_bytes(bytes).unwrap().engine();
+    let idle = engine.connect().unwrap();
+    assert_eq!(entries(&idle), [(1, 0)]);
+    engine.restore(&Engine::new().snapshot()).unwrap();
+    let error = idle.query_row("SELECT * FROM entry", [], |_| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("no such table"), "{error}");
+}
+
+/// A connection that commits twice without reading anew in between counts on from its own numbers, not from those that
+/// its first commit was given.
+#[test]
+fn commits_of_a_connection_that_goes_on_reading_are_told_apart() {
+    let engine = Engine::new();
+    let (first, other) = (engine.connect().unwrap(), engine.connect().unwrap());
+    first.execute_batch("CREATE TABLE a (x)").unwrap();
+    engine.reset().unwrap();
+    let writer = engine.connect().unwrap();
+    writer.execute_batch("CREATE TABLE rows (x); INSERT INTO rows VALUES (1), (2), (3)").unwrap();
+    engine.restore(&Engine::new().snapshot()).unwrap();
+    writer.execute_batch("CREATE TABLE rows (x); INSERT INTO rows VALUES (1), (2), (3)").unwrap();
+    let mut statement = writer.prepare("SELECT x FROM rows").unwrap();
+    let mut reading = statement.query([]).unwrap();
+    reading.next().unwrap();
+    for table in ["b", "c", "d"] {
+        writer.execute_batch(&format!("CREATE TABLE {table} (x)")).unwrap();
+        assert_eq!(number(&other, &format!("SELECT count(*) FROM {table}")), 0);
+    }
+    drop(reading);
+    assert_integrity(&other);
+}

@@ -85,6 +85,12 @@ fn the_error_tells_what_kind_of_holder_it_is() {
     let foreign = Connection::open(engine.uri()).unwrap();
     foreign.execute_batch("BEGIN IMMEDIATE").unwrap();
     expect("in a connection that was opened by the engine's URI");
+    foreign.execute_batch("COMMIT").unwrap();
+    let reader = engine.unit_of_work().unwrap();
+    entries(&reader);
+    engine.restore(&Engine::new().snapshot()).unwrap();
+    let stale = Error::from(update(&reader).unwrap_err());
+    assert!(stale.to_string().contains("in the restore or reset called at tests/it/waiting.rs:"), "{stale}");
 }
 
 /// The names of threads, in the order in which they came to write.
