@@ -73,7 +73,7 @@ impl World {
 
     fn on(engine: Engine, now: Model) -> World {
         let connections = (0..CONNECTIONS).map(|number| open(&engine, number)).collect();
-        World { engine, connections, baseline: now.clone(), now, snapshots: Vec::new() }
+        World { engine, connections, baseline: now.clone(), now, snapshots: vec![of_another_engine()] }
     }
 
     fn carry_out(&mut self, step: &Step) {
@@ -131,6 +131,13 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// A snapshot whose numbers have nothing to do with those of the engine that it is restored on.
+fn of_another_engine() -> (Snapshot, Model) {
+    let engine = Engine::new();
+    engine.connect().unwrap().execute_batch("CREATE TABLE t1 (value, key INTEGER PRIMARY KEY)").unwrap();
+    (engine.snapshot(), Model::from([(1, BTreeMap::new())]))
 }
 
 /// One connection of each kind that there is.
