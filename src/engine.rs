@@ -4,13 +4,13 @@ use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use crate::error::{Error, Result};
 use crate::origin::Purpose;
 use crate::registry::MEMORY_ENGINES;
 use crate::snapshot::Snapshot;
-use crate::store::Token;
+use crate::store::{Claim, Token};
 use crate::unit_of_work::UnitOfWork;
 use crate::vfs::{self, Mount, Session};
 
@@ -118,10 +118,11 @@ impl Engine {
         let purpose = Purpose::UnitOfWork(Location::caller());
         while let Some(mut session) = self.take_idle() {
             let begun = session.begin(behavior, purpose);
-            if session.was_changed() {
-                continue; // after the last unit of work; even BEGIN may have been forbidden
+            let is_busy = begun.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));
+            if is_busy || !session.was_changed() {
+                return self.begun(session, begun);
             }
-            return self.begun(session, begun);
+            // It was changed after the last unit of work, such that even BEGIN may have been forbidden.
         }
         let opened = Session::open(self.uri(), purpose);
         let mut session = opened.map_err(|cause| Error::open_connection(self.name(), cause))?;
@@ -185,16 +186,11 @@ impl Engine {
 
     fn restore_at(&self, snapshot: &Snapshot, caller: &'static Location<'static>) -> Result<()> {
         let (store, token) = (&self.0.mount.store, Token::new());
-        store
-            .acquire(token, Purpose::Restore(caller), None, store.lock_timeout())
-            .map_err(|refusal| Error::refused(self.name(), &refusal))?;
-        let encodings = store.current().text_encoding().zip(snapshot.text_encoding());
-        let fits = encodings.is_none_or(|(current, new)| current == new);
-        if fits {
-            store.restore(snapshot);
-        }
+        let claim = Claim { token, purpose: Purpose::Restore(caller), read: None, reserve: None };
+        store.acquire(&claim, store.lock_timeout()).map_err(|refusal| Error::refused(self.name(), &refusal))?;
+        let restored = store.restore(snapshot);
         store.release(token);
-        if fits { Ok(()) } else { Err(Error::other_encoding(self.name())) }
+        if restored { Ok(()) } else { Err(Error::other_encoding(self.name())) }
     }
 
     /// A new engine that starts with what is committed in this one now. It shares the pages until either writes, so it

@@ -21,6 +21,16 @@ impl Token {
     }
 }
 
+/// A wish for the writer slot.
+pub(crate) struct Claim {
+    pub(crate) token: Token,
+    pub(crate) purpose: Purpose,
+    /// What its transaction has read and would build on. When that is replaced, waiting on is in vain.
+    pub(crate) read: Option<Snapshot>,
+    /// How long the slot is only reserved, until the token claims it for good. `None` claims it for good.
+    pub(crate) reserve: Option<Duration>,
+}
+
 /// One engine's content: read by any number of connections without a lock, written by one at a time.
 pub(crate) struct Store {
     state: Mutex<State>,
@@ -34,6 +44,8 @@ struct State {
     /// Invariant: no image that `current` has ever been had a farther number (rule 1: none may repeat with other
     /// content, since that is all by which a connection tells that the pages it keeps are out of date).
     highest: Stamp,
+    /// SQLite's number of the encoding that texts are in. A connection that has seen one can't read another.
+    encoding: Option<u32>,
     writer: Option<Writer>,
     /// Those who wait for the writer slot, in order of arrival. Invariant: while the slot is free, the first of them is
     /// on its way ([`Stage::Called`]).
@@ -59,8 +71,7 @@ impl Writer {
 struct Waiter {
     token: Token,
     origin: Origin,
-    /// What the waiter has read and would build on. When that is replaced, waiting on is in vain.
-    read: Option<Snapshot>,
+    has_read: bool,
     woken: Arc<Condvar>,
     stage: Stage,
 }
@@ -77,8 +88,8 @@ enum Stage {
 /// How long a waiter may be passed over; then it is handed the slot wherever it is.
 const MAX_PASSED_OVER: Duration = Duration::from_millis(20);
 
-/// How long a reservation holds. A connection that wants the slot asks for it some µs after.
-const RESERVATION: Duration = Duration::from_millis(1);
+/// How often a waiter looks whether a reservation has lapsed, of which nobody would tell it.
+const RECHECK: Duration = Duration::from_millis(20);
 
 /// How often a waiter that has been called, and found the slot taken, looks again before it goes back to sleep. Together
 /// that is some 10 µs, in which most units of work end.
@@ -89,6 +100,7 @@ impl Store {
         Store {
             state: Mutex::new(State {
                 highest: snapshot.stamp(),
+                encoding: snapshot.text_encoding(),
                 baseline: snapshot.clone(),
                 current: snapshot,
                 writer: None,
@@ -117,54 +129,41 @@ impl Store {
         self.lock().lock_timeout = timeout;
     }
 
-    /// Takes the writer slot if it is free (or already handed to `token`), for a connection that builds on `read`.
-    pub(crate) fn try_acquire(&self, token: Token, purpose: Purpose, read: &Snapshot) -> Result<(), Refusal> {
-        self.lock().acquire(token, purpose, Some(read))
+    /// Takes the writer slot if it is free, or already the claimant's.
+    pub(crate) fn try_acquire(&self, claim: &Claim) -> Result<(), Refusal> {
+        self.lock().acquire(claim)
     }
 
-    /// Takes the writer slot, waiting for it behind those who came before, for `patience` at most. A connection that
-    /// builds on something that was `read` is refused as soon as that is replaced.
-    pub(crate) fn acquire(
-        &self,
-        token: Token,
-        purpose: Purpose,
-        read: Option<&Snapshot>,
-        patience: Duration,
-    ) -> Result<(), Refusal> {
-        let mut state = self.lock();
-        match state.acquire(token, purpose, read) {
-            Err(Refusal::Held { .. }) if !patience.is_zero() => {}
-            done => return done,
-        }
+    /// Takes the writer slot, waiting for it behind those who came before, for `patience` at most. A claim that builds on
+    /// something read is refused as soon as that is replaced.
+    pub(crate) fn acquire(&self, claim: &Claim, patience: Duration) -> Result<(), Refusal> {
         let start = Instant::now();
-        let woken = state.enqueue(token, purpose, read);
+        let mut state = self.lock();
+        let mut result = state.acquire(claim);
+        if patience.is_zero() || !matches!(result, Err(Refusal::Held { .. })) {
+            return result;
+        }
+        let woken = state.enqueue(claim);
         let mut looks = 0;
-        loop {
+        while matches!(result, Err(Refusal::Held { .. })) && start.elapsed() < patience {
+            looks = if state.arrive(claim.token) { LOOKS } else { looks };
             state = if looks == 0 {
-                let left = patience.saturating_sub(start.elapsed()).min(state.reserved_for());
+                let left = patience.saturating_sub(start.elapsed()).min(RECHECK);
                 woken.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             } else {
-                drop(state);
-                thread::yield_now();
-                self.lock()
+                looks -= 1;
+                self.look_again(state)
             };
-            match state.acquire(token, purpose, read) {
-                Err(Refusal::Held { .. }) if start.elapsed() < patience => {
-                    looks = if state.arrive(token) { LOOKS } else { looks.saturating_sub(1) };
-                }
-                done => {
-                    state.leave_queue(token);
-                    return done.map_err(|refusal| refusal.since(start));
-                }
-            }
+            result = state.acquire(claim);
         }
+        state.leave_queue(claim.token);
+        result.map_err(|refusal| refusal.since(start))
     }
 
-    /// Waits for the writer slot as `acquire` does, but only to reserve it for a moment.
-    pub(crate) fn reserve(&self, token: Token, purpose: Purpose, patience: Duration) {
-        if self.acquire(token, purpose, None, patience).is_ok() {
-            self.lock().reserve(token);
-        }
+    fn look_again<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        drop(state);
+        thread::yield_now();
+        self.lock()
     }
 
     /// Makes `pages` what is committed now. The caller holds the writer slot, and saw `schema_cookie` before it changed
@@ -178,11 +177,15 @@ impl Store {
         new
     }
 
-    /// Makes the content of `snapshot` what is committed now. The caller holds the writer slot.
-    pub(crate) fn restore(&self, snapshot: &Snapshot) {
+    /// Makes the content of `snapshot` what is committed now. The caller holds the writer slot. Returns whether it could:
+    /// not if its texts are in another encoding than any connection has seen here.
+    pub(crate) fn restore(&self, snapshot: &Snapshot) -> bool {
         let mut state = self.lock();
         if state.current.same_content(snapshot) {
-            return;
+            return true;
+        }
+        if state.encoding.zip(snapshot.text_encoding()).is_some_and(|(seen, new)| seen != new) {
+            return false;
         }
         let new = snapshot.restamped(&state.current, state.highest);
         if state.baseline.same_content(snapshot) {
@@ -191,6 +194,7 @@ impl Store {
         let old = state.replace(new);
         drop(state);
         drop(old);
+        true
     }
 
     /// Gives the writer slot to whoever waited longest for it, if `token` holds it.
@@ -206,37 +210,28 @@ impl Store {
 }
 
 impl State {
-    fn acquire(&mut self, token: Token, purpose: Purpose, read: Option<&Snapshot>) -> Result<(), Refusal> {
-        if read.is_some_and(|read| !read.is(&self.current)) {
-            self.release(token);
+    /// Takes the slot if it is free, or its own already. A slot that a claim can't use any more is given up.
+    fn acquire(&mut self, claim: &Claim) -> Result<(), Refusal> {
+        if claim.read.as_ref().is_some_and(|read| !read.is(&self.current)) {
+            self.release(claim.token);
             return Err(Refusal::Stale { by: self.replaced_by.clone() });
         }
+        let reserved = claim.reserve.map(|time| Instant::now() + time);
         match &mut self.writer {
-            Some(writer) if writer.token == token => writer.reserved = None,
+            Some(writer) if writer.token == claim.token => writer.reserved = reserved,
             Some(writer) if writer.holds() => {
                 return Err(Refusal::Held { by: writer.origin.clone(), waited: Duration::ZERO });
             }
-            _ => self.writer = Some(Writer { token, origin: Origin::here(purpose), reserved: None }),
+            _ => self.writer = Some(Writer { token: claim.token, origin: Origin::here(claim.purpose), reserved }),
         }
         Ok(())
     }
 
-    fn reserve(&mut self, token: Token) {
-        if let Some(writer) = self.writer.as_mut().filter(|writer| writer.token == token) {
-            writer.reserved = Some(Instant::now() + RESERVATION);
-        }
-    }
-
-    /// How long the slot is still reserved at most, when it is no more than that.
-    fn reserved_for(&self) -> Duration {
-        let end = self.writer.as_ref().and_then(|writer| writer.reserved);
-        end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()))
-    }
-
-    fn enqueue(&mut self, token: Token, purpose: Purpose, read: Option<&Snapshot>) -> Arc<Condvar> {
+    fn enqueue(&mut self, claim: &Claim) -> Arc<Condvar> {
         let woken = Arc::new(Condvar::new());
-        let (read, origin) = (read.cloned(), Origin::here(purpose));
-        self.queue.push_back(Waiter { token, origin, read, woken: woken.clone(), stage: Stage::Asleep });
+        let (token, has_read) = (claim.token, claim.read.is_some());
+        let origin = Origin::here(claim.purpose);
+        self.queue.push_back(Waiter { token, origin, has_read, woken: woken.clone(), stage: Stage::Asleep });
         woken
     }
 
@@ -248,7 +243,7 @@ impl State {
 
     fn leave_queue(&mut self, token: Token) {
         self.queue.retain(|waiter| waiter.token != token);
-        if self.writer.is_none() {
+        if !self.writer.as_ref().is_some_and(Writer::holds) {
             self.offer();
         }
     }
@@ -256,11 +251,12 @@ impl State {
     fn replace(&mut self, new: Snapshot) -> Snapshot {
         if new.size() > 0 {
             self.highest = self.highest.max(new.stamp());
+            self.encoding = self.encoding.or(new.text_encoding());
         }
         if let Some(writer) = &self.writer {
             self.replaced_by = writer.origin.clone();
         }
-        for waiter in self.queue.iter().filter(|waiter| waiter.read.is_some()) {
+        for waiter in self.queue.iter().filter(|waiter| waiter.has_read) {
             waiter.woken.notify_one();
         }
         std::mem::replace(&mut self.current, new)
@@ -306,13 +302,23 @@ mod tests {
         Purpose::UnitOfWork(Location::caller())
     }
 
+    fn claim(token: Token, read: Option<&Snapshot>) -> Claim {
+        Claim { token, purpose: purpose(), read: read.cloned(), reserve: None }
+    }
+
+    fn reservation(token: Token) -> Claim {
+        Claim { reserve: Some(RESERVATION), ..claim(token, None) }
+    }
+
+    const RESERVATION: Duration = Duration::from_millis(2);
+
     fn store() -> Store {
         Store::new(Snapshot::empty())
     }
 
     fn commit(store: &Store, content: &[u8]) {
         let token = Token::new();
-        store.acquire(token, purpose(), None, FOR_EVER).unwrap();
+        store.acquire(&claim(token, None), FOR_EVER).unwrap();
         let mut pages = store.current().pages().clone();
         pages.resize(0);
         pages.write(0, content);
@@ -331,13 +337,13 @@ mod tests {
     fn the_slot_is_for_one_at_a_time() {
         let (store, one, other) = (store(), Token::new(), Token::new());
         let now = store.current();
-        store.try_acquire(one, purpose(), &now).unwrap();
-        store.try_acquire(one, purpose(), &now).expect("who has it may ask again");
-        assert!(matches!(store.try_acquire(other, purpose(), &now), Err(Refusal::Held { .. })));
+        store.try_acquire(&claim(one, Some(&now))).unwrap();
+        store.try_acquire(&claim(one, Some(&now))).expect("who has it may ask again");
+        assert!(matches!(store.try_acquire(&claim(other, Some(&now))), Err(Refusal::Held { .. })));
         store.release(other);
-        assert!(store.try_acquire(other, purpose(), &now).is_err(), "only the holder can give it up");
+        assert!(store.try_acquire(&claim(other, Some(&now))).is_err(), "only the holder can give it up");
         store.release(one);
-        store.try_acquire(other, purpose(), &now).unwrap();
+        store.try_acquire(&claim(other, Some(&now))).unwrap();
     }
 
     #[test]
@@ -345,20 +351,20 @@ mod tests {
         let (store, token) = (store(), Token::new());
         let old = store.current();
         commit(&store, &[1; 200]);
-        assert!(matches!(store.try_acquire(token, purpose(), &old), Err(Refusal::Stale { .. })));
-        store.try_acquire(token, purpose(), &store.current()).unwrap();
+        assert!(matches!(store.try_acquire(&claim(token, Some(&old))), Err(Refusal::Stale { .. })));
+        store.try_acquire(&claim(token, Some(&store.current()))).unwrap();
     }
 
     #[test]
     fn waiters_come_in_order_of_arrival() {
         let (store, holder, (order, arrivals)) = (store(), Token::new(), mpsc::channel());
-        store.acquire(holder, purpose(), None, FOR_EVER).unwrap();
+        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
         thread::scope(|scope| {
             for number in 0..6 {
                 let (store, order) = (&store, order.clone());
                 scope.spawn(move || {
                     let token = Token::new();
-                    store.acquire(token, purpose(), None, FOR_EVER).unwrap();
+                    store.acquire(&claim(token, None), FOR_EVER).unwrap();
                     order.send(number).unwrap();
                     store.release(token);
                 });
@@ -373,31 +379,31 @@ mod tests {
     #[test]
     fn a_waiter_that_was_passed_over_for_long_is_handed_the_slot() {
         let (store, holder, waiter) = (store(), Token::new(), Token::new());
-        store.acquire(holder, purpose(), None, FOR_EVER).unwrap();
+        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
         {
             let mut state = store.lock();
-            state.enqueue(waiter, purpose(), None);
+            state.enqueue(&claim(waiter, None));
             thread::sleep(MAX_PASSED_OVER);
             state.release(holder);
         }
-        assert!(matches!(store.try_acquire(holder, purpose(), &store.current()), Err(Refusal::Held { .. })));
-        store.try_acquire(waiter, purpose(), &store.current()).expect("it has the slot without having woken up");
+        assert!(matches!(store.try_acquire(&claim(holder, Some(&store.current()))), Err(Refusal::Held { .. })));
+        store.try_acquire(&claim(waiter, Some(&store.current()))).expect("it has the slot without having woken up");
     }
 
     #[test]
     fn a_waiter_on_its_way_may_be_passed_over_but_once_it_is_there_it_is_next() {
         let (store, holder, waiter) = (store(), Token::new(), Token::new());
         let now = store.current();
-        store.acquire(holder, purpose(), None, FOR_EVER).unwrap();
-        store.lock().enqueue(waiter, purpose(), None);
+        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
+        store.lock().enqueue(&claim(waiter, None));
         store.release(holder);
         assert!(store.lock().queue[0].stage == Stage::Called);
-        store.try_acquire(holder, purpose(), &now).expect("the waiter has not come yet");
+        store.try_acquire(&claim(holder, Some(&now))).expect("the waiter has not come yet");
         assert!(store.lock().arrive(waiter));
         assert!(!store.lock().arrive(waiter), "it arrives once");
         store.release(holder);
-        assert!(store.try_acquire(holder, purpose(), &now).is_err());
-        store.try_acquire(waiter, purpose(), &now).unwrap();
+        assert!(store.try_acquire(&claim(holder, Some(&now))).is_err());
+        store.try_acquire(&claim(waiter, Some(&now))).unwrap();
         assert!(store.lock().queue.is_empty());
     }
 
@@ -405,8 +411,8 @@ mod tests {
     fn when_the_first_waiter_gives_up_the_next_is_called() {
         let (store, first, second) = (store(), Token::new(), Token::new());
         let mut state = store.lock();
-        state.enqueue(first, purpose(), None);
-        state.enqueue(second, purpose(), None);
+        state.enqueue(&claim(first, None));
+        state.enqueue(&claim(second, None));
         state.offer();
         assert!(state.queue[0].stage == Stage::Called);
         state.leave_queue(first);
@@ -418,9 +424,9 @@ mod tests {
     fn a_waiter_who_builds_on_what_is_replaced_is_told_at_once() {
         let (store, holder) = (store(), Token::new());
         let old = store.current();
-        store.acquire(holder, purpose(), None, FOR_EVER).unwrap();
+        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| store.acquire(Token::new(), purpose(), Some(&old), FOR_EVER));
+            let waiter = scope.spawn(|| store.acquire(&claim(Token::new(), Some(&old)), FOR_EVER));
             until_queued(&store, 1);
             store.publish(Pages::from_bytes(vec![1; 200]), 0);
             assert!(matches!(waiter.join().unwrap(), Err(Refusal::Stale { .. })), "while the slot is still held");
@@ -432,28 +438,44 @@ mod tests {
     fn a_slot_that_was_handed_to_who_can_not_use_it_is_handed_on() {
         let (store, holder, stale) = (store(), Token::new(), Token::new());
         let old = store.current();
-        store.acquire(holder, purpose(), None, FOR_EVER).unwrap();
-        store.lock().enqueue(stale, purpose(), Some(&old));
+        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
+        store.lock().enqueue(&claim(stale, Some(&old)));
         store.lock().queue[0].stage = Stage::There;
         store.publish(Pages::from_bytes(vec![1; 200]), 0);
         store.release(holder);
-        assert!(matches!(store.try_acquire(stale, purpose(), &old), Err(Refusal::Stale { .. })));
-        store.try_acquire(holder, purpose(), &store.current()).expect("the slot is free again");
+        assert!(matches!(store.try_acquire(&claim(stale, Some(&old))), Err(Refusal::Stale { .. })));
+        store.try_acquire(&claim(holder, Some(&store.current()))).expect("the slot is free again");
     }
 
     #[test]
     fn a_reservation_holds_for_a_moment_only() {
         let (store, reader, writer) = (store(), Token::new(), Token::new());
-        store.reserve(reader, purpose(), FOR_EVER);
-        assert!(store.try_acquire(writer, purpose(), &store.current()).is_err());
-        store.acquire(writer, purpose(), None, FOR_EVER).expect("nobody has to give it back");
+        store.acquire(&reservation(reader), FOR_EVER).unwrap();
+        store.acquire(&claim(writer, None), FOR_EVER).expect("nobody has to give it back");
         store.release(reader);
-        assert!(store.try_acquire(reader, purpose(), &store.current()).is_err(), "it is the writer's now");
+        assert!(store.try_acquire(&claim(reader, None)).is_err(), "it is the writer's now");
         store.release(writer);
-        store.reserve(reader, purpose(), FOR_EVER);
-        store.try_acquire(reader, purpose(), &store.current()).unwrap();
+        store.acquire(&reservation(reader), FOR_EVER).unwrap();
+        store.try_acquire(&claim(reader, None)).unwrap();
         thread::sleep(2 * RESERVATION);
-        assert!(store.try_acquire(writer, purpose(), &store.current()).is_err(), "what was reserved was taken");
+        assert!(store.try_acquire(&claim(writer, None)).is_err(), "what was reserved was taken");
+    }
+
+    /// Nobody tells a waiter that a reservation has lapsed which was made while it slept.
+    #[test]
+    fn a_waiter_behind_a_reservation_does_not_sleep_on() {
+        let (store, holder, reader) = (store(), Token::new(), Token::new());
+        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| store.acquire(&reservation(reader), FOR_EVER).unwrap());
+            until_queued(&store, 1);
+            let waiter = scope.spawn(|| store.acquire(&claim(Token::new(), None), FOR_EVER));
+            until_queued(&store, 2);
+            store.release(holder);
+            let start = Instant::now();
+            waiter.join().unwrap().unwrap();
+            assert!(start.elapsed() < FOR_EVER / 2);
+        });
     }
 
     #[test]

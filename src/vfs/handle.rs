@@ -1,19 +1,17 @@
 //! What one connection sees of an engine: the meaning of SQLite's file operations, in safe code.
 
-use std::cell::{Cell, RefCell};
 use std::ops::Range;
-use std::sync::{Arc, Weak};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
 
 use super::mount::Mount;
-use crate::error::Error;
+use super::waiting::{self, Pending};
 use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
 use crate::snapshot::{Snapshot, Stamp};
-use crate::store::Token;
+use crate::store::{Claim, Token};
 
 /// A SQLite result code other than `SQLITE_OK`.
 pub(super) type Code = i32;
@@ -42,6 +40,8 @@ impl Lock {
 pub(super) struct Handle {
     mount: Arc<Mount>,
     token: Token,
+    /// Gone with the handle, for those who would act for it later.
+    alive: Arc<()>,
     purpose: Purpose,
     lock: Lock,
     /// What the connection reads, from SHARED on.
@@ -64,12 +64,19 @@ pub(super) trait Caller {
     fn id(&self) -> usize;
     /// Whether its transaction has read before, so that it can't be given newer content.
     fn is_mid_transaction(&self) -> bool;
-    /// Calls its busy handler; says whether to try again.
-    fn is_patient(&self) -> bool;
+    /// Calls its busy handler, which waits; says whether to try again.
+    fn call_busy_handler(&self) -> bool;
 }
 
 /// How long a connection that polls (its busy handler is not ours) queues with the others each time it comes back.
 const POLL_PATIENCE: Duration = Duration::from_millis(10);
+
+/// How long the slot is kept for it then: SQLite asks for it some µs after, if it still wants it.
+const POLL_RESERVATION: Duration = Duration::from_millis(1);
+
+/// How long the slot is kept for a connection that has waited for it in our busy handler, until SQLite comes back for it.
+/// That takes some µs, unless the thread is kept from running.
+const RESERVATION: Duration = Duration::from_millis(100);
 
 /// When a connection that was refused has to come back to be seen as polling. SQLite's own busy handler sleeps between 1
 /// and 100 ms; a connection that has given up may well do its next thing at once.
@@ -80,6 +87,7 @@ impl Handle {
         Handle {
             mount,
             token: Token::new(),
+            alive: Arc::new(()),
             purpose: Purpose::Uri,
             lock: Lock::None,
             read: None,
@@ -148,7 +156,7 @@ impl Handle {
         if self.lock < Lock::Reserved && level >= Lock::Reserved {
             self.acquire(caller).map_err(|refusal| refusal.extended_code())?;
             self.may_hold_slot = false; // from here on, the lock says it
-            Refusal::forget();
+            waiting::over();
         }
         self.lock = self.lock.max(level);
         Ok(())
@@ -160,37 +168,46 @@ impl Handle {
     /// waits here, by the busy handler all the same, and goes on only if nothing was committed meanwhile. Any other is
     /// refused at once, gives up SHARED, waits in the busy handler, and then starts with what is committed by then.
     fn acquire(&mut self, caller: &impl Caller) -> Result<(), Refusal> {
-        let read = self.read.clone().expect("SHARED comes before RESERVED");
+        let claim = self.claim(self.read.clone(), None);
         loop {
-            let refusal = match self.mount.store.try_acquire(self.token, self.purpose, &read) {
+            match self.mount.store.try_acquire(&claim) {
                 Ok(()) => return Ok(()),
-                Err(refusal) => refusal,
-            };
-            self.may_hold_slot = true;
-            let is_held = matches!(refusal, Refusal::Held { .. });
-            if !caller.is_mid_transaction() {
-                self.refused = Some(Instant::now());
-                Pending::set(self.pending(caller, None));
-                refusal.clone().remember(&self.mount.name);
-                return Err(refusal);
-            }
-            if is_held {
-                Pending::set(self.pending(caller, Some(read.clone())));
-                if caller.is_patient() {
-                    continue;
+                Err(refusal @ Refusal::Held { .. }) if caller.is_mid_transaction() => {
+                    if !self.wait_here(caller, refusal.clone()) {
+                        return Err(refusal);
+                    }
+                }
+                Err(refusal) => {
+                    // Who was held up may poll; what has read something old is to begin anew.
+                    self.refused = matches!(refusal, Refusal::Held { .. }).then(Instant::now);
+                    self.announce(caller, None);
+                    refusal.clone().remember(&self.mount.name);
+                    return Err(refusal);
                 }
             }
-            // Where our own busy handler was asked, it has taken what was pending, and remembered more than we know.
-            if !is_held || Pending::take(|pending| pending.token == self.token).is_some() {
-                refusal.clone().remember(&self.mount.name);
-            }
-            return Err(refusal);
         }
     }
 
-    fn pending(&self, caller: &impl Caller, read: Option<Snapshot>) -> Pending {
-        let (mount, token, purpose) = (Arc::downgrade(&self.mount), self.token, self.purpose);
-        Pending { connection: caller.id(), mount, token, purpose, read }
+    /// Has the connection's busy handler wait; says whether to try again.
+    fn wait_here(&self, caller: &impl Caller, refusal: Refusal) -> bool {
+        self.announce(caller, self.read.clone());
+        let try_again = caller.call_busy_handler();
+        // Our own busy handler has taken what was announced, and remembers more than we know.
+        if Pending::take(|pending| pending.claim.token == self.token).is_some() && !try_again {
+            refusal.remember(&self.mount.name);
+        }
+        try_again
+    }
+
+    /// Says to the busy handler that may be called next what it is called for.
+    fn announce(&self, caller: &impl Caller, read: Option<Snapshot>) {
+        let (mount, alive) = (Arc::downgrade(&self.mount), Arc::downgrade(&self.alive));
+        let claim = self.claim(read, Some(RESERVATION));
+        Pending::set(Pending { connection: caller.id(), mount, alive, claim });
+    }
+
+    fn claim(&self, read: Option<Snapshot>, reserve: Option<Duration>) -> Claim {
+        Claim { token: self.token, purpose: self.purpose, read, reserve }
     }
 
     /// The connection reads anew. If it was refused before, it may have come back for the writer slot.
@@ -201,9 +218,10 @@ impl Handle {
         // What our own busy handler has seen to is not pending any more. So this connection polls, or has given up, which
         // can't be told apart: it queues before it takes what it reads, or it would find the slot taken every time others
         // queue; but it gets no more than a reservation, since it may only want to read.
-        let polls = Pending::take(|pending| pending.token == self.token).is_some();
+        let polls = Pending::take(|pending| pending.claim.token == self.token).is_some();
         if polls && POLL_INTERVAL.contains(&refused.elapsed()) {
-            self.mount.store.reserve(self.token, self.purpose, POLL_PATIENCE);
+            // Whether it gets the slot or not, it goes on: if it wants to write, it will ask again.
+            let _ = self.mount.store.acquire(&self.claim(None, Some(POLL_RESERVATION)), POLL_PATIENCE);
         }
     }
 
@@ -280,76 +298,66 @@ const HARMLESS_PRAGMAS: [&str; 16] = [
     "user_version",
 ];
 
-/// A refusal that SQLite's busy handler is about to be asked about, on this thread.
-struct Pending {
-    connection: usize,
-    mount: Weak<Mount>,
-    token: Token,
-    purpose: Purpose,
-    /// What the transaction has read, if it has.
-    read: Option<Snapshot>,
-}
+#[cfg(test)]
+mod tests {
+    use std::thread;
 
-thread_local! {
-    static PENDING: RefCell<Option<Pending>> = const { RefCell::new(None) };
-    /// When the wait began that the busy handler is called for.
-    static WAITING_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
-}
+    use super::*;
 
-impl Pending {
-    fn set(pending: Pending) {
-        let _ = PENDING.try_with(|cell| cell.replace(Some(pending)));
+    /// One whose transaction has read nothing, and whose busy handler is not ours.
+    struct Foreign;
+
+    impl Caller for Foreign {
+        fn id(&self) -> usize {
+            1
+        }
+
+        fn is_mid_transaction(&self) -> bool {
+            false
+        }
+
+        fn call_busy_handler(&self) -> bool {
+            unreachable!("it is for SQLite to call")
+        }
     }
 
-    fn take(is_it: impl FnOnce(&mut Pending) -> bool) -> Option<Pending> {
-        PENDING.try_with(|cell| cell.borrow_mut().take_if(is_it)).ok().flatten()
+    fn handles() -> [Handle; 2] {
+        let mount = Mount::new(Snapshot::empty(), |id| format!("engine {id}"));
+        [Handle::new(mount.clone()), Handle::new(mount)]
     }
-}
 
-/// The busy handler of our own connections: waits in the engine's queue for the writer slot. Returns whether SQLite
-/// should try again. `tries` counts its calls for one statement.
-pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
-    let start = waiting_since(tries);
-    let Some(pending) = Pending::take(|pending| pending.connection == connection) else {
-        Refusal::forget();
-        return poll(start, tries); // another database that this connection has attached is busy
-    };
-    let Some(mount) = pending.mount.upgrade() else { return false };
-    let timeout = mount.store.lock_timeout();
-    let patience = timeout.saturating_sub(start.elapsed());
-    let waited = mount.store.acquire(pending.token, pending.purpose, pending.read.as_ref(), patience);
-    let refusal = match waited {
-        Ok(()) => return true,
-        Err(Refusal::Stale { .. }) => return true, // SQLite will be told when it tries again
-        Err(refusal) => refusal.since(start),
-    };
-    report(&mount, &refusal);
-    refusal.remember(&mount.name);
-    false
-}
-
-/// Says why a wait was in vain where a failing test shows it. The caller may only ever see SQLite's "database is locked":
-/// of a statement that fails, rusqlite hands on SQLite's own words.
-fn report(mount: &Mount, refusal: &Refusal) {
-    eprintln!("rusqlite-fixtures: {}", Error::refused(&mount.name, refusal));
-}
-
-fn waiting_since(tries: i32) -> Instant {
-    let now = Instant::now();
-    WAITING_SINCE
-        .try_with(|since| {
-            let start = since.get().filter(|_| tries > 0).unwrap_or(now);
-            since.set(Some(start));
-            start
-        })
-        .unwrap_or(now)
-}
-
-/// What rusqlite's default busy handler does: 5 s in small steps.
-fn poll(start: Instant, tries: i32) -> bool {
-    let patient = start.elapsed() < Duration::from_secs(5);
-    if patient {
-        thread::sleep(Duration::from_millis(u64::from(tries.unsigned_abs()).clamp(1, 50)));
+    #[test]
+    fn a_connection_that_polls_queues_when_it_comes_back() {
+        let [mut writer, mut polling] = handles();
+        writer.lock(Lock::Reserved, &Foreign).unwrap();
+        assert_eq!(polling.lock(Lock::Reserved, &Foreign), Err(ffi::SQLITE_BUSY));
+        polling.unlock(Lock::None);
+        thread::sleep(2 * POLL_INTERVAL.start); // as SQLite's busy handler does
+        let start = Instant::now();
+        polling.lock(Lock::Shared, &Foreign).unwrap();
+        assert!(start.elapsed() >= POLL_PATIENCE);
     }
-    patient
+
+    #[test]
+    fn a_connection_that_polled_and_only_reads_gives_the_slot_back() {
+        let [mut writer, mut polling] = handles();
+        writer.lock(Lock::Reserved, &Foreign).unwrap();
+        polling.lock(Lock::Reserved, &Foreign).unwrap_err();
+        polling.unlock(Lock::None);
+        writer.unlock(Lock::None);
+        thread::sleep(2 * POLL_INTERVAL.start);
+        polling.lock(Lock::Shared, &Foreign).unwrap(); // with a reservation
+        polling.unlock(Lock::None);
+        writer.lock(Lock::Reserved, &Foreign).expect("at once, not when the reservation has lapsed");
+    }
+
+    #[test]
+    fn nothing_is_written_without_the_writer_slot() {
+        let [mut handle, _] = handles();
+        assert_eq!(handle.write(0, &[0; 512]), Err(ffi::SQLITE_IOERR_WRITE));
+        handle.lock(Lock::Shared, &Foreign).unwrap();
+        assert_eq!(handle.resize(512), Err(ffi::SQLITE_IOERR_WRITE));
+        handle.lock(Lock::Reserved, &Foreign).unwrap();
+        assert_eq!(handle.write(0, &[0; 512]), Ok(()));
+    }
 }

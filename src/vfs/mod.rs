@@ -1,13 +1,14 @@
-//! SQLite's VFS interface, translated to [`Handle`]; with `session`, the only module with `unsafe`.
+//! SQLite's VFS interface, translated to [`Handle`]. With `journal` and `session`, the only module with `unsafe`.
 //!
 //! What SQLite promises and asks for is in its documentation: "The SQLite OS Interface or VFS" and the interface pages
 //! of `sqlite3_vfs`, `sqlite3_io_methods` and `sqlite3_file_control`. The SAFETY sentences refer to them by those names.
-#![allow(unsafe_code, reason = "SQLite's VFS is a C interface; this module and `session` are where it is crossed")]
+#![allow(unsafe_code, reason = "SQLite is a C library; this module and those in it are where that is crossed")]
 
 mod handle;
 mod journal;
 mod mount;
 mod session;
+mod waiting;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -159,19 +160,8 @@ unsafe extern "C" fn open(
     unsafe { (*file).pMethods = ptr::null() };
     // SAFETY: sqlite3_vfs says that the name is NULL or a C string.
     match unsafe { parse(name) } {
-        FileName::Database(id) => guard(ffi::SQLITE_CANTOPEN, || {
-            // SAFETY: only for a database file does SQLite give a name with URI parameters, and only then are they read.
-            let can_serve = flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { takes_locks(name) };
-            let mount = can_serve.then(|| Mount::find(id)).flatten().ok_or(ffi::SQLITE_CANTOPEN)?;
-            let opened = File::new(Handle::new(mount));
-            // SAFETY: szOsFile is at least the size of `File`, which SQLite aligns to 8 bytes.
-            unsafe { file.cast::<File>().write(opened) };
-            if !out_flags.is_null() {
-                // SAFETY: not NULL, so it is an int of SQLite's.
-                unsafe { *out_flags = flags };
-            }
-            Ok(())
-        }),
+        // SAFETY: SQLite's own arguments, with the name of a database file if the flags say so.
+        FileName::Database(id) => unsafe { open_engine(id, name, file, flags, out_flags) },
         FileName::Beside if flags & JOURNALS != 0 => {
             if flags & ffi::SQLITE_OPEN_SUPER_JOURNAL != 0 {
                 // SAFETY: as above. The journals of the files attached name it, and count only as long as it exists.
@@ -188,6 +178,30 @@ unsafe extern "C" fn open(
         // SAFETY: SQLite's own arguments; szOsFile is large enough for the default VFS's file.
         FileName::Other => unsafe { default_open(vfs, name, file, flags, out_flags) },
     }
+}
+
+/// # Safety
+/// The arguments are xOpen's.
+unsafe fn open_engine(
+    id: u64,
+    name: *const c_char,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> c_int {
+    guard(ffi::SQLITE_CANTOPEN, || {
+        // SAFETY: only for a database file does SQLite give a name with URI parameters, and only then are they read.
+        let can_serve = flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { takes_locks(name) };
+        let mount = can_serve.then(|| Mount::find(id)).flatten().ok_or(ffi::SQLITE_CANTOPEN)?;
+        let opened = File::new(Handle::new(mount));
+        // SAFETY: szOsFile is at least the size of `File`, which SQLite aligns to 8 bytes.
+        unsafe { file.cast::<File>().write(opened) };
+        if !out_flags.is_null() {
+            // SAFETY: not NULL, so it is an int of SQLite's.
+            unsafe { *out_flags = flags };
+        }
+        Ok(())
+    })
 }
 
 /// A rollback journal, and the super-journal of several databases that are committed together. (After a crash, a
@@ -343,7 +357,7 @@ impl Caller for Connection {
         !self.pointer.is_null() && unsafe { ffi::sqlite3_txn_state(self.pointer, ptr::null()) } != ffi::SQLITE_TXN_NONE
     }
 
-    fn is_patient(&self) -> bool {
+    fn call_busy_handler(&self) -> bool {
         // SAFETY: "in order to invoke the connection's busy-handler, this function should be invoked with the second
         // (void *) in the array as the only argument" (SQLITE_FCNTL_BUSYHANDLER).
         self.busy_handler.call.is_some_and(|call| unsafe { call(self.busy_handler.argument) } != 0)
@@ -375,8 +389,9 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
 unsafe extern "C" fn read(file: *mut sqlite3_file, out: *mut c_void, amount: c_int, offset: sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_READ, || {
         let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
-        // SAFETY: xRead has a buffer of `amount` bytes, to which only this call writes. (They may not be initialised;
-        // the bytes are written before they are read.)
+        // SAFETY: xRead has a buffer of `amount` bytes, which may not be initialised.
+        unsafe { ptr::write_bytes(out.cast::<u8>(), 0, amount) };
+        // SAFETY: as above; now they are. Only this call uses them.
         let buffer = unsafe { slice::from_raw_parts_mut(out.cast::<u8>(), amount) };
         // SAFETY: SQLite gives its methods files that `open` opened and `close` has not closed.
         let complete = unsafe { handle(file) }.read(offset, buffer);

@@ -7,7 +7,7 @@ use std::ptr;
 use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::handle::wait_in_turn;
+use super::waiting::wait_in_turn;
 use super::{File, METHODS, handle};
 use crate::origin::{Purpose, Refusal};
 

@@ -57,8 +57,11 @@ fn a_snapshot_in_another_encoding_is_refused() {
     assert_eq!(error.kind(), ErrorKind::OtherEncoding);
     assert!(error.to_string().contains("Snapshot::engine()"), "{error}");
     assert_eq!(entries(&engine.unit_of_work().unwrap()), [(1, 1)]);
-    engine.restore(&Engine::new().snapshot()).unwrap();
     other.fork().reset().unwrap();
+    engine.restore(&Engine::new().snapshot()).unwrap();
+    let error = engine.restore(&other.snapshot()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OtherEncoding, "connections have seen the other encoding");
+    Engine::new().restore(&other.snapshot()).unwrap();
 }
 
 #[test]

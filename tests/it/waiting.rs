@@ -1,7 +1,5 @@
 //! Writers wait for their turn: in order of arrival, for a bounded time, and the error says who had the slot.
 
-use std::sync::Mutex;
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -91,55 +89,6 @@ fn the_error_tells_what_kind_of_holder_it_is() {
     engine.restore(&Engine::new().snapshot()).unwrap();
     let stale = Error::from(update(&reader).unwrap_err());
     assert!(stale.to_string().contains("in the restore or reset called at tests/it/waiting.rs:"), "{stale}");
-}
-
-/// The names of threads, in the order in which they came to write.
-type Order = Mutex<Vec<String>>;
-
-#[test]
-fn writers_get_their_turn_in_order_of_arrival() {
-    let engine = engine_with_entries(&[(1, 0)]);
-    engine.set_lock_timeout(Duration::from_secs(60));
-    let (order, writer) = (Order::default(), engine.begin(Immediate).unwrap());
-    thread::scope(|scope| {
-        for number in 0..8 {
-            let (engine, order, (waiting, waits)) = (&engine, &order, mpsc::channel());
-            scope.spawn(move || {
-                waiting.send(()).unwrap();
-                let work = engine.begin(Immediate).unwrap();
-                order.lock().unwrap().push(format!("writer {number}"));
-                update(&work).unwrap();
-                work.commit().unwrap();
-            });
-            waits.recv().unwrap();
-            // There is no way to see a thread wait from outside. To begin takes some 10 µs.
-            thread::sleep(Duration::from_millis(20));
-        }
-        writer.commit().unwrap();
-    });
-    let expected: Vec<_> = (0..8).map(|number| format!("writer {number}")).collect();
-    assert_eq!(order.into_inner().unwrap(), expected);
-    assert_eq!(entries(&engine.connect().unwrap()), [(1, 8)]);
-}
-
-#[test]
-fn nobody_is_passed_over_for_long() {
-    let engine = engine_with_entries(&[(1, 0)]);
-    let rounds_of_the_rest = Mutex::new(0u64);
-    thread::scope(|scope| {
-        let waiting = scope.spawn(|| {
-            for _ in 0..20 {
-                engine.transaction(|work| update(work)).unwrap();
-            }
-        });
-        // One that never pauses would keep the slot to itself, were a waiter only woken and not handed the slot.
-        while !waiting.is_finished() {
-            engine.transaction(|work| update(work)).unwrap();
-            *rounds_of_the_rest.lock().unwrap() += 1;
-        }
-    });
-    let total = 20 + rounds_of_the_rest.into_inner().unwrap();
-    assert_eq!(entries(&engine.connect().unwrap()), [(1, total as i64)]);
 }
 
 #[test]
@@ -261,12 +210,13 @@ fn a_reader_that_was_refused_before_keeps_nobody_from_writing() {
         foreign.busy_timeout(Duration::ZERO).unwrap();
         let writer = engine.begin(Immediate).unwrap();
         update(&foreign).unwrap_err();
-        thread::sleep(Duration::from_millis(2)); // as if it polled
-        entries(&foreign);
         writer.commit().unwrap();
+        thread::sleep(Duration::from_millis(2)); // so that it is taken for one that polls
         foreign.execute_batch("BEGIN").unwrap();
         entries(&foreign);
+        engine.set_lock_timeout(Duration::from_secs(60)); // more than a reservation lasts
         engine.begin(Immediate).unwrap().commit().unwrap();
+        engine.set_lock_timeout(SHORT);
     }
 }
 
@@ -288,32 +238,122 @@ fn a_connection_that_overcame_a_refusal_gives_the_slot_back() {
     }
 }
 
-/// A refusal of one connection is not another one's to wait for.
+/// A database file that another connection keeps busy for a while, and the file's name for ATTACH.
+struct BusyFile {
+    path: String,
+    holder: Connection,
+    _folder: tempfile::TempDir,
+}
+
+impl BusyFile {
+    fn new() -> BusyFile {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file.sqlite3").to_str().unwrap().to_owned();
+        let holder = Connection::open(&path).unwrap();
+        holder.execute_batch("CREATE TABLE note (text)").unwrap();
+        BusyFile { path, holder, _folder: folder }
+    }
+
+    /// `connection` writes to the file, and has to wait for it: its busy handler is called.
+    fn make_wait(self, connection: &Connection) {
+        let holder = self.holder;
+        holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                thread::sleep(SHORT);
+                holder.execute_batch("COMMIT").unwrap();
+            });
+            connection.execute("INSERT INTO file.note VALUES ('waited')", []).unwrap();
+        });
+    }
+}
+
+/// What was announced to a busy handler that was then not called must not make it take the slot for what is over.
+fn nobody_holds_the_slot(engine: &Engine) {
+    engine.set_lock_timeout(Duration::from_secs(60)); // more than a reservation lasts
+    engine.begin(Immediate).unwrap().commit().unwrap();
+}
+
 #[test]
 fn a_busy_file_does_not_make_a_connection_take_the_slot_for_another() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("file.sqlite3");
-    let file = Connection::open(&path).unwrap();
-    file.execute_batch("CREATE TABLE note (text)").unwrap();
-    let engine = engine_with_entries(&[(1, 0)]);
-    engine.set_lock_timeout(SHORT);
-    let ours = Engine::new().connect().unwrap();
-    ours.execute("ATTACH ?1 AS file", [path.to_str().unwrap()]).unwrap();
+    let (engine, file) = (engine_with_entries(&[(1, 0)]), BusyFile::new());
+    let writer = engine.begin(Immediate).unwrap();
     let foreign = Connection::open(engine.uri()).unwrap();
     foreign.busy_timeout(Duration::ZERO).unwrap();
-    let writer = engine.begin(Immediate).unwrap();
     update(&foreign).unwrap_err();
-    writer.rollback().unwrap();
-    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    drop(foreign);
+    let other = Engine::new();
+    let ours: Vec<Connection> = (0..20).map(|_| other.connect().unwrap()).collect(); // one of them where the other was
+    drop(writer);
+    for ours in &ours[..3] {
+        let file = BusyFile::new();
+        ours.execute("ATTACH ?1 AS file", [&file.path]).unwrap();
+        file.make_wait(ours);
+    }
+    drop(file);
+    nobody_holds_the_slot(&engine);
+}
+
+#[test]
+fn a_busy_file_does_not_make_a_connection_take_the_slot_again() {
+    let (engine, file) = (engine_with_entries(&[(1, 0)]), BusyFile::new());
+    let writer = in_thread("writer", || engine.begin(Immediate).unwrap());
+    let work = engine.unit_of_work().unwrap();
+    work.busy_timeout(Duration::from_secs(60)).unwrap();
+    entries(&work);
     thread::scope(|scope| {
-        let insert = scope.spawn(move || {
+        scope.spawn(move || {
             thread::sleep(SHORT);
-            file.execute_batch("COMMIT").unwrap();
+            writer.rollback().unwrap();
         });
-        ours.execute("INSERT INTO file.note VALUES ('waited')", []).unwrap();
-        insert.join().unwrap();
+        update(&work).unwrap();
     });
-    engine.begin(Immediate).unwrap().commit().unwrap();
+    drop(work);
+    let work = engine.unit_of_work().unwrap(); // on the same connection, with our busy handler
+    work.execute_batch("COMMIT").unwrap();
+    work.execute("ATTACH ?1 AS file", [&file.path]).unwrap();
+    file.make_wait(&work);
+    nobody_holds_the_slot(&engine);
+}
+
+/// To change the journal mode SQLite asks for the lock once, and for no busy handler.
+#[test]
+fn a_lock_that_sqlite_did_not_wait_for_is_not_taken_later() {
+    let (engine, file) = (engine_with_entries(&[(1, 0)]), BusyFile::new());
+    let ours = engine.connect().unwrap();
+    ours.execute_batch("PRAGMA journal_mode = PERSIST").unwrap();
+    update(&ours).unwrap();
+    ours.execute("ATTACH ?1 AS file", [&file.path]).unwrap();
+    let writer = engine.begin(Immediate).unwrap();
+    ours.execute_batch("PRAGMA main.journal_mode = DELETE").unwrap();
+    drop(writer);
+    file.make_wait(&ours);
+    nobody_holds_the_slot(&engine);
+}
+
+/// A backup does not begin to count the busy handler's calls anew.
+#[test]
+fn every_wait_has_its_own_time() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    let mut ours = engine.connect().unwrap();
+    let timeout = Duration::from_millis(200);
+    engine.set_lock_timeout(timeout);
+    let writer = in_thread("first", || engine.begin(Immediate).unwrap());
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            thread::sleep(SHORT);
+            writer.rollback().unwrap();
+        });
+        update(&ours).unwrap();
+    });
+    thread::sleep(timeout);
+    let _writer = in_thread("second", || engine.begin(Immediate).unwrap());
+    let source = Connection::open_in_memory().unwrap();
+    source.execute_batch("CREATE TABLE t (a)").unwrap();
+    let backup = rusqlite::backup::Backup::new(&source, &mut ours).unwrap();
+    let started = Instant::now();
+    backup.step(-1).map(|_| ()).unwrap_or_default();
+    assert!(started.elapsed() >= timeout / 2, "{:?}", started.elapsed());
 }
 
 #[test]
