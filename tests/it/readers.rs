@@ -93,3 +93,22 @@ fn no_reader_sees_half_of_a_commit() {
         readers.into_iter().for_each(|reader| reader.join().unwrap());
     });
 }
+
+/// The control: what reads in two statements, and not in one transaction, does see half of a transfer.
+#[test]
+fn without_a_transaction_half_of_a_commit_is_seen() {
+    let engine = engine_with_entries(&[(1, 100), (2, 100)]);
+    let half = |connection: &Connection, key| number(connection, &format!("SELECT value FROM entry WHERE key = {key}"));
+    let transfer = || {
+        let update = "UPDATE entry SET value = value + CASE key WHEN 1 THEN -1 ELSE 1 END";
+        engine.transaction(|work| work.execute(update, [])).unwrap();
+    };
+    for (reader, sum) in [(engine.connect().unwrap(), 201), (engine.connect().unwrap(), 200)] {
+        if sum == 200 {
+            reader.execute_batch("BEGIN").unwrap();
+        }
+        let first = half(&reader, 1);
+        transfer();
+        assert_eq!(first + half(&reader, 2), sum);
+    }
+}
