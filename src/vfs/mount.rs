@@ -88,6 +88,9 @@ pub(super) enum FileName {
 impl FileName {
     pub(super) fn parse(name: &[u8]) -> FileName {
         let Some(rest) = name.strip_prefix(PREFIX.as_bytes()) else { return FileName::Other };
+        if !rest.last().is_some_and(u8::is_ascii_digit) {
+            return FileName::Beside; // a journal, which SQLite asks for with each transaction
+        }
         let number: Option<u64> = std::str::from_utf8(rest).ok().and_then(|number| number.parse().ok());
         match number.filter(|id| id.to_string().as_bytes() == rest) {
             Some(id) => FileName::Database(id),
