@@ -48,7 +48,7 @@ struct State {
     encoding: Option<u32>,
     writer: Option<Writer>,
     /// Those who wait for the writer slot, in order of arrival. Invariant: while the slot is free, the first of them is
-    /// on its way ([`Stage::Called`]).
+    /// on its way ([`Stage::Called`]). A reservation that has lapsed does not make it free; waiters look for that.
     queue: VecDeque<Waiter>,
     lock_timeout: Duration,
     /// Who replaced `current` last.

@@ -162,11 +162,13 @@ unsafe extern "C" fn open(
     match unsafe { parse(name) } {
         // SAFETY: SQLite's own arguments, with the name of a database file if the flags say so.
         FileName::Database(id) => unsafe { open_engine(id, name, file, flags, out_flags) },
-        FileName::Beside if flags & JOURNALS != 0 => {
-            if flags & ffi::SQLITE_OPEN_SUPER_JOURNAL != 0 {
-                // SAFETY: as above. The journals of the files attached name it, and count only as long as it exists.
-                mount::add_super_journal(unsafe { CStr::from_ptr(name) });
-            }
+        FileName::SuperJournal => {
+            // SAFETY: as above. The journals of the files attached name it, and count only as long as it exists.
+            mount::add_super_journal(unsafe { CStr::from_ptr(name) });
+            // SAFETY: SQLite's own arguments.
+            unsafe { journal::open(file, flags, out_flags) }
+        }
+        FileName::Beside if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 => {
             // SAFETY: SQLite's own arguments.
             unsafe { journal::open(file, flags, out_flags) }
         }
@@ -204,10 +206,6 @@ unsafe fn open_engine(
     })
 }
 
-/// A rollback journal, and the super-journal of several databases that are committed together. (After a crash, a
-/// super-journal is not there for the files that were attached: each of them is whole, but they may not fit together.)
-const JOURNALS: c_int = ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_SUPER_JOURNAL;
-
 /// Whether the connection is going to lock the database as it should; without locks its reads would be of no one commit.
 ///
 /// # Safety
@@ -237,11 +235,12 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_
     match unsafe { parse(name) } {
         // SAFETY: SQLite's own arguments.
         FileName::Other => unsafe { default_delete(vfs, name, sync) },
-        FileName::Database(_) | FileName::Beside => {
+        FileName::SuperJournal => {
             // SAFETY: as above.
             mount::remove_super_journal(unsafe { CStr::from_ptr(name) });
             ffi::SQLITE_OK
         }
+        FileName::Database(_) | FileName::Beside => ffi::SQLITE_OK, // a journal is gone when it is closed
     }
 }
 
@@ -251,9 +250,9 @@ unsafe extern "C" fn access(vfs: *mut sqlite3_vfs, name: *const c_char, flags: c
         // SAFETY: SQLite's own arguments.
         FileName::Other => return unsafe { default_access(vfs, name, flags, result) },
         FileName::Database(id) => Mount::find(id).is_some(),
-        // No rollback journal is there for others, so that none is ever taken for one that a crash has left.
         // SAFETY: as above.
-        FileName::Beside => mount::is_super_journal(unsafe { CStr::from_ptr(name) }),
+        FileName::SuperJournal => mount::is_super_journal(unsafe { CStr::from_ptr(name) }),
+        FileName::Beside => false, // so that no journal is ever taken for one that a crash has left
     };
     // SAFETY: xAccess has an int to write its answer to.
     unsafe { *result = c_int::from(exists) };

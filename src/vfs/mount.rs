@@ -56,6 +56,7 @@ fn mounts() -> MutexGuard<'static, BTreeMap<u64, Weak<Mount>>> {
 }
 
 /// The super-journals that exist. SQLite names them after the main database, so that they come to be beside an engine.
+/// (After a crash none is there for the files that were attached: each of them is whole, but they may not fit together.)
 static SUPER_JOURNALS: Mutex<BTreeSet<CString>> = Mutex::new(BTreeSet::new());
 
 pub(super) fn add_super_journal(name: &CStr) {
@@ -79,22 +80,44 @@ fn super_journals() -> MutexGuard<'static, BTreeSet<CString>> {
 pub(super) enum FileName {
     /// The database file of the engine with this number, whether there is one or not.
     Database(u64),
-    /// A file beside it, such as a journal.
+    /// The super-journal of a commit to several databases, the main one of which is an engine.
+    SuperJournal,
+    /// Any other file beside an engine's, such as its journal.
     Beside,
     /// A file of the file system.
     Other,
 }
 
 impl FileName {
+    /// Allocates nothing and takes no lock for a journal's name, which SQLite asks for with each transaction.
     pub(super) fn parse(name: &[u8]) -> FileName {
         let Some(rest) = name.strip_prefix(PREFIX.as_bytes()) else { return FileName::Other };
-        if !rest.last().is_some_and(u8::is_ascii_digit) {
-            return FileName::Beside; // a journal, which SQLite asks for with each transaction
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (number, suffix) = rest.split_at(digits);
+        if suffix.starts_with(b"-mj") {
+            return FileName::SuperJournal;
         }
-        let number: Option<u64> = std::str::from_utf8(rest).ok().and_then(|number| number.parse().ok());
-        match number.filter(|id| id.to_string().as_bytes() == rest) {
-            Some(id) => FileName::Database(id),
-            None => FileName::Beside,
+        if !suffix.is_empty() {
+            return FileName::Beside;
         }
+        let number: Option<u64> = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+        // One name for each, or one engine would be two databases to SQLite's shared cache.
+        number.filter(|id| id.to_string().as_bytes() == rest).map_or(FileName::Beside, FileName::Database)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart() {
+        let parse = |name: &str| FileName::parse(format!("{PREFIX}{name}").as_bytes());
+        assert_eq!(parse("17"), FileName::Database(17));
+        assert_eq!(parse("17-mj0A1B2C9DE"), FileName::SuperJournal);
+        for name in ["17-journal", "17-wal", "", "017", "+17", "17x", "99999999999999999999999"] {
+            assert_eq!(parse(name), FileName::Beside, "{name}");
+        }
+        assert_eq!(FileName::parse(b"/tmp/file.sqlite3"), FileName::Other);
     }
 }
