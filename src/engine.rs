@@ -1,18 +1,21 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::panic::Location;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use crate::error::{Error, Result};
 use crate::origin::Purpose;
+use crate::pool::{Pool, Warm};
 use crate::registry::MEMORY_ENGINES;
 use crate::snapshot::Snapshot;
 use crate::store::{Claim, Token};
+use crate::template::Template;
 use crate::unit_of_work::UnitOfWork;
-use crate::vfs::{self, Mount, Session};
+use crate::vfs::{self, Mount, Name, Session, Setup};
 
 /// One SQLite database in memory, which any number of threads and connections share.
 ///
@@ -43,12 +46,23 @@ struct Inner {
     /// Connections whose last unit of work has left nothing behind. Closed before `mount` is let go of, though either
     /// order would do: each of them holds the mount too.
     idle: Mutex<Vec<Session>>,
-    mount: Arc<Mount>,
-    uri: String,
+    /// `None` only within `drop`.
+    mount: Option<Arc<Mount>>,
+    uri: OnceLock<String>,
+    /// Of the template that it comes from.
+    pool: Option<Arc<Pool>>,
+    /// Whether the store goes back to the pool with the last handle. That of a shared engine or a fork does not.
+    is_pooled: bool,
+    /// Whether its connections are closed rather than used again.
+    is_retired: AtomicBool,
 }
 
 /// How many connections an engine keeps for its next units of work.
 const MAX_IDLE: usize = 32;
+
+/// How many connections of units of work may be open in the process. Beyond, they are closed rather than kept, since each
+/// takes some 100 KB: a suite may keep thousands of engines.
+const MAX_SESSIONS: usize = 128;
 
 impl Engine {
     /// A new engine of your own, empty.
@@ -56,7 +70,7 @@ impl Engine {
     /// # Panics
     /// When SQLite can't be initialised.
     pub fn new() -> Engine {
-        Engine::of(Snapshot::empty(), |id| format!("engine {id}"))
+        Engine::cold(Snapshot::empty(), Name::Numbered, None)
     }
 
     /// The engine that the whole process shares under this database URL: the first call makes it, empty, and however
@@ -71,11 +85,49 @@ impl Engine {
         MEMORY_ENGINES.get_or_create_spelled(url.as_ref())
     }
 
-    pub(crate) fn of(snapshot: Snapshot, name: impl FnOnce(u64) -> String) -> Engine {
+    /// The engine that the whole process shares under this database URL, made of a template by the first who asks.
+    /// [`Template::empty`] asks for nothing.
+    ///
+    /// # Errors
+    /// As [`shared`](Engine::shared) and [`Template::engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate) when the
+    /// engine of this URL is there, and was made of another template or of none.
+    pub fn shared_with(url: impl AsRef<str>, template: &Template) -> Result<Engine> {
+        if template.is_empty() {
+            return Engine::shared(url);
+        }
+        MEMORY_ENGINES.get_or_create_of(&url.as_ref().parse()?, template.pool()?)
+    }
+
+    /// An empty engine of this name.
+    pub(crate) fn named(name: String) -> Engine {
+        Engine::cold(Snapshot::empty(), Name::Given(name), None)
+    }
+
+    /// An engine of a template, with connections that are open already, if there is one.
+    pub(crate) fn pooled(pool: &Arc<Pool>) -> Engine {
         vfs::register();
-        let mount = Mount::new(snapshot, name);
-        let uri = vfs::uri(&mount);
-        Engine(Arc::new(Inner { idle: Mutex::new(Vec::new()), mount, uri }))
+        Engine::assemble(pool.take(), Some(pool.clone()), true)
+    }
+
+    /// An engine with a template's content and setup that does not go back to the pool.
+    pub(crate) fn named_of_pool(name: String, pool: &Arc<Pool>) -> Engine {
+        Engine::cold(pool.content().clone(), Name::Given(name), Some(pool.clone()))
+    }
+
+    fn cold(content: Snapshot, name: Name, pool: Option<Arc<Pool>>) -> Engine {
+        vfs::register();
+        Engine::assemble(Warm { sessions: Vec::new(), mount: Mount::new(content, name) }, pool, false)
+    }
+
+    fn assemble(Warm { sessions, mount }: Warm, pool: Option<Arc<Pool>>, is_pooled: bool) -> Engine {
+        Engine(Arc::new(Inner {
+            idle: Mutex::new(sessions),
+            mount: Some(mount),
+            uri: OnceLock::new(),
+            pool,
+            is_pooled,
+            is_retired: AtomicBool::new(false),
+        }))
     }
 
     /// A URI that opens this database from anything in the process that uses the same SQLite library: rusqlite, sqlx,
@@ -83,7 +135,7 @@ impl Engine {
     ///
     /// A connection that is opened so takes turns with all others, and waits as its own `busy_timeout` says.
     pub fn uri(&self) -> &str {
-        &self.0.uri
+        self.0.uri.get_or_init(|| vfs::uri(self.mount()))
     }
 
     /// A connection of its own, for code under test that wants one. It waits for its turn to write as units of work do,
@@ -94,7 +146,7 @@ impl Engine {
     #[track_caller]
     pub fn connect(&self) -> Result<Connection> {
         let purpose = Purpose::Connection(Location::caller());
-        vfs::connect(self.uri(), purpose).map_err(|cause| Error::open_connection(self.name(), cause))
+        vfs::connect(self.uri(), self.setup(), purpose).map_err(|cause| Error::open_connection(&self.name(), cause))
     }
 
     /// A unit of work: `BEGIN DEFERRED`, which takes no lock until it is used, and holds none up while it only reads.
@@ -124,8 +176,8 @@ impl Engine {
             }
             // It was changed after the last unit of work, such that even BEGIN may have been forbidden.
         }
-        let opened = Session::open(self.uri(), purpose);
-        let mut session = opened.map_err(|cause| Error::open_connection(self.name(), cause))?;
+        let opened = Session::open(self.uri(), self.setup(), purpose);
+        let mut session = opened.map_err(|cause| Error::open_connection(&self.name(), cause))?;
         let begun = session.begin(behavior, purpose);
         self.begun(session, begun)
     }
@@ -155,12 +207,12 @@ impl Engine {
     /// Sets how long a writer waits for its turn, 5 s unless set. It counts for units of work, for connections of
     /// [`connect`](Engine::connect) and for [`restore`](Engine::restore), from their next wait on.
     pub fn set_lock_timeout(&self, timeout: Duration) {
-        self.0.mount.store.set_lock_timeout(timeout);
+        self.mount().store.set_lock_timeout(timeout);
     }
 
     /// What is committed now. Never waits, and takes the same time whatever the size.
     pub fn snapshot(&self) -> Snapshot {
-        self.0.mount.store.current()
+        self.mount().store.current()
     }
 
     /// Goes to what `snapshot` holds, in the same time whatever the size. It waits for its turn as a writer does.
@@ -181,31 +233,56 @@ impl Engine {
     /// As [`restore`](Engine::restore).
     #[track_caller]
     pub fn reset(&self) -> Result<()> {
-        self.restore_at(&self.0.mount.store.baseline(), Location::caller())
+        self.restore_at(&self.mount().store.baseline(), Location::caller())
     }
 
     fn restore_at(&self, snapshot: &Snapshot, caller: &'static Location<'static>) -> Result<()> {
-        let (store, token) = (&self.0.mount.store, Token::new());
+        let (store, token) = (&self.mount().store, Token::new());
         let claim = Claim { token, purpose: Purpose::Restore(caller), read: None, reserve: None };
-        store.acquire(&claim, store.lock_timeout()).map_err(|refusal| Error::refused(self.name(), &refusal))?;
+        store.acquire(&claim, store.lock_timeout()).map_err(|refusal| Error::refused(&self.name(), &refusal))?;
         let restored = store.restore(snapshot);
         store.release(token);
-        if restored { Ok(()) } else { Err(Error::other_encoding(self.name())) }
+        if restored { Ok(()) } else { Err(Error::other_encoding(&self.name())) }
     }
 
     /// A new engine that starts with what is committed in this one now. It shares the pages until either writes, so it
-    /// takes the same time whatever the size.
+    /// takes the same time whatever the size. Its connections are set up as this one's are (by
+    /// [`Template::on_connect`](crate::Template::on_connect)).
     pub fn fork(&self) -> Engine {
-        self.snapshot().engine()
+        Engine::cold(self.snapshot(), Name::Numbered, self.0.pool.clone())
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.0.mount.name
+    /// Has the connections of units of work closed when they end, from now on, rather than used again; and an engine of
+    /// a [`Template`](crate::Template) not used again either. For a test that does to a connection what can't be told
+    /// afterwards, as registering a new SQL function or collation.
+    pub fn retire(&self) {
+        self.0.is_retired.store(true, Ordering::Relaxed);
+        let idle = std::mem::take(&mut *self.idle());
+        drop(idle); // not under the lock, for to close connections takes time
+    }
+
+    /// The template that it comes from, by what that has become.
+    pub(crate) fn pool(&self) -> Option<&Arc<Pool>> {
+        self.0.pool.as_ref()
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.mount().name()
+    }
+
+    fn mount(&self) -> &Arc<Mount> {
+        self.0.mount.as_ref().expect("an engine has its store until it is dropped")
+    }
+
+    fn setup(&self) -> &Setup {
+        /// Of an engine that is no template's.
+        static DEFAULT: Setup = Setup::DEFAULT;
+        self.pool().map_or(&DEFAULT, |pool| pool.setup())
     }
 
     /// Takes back the connection of a unit of work that has ended, unless something is left in it of that.
     pub(crate) fn take_back(&self, mut session: Session) {
-        if session.make_clean() {
+        if !self.0.is_retired.load(Ordering::Relaxed) && Session::open_count() <= MAX_SESSIONS && session.make_clean() {
             let mut idle = self.idle();
             if idle.len() < MAX_IDLE {
                 idle.push(session);
@@ -229,7 +306,18 @@ impl Snapshot {
     /// # Panics
     /// When SQLite can't be initialised.
     pub fn engine(&self) -> Engine {
-        Engine::of(self.clone(), |id| format!("engine {id}"))
+        Engine::cold(self.clone(), Name::Numbered, None)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let sessions = std::mem::take(self.idle.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if let (Some(mount), Some(pool), true, false) =
+            (self.mount.take(), &self.pool, self.is_pooled, *self.is_retired.get_mut())
+        {
+            pool.take_back(Warm { sessions, mount });
+        }
     }
 }
 

@@ -1,6 +1,9 @@
+use std::any::Any;
 use std::fmt;
 use std::io;
+use std::panic::Location;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::ffi;
@@ -10,10 +13,14 @@ use crate::origin::Refusal;
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Any error, as a template's build function returns it.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// What went wrong: the operation, the object, the cause, and where there is one the remedy.
 ///
 /// Both `{}` and `{:?}` print the whole sentence, so that an `unwrap()` in a test says it too.
-pub struct Error(Box<Repr>);
+#[derive(Clone)]
+pub struct Error(Arc<Repr>);
 
 struct Repr {
     kind: ErrorKind,
@@ -24,6 +31,7 @@ struct Repr {
 enum Source {
     Sqlite(rusqlite::Error),
     Io(io::Error),
+    Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// What kind of failure an [`Error`] is, to branch on.
@@ -49,6 +57,10 @@ pub enum ErrorKind {
     AlreadyEnded,
     /// The creation of a shared engine asked for that same engine.
     RecursiveCreation,
+    /// A template that can't be built: its script or its function failed. All who ask for it get the same error.
+    BuildFailed,
+    /// A shared engine that was made of another template than the one asked for, or of none.
+    OtherTemplate,
     /// Any other error of SQLite; [`Error::sqlite`] is it.
     Sqlite,
 }
@@ -68,11 +80,12 @@ impl Error {
     }
 
     fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error(Box::new(Repr { kind, message: message.into(), source: None }))
+        Error(Arc::new(Repr { kind, message: message.into(), source: None }))
     }
 
     fn caused_by(mut self, source: Source) -> Error {
-        self.0.source = Some(source);
+        let repr = Arc::get_mut(&mut self.0).expect("an error that is being made has no clone");
+        repr.source = Some(source);
         self
     }
 
@@ -126,10 +139,70 @@ impl Error {
 
     pub(crate) fn recursive_creation(url: &impl fmt::Display) -> Error {
         let message = format!(
-            "can't create the shared engine `{url}`: its creation, on this very thread, asks for the same engine and \
-             would wait for itself; use the engine that is being made, or another URL"
+            "can't create the shared engine `{url}`: its creation asks for the same engine, on this thread or by way of \
+             another's creation, and would wait for itself; use the engine that is being made, or another URL"
         );
         Error::new(ErrorKind::RecursiveCreation, message)
+    }
+
+    pub(crate) fn recursive_build(template: &str) -> Error {
+        let message = format!(
+            "can't build {template}: its build asks for the same template, on this thread or by way of another's build, \
+             and would wait for itself; derive the one from the other with Template::from"
+        );
+        Error::new(ErrorKind::RecursiveCreation, message)
+    }
+
+    pub(crate) fn script_failed(
+        template: &str,
+        at: &Location<'_>,
+        line: usize,
+        statement: &str,
+        cause: rusqlite::Error,
+    ) -> Error {
+        let message = format!(
+            "can't build {template}: line {line} of the script given at {at} failed: SQLite says: {}; the statement:\n{}",
+            words_of(&cause),
+            shortened(statement)
+        );
+        Error::new(ErrorKind::BuildFailed, message).caused_by(Source::Sqlite(cause))
+    }
+
+    pub(crate) fn function_failed(template: &str, at: &Location<'_>, cause: BoxError) -> Error {
+        let message = format!("can't build {template}: the function given at {at} failed: {cause}");
+        let source = match cause.downcast::<rusqlite::Error>() {
+            Ok(cause) => Source::Sqlite(*cause),
+            Err(cause) => Source::Other(cause),
+        };
+        Error::new(ErrorKind::BuildFailed, message).caused_by(source)
+    }
+
+    pub(crate) fn build_panicked(template: &str, payload: &(dyn Any + Send)) -> Error {
+        let words = payload.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("not with a text");
+        Error::new(ErrorKind::BuildFailed, format!("can't build {template}: it panicked: {words}"))
+    }
+
+    pub(crate) fn transaction_left_open(template: &str, at: &Location<'_>) -> Error {
+        let message = format!(
+            "can't build {template}: what was given at {at} has begun a transaction and neither committed it nor rolled it \
+             back"
+        );
+        Error::new(ErrorKind::BuildFailed, message)
+    }
+
+    pub(crate) fn connect_to_build(template: &str, cause: rusqlite::Error) -> Error {
+        let message = format!("can't build {template}: can't open a connection: SQLite says: {cause}");
+        Error::new(ErrorKind::BuildFailed, message).caused_by(Source::Sqlite(cause))
+    }
+
+    pub(crate) fn other_template(engine: &str, has: Option<&str>, asked_for: &str) -> Error {
+        let has = has.map_or("without a template".to_owned(), |has| format!("of {has}"));
+        let message = format!(
+            "can't give out {engine} as one of {asked_for}: it was made {has}; use another URL, or Template::engine for an \
+             engine of its own"
+        );
+        Error::new(ErrorKind::OtherTemplate, message)
     }
 
     pub(crate) fn refused(engine: &str, refusal: &Refusal) -> Error {
@@ -181,8 +254,26 @@ impl std::error::Error for Error {
         match &self.0.source {
             Some(Source::Sqlite(cause)) => Some(cause),
             Some(Source::Io(cause)) => Some(cause),
+            Some(Source::Other(cause)) => Some(&**cause),
             None => None,
         }
+    }
+}
+
+/// SQLite's message for an error, without what rusqlite adds.
+fn words_of(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqliteFailure(_, Some(words)) => words.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// As much of a statement as is of use in a message.
+fn shortened(statement: &str) -> String {
+    const MOST: usize = 1000;
+    match statement.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{} …", &statement[..end]),
+        None => statement.to_owned(),
     }
 }
 
@@ -210,13 +301,14 @@ impl From<rusqlite::Error> for Error {
 impl From<Error> for rusqlite::Error {
     /// For code under test whose functions return `rusqlite::Error`: the same result code, and the whole message.
     fn from(error: Error) -> rusqlite::Error {
-        let Repr { message, source, .. } = *error.0;
-        match source {
-            Some(Source::Sqlite(rusqlite::Error::SqliteFailure(code, _))) => {
-                rusqlite::Error::SqliteFailure(code, Some(message))
-            }
-            Some(Source::Sqlite(cause)) => cause,
-            _ => rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ERROR), Some(message)),
+        let code = match error.sqlite() {
+            Some(rusqlite::Error::SqliteFailure(code, _)) => *code,
+            _ => ffi::Error::new(ffi::SQLITE_ERROR),
+        };
+        match Arc::try_unwrap(error.0) {
+            Ok(Repr { source: Some(Source::Sqlite(cause)), .. }) if cause.sqlite_error().is_none() => cause,
+            Ok(Repr { message, .. }) => rusqlite::Error::SqliteFailure(code, Some(message)),
+            Err(shared) => rusqlite::Error::SqliteFailure(code, Some(shared.message.clone())),
         }
     }
 }

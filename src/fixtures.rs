@@ -24,19 +24,26 @@
 
 use rstest::fixture;
 
-use crate::{Engine, UnitOfWork};
+use crate::{Engine, Template, UnitOfWork};
+
+/// What the fixtures take that are given no template.
+static EMPTY: Template = Template::empty();
 
 /// The engine that the process shares under `url`, from [`MEMORY_ENGINES`](crate::MEMORY_ENGINES); the default one unless
 /// the test says `#[with("file:NAME?mode=memory")]`.
 ///
-/// What a test commits, others see. Tests that mind want [`fresh_engine`], or take turns by serial_test's `#[serial]`.
+/// `#[with("file:NAME?mode=memory", &BANK)]` has it made of a template, by whoever is first. What a test commits, others
+/// see. Tests that mind want [`fresh_engine`], or take turns by serial_test's `#[serial]` (between processes, as under
+/// cargo-nextest, `#[file_serial]`).
 ///
 /// # Panics
-/// When the URL names no shared engine; the message says what would.
+/// When the URL names no shared engine, or one that was made of something else; the message says what would do.
 #[fixture]
-pub fn memory_engine(#[default("sqlite:///:memory:")] url: &str
+pub fn memory_engine(
+    #[default("sqlite:///:memory:")] url: &str,
+    #[default(&EMPTY)] template: &'static Template,
 ) -> Engine {
-    Engine::shared(url).unwrap_or_else(|error| panic!("{error}"))
+    Engine::shared_with(url, template).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A unit of work on the shared engine, rolled back at the end of the test.
@@ -50,17 +57,20 @@ pub fn unit_of_work(memory_engine: Engine) -> UnitOfWork {
     memory_engine.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A new engine, which no other test has.
-#[fixture]
-pub fn fresh_engine() -> Engine {
-    Engine::new()
-}
-
-/// A unit of work on a new engine, which no other test has.
+/// A new engine, which no other test has: empty, or what the template of `#[with(&BANK)]` holds.
 ///
 /// # Panics
-/// When SQLite can't open a connection.
+/// When the template can't be built.
 #[fixture]
-pub fn fresh_unit_of_work(fresh_engine: Engine) -> UnitOfWork {
-    fresh_engine.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
+pub fn fresh_engine(#[default(&EMPTY)] template: &'static Template) -> Engine {
+    template.engine().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A unit of work on a new engine, which no other test has: empty, or what the template of `#[with(&BANK)]` holds.
+///
+/// # Panics
+/// When the template can't be built, or SQLite can't open a connection.
+#[fixture]
+pub fn fresh_unit_of_work(#[default(&EMPTY)] template: &'static Template) -> UnitOfWork {
+    template.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
 }

@@ -1,13 +1,18 @@
 #![doc = include_str!("../README.md")]
 
+mod clock;
 mod engine;
 mod error;
 pub mod fixtures;
+mod image;
+mod once_map;
 mod origin;
 mod pages;
+mod pool;
 mod registry;
 mod snapshot;
 mod store;
+mod template;
 mod unit_of_work;
 mod url;
 mod vfs;
@@ -18,5 +23,6 @@ pub use crate::engine::Engine;
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::registry::{MEMORY_ENGINES, MemoryEngines};
 pub use crate::snapshot::Snapshot;
+pub use crate::template::Template;
 pub use crate::unit_of_work::UnitOfWork;
 pub use crate::url::DatabaseUrl;

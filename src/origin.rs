@@ -93,11 +93,9 @@ thread_local! {
 
 impl Refusal {
     /// Keeps the refusal for the error that is about to be made of its result code.
-    pub(crate) fn remember(self, engine: &str) {
+    pub(crate) fn remember(self, engine: String) {
         // A destructor of another thread-local may run SQLite when this one is gone; then the detail is lost, no more.
-        let _ = LATEST.try_with(|latest| {
-            latest.replace(Some(Latest { engine: engine.to_owned(), refusal: self, at: Instant::now() }))
-        });
+        let _ = LATEST.try_with(|latest| latest.replace(Some(Latest { engine, refusal: self, at: Instant::now() })));
     }
 
     pub(crate) fn forget() {

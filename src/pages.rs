@@ -1,5 +1,6 @@
 //! The content of a database file as immutable pages that many images share.
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 /// Bytes in one shared page. SQLite's default page size, so that in the usual case one of its pages is one of ours; any
@@ -13,6 +14,9 @@ const BITS: u32 = FAN_OUT.trailing_zeros();
 
 type Page = [u8; PAGE];
 
+/// Bytes that stay as they are, wherever they are.
+pub(crate) type Base = Arc<dyn AsRef<[u8]> + Send + Sync + UnwindSafe + RefUnwindSafe>;
+
 /// One image of a file: cheap to clone, copied page by page as it is written.
 #[derive(Clone, Default)]
 pub(crate) struct Pages {
@@ -20,16 +24,15 @@ pub(crate) struct Pages {
     first: Option<Arc<Page>>,
     changed: Tree,
     /// What a page holds that is not in `first` or `changed`, in the first `base_len` bytes.
-    base: Option<Arc<Vec<u8>>>,
+    base: Option<Base>,
     base_len: usize,
     len: usize,
 }
 
 impl Pages {
-    /// An image of these bytes. They are kept as they are, not copied.
-    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Pages {
-        let len = bytes.len();
-        Pages { base: Some(Arc::new(bytes)), base_len: len, len, ..Pages::default() }
+    /// An image of the first `len` of these bytes. They are kept as they are, not copied.
+    pub(crate) fn from_base(base: Base, len: usize) -> Pages {
+        Pages { base: Some(base), base_len: len, len, ..Pages::default() }
     }
 
     /// Bytes in the image.
@@ -105,7 +108,7 @@ impl Pages {
         let from = (index * PAGE + start).min(self.base_len);
         let count = (self.base_len - from).min(buffer.len());
         if let Some(base) = &self.base {
-            buffer[..count].copy_from_slice(&base[from..from + count]);
+            buffer[..count].copy_from_slice(&(**base).as_ref()[from..from + count]);
         }
         buffer[count..].fill(0);
     }
@@ -138,7 +141,7 @@ fn new_page(data: &[u8]) -> Arc<Page> {
     Arc::<[u8]>::from(data).try_into().expect("a page is PAGE bytes long")
 }
 
-fn same_or_none<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+fn same_or_none<T: ?Sized>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (None, None) => true,
@@ -273,7 +276,7 @@ mod tests {
         #[test]
         fn pages_are_bytes(base in 0..60_000usize, steps in prop::collection::vec(step(), 1..25)) {
             let mut model: Vec<u8> = (0..base).map(|at| (at / 7) as u8).collect();
-            let mut pages = Pages::from_bytes(model.clone());
+            let mut pages = Pages::from_base(Arc::new(model.clone()), base);
             let mut clones = vec![(pages.clone(), model.clone())];
             for step in steps {
                 match step {
@@ -327,7 +330,8 @@ mod tests {
     fn bytes_are_kept_and_not_copied() {
         let bytes = vec![7; 10 * PAGE];
         let address = bytes.as_ptr();
-        let pages = Pages::from_bytes(bytes);
-        assert_eq!(pages.base.unwrap().as_ptr(), address);
+        let len = bytes.len();
+        let pages = Pages::from_base(Arc::new(bytes), len);
+        assert_eq!((*pages.base.unwrap()).as_ref().as_ptr(), address);
     }
 }

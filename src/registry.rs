@@ -1,11 +1,10 @@
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ThreadId};
+use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::snapshot::Snapshot;
+use crate::once_map::OnceMap;
+use crate::pool::Pool;
 use crate::url::{self, DatabaseUrl};
 
 /// The engines that this process shares, one for each database URL. [`Engine::shared`] gets them from here.
@@ -30,28 +29,18 @@ pub static MEMORY_ENGINES: MemoryEngines = MemoryEngines::new();
 /// # Ok(())
 /// # }
 /// ```
-pub struct MemoryEngines {
-    entries: Mutex<BTreeMap<DatabaseUrl, Entry>>,
-    /// Notified whenever a creation has ended, well or not.
-    settled: Condvar,
-}
-
-enum Entry {
-    Ready(Engine),
-    BeingCreated { by: ThreadId },
-}
+pub struct MemoryEngines(OnceMap<DatabaseUrl, Engine>);
 
 impl MemoryEngines {
     /// A map of its own, empty.
     pub const fn new() -> MemoryEngines {
-        MemoryEngines { entries: Mutex::new(BTreeMap::new()), settled: Condvar::new() }
+        MemoryEngines(OnceMap::new())
     }
 
     /// `get_or_create` for a URL as it is spelled. An engine that is there is found without any allocation.
     pub(crate) fn get_or_create_spelled(&self, url: &str) -> Result<Engine> {
         let name = url::parse(url)?;
-        let found = self.lock().get(&*name).and_then(Entry::engine).cloned();
-        match found {
+        match self.0.get(&*name) {
             Some(engine) => Ok(engine),
             None => self.get_or_create(&url.parse()?),
         }
@@ -62,60 +51,47 @@ impl MemoryEngines {
     /// # Errors
     /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of the creation of the same one.
     pub fn get_or_create(&self, url: &DatabaseUrl) -> Result<Engine> {
-        self.get_or_create_with(url, || Ok(Engine::of(Snapshot::empty(), |_| format!("the shared engine `{url}`"))))
+        self.get_or_create_with(url, || Ok(Engine::named(shared_name(url))))
     }
 
     /// The engine of this URL; the first call makes it with `create`, and while that runs, others wait for it.
     ///
-    /// Two creations that ask for each other's URLs, on two threads, wait for ever.
-    ///
     /// # Errors
     /// What `create` returns, to the caller whose `create` it was;
-    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of the creation of the same one.
+    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of the creation of the same one, and inside of
+    /// one that it waits for.
     ///
     /// # Panics
     /// When `create` does.
     pub fn get_or_create_with(&self, url: &DatabaseUrl, create: impl FnOnce() -> Result<Engine>) -> Result<Engine> {
-        let mut entries = self.lock();
-        loop {
-            match entries.get(url) {
-                Some(Entry::Ready(engine)) => return Ok(engine.clone()),
-                Some(Entry::BeingCreated { by }) if *by == thread::current().id() => {
-                    return Err(Error::recursive_creation(url));
-                }
-                Some(Entry::BeingCreated { .. }) => {
-                    entries = self.settled.wait(entries).unwrap_or_else(PoisonError::into_inner);
-                }
-                None => break,
-            }
+        self.0.get_or_create(url, create, || Error::recursive_creation(url))
+    }
+
+    /// The engine of this URL, which is the template's; the first call makes it.
+    pub(crate) fn get_or_create_of(&self, url: &DatabaseUrl, pool: &Arc<Pool>) -> Result<Engine> {
+        let engine = self.get_or_create_with(url, || Ok(Engine::named_of_pool(shared_name(url), pool)))?;
+        let its = engine.pool();
+        if its.is_some_and(|its| Arc::ptr_eq(its, pool)) {
+            return Ok(engine);
         }
-        entries.insert(url.clone(), Entry::BeingCreated { by: thread::current().id() });
-        drop(entries);
-        let creation = Creation { engines: self, url };
-        let engine = create()?;
-        creation.succeed(&engine);
-        Ok(engine)
+        let its = its.map(|its| its.template().to_owned());
+        Err(Error::other_template(&shared_name(url), its.as_deref(), pool.template()))
     }
 
     /// The engine of this URL, if there is one. One that is just being made is none yet.
     pub fn get(&self, url: &DatabaseUrl) -> Option<Engine> {
-        self.lock().get(url).and_then(Entry::engine).cloned()
+        self.0.get(url)
     }
 
     /// Takes the engine of this URL out, so that the next who asks makes a new one. Those who have it keep it. One that
     /// is just being made stays.
     pub fn remove(&self, url: &DatabaseUrl) -> Option<Engine> {
-        let mut entries = self.lock();
-        let engine = entries.get(url).and_then(Entry::engine).cloned();
-        if engine.is_some() {
-            entries.remove(url);
-        }
-        engine
+        self.0.remove(url)
     }
 
     /// How many engines there are.
     pub fn len(&self) -> usize {
-        self.lock().values().filter_map(Entry::engine).count()
+        self.urls().len()
     }
 
     /// Whether there is none.
@@ -125,23 +101,13 @@ impl MemoryEngines {
 
     /// The URLs that have an engine, in order.
     pub fn urls(&self) -> Vec<DatabaseUrl> {
-        let entries = self.lock();
-        entries.iter().filter(|(_, entry)| entry.engine().is_some()).map(|(url, _)| url.clone()).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<DatabaseUrl, Entry>> {
-        // What is done under the lock is one change to the map: nothing can be half done when somebody panics.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.keys()
     }
 }
 
-impl Entry {
-    fn engine(&self) -> Option<&Engine> {
-        match self {
-            Entry::Ready(engine) => Some(engine),
-            Entry::BeingCreated { .. } => None,
-        }
-    }
+/// What a shared engine is called in messages.
+fn shared_name(url: &DatabaseUrl) -> String {
+    format!("the shared engine `{url}`")
 }
 
 impl Default for MemoryEngines {
@@ -153,27 +119,5 @@ impl Default for MemoryEngines {
 impl fmt::Debug for MemoryEngines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.urls()).finish()
-    }
-}
-
-/// The right to make the engine of a URL. Dropped before it succeeds, also by a panic, it leaves nothing behind.
-struct Creation<'a> {
-    engines: &'a MemoryEngines,
-    url: &'a DatabaseUrl,
-}
-
-impl Creation<'_> {
-    fn succeed(self, engine: &Engine) {
-        self.engines.lock().insert(self.url.clone(), Entry::Ready(engine.clone()));
-    }
-}
-
-impl Drop for Creation<'_> {
-    fn drop(&mut self) {
-        let mut entries = self.engines.lock();
-        if let Some(Entry::BeingCreated { .. }) = entries.get(self.url) {
-            entries.remove(self.url);
-        }
-        self.engines.settled.notify_all();
     }
 }

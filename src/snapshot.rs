@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
-use crate::pages::Pages;
+use crate::pages::{Base, Pages};
 
 /// An immutable image of a database at one moment.
 ///
@@ -96,8 +96,14 @@ impl Snapshot {
     /// are fewer than the header says.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Snapshot> {
         let bytes = bytes.into();
-        check_header(&bytes, bytes.len()).map_err(|flaw| Error::not_a_database("these bytes", flaw))?;
-        let mut pages = Pages::from_bytes(bytes);
+        let len = bytes.len();
+        Snapshot::from_base(Arc::new(bytes), len).map_err(|flaw| Error::not_a_database("these bytes", flaw))
+    }
+
+    /// The image that the first `len` of these bytes are; the error says what is wrong with them.
+    pub(crate) fn from_base(base: Base, len: usize) -> std::result::Result<Snapshot, String> {
+        check_header(&(*base).as_ref()[..len], len)?;
+        let mut pages = Pages::from_base(base, len);
         if number(&pages, FORMAT_VERSIONS) >> 16 != ROLLBACK_JOURNAL {
             // An engine has no WAL, so a database in WAL mode would not open; these two bytes are all that says so.
             pages.write(FORMAT_VERSIONS, &ROLLBACK_JOURNAL.to_be_bytes()[2..]);
@@ -151,6 +157,15 @@ impl Snapshot {
     /// A copy of the image: the bytes of a SQLite database file. An engine to which nothing was ever written gives none.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.0.pages.to_vec()
+    }
+
+    /// Gives out the bytes of the image, in chunks.
+    pub(crate) fn write_to(&self, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut chunk = vec![0; 1 << 16];
+        (0..self.size()).step_by(chunk.len()).try_for_each(|at| {
+            let len = self.0.pages.read(at, &mut chunk);
+            write(&chunk[..len])
+        })
     }
 
     /// Bytes of the image.
@@ -236,7 +251,7 @@ impl Snapshot {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let aside = with_suffix(path, &format!("-{}-{number}", std::process::id()));
         let mut file = fs::File::create_new(&aside)?;
-        let written = file.write_all(&self.to_bytes()).and_then(|()| fs::rename(&aside, path));
+        let written = self.write_to(|chunk| file.write_all(chunk)).and_then(|()| fs::rename(&aside, path));
         if written.is_err() {
             let _ = fs::remove_file(&aside);
         }

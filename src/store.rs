@@ -85,6 +85,9 @@ enum Stage {
     There,
 }
 
+/// How long a writer waits for its turn, unless it is set.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long a waiter may be passed over; then it is handed the slot wherever it is.
 const MAX_PASSED_OVER: Duration = Duration::from_millis(20);
 
@@ -105,7 +108,7 @@ impl Store {
                 current: snapshot,
                 writer: None,
                 queue: VecDeque::new(),
-                lock_timeout: Duration::from_secs(5),
+                lock_timeout: LOCK_TIMEOUT,
                 replaced_by: Origin::here(Purpose::Uri),
             }),
         }
@@ -195,6 +198,21 @@ impl Store {
         drop(state);
         drop(old);
         true
+    }
+
+    /// Goes back to what the engine was created with, and to how it was, for the next who has it. Nobody uses it
+    /// meanwhile. Returns whether it could: not if somebody has been forgotten, or if connections have seen texts in an
+    /// encoding that what is to come may not have.
+    pub(crate) fn renew(&self) -> bool {
+        let baseline = self.baseline();
+        {
+            let mut state = self.lock();
+            if state.writer.is_some() || !state.queue.is_empty() || state.encoding != baseline.text_encoding() {
+                return false;
+            }
+            state.lock_timeout = LOCK_TIMEOUT;
+        }
+        self.restore(&baseline)
     }
 
     /// Gives the writer slot to whoever waited longest for it, if `token` holds it.
@@ -428,7 +446,7 @@ mod tests {
         thread::scope(|scope| {
             let waiter = scope.spawn(|| store.acquire(&claim(Token::new(), Some(&old)), FOR_EVER));
             until_queued(&store, 1);
-            store.publish(Pages::from_bytes(vec![1; 200]), 0);
+            store.publish(Pages::from_base(Arc::new(vec![1; 200]), 200), 0);
             assert!(matches!(waiter.join().unwrap(), Err(Refusal::Stale { .. })), "while the slot is still held");
         });
         assert!(store.lock().queue.is_empty());
@@ -441,7 +459,7 @@ mod tests {
         store.acquire(&claim(holder, None), FOR_EVER).unwrap();
         store.lock().enqueue(&claim(stale, Some(&old)));
         store.lock().queue[0].stage = Stage::There;
-        store.publish(Pages::from_bytes(vec![1; 200]), 0);
+        store.publish(Pages::from_base(Arc::new(vec![1; 200]), 200), 0);
         store.release(holder);
         assert!(matches!(store.try_acquire(&claim(stale, Some(&old))), Err(Refusal::Stale { .. })));
         store.try_acquire(&claim(holder, Some(&store.current()))).expect("the slot is free again");

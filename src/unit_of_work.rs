@@ -88,7 +88,7 @@ impl UnitOfWork {
     fn end(mut self, operation: &str, end: fn(&mut Session) -> rusqlite::Result<()>) -> Result<()> {
         let session = self.session_mut();
         if !session.is_in_transaction() {
-            return Err(Error::already_ended(operation, self.engine.name()));
+            return Err(Error::already_ended(operation, &self.engine.name()));
         }
         Ok(end(session)?)
     }

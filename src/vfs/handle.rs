@@ -1,5 +1,6 @@
 //! What one connection sees of an engine: the meaning of SQLite's file operations, in safe code.
 
+use std::ffi::CStr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,6 +65,9 @@ pub(super) trait Caller {
     fn id(&self) -> usize;
     /// Whether its transaction has read before, so that it can't be given newer content.
     fn is_mid_transaction(&self) -> bool;
+    /// Whether it would make a difference to set `PRAGMA foreign_keys` so. "This pragma is a no-op within a transaction"
+    /// (SQLite, "PRAGMA foreign_keys").
+    fn foreign_keys_would_become(&self, on: bool) -> bool;
     /// Calls its busy handler, which waits; says whether to try again.
     fn call_busy_handler(&self) -> bool;
 }
@@ -181,7 +185,7 @@ impl Handle {
                     // Who was held up may poll; what has read something old is to begin anew.
                     self.refused = matches!(refusal, Refusal::Held { .. }).then(Instant::now);
                     self.announce(caller, None);
-                    refusal.clone().remember(&self.mount.name);
+                    refusal.clone().remember(self.mount.name());
                     return Err(refusal);
                 }
             }
@@ -194,7 +198,7 @@ impl Handle {
         let try_again = caller.call_busy_handler();
         // Our own busy handler has taken what was announced, and remembers more than we know.
         if Pending::take(|pending| pending.claim.token == self.token).is_some() && !try_again {
-            refusal.remember(&self.mount.name);
+            refusal.remember(self.mount.name());
         }
         try_again
     }
@@ -249,21 +253,46 @@ impl Handle {
         }
     }
 
-    /// SQLite is compiling a pragma for this database. `Some` is the answer to give in SQLite's place.
-    pub(super) fn pragma(&mut self, name: &str, argument: Option<&str>) -> Option<&'static str> {
-        argument?;
+    /// SQLite is compiling a pragma for this database.
+    pub(super) fn pragma(&mut self, name: &str, argument: Option<&str>, caller: &impl Caller) -> Pragma {
+        let Some(argument) = argument else { return Pragma::LeftToSqlite };
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         if is("locking_mode") {
-            return Some(LOCKING_MODE);
+            return Pragma::Answered(LOCKING_MODE);
+        }
+        // Code under test often begins with this one. SQLite would compile all statements anew, for nothing.
+        if is("foreign_keys") && boolean(argument).is_some_and(|on| !caller.foreign_keys_would_become(on)) {
+            return Pragma::Done;
         }
         self.pragma_changed |= !HARMLESS_PRAGMAS.iter().any(|harmless| is(harmless));
-        None
+        Pragma::LeftToSqlite
     }
+
+    /// What pragmas have changed so far is how the connection is to be.
+    pub(super) fn approve_pragmas(&mut self) {
+        self.pragma_changed = false;
+    }
+}
+
+/// What comes of a pragma.
+pub(super) enum Pragma {
+    LeftToSqlite,
+    Answered(&'static CStr),
+    /// Carried out, without an answer.
+    Done,
+}
+
+fn boolean(argument: &str) -> Option<bool> {
+    let is_one_of = |words: [&str; 4]| words.iter().any(|word| word.eq_ignore_ascii_case(argument));
+    if is_one_of(["1", "on", "yes", "true"]) {
+        return Some(true);
+    }
+    is_one_of(["0", "off", "no", "false"]).then_some(false)
 }
 
 /// "The locking mode of temp and in-memory databases cannot be changed" (SQLite, "PRAGMA locking_mode"). Nor can it here,
 /// where a connection that kept its lock would never see what others commit.
-const LOCKING_MODE: &str = "normal";
+const LOCKING_MODE: &CStr = c"normal";
 
 /// Whether this is a page 1 that says the database is in WAL mode. An engine has no WAL, so nobody could open it again.
 /// SQLite tries only in exclusive locking mode, which can be set past us, for a main database that is a file.
@@ -303,6 +332,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::vfs::Name;
 
     /// One whose transaction has read nothing, and whose busy handler is not ours.
     struct Foreign;
@@ -316,13 +346,17 @@ mod tests {
             false
         }
 
+        fn foreign_keys_would_become(&self, _: bool) -> bool {
+            true
+        }
+
         fn call_busy_handler(&self) -> bool {
             unreachable!("it is for SQLite to call")
         }
     }
 
     fn handles() -> [Handle; 2] {
-        let mount = Mount::new(Snapshot::empty(), |id| format!("engine {id}"));
+        let mount = Mount::new(Snapshot::empty(), Name::Numbered);
         [Handle::new(mount.clone()), Handle::new(mount)]
     }
 

@@ -7,6 +7,7 @@
 mod handle;
 mod journal;
 mod mount;
+pub(crate) mod script;
 mod session;
 mod waiting;
 
@@ -17,10 +18,11 @@ use std::{ptr, slice};
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 
-use self::handle::{Caller, Code, Handle, Lock};
+use self::handle::{Caller, Code, Handle, Lock, Pragma};
 use self::mount::FileName;
-pub(crate) use self::mount::Mount;
-pub(crate) use self::session::{Session, connect};
+pub(crate) use self::mount::{Mount, Name};
+pub(crate) use self::session::{Session, Setup, connect};
+use crate::clock;
 
 /// Of SQLite 3.48, so that not all bindings have it. Older versions of SQLite don't look at it.
 const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
@@ -122,9 +124,21 @@ delegate! {
     dl_close is xDlClose(library: *mut c_void) -> (), or ();
     randomness is xRandomness(size: c_int, out: *mut c_char) -> c_int, or 0;
     sleep is xSleep(microseconds: c_int) -> c_int, or 0;
-    current_time is xCurrentTime(out: *mut f64) -> c_int, or ffi::SQLITE_ERROR;
+    default_current_time is xCurrentTime(out: *mut f64) -> c_int, or ffi::SQLITE_ERROR;
     get_last_error is xGetLastError(size: c_int, out: *mut c_char) -> c_int, or 0;
-    current_time_int64 is xCurrentTimeInt64(out: *mut sqlite3_int64) -> c_int, or ffi::SQLITE_ERROR;
+    default_current_time_int64 is xCurrentTimeInt64(out: *mut sqlite3_int64) -> c_int, or ffi::SQLITE_ERROR;
+}
+
+unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
+    clock::ask();
+    // SAFETY: SQLite's own arguments.
+    unsafe { default_current_time(vfs, out) }
+}
+
+unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
+    clock::ask();
+    // SAFETY: SQLite's own arguments.
+    unsafe { default_current_time_int64(vfs, out) }
 }
 
 /// Runs what a method does. A panic ends here, as `code`: it must not cross the C interface.
@@ -356,6 +370,17 @@ impl Caller for Connection {
         !self.pointer.is_null() && unsafe { ffi::sqlite3_txn_state(self.pointer, ptr::null()) } != ffi::SQLITE_TXN_NONE
     }
 
+    fn foreign_keys_would_become(&self, on: bool) -> bool {
+        let mut are_on: c_int = 0;
+        // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument is
+        // an int to write to.
+        let (is_in_transaction, code) = unsafe {
+            let code = ffi::sqlite3_db_config(self.pointer, ffi::SQLITE_DBCONFIG_ENABLE_FKEY, -1, &raw mut are_on);
+            (ffi::sqlite3_get_autocommit(self.pointer) == 0, code)
+        };
+        code == ffi::SQLITE_OK && !is_in_transaction && (are_on != 0) != on
+    }
+
     fn call_busy_handler(&self) -> bool {
         // SAFETY: "in order to invoke the connection's busy-handler, this function should be invoked with the second
         // (void *) in the array as the only argument" (SQLITE_FCNTL_BUSYHANDLER).
@@ -478,9 +503,13 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
                 let [answer, name, argument] = unsafe { &mut *arg.cast::<[*mut c_char; 3]>() };
                 // SAFETY: the strings live until the method returns.
                 let (name, argument) = unsafe { (text(*name), text(*argument)) };
-                let own = handle.pragma(&name.unwrap_or_default(), argument.as_deref());
-                let own = own.ok_or(ffi::SQLITE_NOTFOUND)?; // NOTFOUND: SQLite carries the pragma out itself
-                *answer = to_sqlite(&std::ffi::CString::new(own).unwrap_or_default());
+                // SAFETY: as in `read`.
+                let caller = unsafe { Connection::calling(file) };
+                match handle.pragma(&name.unwrap_or_default(), argument.as_deref(), &caller) {
+                    Pragma::LeftToSqlite => return Err(ffi::SQLITE_NOTFOUND), // so that SQLite carries it out
+                    Pragma::Answered(row) => *answer = to_sqlite(row),
+                    Pragma::Done => {} // without an answer, there is no row
+                }
             }
             _ => return Err(ffi::SQLITE_NOTFOUND),
         }

@@ -15,28 +15,67 @@ const PREFIX: &str = "/rusqlite-fixtures/engine-";
 /// A store with a name. It lives as long as an engine's handle or a connection does.
 pub(crate) struct Mount {
     pub(crate) store: Store,
-    /// The engine's name in messages.
-    pub(crate) name: String,
-    /// Never used twice in a process, so that the name of an engine that is gone can't come to mean another one.
-    id: u64,
+    name: Name,
+    /// Never used twice in a process, so that the name of an engine that is gone can't come to mean another one. It
+    /// changes when the store begins to serve another engine.
+    id: AtomicU64,
+}
+
+/// What an engine is called in messages.
+pub(crate) enum Name {
+    Given(String),
+    /// By its number.
+    Numbered,
+    /// By its number, and the template that it is of.
+    OfTemplate(Arc<str>),
 }
 
 /// The engines that live, by number. Holds none of them alive.
 static MOUNTS: Mutex<BTreeMap<u64, Weak<Mount>>> = Mutex::new(BTreeMap::new());
 
 impl Mount {
-    /// Makes a store that can be opened by its name. `name` gives its name in messages, from its number.
-    pub(crate) fn new(snapshot: Snapshot, name: impl FnOnce(u64) -> String) -> Arc<Mount> {
+    /// Makes a store that can be opened by its file name.
+    pub(crate) fn new(snapshot: Snapshot, name: Name) -> Arc<Mount> {
+        let mount = Arc::new(Mount { store: Store::new(snapshot), name, id: AtomicU64::new(0) });
+        mount.expose();
+        mount
+    }
+
+    /// Gives the store a file name that there has never been, by which it can be opened.
+    pub(crate) fn expose(self: &Arc<Mount>) {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let mount = Arc::new(Mount { store: Store::new(snapshot), name: name(id), id });
-        mounts().insert(id, Arc::downgrade(&mount));
-        mount
+        self.id.store(id, Ordering::Relaxed);
+        mounts().insert(id, Arc::downgrade(self));
+    }
+
+    /// Takes the file name away, if there are no more than so many references: nobody else has the store then, nor can
+    /// anybody come to it.
+    pub(crate) fn withdraw(self: &Arc<Mount>, references: usize) -> bool {
+        let mut mounts = mounts(); // under which `find` makes new references
+        let is_alone = Arc::strong_count(self) == references;
+        if is_alone {
+            mounts.remove(&self.id());
+        }
+        is_alone
+    }
+
+    /// What it is called in messages.
+    pub(crate) fn name(&self) -> String {
+        match &self.name {
+            Name::Given(name) => name.clone(),
+            Name::Numbered => format!("engine {}", self.id()),
+            Name::OfTemplate(template) => format!("engine {} of {template}", self.id()),
+        }
     }
 
     /// The name of its database file, as SQLite knows it.
     pub(super) fn file_name(&self) -> String {
-        format!("{PREFIX}{}", self.id)
+        format!("{PREFIX}{}", self.id())
+    }
+
+    fn id(&self) -> u64 {
+        self.id.load(Ordering::Relaxed)
     }
 
     pub(super) fn find(id: u64) -> Option<Arc<Mount>> {
@@ -46,7 +85,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        mounts().remove(&self.id);
+        mounts().remove(&self.id());
     }
 }
 

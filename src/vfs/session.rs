@@ -1,9 +1,11 @@
 //! Connections: opening them, and telling whether one is as good as new after somebody has used it.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::catch_unwind;
 use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rusqlite::config::DbConfig;
 use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
@@ -11,14 +13,27 @@ use super::waiting::wait_in_turn;
 use super::{File, METHODS, handle};
 use crate::origin::{Purpose, Refusal};
 
+/// What every connection is given before anybody has it.
+pub(crate) struct Setup {
+    pub(crate) foreign_keys: bool,
+    pub(crate) on_connect: Vec<fn(&Connection)>,
+}
+
+impl Setup {
+    /// The setup of engines that are no template's, and of a template that says nothing.
+    pub(crate) const DEFAULT: Setup = Setup { foreign_keys: true, on_connect: Vec::new() };
+}
+
 /// Opens a connection that waits in the engine's queue for its turn to write.
-pub(crate) fn connect(uri: &str, purpose: Purpose) -> rusqlite::Result<Connection> {
+pub(crate) fn connect(uri: &str, setup: &Setup, purpose: Purpose) -> rusqlite::Result<Connection> {
     // SQLITE_OPEN_CREATE, which is among the default flags, is for files that are attached. With a cache of its own the
     // connection has a file of its own, whose purpose is its own.
     let connection = Connection::open_with_flags(uri, OpenFlags::default() | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE)?;
     // SAFETY: the file is ours (`file_of` has checked it) and open as long as the connection is, which is not in use.
     unsafe { handle(file_of(&connection).cast()) }.set_purpose(purpose);
     set_busy_handler(&connection);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, setup.foreign_keys)?;
+    setup.on_connect.iter().for_each(|on_connect| on_connect(&connection));
     Ok(connection)
 }
 
@@ -66,6 +81,8 @@ pub(crate) struct Session {
     connection: Connection,
     file: *mut File,
     statements: [*mut sqlite3_stmt; COMMANDS.len()],
+    /// Compiled when it is needed first: what makes `changes()` zero.
+    forget_changes: *mut sqlite3_stmt,
     /// SQLite's run-time limits as they were when the connection was opened.
     limits: [c_int; LIMITS],
     /// Whether SQLite had to compile one of the statements anew, which it does after something about the whole
@@ -80,25 +97,35 @@ const LIMITS: usize = 12;
 unsafe impl Send for Session {}
 
 impl Session {
-    pub(crate) fn open(uri: &str, purpose: Purpose) -> rusqlite::Result<Session> {
-        let connection = connect(uri, purpose)?;
+    pub(crate) fn open(uri: &str, setup: &Setup, purpose: Purpose) -> rusqlite::Result<Session> {
+        let connection = connect(uri, setup, purpose)?;
         // Reads the schema now: the first time, SQLite settles the text encoding and compiles all statements anew, which
         // would look like a change of the connection later.
         drop(connection.prepare("SELECT 1 FROM sqlite_schema")?);
         let file = file_of(&connection);
         let limits = limits_of(&connection);
         // From here on, `drop` finalizes what has been prepared.
-        let mut session =
-            Session { connection, file, statements: [ptr::null_mut(); COMMANDS.len()], limits, was_changed: false };
+        let mut session = Session {
+            connection,
+            file,
+            statements: [ptr::null_mut(); COMMANDS.len()],
+            forget_changes: ptr::null_mut(),
+            limits,
+            was_changed: false,
+        };
+        OPEN.fetch_add(1, Ordering::Relaxed);
         for (statement, sql) in session.statements.iter_mut().zip(COMMANDS) {
-            // SAFETY: the connection is open, the SQL a C string, and the statement ours to write to.
-            let code = unsafe {
-                let db = session.connection.handle();
-                ffi::sqlite3_prepare_v3(db, sql.as_ptr(), -1, PERSISTENT, statement, ptr::null_mut())
-            };
-            check(&session.connection, code)?;
+            prepare(&session.connection, sql, statement)?;
         }
+        session.take_hooks(); // as they will be taken after each unit of work
+        // SAFETY: the file is open as long as the connection is, and not in use.
+        unsafe { handle(session.file.cast()) }.approve_pragmas();
         Ok(session)
+    }
+
+    /// How many are open in the process.
+    pub(crate) fn open_count() -> usize {
+        OPEN.load(Ordering::Relaxed)
     }
 
     pub(crate) fn connection(&self) -> &Connection {
@@ -144,7 +171,38 @@ impl Session {
         if self.is_in_transaction() && self.rollback().is_err() {
             return false;
         }
-        self.take_hooks() && !self.has_leftovers()
+        self.take_hooks() && !self.has_leftovers() && self.forget_changes()
+    }
+
+    /// Makes `changes()` zero, as on a new connection, if that can be done.
+    ///
+    /// SQLite has no call for it. But a statement that changes rows sets it when it ends, and so does one that was only
+    /// to be explained: to zero, and without a lock. It needs a table to be about; any will do.
+    fn forget_changes(&mut self) -> bool {
+        // SAFETY: the connection is open.
+        let changes = |session: &Session| unsafe { ffi::sqlite3_changes(session.db()) };
+        if changes(self) == 0 {
+            return true;
+        }
+        if self.forget_changes.is_null() {
+            let Some(sql) = self.explain_a_change() else { return false };
+            if prepare(&self.connection, &sql, &mut self.forget_changes).is_err() {
+                return false;
+            }
+        }
+        // SAFETY: prepared above or before, finalized by `drop`, used by nobody else.
+        unsafe {
+            ffi::sqlite3_step(self.forget_changes);
+            ffi::sqlite3_reset(self.forget_changes);
+        }
+        changes(self) == 0
+    }
+
+    fn explain_a_change(&self) -> Option<CString> {
+        const SQL: &str = r#"SELECT format('EXPLAIN DELETE FROM main."%w"', name) FROM main.sqlite_schema
+            WHERE type = 'table' AND rootpage > 0 AND name NOT LIKE 'sqlite\_%' ESCAPE '\' LIMIT 1"#;
+        let sql: String = self.connection.query_row(SQL, [], |row| row.get(0)).ok()?;
+        CString::new(sql).ok()
     }
 
     fn has_leftovers(&self) -> bool {
@@ -220,10 +278,13 @@ impl Session {
     }
 }
 
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
 impl Drop for Session {
     fn drop(&mut self) {
-        for statement in self.statements {
-            // SAFETY: prepared by `open` or NULL, which sqlite3_finalize takes too; not used after this.
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+        for statement in self.statements.into_iter().chain([self.forget_changes]) {
+            // SAFETY: prepared or NULL, which sqlite3_finalize takes too; not used after this.
             unsafe { ffi::sqlite3_finalize(statement) };
         }
         // The fields follow: the connection can be closed, for no statement is left.
@@ -237,13 +298,21 @@ unsafe extern "C" {
     fn sqlite3_db_name(db: *mut sqlite3, number: c_int) -> *const c_char;
 }
 
+fn prepare(connection: &Connection, sql: &CStr, statement: &mut *mut sqlite3_stmt) -> rusqlite::Result<()> {
+    // SAFETY: the connection is open, the SQL a C string, and the statement the caller's to finalize.
+    let code = unsafe {
+        ffi::sqlite3_prepare_v3(connection.handle(), sql.as_ptr(), -1, PERSISTENT, statement, ptr::null_mut())
+    };
+    check(connection, code)
+}
+
 fn limits_of(connection: &Connection) -> [c_int; LIMITS] {
     // SAFETY: the connection is open; a negative value only asks.
     std::array::from_fn(|id| unsafe { ffi::sqlite3_limit(connection.handle(), id as c_int, -1) })
 }
 
 /// The error of the connection's latest call, if it was one.
-fn check(connection: &Connection, code: c_int) -> rusqlite::Result<()> {
+pub(super) fn check(connection: &Connection, code: c_int) -> rusqlite::Result<()> {
     if code == ffi::SQLITE_OK {
         return Ok(());
     }

@@ -63,7 +63,7 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
             if !timeout.is_zero() {
                 report(&mount, &refusal);
             }
-            refusal.remember(&mount.name);
+            refusal.remember(mount.name());
             false
         }
     }
@@ -72,7 +72,7 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
 /// Says why a wait was in vain where a failing test shows it. The caller may only ever see SQLite's "database is locked":
 /// of a statement that fails, rusqlite hands on SQLite's own words.
 fn report(mount: &Mount, refusal: &Refusal) {
-    eprintln!("rusqlite-fixtures: {}", Error::refused(&mount.name, refusal));
+    eprintln!("rusqlite-fixtures: {}", Error::refused(&mount.name(), refusal));
 }
 
 /// A lock was got: what comes after that on this thread is another wait, and another refusal.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::rusqlite::{self, ffi};
-use rusqlite_fixtures::{DatabaseUrl, Engine, Error, ErrorKind, MemoryEngines, Snapshot};
+use rusqlite_fixtures::{DatabaseUrl, Engine, Error, ErrorKind, MemoryEngines, Snapshot, Template};
 
 use crate::support::{engine_with_entries, entries, in_thread};
 
@@ -39,6 +39,8 @@ fn every_message() {
     let engines = MemoryEngines::new();
     let url = DatabaseUrl::named("orders").unwrap();
     let recursive = engines.get_or_create_with(&url, || engines.get_or_create(&url)).unwrap_err();
+    let conflict =
+        Engine::shared("file:errors-conflict?mode=memory").map(|_| "file:errors-conflict?mode=memory").unwrap();
     let syntax = locked.transaction::<(), Error>(|work| Ok(work.execute_batch("SELEC 1")?)).unwrap_err();
 
     let cases = [
@@ -61,8 +63,35 @@ fn every_message() {
         ),
         (
             recursive,
-            "can't create the shared engine `file:orders?mode=memory&cache=shared`: its creation, on this very thread, \
-             asks for the same engine and would wait for itself; use the engine that is being made, or another URL",
+            "can't create the shared engine `file:orders?mode=memory&cache=shared`: its creation asks for the same engine, \
+             on this thread or by way of another's creation, and would wait for itself; use the engine that is being made, \
+             or another URL",
+        ),
+        (
+            Template::sql("CREATE TABLE t (a);\nINSERT INTO t VALUES (1, 2);").engine().unwrap_err(),
+            "can't build the template at tests/it/errors.rs:N:N: line N of the script given at tests/it/errors.rs:N:N \
+             failed: SQLite says: table t has N columns but N values were supplied; the statement:\n\
+             INSERT INTO t VALUES (N, N);",
+        ),
+        (
+            Template::build(|_| Err("no migrations".into())).key("bank-vN").engine().unwrap_err(),
+            "can't build the template `bank-vN` at tests/it/errors.rs:N:N: the function given at tests/it/errors.rs:N:N \
+             failed: no migrations",
+        ),
+        (
+            Template::build(|_| std::panic::panic_any(7)).engine().unwrap_err(),
+            "can't build the template at tests/it/errors.rs:N:N: it panicked: not with a text",
+        ),
+        (
+            Template::sql("BEGIN").engine().unwrap_err(),
+            "can't build the template at tests/it/errors.rs:N:N: what was given at tests/it/errors.rs:N:N has begun a \
+             transaction and neither committed it nor rolled it back",
+        ),
+        (
+            Engine::shared_with(&conflict, &Template::sql("SELECT 1")).unwrap_err(),
+            "can't give out the shared engine `file:errors-conflict?mode=memory&cache=shared` as one of the template at \
+             tests/it/errors.rs:N:N: it was made without a template; use another URL, or Template::engine for an engine \
+             of its own",
         ),
         (syntax, "near \"SELEC\": syntax error in SELEC N at offset N"),
         (

@@ -2,7 +2,7 @@
 
 use rstest::{fixture, rstest};
 use rusqlite_fixtures::fixtures::{fresh_engine, fresh_unit_of_work, memory_engine, unit_of_work};
-use rusqlite_fixtures::{Engine, UnitOfWork};
+use rusqlite_fixtures::{Engine, Template, UnitOfWork};
 use serial_test::{file_serial, serial};
 
 use crate::support::number;
@@ -44,6 +44,34 @@ fn a_fresh_unit_of_work_is_alone(fresh_unit_of_work: UnitOfWork, #[case] create:
     fresh_unit_of_work.commit().unwrap();
 }
 
+static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)")
+    .seed("INSERT INTO account VALUES (1, 100), (2, 100)");
+
+#[rstest]
+#[case(1)]
+#[case(2)]
+fn a_fresh_unit_of_work_has_the_content_of_a_template(
+    #[with(&BANK)] fresh_unit_of_work: UnitOfWork,
+    #[case] account: i64,
+) {
+    assert_eq!(number(&fresh_unit_of_work, "SELECT sum(balance) FROM account"), 200);
+    fresh_unit_of_work.execute("DELETE FROM account WHERE id = ?1", [account]).unwrap();
+    fresh_unit_of_work.commit().unwrap();
+}
+
+#[rstest]
+fn a_fresh_engine_has_the_content_of_a_template(#[with(&BANK)] fresh_engine: Engine) {
+    assert_eq!(number(&fresh_engine.unit_of_work().unwrap(), "SELECT count(*) FROM account"), 2);
+}
+
+#[rstest]
+fn a_shared_engine_has_the_content_of_a_template(
+    #[with("file:fixtures-bank?mode=memory", &BANK)] memory_engine: Engine,
+) {
+    assert_eq!(number(&memory_engine.unit_of_work().unwrap(), "SELECT count(*) FROM account"), 2);
+    assert_eq!(memory_engine, Engine::shared("file:fixtures-bank?mode=memory").unwrap());
+}
+
 /// A fixture of the user's own on top.
 #[fixture]
 fn accounts(fresh_engine: Engine) -> Engine {
@@ -54,7 +82,7 @@ fn accounts(fresh_engine: Engine) -> Engine {
 #[rstest]
 fn fixtures_compose(
     accounts: Engine,
-    #[from(fresh_unit_of_work)]
+    #[from(unit_of_work)]
     #[with(accounts.fork())]
     work: UnitOfWork,
 ) {
@@ -85,5 +113,5 @@ fn beside_file_serial(memory_engine: Engine) {
 #[test]
 #[should_panic(expected = "can't use the database URL \"orders.db\"")]
 fn a_url_that_can_not_be_served_fails_the_test_with_the_reason() {
-    memory_engine("orders.db");
+    memory_engine("orders.db", &BANK);
 }

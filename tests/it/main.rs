@@ -13,6 +13,7 @@ mod snapshots;
 mod sqlite_features;
 mod stamps;
 mod support;
+mod templates;
 mod unit_of_work;
 mod urls;
 mod waiting;

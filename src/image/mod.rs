@@ -1,0 +1,246 @@
+//! Images: the contents of templates as files, which the processes of a test run share.
+//!
+//! An image is an ordinary SQLite database with a seal behind its last page. Nobody writes to one in its place: it is
+//! written aside, sealed, made read-only and renamed. So it can be mapped into memory, and its pages are read when they are
+//! needed and shared by all processes.
+
+mod os;
+mod seal;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Once, OnceLock};
+use std::time::{Duration, SystemTime};
+use std::{env, process};
+
+use twox_hash::XxHash3_128;
+
+use self::seal::Seal;
+use crate::error::Result;
+use crate::pages::Base;
+use crate::snapshot::Snapshot;
+
+/// The environment variable that names the folder of the images. Empty, there is none.
+const VARIABLE: &str = "RUSQLITE_FIXTURES_DIR";
+
+/// What a template has been built to.
+pub(crate) struct Content {
+    pub(crate) snapshot: Snapshot,
+    /// Whether it would be another one if it were built at another time.
+    pub(crate) is_of_its_time: bool,
+}
+
+/// A hash of everything that decides the content of a template.
+pub(crate) struct Identity(XxHash3_128);
+
+impl Identity {
+    /// Of nothing but the software that would build it.
+    pub(crate) fn new() -> Identity {
+        let mut identity = Identity(XxHash3_128::new());
+        identity.add("rusqlite-fixtures", env!("CARGO_PKG_VERSION"));
+        identity.add("SQLite", rusqlite::version());
+        identity
+    }
+
+    pub(crate) fn add(&mut self, kind: &str, text: &str) {
+        for part in [kind, text] {
+            self.0.write(&(part.len() as u64).to_le_bytes());
+            self.0.write(part.as_bytes());
+        }
+    }
+}
+
+/// The content of the template of this identity: from its image, or as `build` makes it. Exactly one process builds, if
+/// nothing goes wrong; the others wait for it.
+///
+/// The only errors are `build`'s. What goes wrong with images costs the sharing, no more.
+pub(crate) fn get_or_build(
+    label: &str,
+    identity: &Identity,
+    build: impl FnOnce() -> Result<Content>,
+) -> Result<Snapshot> {
+    let image = folder().map(|folder| Image::new(folder, label, identity.0.finish_128()));
+    let image = match &image {
+        Some(image) => image,
+        None => return Ok(build()?.snapshot),
+    };
+    if let Some(content) = image.load() {
+        return Ok(content);
+    }
+    let _lock = match image.lock() {
+        Ok(Lock::Built(content)) => return Ok(content),
+        Ok(Lock::NotToBeShared) => return Ok(build()?.snapshot),
+        Ok(Lock::ToBuild(lock)) => lock,
+        Err(error) => {
+            warn(&image.lock, &error);
+            return Ok(build()?.snapshot);
+        }
+    };
+    let content = build()?;
+    let kept = if content.is_of_its_time { image.forbid() } else { image.save(&content.snapshot) };
+    if let Err(error) = kept {
+        warn(&image.path, &error);
+    }
+    prune(image.folder);
+    // Mapped, it takes no memory of its own.
+    Ok(image.load().unwrap_or(content.snapshot))
+}
+
+/// Says once what keeps the processes from sharing.
+fn warn(path: &Path, error: &io::Error) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let path = path.display();
+        eprintln!("rusqlite-fixtures: can't use `{path}` to share templates: {error}; each process builds its own");
+    });
+}
+
+/// Where images are, if there is a place for them.
+fn folder() -> Option<&'static Path> {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = match env::var_os(VARIABLE) {
+            Some(folder) if folder.is_empty() => return None,
+            Some(folder) => folder.into(),
+            None => target_folder()?.join("rusqlite-fixtures"),
+        };
+        match os::private_folder(&folder) {
+            Ok(()) => Some(folder),
+            Err(error) => {
+                warn(&folder, &error);
+                None
+            }
+        }
+    });
+    folder.as_deref()
+}
+
+/// Cargo's target folder, if this program is in one: Cargo marks it.
+fn target_folder() -> Option<PathBuf> {
+    let program = env::current_exe().ok()?;
+    let is_target = |folder: &&Path| {
+        fs::read_to_string(folder.join("CACHEDIR.TAG")).is_ok_and(|tag| tag.contains("created by cargo"))
+    };
+    program.ancestors().skip(1).find(is_target).map(Path::to_owned)
+}
+
+struct Image<'a> {
+    folder: &'a Path,
+    identity: u128,
+    path: PathBuf,
+    /// Locked by the process that builds it.
+    lock: PathBuf,
+    /// Is there when each process has to build its own.
+    forbidden: PathBuf,
+}
+
+enum Lock {
+    /// Another process has built it meanwhile.
+    Built(Snapshot),
+    NotToBeShared,
+    /// It is this process' turn, as long as it has the file.
+    ToBuild(File),
+}
+
+impl Image<'_> {
+    fn new<'a>(folder: &'a Path, label: &str, identity: u128) -> Image<'a> {
+        let label: String = label.chars().take(40).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let file = |extension: &str| folder.join(format!("{label}-{identity:032x}.{extension}"));
+        Image { folder, identity, path: file("sqlite3"), lock: file("lock"), forbidden: file("forbidden") }
+    }
+
+    /// The content, if there is an image and it is as it was when it was sealed.
+    fn load(&self) -> Option<Snapshot> {
+        let file = File::open(&self.path).ok()?;
+        let metadata = file.metadata().ok()?;
+        if !metadata.is_file() || !os::is_private(&metadata) {
+            return None;
+        }
+        let bytes: Base = os::map(&file).ok()?;
+        let (content, seal) = Seal::split((*bytes).as_ref())?;
+        let len = content.len();
+        if seal.identity != self.identity || !seal.is_whole(content, &file, &metadata) {
+            return None;
+        }
+        Snapshot::from_base(bytes, len).ok()
+    }
+
+    /// Waits until no other process is building it.
+    fn lock(&self) -> io::Result<Lock> {
+        if self.forbidden.exists() {
+            return Ok(Lock::NotToBeShared);
+        }
+        let file = os::open_private(&self.lock)?;
+        file.lock()?; // the system takes it back when the process ends, however it does
+        if let Some(content) = self.load() {
+            return Ok(Lock::Built(content));
+        }
+        Ok(if self.forbidden.exists() { Lock::NotToBeShared } else { Lock::ToBuild(file) })
+    }
+
+    fn forbid(&self) -> io::Result<()> {
+        os::open_private(&self.forbidden).map(drop)
+    }
+
+    fn save(&self, content: &Snapshot) -> io::Result<()> {
+        if content.size() == 0 {
+            return Ok(()); // there is nothing to share
+        }
+        let aside = self.path.with_extension(format!("{}.aside", process::id()));
+        let _ = fs::remove_file(&aside); // of a process of the same number, long ago
+        let saved = self.write(content, &aside).and_then(|()| fs::rename(&aside, &self.path));
+        if saved.is_err() {
+            let _ = fs::remove_file(&aside);
+        }
+        saved
+    }
+
+    fn write(&self, content: &Snapshot, path: &Path) -> io::Result<()> {
+        let mut file = os::create_read_only(path)?;
+        let mut checksum = XxHash3_128::new();
+        content.write_to(|chunk| {
+            checksum.write(chunk);
+            file.write_all(chunk)
+        })?;
+        let seal = Seal::new(self.identity, checksum.finish_128(), content.size());
+        file.write_all(seal.to_string().as_bytes())?;
+        file.set_modified(seal.modified())?;
+        // Its time of modification is going to vouch for it, so it must not be there before the content is.
+        file.sync_all()
+    }
+}
+
+/// How long files are kept that nobody may need any more.
+const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How many files are kept that are older than an hour.
+const KEPT: usize = 100;
+
+/// Removes old images and what belongs to them. A process that has one open goes on with it.
+fn prune(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut files: Vec<(Duration, PathBuf)> = entries
+        .flatten()
+        .filter(|entry| is_ours(&entry.file_name().to_string_lossy()))
+        .filter_map(|entry| Some((age(&entry)?, entry.path())))
+        .collect();
+    files.sort();
+    for (rank, (age, path)) in files.iter().enumerate() {
+        if *age > KEPT_FOR || (rank >= KEPT && *age > Duration::from_secs(3600)) {
+            let _ = fs::remove_file(path); // which another process may have done
+        }
+    }
+}
+
+fn age(entry: &fs::DirEntry) -> Option<Duration> {
+    let modified = entry.metadata().ok()?.modified().ok()?;
+    Some(SystemTime::now().duration_since(modified).unwrap_or_default())
+}
+
+/// Whether a file of this name is an image or belongs to one: the folder may be one that holds other things.
+fn is_ours(name: &str) -> bool {
+    let Some((stem, extension)) = name.split_once('.') else { return false };
+    let is_hash = |hash: &str| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_known = ["sqlite3", "lock", "forbidden"].contains(&extension) || extension.ends_with(".aside");
+    is_known && stem.rsplit_once('-').is_some_and(|(_, hash)| is_hash(hash))
+}

@@ -1,0 +1,91 @@
+//! What stands behind the last page of an image, to tell whether the image is whole.
+
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use twox_hash::XxHash3_128;
+
+/// Text, so that whoever looks into the file can read it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Seal {
+    pub(super) identity: u128,
+    checksum: u128,
+    /// Bytes of the database.
+    size: u64,
+    /// When the file was last written to, as its metadata are to say: seconds since 1970.
+    modified: u64,
+}
+
+const TITLE: &str = "\nrusqlite-fixtures image\n";
+/// Bytes of a seal: its title and its four lines.
+const LEN: usize = TITLE.len() + 42 + 42 + 26 + 30;
+
+impl Seal {
+    /// For an image that is being written.
+    pub(super) fn new(identity: u128, checksum: u128, size: usize) -> Seal {
+        // In the past, so that whatever is written to the file later changes it, however coarse the file system's clock.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Seal { identity, checksum, size: size as u64, modified: now.as_secs().saturating_sub(10) }
+    }
+
+    /// The database and the seal, if there is a seal and the database is as long as it says.
+    pub(super) fn split(bytes: &[u8]) -> Option<(&[u8], Seal)> {
+        let (content, seal) = bytes.split_at_checked(bytes.len().checked_sub(LEN)?)?;
+        let seal = Seal::parse(std::str::from_utf8(seal).ok()?)?;
+        (seal.size == content.len() as u64).then_some((content, seal))
+    }
+
+    fn parse(text: &str) -> Option<Seal> {
+        let mut lines = text.strip_prefix(TITLE)?.lines();
+        let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
+        Some(Seal {
+            identity: u128::from_str_radix(field("identity")?, 16).ok()?,
+            checksum: u128::from_str_radix(field("checksum")?, 16).ok()?,
+            size: field("size")?.parse().ok()?,
+            modified: field("modified")?.parse().ok()?,
+        })
+    }
+
+    pub(super) fn modified(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.modified)
+    }
+
+    /// Whether the database is as it was sealed. As long as the file has not been written to since, the system says so;
+    /// otherwise, as after a copy from another machine, its checksum does.
+    pub(super) fn is_whole(&self, content: &[u8], file: &File, metadata: &Metadata) -> bool {
+        if metadata.modified().is_ok_and(|modified| modified == self.modified()) {
+            return true;
+        }
+        let is_whole = XxHash3_128::oneshot(content) == self.checksum;
+        if is_whole {
+            let _ = file.set_modified(self.modified()); // so that the next process need not read all of it
+        }
+        is_whole
+    }
+}
+
+impl fmt::Display for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Seal { identity, checksum, size, modified } = self;
+        write!(
+            f,
+            "{TITLE}identity {identity:032x}\nchecksum {checksum:032x}\nsize {size:020}\nmodified {modified:020}\n"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seal_is_found_behind_what_it_seals() {
+        let seal = Seal::new(1 << 100, u128::MAX, 3);
+        let sealed = format!("abc{seal}");
+        assert_eq!(Seal::split(sealed.as_bytes()), Some((b"abc".as_slice(), seal)));
+        for cut in [&sealed[1..], &sealed[..sealed.len() - 1], &sealed[..3], ""] {
+            assert_eq!(Seal::split(cut.as_bytes()), None, "{cut:?}");
+        }
+    }
+}

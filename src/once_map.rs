@@ -1,0 +1,274 @@
+//! A map whose values are made exactly once, however many threads ask at once.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+
+pub(crate) struct OnceMap<K, V> {
+    entries: Mutex<BTreeMap<K, Entry<V>>>,
+    /// Notified whenever a creation has ended, well or not.
+    settled: Condvar,
+}
+
+enum Entry<V> {
+    Ready(V),
+    BeingCreated(Creation),
+}
+
+/// A value is being made, on this thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Creation {
+    id: u64,
+    by: ThreadId,
+}
+
+impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
+    pub(crate) const fn new() -> OnceMap<K, V> {
+        OnceMap { entries: Mutex::new(BTreeMap::new()), settled: Condvar::new() }
+    }
+
+    /// The value, unless it is just being made.
+    pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        self.lock().get(key).and_then(Entry::value).cloned()
+    }
+
+    /// The value; the first call makes it with `create`, and while that runs, others wait for it. A creation that fails
+    /// or panics leaves nothing, and one of those who waited tries in turn.
+    ///
+    /// Where waiting would never end, because that creation waits for this thread (or is on it), the error is
+    /// `recursive`'s.
+    pub(crate) fn get_or_create<E>(
+        &self,
+        key: &K,
+        create: impl FnOnce() -> Result<V, E>,
+        recursive: impl FnOnce() -> E,
+    ) -> Result<V, E> {
+        let mut entries = self.lock();
+        loop {
+            match entries.get(key) {
+                Some(Entry::Ready(value)) => return Ok(value.clone()),
+                Some(Entry::BeingCreated(creation)) => {
+                    let Some(_waiting) = Waiting::for_end_of(*creation) else { return Err(recursive()) };
+                    entries = self.settled.wait(entries).unwrap_or_else(PoisonError::into_inner);
+                }
+                None => break,
+            }
+        }
+        let creation = Creation::begin();
+        entries.insert(key.clone(), Entry::BeingCreated(creation));
+        drop(entries);
+        let right = Right { map: self, key, creation };
+        let value = create()?;
+        right.settle(Some(value.clone()));
+        Ok(value)
+    }
+
+    /// Takes the value out, so that the next who asks makes a new one. One that is just being made stays.
+    pub(crate) fn remove(&self, key: &K) -> Option<V> {
+        let mut entries = self.lock();
+        let value = entries.get(key).and_then(Entry::value).cloned();
+        if value.is_some() {
+            entries.remove(key);
+        }
+        value
+    }
+
+    /// The keys whose values are made, in order.
+    pub(crate) fn keys(&self) -> Vec<K> {
+        let entries = self.lock();
+        entries.iter().filter(|(_, entry)| entry.value().is_some()).map(|(key, _)| key.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<K, Entry<V>>> {
+        // What is done under the lock is one change to the map: nothing can be half done when somebody panics.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V> Entry<V> {
+    fn value(&self) -> Option<&V> {
+        match self {
+            Entry::Ready(value) => Some(value),
+            Entry::BeingCreated(_) => None,
+        }
+    }
+}
+
+impl Creation {
+    fn begin() -> Creation {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Creation { id: NEXT.fetch_add(1, Ordering::Relaxed), by: thread::current().id() }
+    }
+}
+
+/// The right to make a value. Dropped before it is settled, also by a panic, it leaves nothing behind.
+struct Right<'a, K: Ord + Clone, V: Clone> {
+    map: &'a OnceMap<K, V>,
+    key: &'a K,
+    creation: Creation,
+}
+
+impl<K: Ord + Clone, V: Clone> Right<'_, K, V> {
+    fn settle(&self, value: Option<V>) {
+        let mut entries = self.map.lock();
+        match value {
+            Some(value) => drop(entries.insert(self.key.clone(), Entry::Ready(value))),
+            None => drop(entries.remove(self.key)),
+        }
+        // With the entry, or this thread would seem to be waited for when it next asks for something.
+        waits().retain(|wait| wait.creation != self.creation);
+        drop(entries);
+        self.map.settled.notify_all();
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> Drop for Right<'_, K, V> {
+    fn drop(&mut self) {
+        let is_open = |entry: &Entry<V>| matches!(entry, Entry::BeingCreated(creation) if *creation == self.creation);
+        if self.map.lock().get(self.key).is_some_and(is_open) {
+            self.settle(None);
+        }
+    }
+}
+
+/// Which thread waits for which creation, in whatever map. Taken with a map's lock held, never the other way round.
+static WAITS: Mutex<Vec<Wait>> = Mutex::new(Vec::new());
+
+struct Wait {
+    waiter: ThreadId,
+    creation: Creation,
+}
+
+fn waits() -> MutexGuard<'static, Vec<Wait>> {
+    WAITS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// This thread's entry in `WAITS`.
+struct Waiting {
+    waiter: ThreadId,
+}
+
+impl Waiting {
+    /// `None` if the creation's thread is this one, or waits for it, through however many others.
+    fn for_end_of(creation: Creation) -> Option<Waiting> {
+        let waiter = thread::current().id();
+        let mut waits = waits();
+        let mut last = creation.by;
+        while let Some(wait) = waits.iter().find(|wait| wait.waiter == last) {
+            last = wait.creation.by;
+        }
+        if last == waiter {
+            return None;
+        }
+        waits.push(Wait { waiter, creation });
+        Some(Waiting { waiter })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        waits().retain(|wait| wait.waiter != self.waiter);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    type Map = OnceMap<&'static str, i32>;
+
+    #[derive(Debug, PartialEq)]
+    enum Failure {
+        Recursive,
+        Own,
+    }
+
+    fn get(map: &Map, key: &'static str, create: impl FnOnce() -> Result<i32, Failure>) -> Result<i32, Failure> {
+        map.get_or_create(&key, create, || Failure::Recursive)
+    }
+
+    fn until_waited_for() {
+        while !waits().iter().any(|wait| wait.creation.by == thread::current().id()) {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_creation_that_asks_for_itself_is_refused_and_may_go_on() {
+        let map = Map::new();
+        let value = get(&map, "a", || {
+            assert_eq!(get(&map, "a", || Ok(2)), Err(Failure::Recursive));
+            assert_eq!(get(&map, "b", || get(&map, "a", || Ok(2))), Err(Failure::Recursive));
+            Ok(1)
+        });
+        assert_eq!((value, map.get("a"), map.keys()), (Ok(1), Some(1), vec!["a"]));
+    }
+
+    /// Two threads whose creations ask for each other's values, in two maps: one of them is refused, whichever comes last.
+    #[test]
+    fn creations_that_wait_for_each_other_are_refused() {
+        let (maps, (to_other, from_one)) = ([Map::new(), Map::new()], mpsc::channel());
+        let [one, other] = &maps;
+        thread::scope(|scope| {
+            let first = scope.spawn(move || {
+                get(one, "a", || {
+                    to_other.send(()).unwrap();
+                    get(other, "b", || unreachable!("the other thread makes it"))
+                })
+            });
+            let second = get(other, "b", || {
+                from_one.recv().unwrap();
+                until_waited_for();
+                get(one, "a", || unreachable!("the first thread makes it")).or(Ok::<i32, Failure>(7))
+            });
+            assert_eq!((second, first.join().unwrap()), (Ok(7), Ok(7)));
+        });
+    }
+
+    /// Who has what it waited for is not waited for any more, though it may not have woken up yet.
+    #[test]
+    fn a_wait_that_has_ended_is_no_recursion() {
+        for _ in 0..200 {
+            let (map, (started, wait)) = (&Map::new(), mpsc::channel());
+            thread::scope(|scope| {
+                let waiter = scope.spawn(move || {
+                    get(map, "outer", || {
+                        started.send(()).unwrap();
+                        get(map, "inner", || Ok(1))
+                    })
+                });
+                let inner = get(map, "inner", || {
+                    wait.recv().unwrap();
+                    Ok(1)
+                });
+                assert_eq!((inner, get(map, "outer", || Ok(3)).is_ok()), (Ok(1), true));
+                waiter.join().unwrap().unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn after_a_failure_one_of_those_who_waited_tries_in_turn() {
+        let (map, (started, wait)) = (&Map::new(), mpsc::channel());
+        thread::scope(|scope| {
+            let failing = scope.spawn(move || {
+                get(map, "a", || {
+                    started.send(()).unwrap();
+                    until_waited_for();
+                    Err(Failure::Own)
+                })
+            });
+            wait.recv().unwrap();
+            assert_eq!(get(map, "a", || Ok(5)), Ok(5));
+            assert_eq!(failing.join().unwrap(), Err(Failure::Own));
+        });
+        assert_eq!((map.remove(&"a"), map.remove(&"a"), map.keys()), (Some(5), None, vec![]));
+    }
+}

@@ -1,0 +1,311 @@
+//! A template is built once, and each test gets its content on an engine of its own.
+
+use std::collections::HashSet;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use rusqlite::functions::FunctionFlags;
+use rusqlite_fixtures::rusqlite::{self, Connection};
+use rusqlite_fixtures::{Engine, ErrorKind, Template};
+
+use crate::support::{assert_integrity, number, text, unique_url};
+
+const SCHEMA: &str = "
+    CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT NOT NULL UNIQUE);
+    CREATE TABLE entry (account INTEGER NOT NULL REFERENCES account, amount INTEGER NOT NULL);
+    CREATE INDEX entry_account ON entry (account);";
+
+static BANK: Template =
+    Template::sql(SCHEMA).seed("INSERT INTO account VALUES (1, 'Ada'); INSERT INTO entry VALUES (1, 100);");
+
+fn accounts(engine: &Engine) -> i64 {
+    number(&engine.unit_of_work().unwrap(), "SELECT count(*) FROM account")
+}
+
+#[test]
+fn engines_start_as_the_template_and_are_alone() {
+    let (one, other) = (BANK.engine().unwrap(), BANK.engine().unwrap());
+    assert_ne!(one, other);
+    one.transaction(|work| work.execute("INSERT INTO account VALUES (2, 'Grace')", [])).unwrap();
+    assert_eq!((accounts(&one), accounts(&other)), (2, 1));
+    one.reset().unwrap();
+    assert_eq!(accounts(&one), 1, "a reset goes back to the template");
+    assert_eq!(BANK.snapshot().unwrap().engine().unit_of_work().unwrap().changes(), 0);
+    assert_eq!(number(&BANK.unit_of_work().unwrap(), "SELECT sum(amount) FROM entry"), 100);
+    assert_integrity(&one.connect().unwrap());
+}
+
+/// Sixteen threads at once: the build runs once, and all wait for it.
+#[test]
+fn it_is_built_once_however_many_ask() {
+    static BUILDS: AtomicUsize = AtomicUsize::new(0);
+    static TEMPLATE: Template = Template::build(|connection| {
+        BUILDS.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(std::time::Duration::from_millis(5)); // so that all have time to come
+        Ok(connection.execute_batch(SCHEMA)?)
+    });
+    let barrier = Barrier::new(16);
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                barrier.wait();
+                assert_eq!(accounts(&TEMPLATE.engine().unwrap()), 0);
+            });
+        }
+    });
+    assert_eq!(BUILDS.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn the_same_combination_is_built_once_wherever_it_is_written() {
+    static BUILDS: AtomicUsize = AtomicUsize::new(0);
+    static BASE: Template = Template::build(|connection| {
+        BUILDS.fetch_add(1, Ordering::Relaxed);
+        Ok(connection.execute_batch(SCHEMA)?)
+    });
+    fn count_inserts(connection: &mut Connection) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        BUILDS.fetch_add(10, Ordering::Relaxed);
+        connection.execute("INSERT INTO account VALUES (7, 'Edsger')", [])?;
+        Ok(())
+    }
+    for _ in 0..3 {
+        // As in the body of a fixture.
+        let engine = Template::from(&BASE).seed_with(count_inserts).engine().unwrap();
+        assert_eq!(accounts(&engine), 1);
+        assert_eq!(accounts(&BASE.engine().unwrap()), 0);
+    }
+    let two = Template::from(&BASE).seed_with(count_inserts).seed("INSERT INTO account VALUES (8, 'Barbara')");
+    assert_eq!(accounts(&two.engine().unwrap()), 2);
+    assert_eq!(BUILDS.load(Ordering::Relaxed), 21);
+}
+
+#[test]
+fn a_derived_template_goes_on_from_its_parent() {
+    static RICH: Template = Template::from(&BANK).seed("INSERT INTO entry VALUES (1, 1000000)");
+    static RICHER: Template = Template::from(&RICH).seed("INSERT INTO entry VALUES (1, 1)").foreign_keys(false);
+    assert_eq!(number(&RICH.unit_of_work().unwrap(), "SELECT sum(amount) FROM entry"), 1_000_100);
+    assert_eq!(number(&RICHER.unit_of_work().unwrap(), "SELECT sum(amount) FROM entry"), 1_000_101);
+    assert_eq!(number(&RICH.unit_of_work().unwrap(), "PRAGMA foreign_keys"), 1);
+    assert_eq!(number(&RICHER.unit_of_work().unwrap(), "PRAGMA foreign_keys"), 0);
+}
+
+#[test]
+fn foreign_keys_are_enforced_unless_it_is_said_otherwise() {
+    static LOOSE: Template = Template::sql(SCHEMA).foreign_keys(false);
+    let orphan = "INSERT INTO entry VALUES (99, 1)";
+    for connection in [BANK.engine().unwrap().connect().unwrap(), Engine::new().connect().unwrap()] {
+        assert_eq!(number(&connection, "PRAGMA foreign_keys"), 1);
+    }
+    assert!(BANK.unit_of_work().unwrap().execute(orphan, []).is_err());
+    assert_eq!(LOOSE.unit_of_work().unwrap().execute(orphan, []), Ok(1));
+    assert_eq!(number(&LOOSE.engine().unwrap().fork().connect().unwrap(), "PRAGMA foreign_keys"), 0);
+    let built = Template::sql(SCHEMA).seed(orphan).engine();
+    assert!(built.unwrap_err().to_string().contains("FOREIGN KEY constraint failed"));
+}
+
+#[test]
+fn every_connection_is_set_up() {
+    fn shout(connection: &Connection) {
+        let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+        connection
+            .create_scalar_function("shout", 1, flags, |context| Ok(context.get::<String>(0)?.to_uppercase()))
+            .unwrap();
+        connection.pragma_update(None, "recursive_triggers", true).unwrap();
+    }
+    fn whisper(connection: &Connection) {
+        assert_eq!(text(connection, "SELECT shout('a')"), "A", "the parent's is called first");
+        connection.create_collation("whisper", |one, other| one.len().cmp(&other.len())).unwrap();
+    }
+    static PARENT: Template =
+        Template::sql("CREATE TABLE word (word TEXT); INSERT INTO word VALUES (shout('hello'))").on_connect(shout);
+    static CHILD: Template =
+        Template::from(&PARENT).seed("CREATE TABLE name (name TEXT COLLATE whisper UNIQUE)").on_connect(whisper);
+    let engine = CHILD.engine().unwrap();
+    let check = |connection: &Connection| {
+        assert_eq!(text(connection, "SELECT shout(lower(word)) FROM word"), "HELLO");
+        assert_eq!(number(connection, "PRAGMA recursive_triggers"), 1);
+        connection.execute("INSERT INTO name VALUES ('ab')", []).unwrap();
+        assert!(connection.execute("INSERT INTO name VALUES ('cd')", []).is_err());
+    };
+    check(&engine.connect().unwrap());
+    engine.reset().unwrap();
+    for _ in 0..3 {
+        check(&engine.unit_of_work().unwrap()); // the second time on a connection that has been set up before
+    }
+    check(&engine.fork().unit_of_work().unwrap());
+    check(&CHILD.unit_of_work().unwrap());
+}
+
+#[test]
+fn sixteen_threads_that_race_for_a_shared_engine_see_one_build() {
+    static BUILDS: AtomicUsize = AtomicUsize::new(0);
+    static TEMPLATE: Template = Template::build(|connection| {
+        BUILDS.fetch_add(1, Ordering::Relaxed);
+        Ok(connection.execute_batch(SCHEMA)?)
+    });
+    let (url, barrier) = (unique_url("templates-race"), Barrier::new(16));
+    let uris: HashSet<String> = thread::scope(|scope| {
+        let ask = || {
+            barrier.wait();
+            let engine = Engine::shared_with(&url, &TEMPLATE).unwrap();
+            engine.transaction(|work| work.execute("INSERT INTO account (owner) VALUES (random())", [])).unwrap();
+            engine.uri().to_owned()
+        };
+        let threads: Vec<_> = (0..16).map(|_| scope.spawn(ask)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!((uris.len(), BUILDS.load(Ordering::Relaxed)), (1, 1));
+    assert_eq!(accounts(&Engine::shared(&url).unwrap()), 16);
+}
+
+#[test]
+fn a_shared_engine_is_of_one_template() {
+    static OTHER: Template = Template::sql("CREATE TABLE other (id)").key("other");
+    let url = unique_url("templates-conflict");
+    let engine = Engine::shared_with(&url, &BANK).unwrap();
+    assert_eq!(Engine::shared_with(&url, &BANK).unwrap(), engine);
+    assert_eq!(Engine::shared_with(&url, &Template::empty()).unwrap(), engine, "which asks for nothing");
+    let error = Engine::shared_with(&url, &OTHER).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OtherTemplate);
+    for name in ["the shared engine `file:templates-conflict-", &BANK.to_string(), "the template `other` at tests/it/"]
+    {
+        assert!(error.to_string().contains(name), "{error} should name {name}");
+    }
+    let plain = unique_url("templates-plain");
+    Engine::shared(&plain).unwrap();
+    let error = Engine::shared_with(&plain, &BANK).unwrap_err();
+    assert!(error.to_string().contains("it was made without a template"), "{error}");
+}
+
+#[test]
+fn a_template_may_have_no_table_at_all() {
+    static EMPTY: Template = Template::empty();
+    static BLANK: Template = Template::sql(" -- nothing yet\n ; ");
+    for template in [&EMPTY, &BLANK] {
+        let engine = template.engine().unwrap();
+        engine.connect().unwrap().execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
+        assert_eq!(number(&template.unit_of_work().unwrap(), "SELECT count(*) FROM sqlite_schema"), 0);
+    }
+}
+
+#[test]
+fn a_template_may_have_pages_of_any_size() {
+    static SMALL: Template = Template::sql("PRAGMA page_size = 512; CREATE TABLE t (a); INSERT INTO t VALUES ('x')");
+    static LARGE: Template =
+        Template::from(&SMALL).seed("PRAGMA page_size = 65536; VACUUM; INSERT INTO t VALUES (zeroblob(200000))");
+    assert_eq!(number(&SMALL.unit_of_work().unwrap(), "PRAGMA page_size"), 512);
+    let work = LARGE.unit_of_work().unwrap();
+    assert_eq!((number(&work, "PRAGMA page_size"), number(&work, "SELECT count(*) FROM t")), (65536, 2));
+}
+
+mod failures {
+    use super::*;
+
+    fn message(template: &Template) -> String {
+        let error = template.engine().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BuildFailed);
+        error.to_string()
+    }
+
+    #[test]
+    fn the_failing_statement_is_named() {
+        let script =
+            "-- accounts\nCREATE TABLE account (id);\n\n/* and\nentries */\nCREATE TABLE entry (\n  id,\n  oops NOT);";
+        let template = Template::sql("CREATE TABLE t (a)").seed(script); // the script is given in this line
+        let at = format!("tests/it/templates.rs:{}", line!() - 1);
+        let message = message(&template);
+        assert!(message.starts_with("can't build the template at tests/it/templates.rs:"), "{message}");
+        assert!(message.contains(&format!(": line 8 of the script given at {at}")), "{message}");
+        assert!(message.ends_with("the statement:\nCREATE TABLE entry (\n  id,\n  oops NOT)"), "{message}");
+    }
+
+    #[test]
+    fn a_syntax_error_has_its_own_line() {
+        let message =
+            message(&Template::sql("CREATE TABLE a (id);\nCREATE TABLE b (\n  id,\n  name TEXT NOT NUL,\n  x);\n"));
+        assert!(message.contains(": line 4 of the script given at tests/it/templates.rs:"), "{message}");
+        assert!(message.contains("failed: SQLite says: near \"NUL\": syntax error"), "{message}");
+        assert!(message.ends_with("the statement:\nCREATE TABLE b (\n  id,\n  name TEXT NOT NUL"), "{message}");
+    }
+
+    #[test]
+    fn a_statement_that_fails_when_it_runs_is_given_whole() {
+        let script = "CREATE TABLE a (id UNIQUE);\n\nINSERT INTO a\n  VALUES (1), (1);\nSELECT 1;";
+        let error = Template::sql(script).engine().unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(": line 3 of the script"), "{message}");
+        assert!(message.contains("SQLite says: UNIQUE constraint failed: a.id"), "{message}");
+        assert!(message.ends_with("the statement:\nINSERT INTO a\n  VALUES (1), (1);"), "{message}");
+        assert_eq!(error.sqlite().unwrap().sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation));
+        assert_eq!(rusqlite::Error::from(error.clone()).to_string(), message, "for code that has rusqlite's errors");
+    }
+
+    #[test]
+    fn a_script_may_not_hold_a_nul_or_leave_a_transaction_open() {
+        assert!(message(&Template::sql("CREATE TABLE a (id);\n\0CREATE TABLE b (id)")).contains("line 2"));
+        let open = message(&Template::sql("BEGIN; CREATE TABLE a (id)"));
+        assert!(open.contains("has begun a transaction and neither committed it nor rolled it back"), "{open}");
+    }
+
+    #[test]
+    fn long_statements_are_cut() {
+        let script: &str = Box::leak(format!("SELECT '{}', oops", "é".repeat(3000)).into_boxed_str());
+        let message = message(&Template::sql("SELECT 1").seed(script));
+        assert!(message.ends_with("é …") && message.len() < 3000, "{message}");
+    }
+
+    #[test]
+    fn a_failing_function_is_called_once_and_all_get_its_error() {
+        static CALLS: AtomicUsize = AtomicUsize::new(0);
+        static FAILING: Template = Template::build(|_| {
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            Err("no migrations found".into())
+        });
+        thread::scope(|scope| {
+            let messages: HashSet<String> =
+                (0..8).map(|_| scope.spawn(|| message(&FAILING))).map(|thread| thread.join().unwrap()).collect();
+            assert_eq!(messages.len(), 1);
+            assert!(messages.iter().all(|message| message.ends_with("failed: no migrations found")), "{messages:?}");
+        });
+        let error = FAILING.engine().unwrap_err();
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "no migrations found");
+        assert_eq!(CALLS.load(Ordering::Relaxed), 1);
+        let derived = Template::from(&FAILING).seed("SELECT 1");
+        assert_eq!(message(&derived), message(&FAILING), "the parent's error is what is wrong with the child");
+    }
+
+    #[test]
+    fn a_panic_is_reported_as_one() {
+        static CALLS: AtomicUsize = AtomicUsize::new(0);
+        static PANICS: Template = Template::build(|_| {
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            panic!("the {} is missing", "schema")
+        });
+        for _ in 0..2 {
+            assert!(message(&PANICS).ends_with("it panicked: the schema is missing"));
+        }
+        assert_eq!(CALLS.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn sqlite_errors_of_functions_are_kept() {
+        let template = Template::build(|connection| Ok(connection.execute_batch("SELECT * FROM nowhere")?));
+        let error = template.engine().unwrap_err();
+        assert!(error.to_string().contains("the function given at tests/it/templates.rs:"), "{error}");
+        assert!(error.sqlite().is_some());
+    }
+
+    #[test]
+    fn a_template_that_asks_for_itself_is_refused() {
+        static ITSELF: Template = Template::build(|_| {
+            ITSELF.engine()?;
+            Ok(())
+        });
+        let message = message(&ITSELF);
+        assert!(message.contains("its build asks for the same template"), "{message}");
+        static ONE: Template = Template::from(&OTHER);
+        static OTHER: Template = Template::from(&ONE);
+        assert!(ONE.engine().unwrap_err().to_string().contains("its build asks for the same template"));
+    }
+}
