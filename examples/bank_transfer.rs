@@ -3,7 +3,7 @@
 //! `cargo run --example bank_transfer` shows it; `cargo test --example bank_transfer` runs its tests.
 
 use rusqlite_fixtures::rusqlite::{self, Connection, params};
-use rusqlite_fixtures::{Engine, Result};
+use rusqlite_fixtures::{Result, Template};
 
 /// The code under test: it knows nothing of this library.
 mod bank {
@@ -25,18 +25,11 @@ mod bank {
     }
 }
 
-/// An engine with two accounts, of 100 and of nothing.
-fn two_accounts() -> Result<Engine> {
-    let engine = Engine::new();
-    engine.transaction(|work| -> rusqlite::Result<()> {
-        work.execute_batch(bank::SCHEMA)?;
-        work.execute_batch("INSERT INTO account VALUES (1, 100), (2, 0)")
-    })?;
-    Ok(engine)
-}
+/// Two accounts, of 100 and of nothing.
+static TWO_ACCOUNTS: Template = Template::sql(bank::SCHEMA).seed("INSERT INTO account VALUES (1, 100), (2, 0)");
 
 fn main() -> Result<()> {
-    let engine = two_accounts()?;
+    let engine = TWO_ACCOUNTS.engine()?;
     for amount in [70, 70] {
         let work = engine.unit_of_work()?;
         match bank::transfer(&work, 1, 2, amount) {
@@ -55,30 +48,24 @@ fn main() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use rstest::{fixture, rstest};
-    use rusqlite_fixtures::UnitOfWork;
     use rusqlite_fixtures::fixtures::fresh_unit_of_work;
+    use rusqlite_fixtures::{Engine, UnitOfWork};
 
     use super::*;
-
-    #[fixture]
-    fn accounts() -> Engine {
-        two_accounts().unwrap()
-    }
 
     #[rstest]
     #[case(0)]
     #[case(100)]
-    fn a_transfer_moves_the_money(
-        accounts: Engine,
-        #[with(accounts.clone())] fresh_unit_of_work: UnitOfWork,
-        #[case] amount: i64,
-    ) {
-        let work = fresh_unit_of_work;
-        bank::transfer(&work, 1, 2, amount).unwrap();
-        work.commit().unwrap();
-        let connection = accounts.connect().unwrap();
-        assert_eq!(bank::balance(&connection, 1), Ok(100 - amount));
-        assert_eq!(bank::balance(&connection, 2), Ok(amount));
+    fn a_transfer_moves_the_money(#[with(&TWO_ACCOUNTS)] fresh_unit_of_work: UnitOfWork, #[case] amount: i64) {
+        bank::transfer(&fresh_unit_of_work, 1, 2, amount).unwrap();
+        assert_eq!(bank::balance(&fresh_unit_of_work, 1), Ok(100 - amount));
+        assert_eq!(bank::balance(&fresh_unit_of_work, 2), Ok(amount));
+    }
+
+    /// For tests that commit, or look from outside.
+    #[fixture]
+    fn accounts() -> Engine {
+        TWO_ACCOUNTS.engine().unwrap()
     }
 
     #[rstest]

@@ -10,6 +10,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use crate::error::{Error, Result};
 use crate::origin::Purpose;
 use crate::pool::{Pool, Warm};
+use crate::pooled_connection::PooledConnection;
 use crate::registry::MEMORY_ENGINES;
 use crate::snapshot::Snapshot;
 use crate::store::{Claim, Token};
@@ -168,24 +169,45 @@ impl Engine {
     #[track_caller]
     pub fn begin(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
         let purpose = Purpose::UnitOfWork(Location::caller());
+        let (session, begun) = self.session(purpose, |session| session.begin(behavior))?;
+        let unit_of_work = UnitOfWork::begun(self.clone(), session); // which gives the session back, if it has not begun
+        begun?;
+        Ok(unit_of_work)
+    }
+
+    /// One of the connections that units of work use, in no transaction: for code under test that begins and commits its
+    /// own.
+    ///
+    /// # Errors
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory.
+    #[track_caller]
+    pub fn pooled_connection(&self) -> Result<PooledConnection> {
+        let (session, probed) = self.session(Purpose::Connection(Location::caller()), Session::probe)?;
+        let connection = PooledConnection::new(self.clone(), session);
+        probed?;
+        Ok(connection)
+    }
+
+    /// A session that was idle, or else a new one, and what came of the first thing that is done with it.
+    fn session(
+        &self,
+        purpose: Purpose,
+        first: impl Fn(&mut Session) -> rusqlite::Result<()>,
+    ) -> Result<(Session, rusqlite::Result<()>)> {
         while let Some(mut session) = self.take_idle() {
-            let begun = session.begin(behavior, purpose);
-            let is_busy = begun.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));
+            session.set_purpose(purpose);
+            let done = first(&mut session);
+            let is_busy = done.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));
             if is_busy || !session.was_changed() {
-                return self.begun(session, begun);
+                return Ok((session, done));
             }
             // It was changed after the last unit of work, such that even BEGIN may have been forbidden.
         }
         let opened = Session::open(self.uri(), self.setup(), purpose);
         let mut session = opened.map_err(|cause| Error::open_connection(&self.name(), cause))?;
-        let begun = session.begin(behavior, purpose);
-        self.begun(session, begun)
-    }
-
-    fn begun(&self, session: Session, begun: rusqlite::Result<()>) -> Result<UnitOfWork> {
-        let unit_of_work = UnitOfWork::begun(self.clone(), session); // which gives the session back, if it has not begun
-        begun?;
-        Ok(unit_of_work)
+        session.set_purpose(purpose);
+        let done = first(&mut session);
+        Ok((session, done))
     }
 
     /// Runs `work` in a unit of work that waits for its turn to write first (`BEGIN IMMEDIATE`), and commits it when it

@@ -24,7 +24,7 @@
 
 use rstest::fixture;
 
-use crate::{Engine, Template, UnitOfWork};
+use crate::{Engine, PooledConnection, Template, UnitOfWork};
 
 /// What the fixtures take that are given no template.
 static EMPTY: Template = Template::empty();
@@ -73,4 +73,15 @@ pub fn fresh_engine(#[default(&EMPTY)] template: &'static Template) -> Engine {
 #[fixture]
 pub fn fresh_unit_of_work(#[default(&EMPTY)] template: &'static Template) -> UnitOfWork {
     template.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A connection to a new engine, which no other test has, for code that begins and commits its own transactions. The
+/// engine is empty, or holds what the template of `#[with(&BANK)]` does.
+///
+/// # Panics
+/// When the template can't be built, or SQLite can't open a connection.
+#[fixture]
+pub fn fresh_connection(#[default(&EMPTY)] template: &'static Template) -> PooledConnection {
+    let connection = template.engine().and_then(|engine| engine.pooled_connection());
+    connection.unwrap_or_else(|error| panic!("{error}"))
 }

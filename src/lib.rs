@@ -9,6 +9,7 @@ mod once_map;
 mod origin;
 mod pages;
 mod pool;
+mod pooled_connection;
 mod registry;
 mod snapshot;
 mod store;
@@ -21,6 +22,7 @@ pub use rusqlite;
 
 pub use crate::engine::Engine;
 pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::pooled_connection::PooledConnection;
 pub use crate::registry::{MEMORY_ENGINES, MemoryEngines};
 pub use crate::snapshot::Snapshot;
 pub use crate::template::Template;

@@ -79,6 +79,8 @@ const COMMANDS: [&CStr; 5] = [c"BEGIN", c"BEGIN IMMEDIATE", c"BEGIN EXCLUSIVE", 
 /// A connection for one unit of work after another, with the statements that begin and end them.
 pub(crate) struct Session {
     connection: Connection,
+    /// The connection as it was opened. Whoever had it mutably may have put another in its place.
+    opened: *mut sqlite3,
     file: *mut File,
     statements: [*mut sqlite3_stmt; COMMANDS.len()],
     /// Compiled when it is needed first: what makes `changes()` zero.
@@ -106,6 +108,8 @@ impl Session {
         let limits = limits_of(&connection);
         // From here on, `drop` finalizes what has been prepared.
         let mut session = Session {
+            // SAFETY: the handle is only compared.
+            opened: unsafe { connection.handle() },
             connection,
             file,
             statements: [ptr::null_mut(); COMMANDS.len()],
@@ -136,15 +140,19 @@ impl Session {
         &mut self.connection
     }
 
-    pub(crate) fn begin(&mut self, behavior: TransactionBehavior, purpose: Purpose) -> rusqlite::Result<()> {
-        Refusal::forget(); // of what came before
-        // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
-        unsafe { handle(self.file.cast()).set_purpose(purpose) };
+    pub(crate) fn begin(&mut self, behavior: TransactionBehavior) -> rusqlite::Result<()> {
         self.run(match behavior {
             TransactionBehavior::Deferred => Command::Begin,
             TransactionBehavior::Immediate => Command::BeginImmediate,
             _ => Command::BeginExclusive,
         })
+    }
+
+    /// Says what the connection is going to be used for.
+    pub(crate) fn set_purpose(&mut self, purpose: Purpose) {
+        Refusal::forget(); // of what came before
+        // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
+        unsafe { handle(self.file.cast()).set_purpose(purpose) };
     }
 
     pub(crate) fn commit(&mut self) -> rusqlite::Result<()> {
@@ -168,6 +176,9 @@ impl Session {
     /// What can't be told, and is left: SQL functions, collations and virtual-table modules that replace none, the
     /// pre-update hook, the permission to load extensions, `total_changes()`.
     pub(crate) fn make_clean(&mut self) -> bool {
+        if !self.is_whole() {
+            return false;
+        }
         if self.is_in_transaction() && self.rollback().is_err() {
             return false;
         }
@@ -203,6 +214,16 @@ impl Session {
             WHERE type = 'table' AND rootpage > 0 AND name NOT LIKE 'sqlite\_%' ESCAPE '\' LIMIT 1"#;
         let sql: String = self.connection.query_row(SQL, [], |row| row.get(0)).ok()?;
         CString::new(sql).ok()
+    }
+
+    /// Has SQLite compile what has to be compiled anew, so that `was_changed` tells.
+    pub(crate) fn probe(&mut self) -> rusqlite::Result<()> {
+        self.run(Command::Begin)?;
+        self.run(Command::Rollback)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.db() == self.opened
     }
 
     fn has_leftovers(&self) -> bool {
@@ -283,6 +304,9 @@ static OPEN: AtomicUsize = AtomicUsize::new(0);
 impl Drop for Session {
     fn drop(&mut self) {
         OPEN.fetch_sub(1, Ordering::Relaxed);
+        if !self.is_whole() {
+            return; // the statements are of a connection that another thread may be using: they are given up
+        }
         for statement in self.statements.into_iter().chain([self.forget_changes]) {
             // SAFETY: prepared or NULL, which sqlite3_finalize takes too; not used after this.
             unsafe { ffi::sqlite3_finalize(statement) };

@@ -88,7 +88,7 @@ fn every_message() {
              transaction and neither committed it nor rolled it back",
         ),
         (
-            Engine::shared_with(&conflict, &Template::sql("SELECT 1")).unwrap_err(),
+            Engine::shared_with(conflict, &Template::sql("SELECT 1")).unwrap_err(),
             "can't give out the shared engine `file:errors-conflict?mode=memory&cache=shared` as one of the template at \
              tests/it/errors.rs:N:N: it was made without a template; use another URL, or Template::engine for an engine \
              of its own",

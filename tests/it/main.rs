@@ -17,3 +17,4 @@ mod templates;
 mod unit_of_work;
 mod urls;
 mod waiting;
+mod warm;

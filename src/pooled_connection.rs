@@ -1,0 +1,78 @@
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+
+use rusqlite::Connection;
+
+use crate::engine::Engine;
+use crate::vfs::Session;
+
+/// A connection of an [`Engine`], for code under test that begins and commits its own transactions. It derefs to
+/// [`Connection`], mutably too.
+///
+/// It is one of those that units of work use: when it is dropped, what is still open is rolled back, and the next to want
+/// a connection gets it, unless something was left in it (see the README's limits). So it is there in a microsecond, where
+/// [`Engine::connect`] opens one of one's own, for which SQLite has to read the schema.
+///
+/// ```
+/// # use rusqlite_fixtures::{rusqlite, Engine, Result};
+/// fn open_account(connection: &mut rusqlite::Connection, id: i64) -> rusqlite::Result<()> {
+///     let transaction = connection.transaction()?;
+///     transaction.execute("INSERT INTO account VALUES (?1, 0)", [id])?;
+///     transaction.commit()
+/// }
+///
+/// # fn main() -> Result<()> {
+/// let engine = Engine::new();
+/// let mut connection = engine.pooled_connection()?;
+/// connection.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)")?;
+/// open_account(&mut connection, 1)?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct PooledConnection {
+    /// `None` only within `drop`.
+    session: Option<Session>,
+    /// After the session, which goes back to it.
+    engine: Engine,
+}
+
+impl PooledConnection {
+    pub(crate) fn new(engine: Engine, session: Session) -> PooledConnection {
+        PooledConnection { session: Some(session), engine }
+    }
+
+    /// The engine that it is connected to.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+const HAS_SESSION: &str = "it has its connection until it is dropped";
+
+impl Deref for PooledConnection {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.session.as_ref().expect(HAS_SESSION).connection()
+    }
+}
+
+impl DerefMut for PooledConnection {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.session.as_mut().expect(HAS_SESSION).connection_mut()
+    }
+}
+
+impl Drop for PooledConnection {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.engine.take_back(session);
+        }
+    }
+}
+
+impl fmt::Debug for PooledConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PooledConnection").field("engine", &self.engine.name()).finish()
+    }
+}

@@ -1,0 +1,424 @@
+//! Engines of a template are used again with their connections, and nothing of one test reaches the next.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rusqlite::config::DbConfig;
+use rusqlite::functions::FunctionFlags;
+use rusqlite::limits::Limit;
+use rusqlite_fixtures::rusqlite::{self, Connection};
+use rusqlite_fixtures::{Engine, PooledConnection, Template, UnitOfWork};
+
+use crate::support::number;
+
+const SCHEMA: &str = "
+    CREATE TABLE account (id INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL COLLATE NOCASE UNIQUE);
+    CREATE TABLE entry (account INTEGER NOT NULL REFERENCES account ON DELETE CASCADE, amount INTEGER NOT NULL);
+    CREATE INDEX entry_account ON entry (account);
+    CREATE VIEW total AS SELECT account, sum(amount) AS amount FROM entry GROUP BY account;
+    CREATE TRIGGER opened AFTER INSERT ON account BEGIN INSERT INTO entry VALUES (new.id, 0); END;
+    INSERT INTO account (owner) VALUES ('Ada'), ('Grace');";
+
+/// Whether the engine that the template gives next is one that was used before, with its connections. SQLite's count of
+/// all changes is the one thing that a connection can't be made to forget.
+fn is_warm(template: &Template) -> bool {
+    number(&template.unit_of_work().unwrap(), "SELECT total_changes()") > 0
+}
+
+#[test]
+fn an_engine_is_used_again_with_its_connections() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-again");
+    let uri = {
+        let engine = TEMPLATE.engine().unwrap();
+        engine.transaction(|work| work.execute("INSERT INTO account (owner) VALUES ('Edsger')", [])).unwrap();
+        engine.set_lock_timeout(Duration::ZERO);
+        engine.uri().to_owned()
+    };
+    assert!(Connection::open(&uri).is_err(), "the old name is gone, or a late connection would meet the next test");
+    assert!(is_warm(&TEMPLATE));
+    let engine = TEMPLATE.engine().unwrap();
+    assert_ne!(engine.uri(), uri);
+    let work = engine.unit_of_work().unwrap();
+    assert_eq!((work.changes(), work.last_insert_rowid(), number(&work, "SELECT changes()")), (0, 0, 0));
+    work.execute("INSERT INTO account (owner) VALUES ('Barbara')", []).unwrap();
+    assert_eq!(work.last_insert_rowid(), 3, "AUTOINCREMENT starts anew");
+    let uri = engine.uri().to_owned();
+    drop((work, engine));
+    assert!(!TEMPLATE.engine().unwrap().uri().ends_with(&uri));
+}
+
+/// As most code under test does, for which SQLite would compile all statements anew.
+#[test]
+fn foreign_keys_set_to_what_they_are_keep_nothing_from_being_used_again() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-foreign-keys");
+    let set = |value: &str| {
+        let connection = TEMPLATE.engine().unwrap().pooled_connection().unwrap();
+        connection.execute(&format!("PRAGMA foreign_keys = {value}"), []).unwrap();
+        connection.pragma_update(None, "foreign_keys", value).unwrap();
+        connection.execute("DELETE FROM entry", []).unwrap();
+        let set = number(&connection, "PRAGMA foreign_keys");
+        drop(connection);
+        (set, is_warm(&TEMPLATE))
+    };
+    for on in ["ON", "1", "yes", "TRUE"] {
+        assert_eq!(set(on), (1, true), "{on}");
+    }
+    assert_eq!(set("OFF"), (0, false));
+    let work = TEMPLATE.unit_of_work().unwrap();
+    work.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM entry").unwrap();
+    assert_eq!(number(&work, "PRAGMA foreign_keys"), 1, "it is a no-op within a transaction");
+    drop(work);
+    assert!(is_warm(&TEMPLATE));
+}
+
+#[test]
+fn a_retired_engine_is_not_used_again() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-retired");
+    let engine = TEMPLATE.engine().unwrap();
+    let work = engine.unit_of_work().unwrap();
+    work.create_scalar_function("left_over", 0, FunctionFlags::SQLITE_UTF8, |_| Ok(1)).unwrap();
+    work.execute("DELETE FROM account", []).unwrap();
+    engine.retire();
+    drop(work);
+    assert!(engine.unit_of_work().unwrap().prepare("SELECT left_over()").is_err(), "nor are its connections");
+    drop(engine);
+    assert!(!is_warm(&TEMPLATE));
+}
+
+/// One that some connection still has open is left to it.
+#[test]
+fn an_engine_that_is_still_connected_is_not_used_again() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-connected");
+    let engine = TEMPLATE.engine().unwrap();
+    engine.transaction(|work| work.execute("DELETE FROM account", [])).unwrap();
+    for late in [engine.connect().unwrap(), Connection::open(engine.uri()).unwrap()] {
+        let engine = TEMPLATE.engine().unwrap();
+        assert_eq!(number(&engine.unit_of_work().unwrap(), "SELECT count(*) FROM account"), 2);
+        late.execute("DELETE FROM entry", []).unwrap();
+        assert_eq!(number(&late, "SELECT count(*) FROM account"), 0);
+    }
+    let late = engine.connect().unwrap();
+    drop(engine);
+    late.execute("INSERT INTO account (owner) VALUES ('late')", []).unwrap();
+    let next = TEMPLATE.unit_of_work().unwrap();
+    assert_eq!(number(&next, "SELECT count(*) FROM account"), 2);
+    drop(late);
+    assert_eq!(number(&next, "SELECT count(*) FROM account"), 2);
+}
+
+/// A connection that is not the engine's is not put in the place of one that is.
+#[test]
+fn a_connection_that_was_exchanged_is_not_used_again() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-exchanged");
+    let (one, other) = (TEMPLATE.engine().unwrap(), TEMPLATE.engine().unwrap());
+    let (mut a, mut b) = (one.pooled_connection().unwrap(), other.pooled_connection().unwrap());
+    std::mem::swap::<Connection>(&mut a, &mut b);
+    b.execute("DELETE FROM entry", []).unwrap();
+    drop((a, b));
+    let mut taken = one.pooled_connection().unwrap();
+    let connection = std::mem::replace::<Connection>(&mut taken, Connection::open_in_memory().unwrap());
+    drop(taken);
+    assert_eq!(number(&connection, "SELECT count(*) FROM entry"), 0, "it goes on as an ordinary connection");
+    drop((connection, one, other));
+    for _ in 0..3 {
+        assert_eq!(number(&TEMPLATE.unit_of_work().unwrap(), "SELECT count(*) FROM entry"), 2);
+    }
+}
+
+#[test]
+fn nothing_is_left_of_a_test_that_panics() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-panic");
+    let failed = catch_unwind(|| {
+        let engine = TEMPLATE.engine().unwrap();
+        let work = engine.unit_of_work().unwrap();
+        work.execute("DELETE FROM account", []).unwrap();
+        work.commit().unwrap();
+        let _open = engine.begin(rusqlite::TransactionBehavior::Immediate).unwrap();
+        panic!("as a failing assertion does");
+    });
+    assert!(failed.is_err());
+    let engine = TEMPLATE.engine().unwrap();
+    engine.set_lock_timeout(Duration::ZERO);
+    let work = engine.begin(rusqlite::TransactionBehavior::Immediate).unwrap();
+    assert_eq!(number(&work, "SELECT count(*) FROM account"), 2);
+}
+
+/// What one test may leave behind.
+#[derive(Clone, Copy, Debug)]
+enum Leak {
+    Sql(&'static str),
+    Limit,
+    Config,
+    UpdateHook,
+    CommitHook,
+    Progress,
+    Trace,
+    BusyTimeout,
+    RedefinedFunction,
+    RedefinedCollation,
+    UnfinishedStatement,
+    LockTimeout,
+    Reset,
+    Exchange,
+}
+
+const SQL: [&str; 44] = [
+    "INSERT INTO account (owner) VALUES (random())",
+    "INSERT OR IGNORE INTO account (owner) VALUES ('Ada')",
+    "DELETE FROM account",
+    "UPDATE sqlite_sequence SET seq = 1000",
+    "UPDATE entry SET amount = 7",
+    "COMMIT",
+    "BEGIN",
+    "BEGIN IMMEDIATE",
+    "ROLLBACK",
+    "SAVEPOINT s",
+    "RELEASE s",
+    "CREATE TABLE extra (a)",
+    "CREATE TEMP TABLE account (id, owner)",
+    "CREATE TEMP TABLE scratch (a)",
+    "CREATE TEMP VIEW entry AS SELECT 1 AS account, 2 AS amount",
+    "CREATE TEMP TRIGGER t AFTER INSERT ON account BEGIN DELETE FROM entry; END",
+    "DROP TABLE entry",
+    "DROP VIEW total",
+    "DROP TRIGGER opened",
+    "DROP INDEX entry_account",
+    "ALTER TABLE account ADD COLUMN age",
+    "CREATE INDEX extra_index ON entry (amount)",
+    "ATTACH ':memory:' AS other",
+    "DETACH other",
+    "CREATE TABLE other.t (a)",
+    "ANALYZE",
+    "VACUUM",
+    "REINDEX",
+    "PRAGMA user_version = 7",
+    "PRAGMA application_id = 7",
+    "PRAGMA foreign_keys = OFF",
+    "PRAGMA defer_foreign_keys = ON",
+    "PRAGMA recursive_triggers = ON",
+    "PRAGMA case_sensitive_like = ON",
+    "PRAGMA query_only = ON",
+    "PRAGMA writable_schema = ON",
+    "PRAGMA ignore_check_constraints = ON",
+    "PRAGMA reverse_unordered_selects = ON",
+    "PRAGMA max_page_count = 2000",
+    "PRAGMA cache_size = 5",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA synchronous = OFF",
+    "PRAGMA page_size = 512",
+    "PRAGMA schema_version = 77",
+];
+
+fn leak() -> impl Strategy<Value = Leak> {
+    use Leak::*;
+    let others = [
+        Limit,
+        Config,
+        UpdateHook,
+        CommitHook,
+        Progress,
+        Trace,
+        BusyTimeout,
+        RedefinedFunction,
+        RedefinedCollation,
+        UnfinishedStatement,
+        LockTimeout,
+        Reset,
+        Exchange,
+    ];
+    prop_oneof![
+        5 => prop::sample::select(SQL.as_slice()).prop_map(Sql),
+        1 => prop::sample::select(others.to_vec()),
+    ]
+}
+
+/// What a test has: of each kind one, all on one engine.
+struct Hands {
+    own: Connection,
+    work: UnitOfWork,
+    pooled: PooledConnection,
+    /// The last to go, or the engine would still be connected and not be used again.
+    engine: Engine,
+}
+
+impl Hands {
+    fn of(template: &Template) -> Hands {
+        let engine = template.engine().unwrap();
+        engine.set_lock_timeout(Duration::ZERO); // no test may need to wait for itself
+        let (work, pooled) = (engine.unit_of_work().unwrap(), engine.pooled_connection().unwrap());
+        Hands { work, pooled, own: engine.connect().unwrap(), engine }
+    }
+
+    /// Does it, if SQLite lets it be done.
+    fn leave(&mut self, leak: Leak, which: usize) {
+        // Hooks want a connection mutably, which a unit of work does not give.
+        let is_hook = matches!(leak, Leak::UpdateHook | Leak::CommitHook | Leak::Progress | Leak::Trace);
+        if is_hook {
+            return hook(if which == 2 { &mut self.own } else { &mut self.pooled }, leak);
+        }
+        let connection: &Connection = [&*self.work, &*self.pooled, &self.own][which];
+        match leak {
+            Leak::Sql(sql) => drop(connection.execute_batch(sql)),
+            Leak::Limit => drop(connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, 5000)),
+            Leak::Config => drop(connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)),
+            Leak::UpdateHook | Leak::CommitHook | Leak::Progress | Leak::Trace => unreachable!("set above"),
+            Leak::BusyTimeout => connection.busy_timeout(Duration::from_millis(1)).unwrap(),
+            Leak::RedefinedFunction => {
+                let flags = FunctionFlags::SQLITE_UTF8;
+                drop(connection.create_scalar_function("upper", 1, flags, |_| Ok("somebody else's")));
+            }
+            Leak::RedefinedCollation => drop(connection.create_collation("NOCASE", |one, other| other.cmp(one))),
+            Leak::UnfinishedStatement => unfinished(connection),
+            Leak::LockTimeout => self.engine.set_lock_timeout(Duration::from_millis(1)),
+            Leak::Reset => drop(self.engine.reset()),
+            Leak::Exchange => std::mem::swap::<Connection>(&mut self.pooled, &mut self.own),
+        }
+    }
+}
+
+fn hook(hooked: &mut Connection, leak: Leak) {
+    match leak {
+        Leak::UpdateHook => {
+            let hook: fn(rusqlite::hooks::Action, &str, &str, i64) = |_, _, _, _| panic!("somebody else's hook");
+            let _ = hooked.update_hook(Some(hook));
+        }
+        Leak::CommitHook => {
+            let _ = hooked.commit_hook(Some(|| true));
+        }
+        Leak::Progress => {
+            let _ = hooked.progress_handler(1, Some(|| true));
+        }
+        Leak::Trace => {
+            fn on_statement(_: rusqlite::trace::TraceEvent<'_>) {}
+            let _ = hooked.trace_v2(rusqlite::trace::TraceEventCodes::SQLITE_TRACE_STMT, Some(on_statement));
+        }
+        _ => unreachable!("no hook"),
+    }
+}
+
+/// Leaves a statement before its last row, and never finalizes it.
+fn unfinished(connection: &Connection) {
+    let Ok(mut statement) = connection.prepare("SELECT * FROM account, account") else { return };
+    if let Ok(mut rows) = statement.query([]) {
+        let _ = rows.next();
+        std::mem::forget(rows);
+    }
+    std::mem::forget(statement);
+}
+
+const PRAGMAS: [&str; 26] = [
+    "application_id",
+    "auto_vacuum",
+    "busy_timeout",
+    "cache_size",
+    "cell_size_check",
+    "defer_foreign_keys",
+    "encoding",
+    "foreign_keys",
+    "freelist_count",
+    "fullfsync",
+    "ignore_check_constraints",
+    "journal_mode",
+    "legacy_alter_table",
+    "locking_mode",
+    "max_page_count",
+    "page_count",
+    "page_size",
+    "query_only",
+    "read_uncommitted",
+    "recursive_triggers",
+    "reverse_unordered_selects",
+    "secure_delete",
+    "synchronous",
+    "temp_store",
+    "user_version",
+    "writable_schema",
+];
+
+/// All that a test could notice.
+fn view(engine: &Engine) -> Vec<String> {
+    let mut view = Vec::new();
+    let work = engine.unit_of_work().unwrap();
+    let (autocommit, changes, rowid) = (work.is_autocommit(), work.changes(), work.last_insert_rowid());
+    view.push(format!("autocommit {autocommit}, changes {changes}, last rowid {rowid}"));
+    drop(work);
+    let connection = engine.pooled_connection().unwrap();
+    assert!(connection.is_autocommit());
+    for pragma in PRAGMAS {
+        let value =
+            connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, rusqlite::types::Value>(0));
+        view.push(format!("{pragma} = {value:?}"));
+    }
+    for config in [
+        DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER,
+        DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW,
+        DbConfig::SQLITE_DBCONFIG_DEFENSIVE,
+        DbConfig::SQLITE_DBCONFIG_DQS_DML,
+    ] {
+        view.push(format!("{config:?}: {:?}", connection.db_config(config)));
+    }
+    view.push(format!("length {:?}", connection.limit(Limit::SQLITE_LIMIT_LENGTH)));
+    for sql in [
+        "SELECT group_concat(type || name || coalesce(sql, ''), x'0a') FROM (SELECT * FROM sqlite_schema ORDER BY name)",
+        "SELECT group_concat(name) FROM temp.sqlite_schema",
+        "SELECT group_concat(name) FROM pragma_database_list",
+        "SELECT group_concat(id || owner) FROM account",
+        "SELECT group_concat(account || ':' || amount) FROM entry",
+        "SELECT group_concat(account || ':' || amount) FROM total",
+        "SELECT group_concat(name || seq) FROM sqlite_sequence",
+        "SELECT upper('a') || ('a' LIKE 'A') || ('a' = 'A' COLLATE NOCASE)",
+        "INSERT INTO account (owner) VALUES ('new'), ('newer') RETURNING id",
+        "INSERT INTO account (owner) VALUES ('ADA') RETURNING id",
+        "INSERT INTO entry VALUES (99, 1) RETURNING account",
+        "SELECT count(*) || ':' || sum(amount) FROM entry",
+        "DELETE FROM account WHERE id = 1 RETURNING changes()",
+        "PRAGMA integrity_check",
+    ] {
+        let row = connection.query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0));
+        view.push(format!("{sql}: {row:?}, {}", connection.changes()));
+    }
+    view
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whatever one test leaves behind: the next sees what it would on an engine that nobody has had.
+    #[test]
+    fn nothing_reaches_the_next_test(leaks in prop::collection::vec((leak(), 0..3usize), 1..8), panics in any::<bool>()) {
+        static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-property");
+        let cold = view(&TEMPLATE.snapshot().unwrap().engine());
+        for _ in 0..2 {
+            let mut hands = Hands::of(&TEMPLATE);
+            for (leak, which) in &leaks {
+                hands.leave(*leak, *which);
+            }
+            if panics {
+                let panicked = catch_unwind(AssertUnwindSafe(move || {
+                    let _hands = hands;
+                    std::panic::resume_unwind(Box::new("as a failing test does, but for the hook that prints it"));
+                }));
+                prop_assert!(panicked.is_err());
+            }
+        }
+        let next = TEMPLATE.engine().unwrap();
+        let warm = view(&next);
+        prop_assert_eq!(&warm, &cold);
+    }
+}
+
+/// The property would say nothing if each engine were a new one.
+#[test]
+fn what_the_property_looks_at_is_used_again() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-control");
+    let warm = (0..SQL.len()).filter(|&index| {
+        let mut hands = Hands::of(&TEMPLATE);
+        hands.leave(Leak::Sql("INSERT INTO account (owner) VALUES (random())"), 1);
+        hands.leave(Leak::Sql(SQL[index]), 1);
+        drop(hands);
+        is_warm(&TEMPLATE)
+    });
+    let warm = warm.count();
+    assert!(warm >= 12, "only {warm} of {} left a connection that could be used again", SQL.len());
+}
