@@ -1,8 +1,8 @@
 //! The fixtures as a user has them: imported, and injected by name.
 
 use rstest::{fixture, rstest};
-use rusqlite_fixtures::fixtures::{fresh_engine, fresh_unit_of_work, memory_engine, unit_of_work};
-use rusqlite_fixtures::{Engine, Template, UnitOfWork};
+use rusqlite_fixtures::fixtures::{fresh_connection, fresh_engine, fresh_unit_of_work, memory_engine, unit_of_work};
+use rusqlite_fixtures::{Engine, PooledConnection, Template, UnitOfWork};
 use serial_test::{file_serial, serial};
 
 use crate::support::number;
@@ -62,6 +62,16 @@ fn a_fresh_unit_of_work_has_the_content_of_a_template(
 #[rstest]
 fn a_fresh_engine_has_the_content_of_a_template(#[with(&BANK)] fresh_engine: Engine) {
     assert_eq!(number(&fresh_engine.unit_of_work().unwrap(), "SELECT count(*) FROM account"), 2);
+}
+
+/// The code under test begins and commits by itself.
+#[rstest]
+fn a_fresh_connection_has_the_content_of_a_template(#[with(&BANK)] mut fresh_connection: PooledConnection) {
+    let transaction = fresh_connection.transaction().unwrap();
+    transaction.execute("UPDATE account SET balance = 7", []).unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(number(&fresh_connection.engine().unit_of_work().unwrap(), "SELECT sum(balance) FROM account"), 14);
+    assert!(format!("{fresh_connection:?}").contains("of the template at tests/it/fixtures.rs"));
 }
 
 #[rstest]

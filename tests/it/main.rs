@@ -4,6 +4,7 @@ mod concurrent_instantiation;
 mod errors;
 mod fixtures;
 mod lifetime;
+mod processes;
 mod readers;
 mod recycling;
 mod registry;

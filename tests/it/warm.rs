@@ -72,6 +72,20 @@ fn foreign_keys_set_to_what_they_are_keep_nothing_from_being_used_again() {
     assert!(is_warm(&TEMPLATE));
 }
 
+/// Outside of a transaction, nothing that the connection does by itself would tell.
+#[test]
+fn nothing_is_left_of_what_was_done_to_a_pooled_connection() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-pooled");
+    let engine = TEMPLATE.engine().unwrap();
+    let connection = engine.pooled_connection().unwrap();
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
+    connection.create_scalar_function("upper", 1, FunctionFlags::SQLITE_UTF8, |_| Ok("somebody else's")).unwrap();
+    drop(connection);
+    let next = engine.pooled_connection().unwrap();
+    assert_eq!(next.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER), Ok(true));
+    assert_eq!(number(&next, "SELECT upper('a') = 'A'"), 1);
+}
+
 #[test]
 fn a_retired_engine_is_not_used_again() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-retired");
@@ -336,15 +350,20 @@ const PRAGMAS: [&str; 26] = [
     "writable_schema",
 ];
 
-/// All that a test could notice.
+/// All that a test could notice, in a unit of work, which is rolled back, and on a connection.
 fn view(engine: &Engine) -> Vec<String> {
-    let mut view = Vec::new();
     let work = engine.unit_of_work().unwrap();
-    let (autocommit, changes, rowid) = (work.is_autocommit(), work.changes(), work.last_insert_rowid());
-    view.push(format!("autocommit {autocommit}, changes {changes}, last rowid {rowid}"));
+    assert!(!work.is_autocommit());
+    let mut view = look(&work);
     drop(work);
     let connection = engine.pooled_connection().unwrap();
     assert!(connection.is_autocommit());
+    view.extend(look(&connection));
+    view
+}
+
+fn look(connection: &Connection) -> Vec<String> {
+    let mut view = vec![format!("changes {}, last rowid {}", connection.changes(), connection.last_insert_rowid())];
     for pragma in PRAGMAS {
         let value =
             connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, rusqlite::types::Value>(0));

@@ -1,0 +1,410 @@
+//! Processes share what templates have been built to, by images in a folder.
+//!
+//! Each test runs `child` of this very program, as a process of its own, in a folder of its own.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
+use std::{env, thread};
+
+use rusqlite_fixtures::rusqlite::{Connection, OpenFlags};
+use rusqlite_fixtures::{Snapshot, Template};
+use tempfile::TempDir;
+
+use crate::support::{assert_integrity, number};
+
+const ROLE: &str = "FIXTURES_TEST_ROLE";
+const BUILDS: &str = "FIXTURES_TEST_BUILDS";
+const SCHEMA: &str = "CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT);
+    WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < 1000)
+    INSERT INTO account SELECT id, 'owner of account ' || id FROM ids;";
+
+/// Notes that it was called, and takes long enough for others to come.
+fn build(connection: &mut Connection) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    OpenOptions::new().create(true).append(true).open(env::var(BUILDS)?)?.write_all(b"built\n")?;
+    match env::var(ROLE)?.as_str() {
+        "crash" => std::process::abort(),
+        "fail" => return Err("no migrations".into()),
+        _ => thread::sleep(Duration::from_millis(20)),
+    }
+    Ok(connection.execute_batch(SCHEMA)?)
+}
+
+static KEYED: Template = Template::build(build).key("processes");
+static OTHER_KEY: Template = Template::build(build).key("processes-v2");
+static DERIVED: Template = Template::from(&KEYED).seed("DELETE FROM account WHERE id > 10");
+static UNKNOWN: Template = Template::build(build);
+static SET_UP: Template = Template::sql(SCHEMA).on_connect(|_| {});
+static TIMELY: Template = Template::sql(SCHEMA).seed(
+    "CREATE TABLE visit (account INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP); INSERT INTO visit (account) VALUES (1)",
+);
+static TIMELY_WITH_KEY: Template = Template::from(&TIMELY_PARENT).seed("INSERT INTO visit VALUES (2)").key("timely");
+static TIMELY_PARENT: Template =
+    Template::sql("CREATE TABLE visit (at TEXT); INSERT INTO visit VALUES (datetime('now'))").key("timely parent");
+
+#[test]
+#[ignore = "is run by the others, as a process of its own"]
+fn child() {
+    let count = |template: &Template| number(&template.unit_of_work().unwrap(), "SELECT count(*) FROM account");
+    match env::var(ROLE).as_deref() {
+        Ok("share" | "crash" | "fail") => assert_eq!(count(&KEYED), 1000),
+        Ok("other key") => assert_eq!(count(&OTHER_KEY), 1000),
+        Ok("derive") => assert_eq!((count(&DERIVED), count(&KEYED)), (10, 1000)),
+        Ok("unknown") => assert_eq!((count(&UNKNOWN), count(&SET_UP)), (1000, 1000)),
+        Ok("timely") => assert_eq!(count(&TIMELY), 1000),
+        Ok("timely with key") => {
+            assert_eq!(number(&TIMELY_WITH_KEY.unit_of_work().unwrap(), "SELECT count(*) FROM visit"), 2);
+        }
+        Ok("write") => {
+            let engine = KEYED.engine().unwrap();
+            engine.transaction(|work| work.execute("UPDATE account SET owner = 'me'", [])).unwrap();
+            assert_integrity(&engine.connect().unwrap());
+        }
+        _ => {} // run by hand, among ignored tests
+    }
+}
+
+/// A folder for images, and how often `build` was called.
+struct Folder {
+    folder: TempDir,
+    images: PathBuf,
+}
+
+impl Folder {
+    fn new() -> Folder {
+        let folder = tempfile::tempdir().unwrap();
+        let images = folder.path().join("images");
+        Folder { folder, images }
+    }
+
+    fn command(&self, role: &str, wrapper: Option<&str>) -> Command {
+        let program = env::current_exe().unwrap();
+        let mut command = match wrapper {
+            Some(script) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("{script}; exec \"$0\" \"$@\"")]).arg(program);
+                shell
+            }
+            None => Command::new(program),
+        };
+        command
+            .args(["--exact", "processes::child", "--ignored", "--nocapture"])
+            .env(ROLE, role)
+            .env(BUILDS, self.folder.path().join("builds"))
+            .env("RUSQLITE_FIXTURES_DIR", &self.images);
+        command
+    }
+
+    fn spawn(&self, role: &str) -> Child {
+        self.command(role, None).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Runs a child that must succeed; returns what it wrote to stderr.
+    fn run(&self, role: &str) -> String {
+        succeeded(self.command(role, None).output().unwrap())
+    }
+
+    fn builds(&self) -> usize {
+        fs::read_to_string(self.folder.path().join("builds")).unwrap_or_default().lines().count()
+    }
+
+    fn files(&self, extension: &str) -> Vec<PathBuf> {
+        let files = fs::read_dir(&self.images).into_iter().flatten().map(|file| file.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|its| its == extension)).collect()
+    }
+
+    /// The one image that there is.
+    fn image(&self) -> PathBuf {
+        let [image] = self.files("sqlite3").try_into().expect("there is one image");
+        image
+    }
+}
+
+fn succeeded(output: Output) -> String {
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    stderr
+}
+
+#[test]
+fn exactly_one_process_builds() {
+    let folder = Folder::new();
+    let children: Vec<Child> = (0..6).map(|_| folder.spawn("share")).collect();
+    for child in children {
+        assert_eq!(succeeded(child.wait_with_output().unwrap()), "");
+    }
+    assert_eq!(folder.run("share"), "");
+    assert_eq!(folder.builds(), 1);
+    let name = folder.image().file_name().unwrap().to_string_lossy().into_owned();
+    assert!(name.starts_with("processes-"), "{name}");
+}
+
+#[test]
+fn an_image_is_an_ordinary_database() {
+    let folder = Folder::new();
+    folder.run("share");
+    let connection = Connection::open_with_flags(folder.image(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    assert_eq!(number(&connection, "SELECT count(*) FROM account"), 1000);
+    assert_integrity(&connection);
+    assert!(Snapshot::open(folder.image()).is_ok());
+}
+
+#[test]
+fn what_a_test_writes_is_not_written_to_the_image() {
+    let folder = Folder::new();
+    folder.run("share");
+    let before = fs::read(folder.image()).unwrap();
+    folder.run("write");
+    assert!(fs::read(folder.image()).unwrap() == before);
+}
+
+#[test]
+fn another_key_and_a_derived_template_have_images_of_their_own() {
+    let folder = Folder::new();
+    for _ in 0..2 {
+        for role in ["share", "other key", "derive"] {
+            folder.run(role);
+        }
+    }
+    assert_eq!((folder.builds(), folder.files("sqlite3").len()), (2, 3));
+}
+
+#[test]
+fn what_decides_the_content_has_to_be_known() {
+    let folder = Folder::new();
+    for _ in 0..2 {
+        folder.run("unknown");
+    }
+    assert_eq!((folder.builds(), folder.files("sqlite3").len()), (2, 0));
+}
+
+#[test]
+fn what_is_of_its_time_is_not_shared_unless_it_has_a_key() {
+    let folder = Folder::new();
+    for _ in 0..2 {
+        folder.run("timely");
+    }
+    assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (0, 1));
+    folder.run("timely with key");
+    assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (2, 1));
+}
+
+/// Whatever has happened to the image: it is noticed, and built anew.
+#[test]
+fn a_damaged_image_is_not_used() {
+    type Damage = fn(&Path, &[u8]);
+    let damages: [(&str, Damage); 8] = [
+        ("emptied", |path, _| fs::write(path, []).unwrap()),
+        ("cut short", |path, bytes| fs::write(path, &bytes[..bytes.len() - 4096]).unwrap()),
+        ("without its seal", |path, bytes| fs::write(path, &bytes[..bytes.len() / 4096 * 4096]).unwrap()),
+        ("longer", |path, bytes| fs::write(path, [bytes, &[0; 4096]].concat()).unwrap()),
+        ("not a database", |path, bytes| fs::write(path, vec![7; bytes.len()]).unwrap()),
+        ("one byte in the middle", |path, bytes| fs::write(path, flipped(bytes, bytes.len() / 2)).unwrap()),
+        ("one byte in the seal", |path, bytes| fs::write(path, flipped(bytes, bytes.len() - 40)).unwrap()),
+        ("a folder", |path, _| {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+    ];
+    let folder = Folder::new();
+    folder.run("share");
+    for (number, (what, damage)) in damages.into_iter().enumerate() {
+        let (image, builds) = (folder.image(), folder.builds());
+        let bytes = fs::read(&image).unwrap();
+        make_writable(&image);
+        damage(&image, &bytes);
+        let stderr = folder.run("share");
+        assert_eq!(folder.builds(), builds + 1, "{what}");
+        if what == "a folder" {
+            assert!(stderr.contains("each process builds its own"), "{stderr}");
+        } else {
+            assert_eq!(stderr, "", "{what}, number {number}");
+            assert!(fs::read(&image).unwrap().starts_with(&bytes[..4096 * 2]), "{what}: it is there again");
+        }
+    }
+}
+
+fn flipped(bytes: &[u8], at: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[at] ^= 1;
+    bytes
+}
+
+fn make_writable(path: &Path) {
+    #[cfg(unix)]
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    #[cfg(not(unix))]
+    let permissions = {
+        let mut permissions = fs::metadata(path).unwrap().permissions();
+        permissions.set_readonly(false);
+        permissions
+    };
+    fs::set_permissions(path, permissions).unwrap();
+}
+
+/// The image of another template under this one's name.
+#[test]
+fn a_foreign_image_is_not_used() {
+    let folder = Folder::new();
+    folder.run("share");
+    let image = folder.image();
+    folder.run("other key");
+    let other = folder.files("sqlite3").into_iter().find(|path| *path != image).unwrap();
+    fs::rename(other, &image).unwrap();
+    folder.run("share");
+    assert_eq!(folder.builds(), 3);
+}
+
+/// As between two machines that each run a part of the tests: what one has built, the other is given.
+#[test]
+fn a_copied_image_is_used() {
+    let (one, other) = (Folder::new(), Folder::new());
+    one.run("share");
+    other.run("other key"); // so that there is a folder, this user's own
+    let copy = other.images.join(one.image().file_name().unwrap());
+    fs::copy(one.image(), &copy).unwrap();
+    let modified = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+    assert_ne!(modified(&copy), modified(&one.image()), "a copy does not keep the time");
+    let builds = other.builds();
+    other.run("share");
+    assert_eq!(other.builds(), builds);
+    assert_eq!(modified(&copy), modified(&one.image()), "it was read through once; the next process need not");
+}
+
+#[test]
+fn a_crash_of_the_builder_leaves_no_lock() {
+    let folder = Folder::new();
+    assert!(!folder.command("crash", None).output().unwrap().status.success());
+    folder.run("share");
+    assert_eq!(folder.builds(), 2);
+    assert_eq!(fs::read_dir(&folder.images).unwrap().count(), 2, "the image and its lock");
+}
+
+#[test]
+fn a_failing_build_leaves_nothing_and_is_reported() {
+    let folder = Folder::new();
+    let output = folder.command("fail", None).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("can't build the template `processes` at tests/it/processes.rs:"), "{said}");
+    assert!(folder.files("sqlite3").is_empty());
+    folder.run("share");
+}
+
+#[test]
+fn no_folder_is_needed() {
+    let mut folder = Folder::new();
+    let working = folder.folder.path().to_owned();
+    let file = working.join("file");
+    File::create(&file).unwrap();
+    for images in [file.clone(), file.join("below"), PathBuf::from("/proc/no-folder-can-be-made-here")] {
+        folder.images = images;
+        let said = folder.run("derive");
+        assert_eq!(said.matches("rusqlite-fixtures: can't use").count(), 1, "it is said once: {said}");
+        assert!(said.contains(&*folder.images.to_string_lossy()), "{said}");
+    }
+    folder.images = PathBuf::new(); // none is wanted
+    assert_eq!(folder.run("share"), "");
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn images_are_private() {
+        let folder = Folder::new();
+        folder.run("share");
+        assert_eq!((mode(&folder.images), mode(&folder.image())), (0o700, 0o400));
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_to_is_not_used() {
+        let folder = Folder::new();
+        folder.run("share");
+        for bits in [0o770, 0o702] {
+            set_mode(&folder.images, bits);
+            let said = folder.run("share");
+            assert!(said.contains("others can write to it") && said.contains("chmod go-w"), "{said}");
+        }
+        assert_eq!(folder.builds(), 3);
+    }
+
+    #[test]
+    fn an_image_that_others_can_write_to_is_not_used() {
+        let folder = Folder::new();
+        folder.run("share");
+        set_mode(&folder.image(), 0o666);
+        folder.run("share");
+        assert_eq!((folder.builds(), mode(&folder.image())), (2, 0o400));
+    }
+
+    /// No file may grow beyond 1 KB: to a program, that is what a full disk is.
+    #[test]
+    fn a_full_disk_costs_the_sharing_only() {
+        let folder = Folder::new();
+        let limit = "trap '' XFSZ; ulimit -f 1";
+        let said = succeeded(folder.command("share", Some(limit)).output().unwrap());
+        assert!(said.contains("each process builds its own"), "{said}");
+        assert_eq!(fs::read_dir(&folder.images).unwrap().count(), 1, "the lock, and nothing half written");
+    }
+}
+
+#[test]
+fn old_images_are_removed() {
+    let folder = Folder::new();
+    folder.run("share");
+    let image = folder.image();
+    let hash = "0123456789abcdef0123456789abcdef";
+    let (week, hour) = (Duration::from_secs(8 * 24 * 3600), Duration::from_secs(2 * 3600));
+    let make = |name: &str, age| {
+        let path = folder.images.join(name);
+        File::create(&path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+        path
+    };
+    let old = [".sqlite3", ".lock", ".forbidden", ".123.aside"].map(|end| make(&format!("old-{hash}{end}"), week));
+    let others = ["mine.sqlite3", "notes-2024.lock"].map(|name| make(name, week));
+    let many: Vec<PathBuf> = (0..120).map(|n| make(&format!("many{n}-{hash}.sqlite3"), hour)).collect();
+    folder.run("other key");
+    assert!(old.iter().all(|path| !path.exists()));
+    assert!(others.iter().all(|path| path.exists()), "files that are not ours stay");
+    assert!(image.exists());
+    let left = many.iter().filter(|path| path.exists()).count();
+    assert!((90..100).contains(&left), "{left} of 120 are left");
+}
+
+/// Without the variable, images are in Cargo's target folder.
+#[test]
+fn images_are_in_the_target_folder() {
+    let folder = Folder::new();
+    let (target, program) = (folder.folder.path().join("target"), env::current_exe().unwrap());
+    fs::create_dir_all(target.join("debug/deps")).unwrap();
+    let copy = target.join("debug/deps/it");
+    fs::copy(program, &copy).unwrap();
+    let run = || {
+        let mut command = Command::new(&copy);
+        command.args(["--exact", "processes::child", "--ignored"]).env(ROLE, "share");
+        command.env(BUILDS, folder.folder.path().join("builds")).env_remove("RUSQLITE_FIXTURES_DIR");
+        assert_eq!(succeeded(command.output().unwrap()), "");
+    };
+    run();
+    assert!(!target.join("rusqlite-fixtures").exists(), "it is not known to be Cargo's");
+    fs::write(target.join("CACHEDIR.TAG"), "Signature: …\n# This file is a cache directory tag created by cargo.\n")
+        .unwrap();
+    run();
+    run();
+    assert!(target.join("rusqlite-fixtures").is_dir());
+    assert_eq!(folder.builds(), 2);
+}
