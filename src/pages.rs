@@ -53,13 +53,26 @@ impl Pages {
     /// Fills `buffer` from `offset` on, with zeros beyond the end; returns how many bytes lay within the image.
     pub(crate) fn read(&self, offset: usize, buffer: &mut [u8]) -> usize {
         let mut done = 0;
-        while done < buffer.len() {
+        self.read_by_parts(offset, buffer.len(), |part| {
+            buffer[done..done + part.len()].copy_from_slice(part);
+            done += part.len();
+        })
+    }
+
+    /// `read` for who has to copy the bytes by itself: gives them out in parts, in order, `len` bytes in all.
+    pub(crate) fn read_by_parts(&self, offset: usize, len: usize, mut take: impl FnMut(&[u8])) -> usize {
+        let mut done = 0;
+        while done < len {
             let (index, start) = split(offset + done);
-            let count = (PAGE - start).min(buffer.len() - done);
-            self.read_page(index, start, &mut buffer[done..done + count]);
+            let count = (PAGE - start).min(len - done);
+            let there = self.part(index, start, count);
+            take(there);
+            if there.len() < count {
+                take(&[0; PAGE][there.len()..count]);
+            }
             done += count;
         }
-        buffer.len().min(self.len.saturating_sub(offset))
+        len.min(self.len.saturating_sub(offset))
     }
 
     /// Writes `data` at `offset`; the image grows as needed, with zeros between its old end and `offset`.
@@ -101,31 +114,34 @@ impl Pages {
         if index == 0 { self.first.as_deref() } else { self.changed.get(index) }
     }
 
-    fn read_page(&self, index: usize, start: usize, buffer: &mut [u8]) {
+    /// As many of these bytes of a page as there are.
+    fn part(&self, index: usize, start: usize, count: usize) -> &[u8] {
         if let Some(page) = self.page(index) {
-            return buffer.copy_from_slice(&page[start..start + buffer.len()]);
+            return &page[start..start + count];
         }
         let from = (index * PAGE + start).min(self.base_len);
-        let count = (self.base_len - from).min(buffer.len());
-        if let Some(base) = &self.base {
-            buffer[..count].copy_from_slice(&(**base).as_ref()[from..from + count]);
-        }
-        buffer[count..].fill(0);
+        let end = self.base_len.min(from + count);
+        self.base.as_ref().map_or(&[], |base| &(**base).as_ref()[from..end])
     }
 
     fn write_page(&mut self, index: usize, start: usize, data: &[u8]) {
-        if let Some(page) = self.slot(index).as_mut().and_then(Arc::get_mut) {
-            return page[start..start + data.len()].copy_from_slice(data);
+        if data.len() == PAGE {
+            // Without the copy that make_mut would make of a page that others have too.
+            let slot = self.slot(index);
+            match slot.as_mut().and_then(Arc::get_mut) {
+                Some(page) => page.copy_from_slice(data),
+                None => *slot = Some(new_page(data)),
+            }
+            return;
         }
-        let page = if data.len() == PAGE {
-            new_page(data)
-        } else {
+        if self.page(index).is_none() {
             let mut page = [0; PAGE];
-            self.read_page(index, 0, &mut page);
-            page[start..start + data.len()].copy_from_slice(data);
-            new_page(&page)
-        };
-        *self.slot(index) = Some(page);
+            let there = self.part(index, 0, PAGE);
+            page[..there.len()].copy_from_slice(there);
+            *self.slot(index) = Some(new_page(&page));
+        }
+        let page = self.slot(index).as_mut().expect("it is there, or was made just now");
+        Arc::make_mut(page)[start..start + data.len()].copy_from_slice(data);
     }
 
     fn slot(&mut self, index: usize) -> &mut Option<Arc<Page>> {

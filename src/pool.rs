@@ -1,6 +1,7 @@
 //! The engines of one template that wait for the next test, with their connections open.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 use crate::snapshot::Snapshot;
 use crate::vfs::{Mount, Name, Session, Setup};
@@ -11,7 +12,8 @@ pub(crate) struct Pool {
     template: Arc<str>,
     content: Snapshot,
     setup: Setup,
-    warm: Mutex<Vec<Warm>>,
+    /// With the thread that had each last.
+    warm: Mutex<Vec<(ThreadId, Warm)>>,
 }
 
 /// A store with the template's content, and connections to it that are as good as new.
@@ -44,11 +46,9 @@ impl Pool {
         &self.setup
     }
 
-    /// An engine's store that has waited, the latest first, since what it needs is most likely in the processor's caches.
-    /// Otherwise a new one.
+    /// An engine's store that has waited; otherwise a new one.
     pub(crate) fn take(&self) -> Warm {
-        let warm = self.warm().pop();
-        match warm {
+        match self.take_warm() {
             Some(warm) => {
                 warm.mount.expose();
                 warm
@@ -60,6 +60,14 @@ impl Pool {
         }
     }
 
+    /// The latest that this thread has given back, or else anybody: its pages are most likely in this processor's caches.
+    fn take_warm(&self) -> Option<Warm> {
+        let this = thread::current().id();
+        let mut warm = self.warm();
+        let index = warm.iter().rposition(|(thread, _)| *thread == this).or_else(|| warm.len().checked_sub(1))?;
+        Some(warm.remove(index).1)
+    }
+
     /// Takes back the store of an engine that is gone, if nobody else has it, and makes it as it was at first.
     pub(crate) fn take_back(&self, mut warm: Warm) {
         warm.sessions.truncate(MAX_SESSIONS);
@@ -69,13 +77,13 @@ impl Pool {
         }
         let mut all = self.warm();
         if all.len() < MAX_WARM {
-            all.push(warm);
+            all.push((thread::current().id(), warm));
         }
         // One too many is dropped after the lock, for to close connections takes time.
     }
 
-    fn warm(&self) -> MutexGuard<'_, Vec<Warm>> {
-        // Only ever pushed to and popped from: nothing can be half done.
+    fn warm(&self) -> MutexGuard<'_, Vec<(ThreadId, Warm)>> {
+        // Only ever added to and taken from: nothing can be half done.
         self.warm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -111,9 +111,9 @@ impl Handle {
         self.pragma_changed
     }
 
-    /// Fills `buffer` from `offset` on, with zeros beyond the end; says whether there was enough.
-    pub(super) fn read(&self, offset: usize, buffer: &mut [u8]) -> bool {
-        self.with_pages(|pages| pages.read(offset, buffer) == buffer.len())
+    /// Gives out `len` bytes from `offset` on, in parts, with zeros beyond the end; says whether there were enough.
+    pub(super) fn read(&self, offset: usize, len: usize, take: impl FnMut(&[u8])) -> bool {
+        self.with_pages(|pages| pages.read_by_parts(offset, len, take) == len)
     }
 
     pub(super) fn size(&self) -> usize {

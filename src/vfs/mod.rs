@@ -413,12 +413,15 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
 unsafe extern "C" fn read(file: *mut sqlite3_file, out: *mut c_void, amount: c_int, offset: sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_READ, || {
         let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
-        // SAFETY: xRead has a buffer of `amount` bytes, which may not be initialised.
-        unsafe { ptr::write_bytes(out.cast::<u8>(), 0, amount) };
-        // SAFETY: as above; now they are. Only this call uses them.
-        let buffer = unsafe { slice::from_raw_parts_mut(out.cast::<u8>(), amount) };
+        let mut out = out.cast::<u8>();
         // SAFETY: SQLite gives its methods files that `open` opened and `close` has not closed.
-        let complete = unsafe { handle(file) }.read(offset, buffer);
+        let complete = unsafe { handle(file) }.read(offset, amount, |part| {
+            // SAFETY: xRead has a buffer of `amount` bytes, which is what the parts have together; it is SQLite's own.
+            unsafe {
+                ptr::copy_nonoverlapping(part.as_ptr(), out, part.len());
+                out = out.add(part.len());
+            }
+        });
         // "If xRead() returns SQLITE_IOERR_SHORT_READ it must also fill in the unread portions of the buffer with zeros."
         if complete { Ok(()) } else { Err(ffi::SQLITE_IOERR_SHORT_READ) }
     })
