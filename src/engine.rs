@@ -1,7 +1,7 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::panic::Location;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -61,9 +61,11 @@ struct Inner {
 /// How many connections an engine keeps for its next units of work.
 const MAX_IDLE: usize = 32;
 
-/// How many connections of units of work may be open in the process. Beyond, they are closed rather than kept, since each
-/// takes some 100 KB: a suite may keep thousands of engines.
-const MAX_SESSIONS: usize = 128;
+/// How many connections the engines that somebody has keep together. Beyond, they are closed, since each takes some 100 KB,
+/// and a suite may have thousands of engines.
+const MAX_IDLE_IN_ALL: usize = 128;
+
+static IDLE_IN_ALL: AtomicUsize = AtomicUsize::new(0);
 
 impl Engine {
     /// A new engine of your own, empty.
@@ -112,7 +114,7 @@ impl Engine {
 
     /// An engine with a template's content and setup that does not go back to the pool.
     pub(crate) fn named_of_pool(name: String, pool: &Arc<Pool>) -> Engine {
-        Engine::cold(pool.content().clone(), Name::Given(name), Some(pool.clone()))
+        Engine::cold(pool.content().snapshot.clone(), Name::Given(name), Some(pool.clone()))
     }
 
     fn cold(content: Snapshot, name: Name, pool: Option<Arc<Pool>>) -> Engine {
@@ -121,6 +123,7 @@ impl Engine {
     }
 
     fn assemble(Warm { sessions, mount }: Warm, pool: Option<Arc<Pool>>, is_pooled: bool) -> Engine {
+        IDLE_IN_ALL.fetch_add(sessions.len(), Ordering::Relaxed);
         Engine(Arc::new(Inner {
             idle: Mutex::new(sessions),
             mount: Some(mount),
@@ -269,17 +272,18 @@ impl Engine {
 
     /// A new engine that starts with what is committed in this one now. It shares the pages until either writes, so it
     /// takes the same time whatever the size. Its connections are set up as this one's are (by
-    /// [`Template::on_connect`](crate::Template::on_connect)).
+    /// [`Template::on_connect`]).
     pub fn fork(&self) -> Engine {
         Engine::cold(self.snapshot(), Name::Numbered, self.0.pool.clone())
     }
 
     /// Has the connections of units of work closed when they end, from now on, rather than used again; and an engine of
-    /// a [`Template`](crate::Template) not used again either. For a test that does to a connection what can't be told
+    /// a [`Template`] not used again either. For a test that does to a connection what can't be told
     /// afterwards, as registering a new SQL function or collation.
     pub fn retire(&self) {
         self.0.is_retired.store(true, Ordering::Relaxed);
         let idle = std::mem::take(&mut *self.idle());
+        IDLE_IN_ALL.fetch_sub(idle.len(), Ordering::Relaxed);
         drop(idle); // not under the lock, for to close connections takes time
     }
 
@@ -304,16 +308,21 @@ impl Engine {
 
     /// Takes back the connection of a unit of work that has ended, unless something is left in it of that.
     pub(crate) fn take_back(&self, mut session: Session) {
-        if !self.0.is_retired.load(Ordering::Relaxed) && Session::open_count() <= MAX_SESSIONS && session.make_clean() {
+        let is_wanted =
+            !self.0.is_retired.load(Ordering::Relaxed) && IDLE_IN_ALL.load(Ordering::Relaxed) < MAX_IDLE_IN_ALL;
+        if is_wanted && session.make_clean() {
             let mut idle = self.idle();
             if idle.len() < MAX_IDLE {
+                IDLE_IN_ALL.fetch_add(1, Ordering::Relaxed);
                 idle.push(session);
             }
         }
     }
 
     fn take_idle(&self) -> Option<Session> {
-        self.idle().pop()
+        let session = self.idle().pop()?;
+        IDLE_IN_ALL.fetch_sub(1, Ordering::Relaxed);
+        Some(session)
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Session>> {
@@ -335,6 +344,7 @@ impl Snapshot {
 impl Drop for Inner {
     fn drop(&mut self) {
         let sessions = std::mem::take(self.idle.get_mut().unwrap_or_else(PoisonError::into_inner));
+        IDLE_IN_ALL.fetch_sub(sessions.len(), Ordering::Relaxed);
         if let (Some(mount), Some(pool), true, false) =
             (self.mount.take(), &self.pool, self.is_pooled, *self.is_retired.get_mut())
         {

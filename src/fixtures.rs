@@ -2,23 +2,27 @@
 //!
 //! | for a test that | take |
 //! | --- | --- |
-//! | wants its own database | [`fresh_engine`], or [`fresh_unit_of_work`] for one transaction on it |
-//! | shares one with other tests, and leaves nothing in it | [`unit_of_work`](fn@unit_of_work) |
+//! | wants one transaction on a database of its own | [`fresh_unit_of_work`] |
+//! | runs code that begins and commits by itself | [`fresh_connection`] |
+//! | wants several connections, threads or transactions | [`fresh_engine`] |
+//! | shares a database with others, and leaves nothing in it | [`unit_of_work`](fn@unit_of_work) |
 //! | shares one, commits, or wants several threads | [`memory_engine`] |
 //!
 //! ```
 //! use rstest::rstest;
 //! use rusqlite_fixtures::fixtures::{fresh_unit_of_work, memory_engine};
-//! use rusqlite_fixtures::{Engine, UnitOfWork};
+//! use rusqlite_fixtures::{Engine, Template, UnitOfWork};
+//!
+//! static ORDERS: Template = Template::sql("CREATE TABLE orders (id INTEGER PRIMARY KEY)");
 //!
 //! #[rstest]
-//! fn has_its_own_database(fresh_unit_of_work: UnitOfWork) {
-//!     fresh_unit_of_work.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY)").unwrap();
+//! fn has_its_own_database(#[with(&ORDERS)] fresh_unit_of_work: UnitOfWork) {
+//!     fresh_unit_of_work.execute("INSERT INTO orders VALUES (1)", []).unwrap();
 //! } // rolled back
 //!
 //! #[rstest]
-//! fn shares_the_engine_named_orders(#[with("file:orders?mode=memory")] memory_engine: Engine) {
-//!     memory_engine.transaction(|work| work.execute_batch("CREATE TABLE IF NOT EXISTS orders (id)")).unwrap();
+//! fn shares_the_engine_named_orders(#[with("file:orders?mode=memory", &ORDERS)] memory_engine: Engine) {
+//!     memory_engine.transaction(|work| work.execute("INSERT OR IGNORE INTO orders VALUES (2)", [])).unwrap();
 //! }
 //! ```
 

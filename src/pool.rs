@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
-use crate::snapshot::Snapshot;
+use crate::image::Content;
 use crate::vfs::{Mount, Name, Session, Setup};
 
 /// What a template has become: the content and the setup of its engines, and those of them that nobody has.
 pub(crate) struct Pool {
     /// What the template is called in messages.
     template: Arc<str>,
-    content: Snapshot,
+    content: Content,
     setup: Setup,
     /// With the thread that had each last.
     warm: Mutex<Vec<(ThreadId, Warm)>>,
@@ -30,7 +30,7 @@ const MAX_WARM: usize = 32;
 const MAX_SESSIONS: usize = 8;
 
 impl Pool {
-    pub(crate) fn new(template: &str, content: Snapshot, setup: Setup) -> Pool {
+    pub(crate) fn new(template: &str, content: Content, setup: Setup) -> Pool {
         Pool { template: template.into(), content, setup, warm: Mutex::new(Vec::new()) }
     }
 
@@ -38,7 +38,7 @@ impl Pool {
         &self.template
     }
 
-    pub(crate) fn content(&self) -> &Snapshot {
+    pub(crate) fn content(&self) -> &Content {
         &self.content
     }
 
@@ -55,7 +55,7 @@ impl Pool {
             }
             None => {
                 let name = Name::OfTemplate(self.template.clone());
-                Warm { sessions: Vec::new(), mount: Mount::new(self.content.clone(), name) }
+                Warm { sessions: Vec::new(), mount: Mount::new(self.content.snapshot.clone(), name) }
             }
         }
     }

@@ -187,8 +187,8 @@ impl Template {
         self
     }
 
-    /// Says that this key stands for what the steps' functions, and `on_connect`, put into the database: it has to change
-    /// when that does. Then the content can be kept in an image for other processes.
+    /// Says that this key, at this place in the source, stands for what the steps' functions, and `on_connect`, put into the
+    /// database: it has to change when that does. Then the content can be kept in an image for other processes.
     pub const fn key(mut self, key: &'static str) -> Template {
         self.recipe.key = Some(key);
         self
@@ -217,7 +217,7 @@ impl Template {
     /// # Errors
     /// As [`engine`](Template::engine).
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Ok(self.pool()?.content().clone())
+        Ok(self.pool()?.content().snapshot.clone())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -277,7 +277,8 @@ impl Recipe {
 
     fn build(&self) -> Result<Arc<Pool>> {
         let parent = self.parent.map(Template::pool).transpose()?;
-        let before = parent.map_or_else(Snapshot::empty, |pool| pool.content().clone());
+        let empty = || Content { snapshot: Snapshot::empty(), is_of_its_time: false };
+        let before = parent.map_or_else(empty, |pool| pool.content().clone());
         let setup = self.setup();
         let name = self.to_string();
         let build = || {
@@ -286,7 +287,7 @@ impl Recipe {
         };
         let content = match self.identity() {
             Some(identity) => image::get_or_build(&self.label(), &identity, build)?,
-            None => build()?.snapshot,
+            None => build()?,
         };
         Ok(Arc::new(Pool::new(&name, content, setup)))
     }
@@ -299,16 +300,17 @@ impl Recipe {
         setup
     }
 
-    fn carry_out(&self, before: Snapshot, setup: &Setup, name: &str) -> Result<Content> {
+    fn carry_out(&self, before: Content, setup: &Setup, name: &str) -> Result<Content> {
         vfs::register();
-        let mount = Mount::new(before, Name::Given(name.to_owned()));
+        let mount = Mount::new(before.snapshot, Name::Given(name.to_owned()));
         let (built, asked) = clock::watch(|| {
             let connection = vfs::connect(&vfs::uri(&mount), setup, Purpose::Connection(self.at));
             let mut connection = connection.map_err(|cause| Error::connect_to_build(name, cause))?;
             self.steps().try_for_each(|step| step.carry_out(&mut connection, name))
         });
         built?;
-        Ok(Content { snapshot: mount.store.current(), is_of_its_time: asked && self.key.is_none() })
+        let is_of_its_time = (asked || before.is_of_its_time) && self.key.is_none();
+        Ok(Content { snapshot: mount.store.current(), is_of_its_time })
     }
 
     /// What its content depends on, where that is known.
@@ -319,7 +321,11 @@ impl Recipe {
         };
         let is_known = self.key.is_some() || self.on_connect.is_none();
         identity.add("foreign keys", if self.setup().foreign_keys { "on" } else { "off" });
-        identity.add("key", self.key.unwrap_or_default());
+        if let Some(key) = self.key {
+            // With the place, since one key may have been given to two templates.
+            identity.add("key", key);
+            identity.add("at", &self.at.to_string());
+        }
         for step in self.steps() {
             match step.action {
                 Action::Script(script) => identity.add("script", script),

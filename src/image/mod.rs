@@ -25,6 +25,7 @@ use crate::snapshot::Snapshot;
 const VARIABLE: &str = "RUSQLITE_FIXTURES_DIR";
 
 /// What a template has been built to.
+#[derive(Clone)]
 pub(crate) struct Content {
     pub(crate) snapshot: Snapshot,
     /// Whether it would be another one if it were built at another time.
@@ -59,22 +60,22 @@ pub(crate) fn get_or_build(
     label: &str,
     identity: &Identity,
     build: impl FnOnce() -> Result<Content>,
-) -> Result<Snapshot> {
+) -> Result<Content> {
     let image = folder().map(|folder| Image::new(folder, label, identity.0.finish_128()));
     let image = match &image {
         Some(image) => image,
-        None => return Ok(build()?.snapshot),
+        None => return build(),
     };
     if let Some(content) = image.load() {
         return Ok(content);
     }
     let _lock = match image.lock() {
         Ok(Lock::Built(content)) => return Ok(content),
-        Ok(Lock::NotToBeShared) => return Ok(build()?.snapshot),
+        Ok(Lock::NotToBeShared) => return build(),
         Ok(Lock::ToBuild(lock)) => lock,
         Err(error) => {
             warn(&image.lock, &error);
-            return Ok(build()?.snapshot);
+            return build();
         }
     };
     let content = build()?;
@@ -84,7 +85,7 @@ pub(crate) fn get_or_build(
     }
     prune(image.folder);
     // Mapped, it takes no memory of its own.
-    Ok(image.load().unwrap_or(content.snapshot))
+    Ok(image.load().unwrap_or(content))
 }
 
 /// Says once what keeps the processes from sharing.
@@ -137,7 +138,7 @@ struct Image<'a> {
 
 enum Lock {
     /// Another process has built it meanwhile.
-    Built(Snapshot),
+    Built(Content),
     NotToBeShared,
     /// It is this process' turn, as long as it has the file.
     ToBuild(File),
@@ -151,7 +152,7 @@ impl Image<'_> {
     }
 
     /// The content, if there is an image and it is as it was when it was sealed.
-    fn load(&self) -> Option<Snapshot> {
+    fn load(&self) -> Option<Content> {
         let file = File::open(&self.path).ok()?;
         let metadata = file.metadata().ok()?;
         if !metadata.is_file() || !os::is_private(&metadata) {
@@ -163,7 +164,8 @@ impl Image<'_> {
         if seal.identity != self.identity || !seal.is_whole(content, &file, &metadata) {
             return None;
         }
-        Snapshot::from_base(bytes, len).ok()
+        let snapshot = Snapshot::from_base(bytes, len).ok()?;
+        Some(Content { snapshot, is_of_its_time: false }) // or it would not have been kept
     }
 
     /// Waits until no other process is building it.

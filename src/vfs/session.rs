@@ -3,7 +3,6 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::catch_unwind;
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
@@ -117,7 +116,6 @@ impl Session {
             limits,
             was_changed: false,
         };
-        OPEN.fetch_add(1, Ordering::Relaxed);
         for (statement, sql) in session.statements.iter_mut().zip(COMMANDS) {
             prepare(&session.connection, sql, statement)?;
         }
@@ -125,11 +123,6 @@ impl Session {
         // SAFETY: the file is open as long as the connection is, and not in use.
         unsafe { handle(session.file.cast()) }.approve_pragmas();
         Ok(session)
-    }
-
-    /// How many are open in the process.
-    pub(crate) fn open_count() -> usize {
-        OPEN.load(Ordering::Relaxed)
     }
 
     pub(crate) fn connection(&self) -> &Connection {
@@ -182,6 +175,7 @@ impl Session {
         if self.is_in_transaction() && self.rollback().is_err() {
             return false;
         }
+        self.connection.set_transaction_behavior(TransactionBehavior::Deferred);
         self.take_hooks() && !self.has_leftovers() && self.forget_changes()
     }
 
@@ -299,11 +293,8 @@ impl Session {
     }
 }
 
-static OPEN: AtomicUsize = AtomicUsize::new(0);
-
 impl Drop for Session {
     fn drop(&mut self) {
-        OPEN.fetch_sub(1, Ordering::Relaxed);
         if !self.is_whole() {
             return; // the statements are of a connection that another thread may be using: they are given up
         }

@@ -40,6 +40,7 @@ static SET_UP: Template = Template::sql(SCHEMA).on_connect(|_| {});
 static TIMELY: Template = Template::sql(SCHEMA).seed(
     "CREATE TABLE visit (account INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP); INSERT INTO visit (account) VALUES (1)",
 );
+static OF_TIMELY: Template = Template::from(&TIMELY).seed("DELETE FROM account WHERE id > 10");
 static TIMELY_WITH_KEY: Template = Template::from(&TIMELY_PARENT).seed("INSERT INTO visit VALUES (2)").key("timely");
 static TIMELY_PARENT: Template =
     Template::sql("CREATE TABLE visit (at TEXT); INSERT INTO visit VALUES (datetime('now'))").key("timely parent");
@@ -54,6 +55,7 @@ fn child() {
         Ok("derive") => assert_eq!((count(&DERIVED), count(&KEYED)), (10, 1000)),
         Ok("unknown") => assert_eq!((count(&UNKNOWN), count(&SET_UP)), (1000, 1000)),
         Ok("timely") => assert_eq!(count(&TIMELY), 1000),
+        Ok("of timely") => assert_eq!(count(&OF_TIMELY), 10),
         Ok("timely with key") => {
             assert_eq!(number(&TIMELY_WITH_KEY.unit_of_work().unwrap(), "SELECT count(*) FROM visit"), 2);
         }
@@ -187,8 +189,10 @@ fn what_is_of_its_time_is_not_shared_unless_it_has_a_key() {
         folder.run("timely");
     }
     assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (0, 1));
+    folder.run("of timely");
+    assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (0, 2));
     folder.run("timely with key");
-    assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (2, 1));
+    assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (2, 2));
 }
 
 /// Whatever has happened to the image: it is noticed, and built anew.

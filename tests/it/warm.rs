@@ -81,6 +81,14 @@ fn nothing_is_left_of_what_was_done_to_a_pooled_connection() {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
     connection.create_scalar_function("upper", 1, FunctionFlags::SQLITE_UTF8, |_| Ok("somebody else's")).unwrap();
     drop(connection);
+    let mut next = engine.pooled_connection().unwrap();
+    next.set_transaction_behavior(rusqlite::TransactionBehavior::Exclusive);
+    drop(next);
+    engine.set_lock_timeout(Duration::ZERO);
+    let mut next = engine.pooled_connection().unwrap();
+    let writer = engine.begin(rusqlite::TransactionBehavior::Immediate).unwrap();
+    assert!(next.transaction().is_ok(), "it is deferred");
+    drop((writer, next));
     let next = engine.pooled_connection().unwrap();
     assert_eq!(next.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER), Ok(true));
     assert_eq!(number(&next, "SELECT upper('a') = 'A'"), 1);
