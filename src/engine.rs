@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
+use crate::built::{Built, Warm};
 use crate::error::{Error, Result};
 use crate::origin::Purpose;
-use crate::pool::{Pool, Warm};
 use crate::pooled_connection::PooledConnection;
-use crate::registry::MEMORY_ENGINES;
 use crate::snapshot::Snapshot;
 use crate::store::{Claim, Token};
-use crate::template::Template;
 use crate::unit_of_work::UnitOfWork;
 use crate::vfs::{self, Mount, Name, Session, Setup};
 
@@ -50,10 +48,10 @@ struct Inner {
     /// `None` only within `drop`.
     mount: Option<Arc<Mount>>,
     uri: OnceLock<String>,
-    /// Of the template that it comes from.
-    pool: Option<Arc<Pool>>,
-    /// Whether the store goes back to the pool with the last handle. That of a shared engine or a fork does not.
-    is_pooled: bool,
+    /// The template that it comes from.
+    template: Option<Arc<Built>>,
+    /// Whether the store goes back to the template with the last handle. That of a shared engine or a fork does not.
+    goes_back: bool,
     /// Whether its connections are closed rather than used again.
     is_retired: AtomicBool,
 }
@@ -63,7 +61,7 @@ const MAX_IDLE: usize = 32;
 
 /// How many connections the engines that somebody has keep together. Beyond, they are closed, since each takes some 100 KB,
 /// and a suite may have thousands of engines.
-const MAX_IDLE_IN_ALL: usize = 128;
+const MAX_IDLE_IN_ALL: usize = 256;
 
 static IDLE_IN_ALL: AtomicUsize = AtomicUsize::new(0);
 
@@ -76,60 +74,35 @@ impl Engine {
         Engine::cold(Snapshot::empty(), Name::Numbered, None)
     }
 
-    /// The engine that the whole process shares under this database URL: the first call makes it, empty, and however
-    /// many threads ask at once, they get the same one. [`DatabaseUrl`](crate::DatabaseUrl) lists what a URL can be.
-    ///
-    /// Under a runner that starts a process per test, as cargo-nextest does, tests don't share engines.
-    ///
-    /// # Errors
-    /// [`NotInMemory`](crate::ErrorKind::NotInMemory) and [`InvalidUrl`](crate::ErrorKind::InvalidUrl), as parsing a
-    /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of the creation of the same one.
-    pub fn shared(url: impl AsRef<str>) -> Result<Engine> {
-        MEMORY_ENGINES.get_or_create_spelled(url.as_ref())
-    }
-
-    /// The engine that the whole process shares under this database URL, made of a template by the first who asks.
-    /// [`Template::empty`] asks for nothing.
-    ///
-    /// # Errors
-    /// As [`shared`](Engine::shared) and [`Template::engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate) when the
-    /// engine of this URL is there, and was made of another template or of none.
-    pub fn shared_with(url: impl AsRef<str>, template: &Template) -> Result<Engine> {
-        if template.is_empty() {
-            return Engine::shared(url);
-        }
-        MEMORY_ENGINES.get_or_create_of(&url.as_ref().parse()?, template.pool()?)
-    }
-
     /// An empty engine of this name.
     pub(crate) fn named(name: String) -> Engine {
         Engine::cold(Snapshot::empty(), Name::Given(name), None)
     }
 
-    /// An engine of a template, with connections that are open already, if there is one.
-    pub(crate) fn pooled(pool: &Arc<Pool>) -> Engine {
+    /// An engine of a template, with connections that are open already, if one is waiting.
+    pub(crate) fn of(template: &Arc<Built>) -> Engine {
         vfs::register();
-        Engine::assemble(pool.take(), Some(pool.clone()), true)
+        Engine::assemble(template.take(), Some(template.clone()), true)
     }
 
-    /// An engine with a template's content and setup that does not go back to the pool.
-    pub(crate) fn named_of_pool(name: String, pool: &Arc<Pool>) -> Engine {
-        Engine::cold(pool.content().snapshot.clone(), Name::Given(name), Some(pool.clone()))
+    /// An engine of a template that has this name, and does not go back to it.
+    pub(crate) fn named_of(name: String, template: &Arc<Built>) -> Engine {
+        Engine::cold(template.content().snapshot.clone(), Name::Given(name), Some(template.clone()))
     }
 
-    fn cold(content: Snapshot, name: Name, pool: Option<Arc<Pool>>) -> Engine {
+    fn cold(content: Snapshot, name: Name, template: Option<Arc<Built>>) -> Engine {
         vfs::register();
-        Engine::assemble(Warm { sessions: Vec::new(), mount: Mount::new(content, name) }, pool, false)
+        Engine::assemble(Warm { sessions: Vec::new(), mount: Mount::new(content, name) }, template, false)
     }
 
-    fn assemble(Warm { sessions, mount }: Warm, pool: Option<Arc<Pool>>, is_pooled: bool) -> Engine {
+    fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<Built>>, goes_back: bool) -> Engine {
         IDLE_IN_ALL.fetch_add(sessions.len(), Ordering::Relaxed);
         Engine(Arc::new(Inner {
             idle: Mutex::new(sessions),
             mount: Some(mount),
             uri: OnceLock::new(),
-            pool,
-            is_pooled,
+            template,
+            goes_back,
             is_retired: AtomicBool::new(false),
         }))
     }
@@ -206,9 +179,12 @@ impl Engine {
             }
             // It was changed after the last unit of work, such that even BEGIN may have been forbidden.
         }
+        let before = self.snapshot();
         let opened = Session::open(self.uri(), self.setup(), purpose);
         let mut session = opened.map_err(|cause| Error::open_connection(&self.name(), cause))?;
-        session.set_purpose(purpose);
+        if before.is(&self.snapshot()) && before.same_content(&self.mount().store.baseline()) {
+            session.saw_baseline();
+        }
         let done = first(&mut session);
         Ok((session, done))
     }
@@ -274,22 +250,24 @@ impl Engine {
     /// takes the same time whatever the size. Its connections are set up as this one's are (by
     /// [`Template::on_connect`]).
     pub fn fork(&self) -> Engine {
-        Engine::cold(self.snapshot(), Name::Numbered, self.0.pool.clone())
+        Engine::cold(self.snapshot(), Name::Numbered, self.0.template.clone())
     }
 
     /// Has the connections of units of work closed when they end, from now on, rather than used again; and an engine of
     /// a [`Template`] not used again either. For a test that does to a connection what can't be told
     /// afterwards, as registering a new SQL function or collation.
     pub fn retire(&self) {
-        self.0.is_retired.store(true, Ordering::Relaxed);
-        let idle = std::mem::take(&mut *self.idle());
+        let idle = {
+            let mut idle = self.idle(); // under which it is looked at, too
+            self.0.is_retired.store(true, Ordering::Relaxed);
+            std::mem::take(&mut *idle)
+        };
         IDLE_IN_ALL.fetch_sub(idle.len(), Ordering::Relaxed);
         drop(idle); // not under the lock, for to close connections takes time
     }
 
-    /// The template that it comes from, by what that has become.
-    pub(crate) fn pool(&self) -> Option<&Arc<Pool>> {
-        self.0.pool.as_ref()
+    pub(crate) fn template(&self) -> Option<&Arc<Built>> {
+        self.0.template.as_ref()
     }
 
     pub(crate) fn name(&self) -> String {
@@ -303,16 +281,16 @@ impl Engine {
     fn setup(&self) -> &Setup {
         /// Of an engine that is no template's.
         static DEFAULT: Setup = Setup::DEFAULT;
-        self.pool().map_or(&DEFAULT, |pool| pool.setup())
+        self.template().map_or(&DEFAULT, |template| template.setup())
     }
 
     /// Takes back the connection of a unit of work that has ended, unless something is left in it of that.
     pub(crate) fn take_back(&self, mut session: Session) {
-        let is_wanted =
-            !self.0.is_retired.load(Ordering::Relaxed) && IDLE_IN_ALL.load(Ordering::Relaxed) < MAX_IDLE_IN_ALL;
+        // With the last handle, it goes on to the template.
+        let is_wanted = IDLE_IN_ALL.load(Ordering::Relaxed) < MAX_IDLE_IN_ALL || Arc::strong_count(&self.0) == 1;
         if is_wanted && session.make_clean() {
             let mut idle = self.idle();
-            if idle.len() < MAX_IDLE {
+            if idle.len() < MAX_IDLE && !self.0.is_retired.load(Ordering::Relaxed) {
                 IDLE_IN_ALL.fetch_add(1, Ordering::Relaxed);
                 idle.push(session);
             }
@@ -345,10 +323,10 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let sessions = std::mem::take(self.idle.get_mut().unwrap_or_else(PoisonError::into_inner));
         IDLE_IN_ALL.fetch_sub(sessions.len(), Ordering::Relaxed);
-        if let (Some(mount), Some(pool), true, false) =
-            (self.mount.take(), &self.pool, self.is_pooled, *self.is_retired.get_mut())
-        {
-            pool.take_back(Warm { sessions, mount });
+        let is_retired = *self.is_retired.get_mut();
+        let Some(mount) = self.mount.take() else { return };
+        if let Some(template) = self.template.as_ref().filter(|_| self.goes_back && !is_retired) {
+            template.take_back(Warm { sessions, mount });
         }
     }
 }

@@ -13,8 +13,8 @@ use crate::origin::Refusal;
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Any error, as a template's build function returns it.
-pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// Any error, as a function may return that builds a [`Template`](crate::Template).
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What went wrong: the operation, the object, the cause, and where there is one the remedy.
 ///
@@ -31,7 +31,7 @@ struct Repr {
 enum Source {
     Sqlite(rusqlite::Error),
     Io(io::Error),
-    Other(Box<dyn std::error::Error + Send + Sync>),
+    Other(BoxError),
 }
 
 /// What kind of failure an [`Error`] is, to branch on.
@@ -169,12 +169,22 @@ impl Error {
     }
 
     pub(crate) fn function_failed(template: &str, at: &Location<'_>, cause: BoxError) -> Error {
-        let message = format!("can't build {template}: the function given at {at} failed: {cause}");
+        let by_sqlite = if cause.is::<rusqlite::Error>() { "SQLite says: " } else { "" };
+        let message = format!("can't build {template}: the function given at {at} failed: {by_sqlite}{cause}");
         let source = match cause.downcast::<rusqlite::Error>() {
             Ok(cause) => Source::Sqlite(*cause),
             Err(cause) => Source::Other(cause),
         };
         Error::new(ErrorKind::BuildFailed, message).caused_by(source)
+    }
+
+    pub(crate) fn connection_replaced(template: &str, at: &Location<'_>) -> Error {
+        let message = format!(
+            "can't build {template}: the function given at {at} has put another database in the place of its connection's, \
+             by replacing the connection or by deserialize; rusqlite's backup API copies one into it, and \
+             Template::database takes the bytes of one"
+        );
+        Error::new(ErrorKind::BuildFailed, message)
     }
 
     pub(crate) fn build_panicked(template: &str, payload: &(dyn Any + Send)) -> Error {

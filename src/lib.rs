@@ -1,14 +1,14 @@
 #![doc = include_str!("../README.md")]
 
-mod clock;
+mod built;
 mod engine;
 mod error;
 pub mod fixtures;
 mod image;
 mod once_map;
 mod origin;
+mod outside;
 mod pages;
-mod pool;
 mod pooled_connection;
 mod registry;
 mod snapshot;
@@ -21,7 +21,7 @@ mod vfs;
 pub use rusqlite;
 
 pub use crate::engine::Engine;
-pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::error::{BoxError, Error, ErrorKind, Result};
 pub use crate::pooled_connection::PooledConnection;
 pub use crate::registry::{MEMORY_ENGINES, MemoryEngines};
 pub use crate::snapshot::Snapshot;

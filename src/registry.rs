@@ -1,10 +1,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::built::Built;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::once_map::OnceMap;
-use crate::pool::Pool;
 use crate::url::{self, DatabaseUrl};
 
 /// The engines that this process shares, one for each database URL. [`Engine::shared`] gets them from here.
@@ -68,14 +68,12 @@ impl MemoryEngines {
     }
 
     /// The engine of this URL, which is the template's; the first call makes it.
-    pub(crate) fn get_or_create_of(&self, url: &DatabaseUrl, pool: &Arc<Pool>) -> Result<Engine> {
-        let engine = self.get_or_create_with(url, || Ok(Engine::named_of_pool(shared_name(url), pool)))?;
-        let its = engine.pool();
-        if its.is_some_and(|its| Arc::ptr_eq(its, pool)) {
-            return Ok(engine);
+    pub(crate) fn get_or_create_of(&self, url: &DatabaseUrl, template: &Arc<Built>) -> Result<Engine> {
+        let engine = self.get_or_create_with(url, || Ok(Engine::named_of(shared_name(url), template)))?;
+        match engine.template() {
+            Some(its) if Arc::ptr_eq(its, template) => Ok(engine),
+            its => Err(Error::other_template(&shared_name(url), its.map(|its| its.name()), template.name())),
         }
-        let its = its.map(|its| its.template().to_owned());
-        Err(Error::other_template(&shared_name(url), its.as_deref(), pool.template()))
     }
 
     /// The engine of this URL, if there is one. One that is just being made is none yet.
@@ -102,6 +100,20 @@ impl MemoryEngines {
     /// The URLs that have an engine, in order.
     pub fn urls(&self) -> Vec<DatabaseUrl> {
         self.0.keys()
+    }
+}
+
+impl Engine {
+    /// The engine that the whole process shares under this database URL: the first call makes it, empty, and however
+    /// many threads ask at once, they get the same one. [`DatabaseUrl`](crate::DatabaseUrl) lists what a URL can be.
+    ///
+    /// Under a runner that starts a process per test, as cargo-nextest does, tests don't share engines.
+    ///
+    /// # Errors
+    /// [`NotInMemory`](crate::ErrorKind::NotInMemory) and [`InvalidUrl`](crate::ErrorKind::InvalidUrl), as parsing a
+    /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of the creation of the same one.
+    pub fn shared(url: impl AsRef<str>) -> Result<Engine> {
+        MEMORY_ENGINES.get_or_create_spelled(url.as_ref())
     }
 }
 

@@ -1,19 +1,23 @@
+use std::collections::BTreeMap;
+use std::env;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rusqlite::Connection;
 
+use crate::built::Built;
 use crate::engine::Engine;
-use crate::error::{BoxError, Error, Result};
+use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::image::{Content, Identity};
 use crate::once_map::OnceMap;
 use crate::origin::Purpose;
-use crate::pool::Pool;
+use crate::registry::MEMORY_ENGINES;
 use crate::snapshot::Snapshot;
 use crate::unit_of_work::UnitOfWork;
 use crate::vfs::{self, Mount, Name, Setup, script};
-use crate::{clock, image};
+use crate::{image, outside};
 
 /// A recipe for a database: schema, migrations, seed data. It is carried out once, and then every test and every case of a
 /// property test gets an engine of its own with that content, in microseconds.
@@ -42,10 +46,11 @@ use crate::{clock, image};
 /// in the folder `rusqlite-fixtures` of Cargo's target folder, or in the folder that the environment variable
 /// `RUSQLITE_FIXTURES_DIR` names (empty: nowhere). Its name has a hash of all that decides the content: the scripts, the
 /// key, the versions of SQLite and of this crate. So it is left only where that is known: for scripts, and for whatever
-/// has a [`key`](Template::key); and not for a script that asks SQLite for the time, unless that has a key.
+/// has a [`key`](Template::key); and not for a script that asks SQLite for the time or attaches a file, unless that has a key.
 ///
 /// The folder has to be the user's own and not writable for others, or it is not used. What goes wrong with an image is
-/// said once on stderr, and costs no more than building the template again.
+/// said once on stderr, and costs no more than building the template again. Images are read-only files, and mapped: to change
+/// one in its place while a test runs is undefined behaviour. Open one with `sqlite3 -readonly`, remove what is not wanted.
 ///
 /// # Engines are used again
 /// When the last handle of an engine is dropped, its content goes back to the template's, and it waits with its connections
@@ -56,18 +61,25 @@ use crate::{clock, image};
 pub struct Template {
     recipe: Recipe,
     /// What `TEMPLATES` has for the recipe, once it is known.
-    built: OnceLock<Result<Arc<Pool>>>,
+    built: OnceLock<Result<Arc<Built>>>,
 }
 
 #[derive(Clone, Copy)]
 struct Recipe {
     at: &'static Location<'static>,
-    parent: Option<&'static Template>,
+    start: Start,
     steps: [Option<Step>; MAX_STEPS],
     on_connect: Option<fn(&Connection)>,
     /// `None` as in the parent; without one, on.
     foreign_keys: Option<bool>,
     key: Option<&'static str>,
+}
+
+#[derive(Clone, Copy)]
+enum Start {
+    Empty,
+    Database(&'static [u8]),
+    Template(&'static Template),
 }
 
 #[derive(Clone, Copy)]
@@ -82,6 +94,7 @@ enum Action {
     Function(Build),
 }
 
+/// What makes or changes a database: it may fail with any error.
 type Build = fn(&mut Connection) -> Result<(), BoxError>;
 
 /// Steps of one template; a derived one has as many again.
@@ -91,7 +104,7 @@ impl Template {
     /// A database that this script makes. It may hold any number of statements.
     #[track_caller]
     pub const fn sql(script: &'static str) -> Template {
-        Template::new(None).and(Action::Script(script), Location::caller())
+        Template::new(Start::Empty).and(Action::Script(script), Location::caller())
     }
 
     /// A database that this function makes: by a migration library, or one's own code. The connection is set up as all
@@ -111,13 +124,20 @@ impl Template {
     /// ```
     #[track_caller]
     pub const fn build(build: fn(&mut Connection) -> Result<(), BoxError>) -> Template {
-        Template::new(None).and(Action::Function(build), Location::caller())
+        Template::new(Start::Empty).and(Action::Function(build), Location::caller())
     }
 
     /// A database with nothing in it.
     #[track_caller]
     pub const fn empty() -> Template {
-        Template::new(None)
+        Template::new(Start::Empty)
+    }
+
+    /// The database that these bytes are: the content of a SQLite file, as of `include_bytes!`. They are used where they are,
+    /// and not copied.
+    #[track_caller]
+    pub const fn database(bytes: &'static [u8]) -> Template {
+        Template::new(Start::Database(bytes))
     }
 
     /// A template that goes on from another: with its content, and the setup of its connections. The other is built once,
@@ -132,13 +152,13 @@ impl Template {
     /// ```
     #[track_caller]
     pub const fn from(parent: &'static Template) -> Template {
-        Template::new(Some(parent))
+        Template::new(Start::Template(parent))
     }
 
     #[track_caller]
-    const fn new(parent: Option<&'static Template>) -> Template {
+    const fn new(start: Start) -> Template {
         let (at, steps) = (Location::caller(), [None; MAX_STEPS]);
-        let recipe = Recipe { at, parent, steps, on_connect: None, foreign_keys: None, key: None };
+        let recipe = Recipe { at, start, steps, on_connect: None, foreign_keys: None, key: None };
         Template { recipe, built: OnceLock::new() }
     }
 
@@ -173,7 +193,8 @@ impl Template {
     /// Has this function called with each connection of the template's engines before anybody has it: for pragmas, SQL
     /// functions, collations. One that is derived calls its parent's first. It is called before the template is built, too.
     ///
-    /// A connection that is opened by an engine's URI is not set up so. From the connections of units of work, hooks,
+    /// What it panics with, the call that opens the connection panics with; while the template is built, that fails the
+    /// build. A connection that is opened by an engine's URI is not set up so. From the connections of units of work, hooks,
     /// trace, progress and busy handlers are taken off.
     pub const fn on_connect(mut self, on_connect: fn(&Connection)) -> Template {
         self.recipe.on_connect = Some(on_connect);
@@ -188,7 +209,8 @@ impl Template {
     }
 
     /// Says that this key, at this place in the source, stands for what the steps' functions, and `on_connect`, put into the
-    /// database: it has to change when that does. Then the content can be kept in an image for other processes.
+    /// database: it has to change when that does. Then the content can be kept in an image for other processes, if that of its
+    /// parent can. Templates that a macro or a function makes at one place need different keys. The text of the source, `.key(include_str!("migrations.rs"))`, is a key that nobody forgets to change.
     pub const fn key(mut self, key: &'static str) -> Template {
         self.recipe.key = Some(key);
         self
@@ -200,7 +222,7 @@ impl Template {
     /// [`BuildFailed`](crate::ErrorKind::BuildFailed) when the template can't be built;
     /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of its own build.
     pub fn engine(&self) -> Result<Engine> {
-        Ok(Engine::pooled(self.pool()?))
+        Ok(Engine::of(self.built()?))
     }
 
     /// A unit of work on an engine of its own: `engine()?.unit_of_work()`.
@@ -217,25 +239,23 @@ impl Template {
     /// # Errors
     /// As [`engine`](Template::engine).
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Ok(self.pool()?.content().snapshot.clone())
+        Ok(self.built()?.content().snapshot.clone())
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        let Recipe { parent, steps: [first, ..], on_connect, foreign_keys, .. } = &self.recipe;
-        parent.is_none() && first.is_none() && on_connect.is_none() && foreign_keys.is_none()
+    fn is_empty(&self) -> bool {
+        let Recipe { start, steps: [first, ..], on_connect, foreign_keys, .. } = &self.recipe;
+        matches!(start, Start::Empty) && first.is_none() && on_connect.is_none() && foreign_keys.is_none()
     }
 
     /// What it has become; the first call builds it.
-    pub(crate) fn pool(&self) -> Result<&Arc<Pool>> {
+    fn built(&self) -> Result<&Arc<Built>> {
         let built = match self.built.get() {
             Some(built) => built,
             // Not in get_or_init, which would never return if the build asks for this very template.
             None => {
-                let built = TEMPLATES.get_or_create(
-                    &self.recipe.combination(),
-                    || Ok(self.recipe.build()),
-                    || Error::recursive_build(&self.to_string()),
-                )?;
+                let combination = self.recipe.combination();
+                let recursive = || Error::recursive_build(&self.to_string());
+                let built = TEMPLATES.get_or_create(&combination, || self.recipe.build_for_good(), recursive)?;
                 self.built.get_or_init(|| built)
             }
         };
@@ -243,27 +263,50 @@ impl Template {
     }
 }
 
+impl Engine {
+    /// The engine that the whole process shares under this database URL, made of a template by the first who asks.
+    /// [`Template::empty`] asks for nothing.
+    ///
+    /// # Errors
+    /// As [`shared`](Engine::shared) and [`Template::engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate) when the
+    /// engine of this URL is there, and was made of another template or of none.
+    pub fn shared_with(url: impl AsRef<str>, template: &Template) -> Result<Engine> {
+        if template.is_empty() {
+            return Engine::shared(url);
+        }
+        MEMORY_ENGINES.get_or_create_of(&url.as_ref().parse()?, template.built()?)
+    }
+}
+
 /// What has been built, or has failed to be.
-static TEMPLATES: OnceMap<Combination, Result<Arc<Pool>>> = OnceMap::new();
+static TEMPLATES: OnceMap<Combination, Result<Arc<Built>>> = OnceMap::new();
 
 /// Whatever tells a recipe from others: functions by their addresses, a parent by its own.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Combination {
     parent: Option<usize>,
-    steps: Vec<Result<&'static str, usize>>,
+    database: Option<&'static [u8]>,
+    steps: Vec<StepIdentity>,
     on_connect: Option<usize>,
     foreign_keys: Option<bool>,
     key: Option<&'static str>,
 }
 
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum StepIdentity {
+    Script(&'static str),
+    Function(usize),
+}
+
 impl Recipe {
     fn combination(&self) -> Combination {
         let steps = self.steps().map(|step| match step.action {
-            Action::Script(script) => Ok(script),
-            Action::Function(build) => Err(build as usize),
+            Action::Script(script) => StepIdentity::Script(script),
+            Action::Function(build) => StepIdentity::Function(build as usize),
         });
         Combination {
-            parent: self.parent.map(|parent| std::ptr::from_ref(parent).addr()),
+            parent: self.parent().map(|parent| std::ptr::from_ref(parent).addr()),
+            database: if let Start::Database(bytes) = self.start { Some(bytes) } else { None },
             steps: steps.collect(),
             on_connect: self.on_connect.map(|on_connect| on_connect as usize),
             foreign_keys: self.foreign_keys,
@@ -271,30 +314,52 @@ impl Recipe {
         }
     }
 
+    fn parent(&self) -> Option<&'static Template> {
+        if let Start::Template(parent) = self.start { Some(parent) } else { None }
+    }
+
     fn steps(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().flatten()
     }
 
-    fn build(&self) -> Result<Arc<Pool>> {
-        let parent = self.parent.map(Template::pool).transpose()?;
-        let empty = || Content { snapshot: Snapshot::empty(), is_of_its_time: false };
-        let before = parent.map_or_else(empty, |pool| pool.content().clone());
+    /// What the build comes to, for all who ask. That a template asks for itself is for this one to know: others may ask
+    /// when it has been built.
+    fn build_for_good(&self) -> Result<Result<Arc<Built>>> {
+        match self.build() {
+            Err(error) if error.kind() == ErrorKind::RecursiveCreation => Err(error),
+            built => Ok(built),
+        }
+    }
+
+    fn build(&self) -> Result<Arc<Built>> {
+        let before = self.content_before()?;
         let setup = self.setup();
         let name = self.to_string();
         let build = || {
             let built = catch_unwind(AssertUnwindSafe(|| self.carry_out(before, &setup, &name)));
             built.unwrap_or_else(|payload| Err(Error::build_panicked(&name, &*payload)))
         };
-        let content = match self.identity() {
-            Some(identity) => image::get_or_build(&self.label(), &identity, build)?,
+        let content = match self.identity().filter(|identity| self.is_alone_with(identity)) {
+            Some(identity) => image::get_or_build(self.label(), &identity, build)?,
             None => build()?,
         };
-        Ok(Arc::new(Pool::new(&name, content, setup)))
+        Ok(Arc::new(Built::new(&name, content, setup)))
+    }
+
+    /// What the steps go on from. (It comes first, since it fails where templates are derived from one another in a circle.)
+    fn content_before(&self) -> Result<Content> {
+        let snapshot = match self.start {
+            Start::Empty => Snapshot::empty(),
+            Start::Database(bytes) => Snapshot::from_base(Arc::new(bytes), bytes.len())
+                .map_err(|flaw| Error::not_a_database(&format!("the bytes of {self}"), flaw))?,
+            Start::Template(parent) => return Ok(parent.built()?.content().clone()),
+        };
+        Ok(Content { snapshot, is_of_its_time: false })
     }
 
     /// What is done to each connection: the parents' functions first.
     fn setup(&self) -> Setup {
-        let mut setup = self.parent.map_or_else(|| Setup::DEFAULT, |parent| parent.recipe.setup());
+        let mut setup = self.parent().map_or_else(|| Setup::DEFAULT, |parent| parent.recipe.setup());
         setup.foreign_keys = self.foreign_keys.unwrap_or(setup.foreign_keys);
         setup.on_connect.extend(self.on_connect);
         setup
@@ -303,55 +368,101 @@ impl Recipe {
     fn carry_out(&self, before: Content, setup: &Setup, name: &str) -> Result<Content> {
         vfs::register();
         let mount = Mount::new(before.snapshot, Name::Given(name.to_owned()));
-        let (built, asked) = clock::watch(|| {
+        let (built, asked) = outside::watch(|| {
             let connection = vfs::connect(&vfs::uri(&mount), setup, Purpose::Connection(self.at));
             let mut connection = connection.map_err(|cause| Error::connect_to_build(name, cause))?;
-            self.steps().try_for_each(|step| step.carry_out(&mut connection, name))
+            self.steps().try_for_each(|step| step.carry_out(&mut connection, &mount, name))
         });
         built?;
-        let is_of_its_time = (asked || before.is_of_its_time) && self.key.is_none();
+        let is_of_its_time = (asked || self.asks_for_the_time_zone() || before.is_of_its_time) && self.key.is_none();
         Ok(Content { snapshot: mount.store.current(), is_of_its_time })
+    }
+
+    /// SQLite does not ask its VFS for that.
+    fn asks_for_the_time_zone(&self) -> bool {
+        self.steps().any(|step| match step.action {
+            Action::Script(script) => {
+                let script = script.to_ascii_lowercase();
+                script.contains("'localtime'") || script.contains("'utc'")
+            }
+            Action::Function(_) => false,
+        })
     }
 
     /// What its content depends on, where that is known.
     fn identity(&self) -> Option<Identity> {
-        let mut identity = match self.parent {
-            Some(parent) => parent.recipe.identity()?,
-            None => Identity::new(),
+        let is_script = |step: &Step| matches!(step.action, Action::Script(_));
+        if self.key.is_none() && (self.on_connect.is_some() || !self.steps().all(is_script)) {
+            return None;
+        }
+        let mut identity = match self.start {
+            Start::Template(parent) => parent.recipe.identity()?,
+            _ => Identity::new(),
         };
-        let is_known = self.key.is_some() || self.on_connect.is_none();
+        if let Start::Database(bytes) = self.start {
+            identity.add("database", bytes);
+        }
         identity.add("foreign keys", if self.setup().foreign_keys { "on" } else { "off" });
         if let Some(key) = self.key {
-            // With the place, since one key may have been given to two templates.
+            // With the place, since one key may have been given to two templates; of two packages, too, that share a folder.
             identity.add("key", key);
-            identity.add("at", &self.at.to_string());
+            identity.add("at", self.at.to_string());
+            identity.add("package", env::var("CARGO_PKG_NAME").unwrap_or_default());
         }
         for step in self.steps() {
             match step.action {
                 Action::Script(script) => identity.add("script", script),
-                Action::Function(_) if self.key.is_some() => identity.add("function", ""),
-                Action::Function(_) => return None,
+                Action::Function(_) => identity.add("function", ""), // for which the key stands
             }
         }
-        is_known.then_some(identity)
+        Some(identity)
+    }
+
+    /// Whether no other template of this process has that identity, with other functions. A macro or a function may make
+    /// several templates at one place with one key.
+    fn is_alone_with(&self, identity: &Identity) -> bool {
+        static FUNCTIONS: Mutex<BTreeMap<u128, Vec<usize>>> = Mutex::new(BTreeMap::new());
+        let functions = self.functions();
+        let mut all = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+        *all.entry(identity.number()).or_insert_with(|| functions.clone()) == functions
+    }
+
+    /// The addresses of all functions that the key stands for, the parents' first.
+    fn functions(&self) -> Vec<usize> {
+        let mut functions = self.parent().map_or_else(Vec::new, |parent| parent.recipe.functions());
+        functions.extend(self.steps().filter_map(|step| match step.action {
+            Action::Script(_) => None,
+            Action::Function(build) => Some(build as usize),
+        }));
+        functions.extend(self.on_connect.map(|on_connect| on_connect as usize));
+        functions
     }
 
     /// What images are called, for people: by the key, or the file that it is written in.
-    fn label(&self) -> String {
-        let stem = || std::path::Path::new(self.at.file()).file_stem().and_then(|stem| stem.to_str());
-        self.key.or_else(stem).unwrap_or("template").to_owned()
+    fn label(&self) -> &str {
+        let stem = || Path::new(self.at.file()).file_stem().and_then(|stem| stem.to_str());
+        self.short_key().or_else(stem).unwrap_or("template")
+    }
+
+    /// The key, if it is one for people; it may be the text of a whole file.
+    fn short_key(&self) -> Option<&'static str> {
+        self.key.filter(|key| key.len() <= 40 && !key.contains('\n'))
     }
 }
 
 impl Step {
-    fn carry_out(&self, connection: &mut Connection, template: &str) -> Result<()> {
+    fn carry_out(&self, connection: &mut Connection, mount: &Mount, template: &str) -> Result<()> {
         match self.action {
             Action::Script(script) => script::run(connection, script).map_err(|failure| {
-                let line = 1 + script[..failure.at].matches('\n').count();
-                Error::script_failed(template, self.at, line, script[failure.statement].trim_end(), failure.cause)
+                let lines_before = script.as_bytes()[..failure.at].iter().filter(|byte| **byte == b'\n').count();
+                let statement = script.get(failure.statement).unwrap_or_default().trim_end();
+                Error::script_failed(template, self.at, 1 + lines_before, statement, failure.cause)
             })?,
             Action::Function(build) => {
                 build(connection).map_err(|cause| Error::function_failed(template, self.at, cause))?;
+                if !vfs::is_connected(connection, mount) {
+                    return Err(Error::connection_replaced(template, self.at));
+                }
             }
         }
         if connection.is_autocommit() { Ok(()) } else { Err(Error::transaction_left_open(template, self.at)) }
@@ -360,7 +471,7 @@ impl Step {
 
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.key {
+        match self.short_key() {
             Some(key) => write!(f, "the template `{key}` at {}", self.at),
             None => write!(f, "the template at {}", self.at),
         }

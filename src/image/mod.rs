@@ -44,10 +44,14 @@ impl Identity {
         identity
     }
 
-    pub(crate) fn add(&mut self, kind: &str, text: &str) {
-        for part in [kind, text] {
+    pub(crate) fn number(&self) -> u128 {
+        self.0.finish_128()
+    }
+
+    pub(crate) fn add(&mut self, kind: &str, content: impl AsRef<[u8]>) {
+        for part in [kind.as_bytes(), content.as_ref()] {
             self.0.write(&(part.len() as u64).to_le_bytes());
-            self.0.write(part.as_bytes());
+            self.0.write(part);
         }
     }
 }
@@ -61,11 +65,8 @@ pub(crate) fn get_or_build(
     identity: &Identity,
     build: impl FnOnce() -> Result<Content>,
 ) -> Result<Content> {
-    let image = folder().map(|folder| Image::new(folder, label, identity.0.finish_128()));
-    let image = match &image {
-        Some(image) => image,
-        None => return build(),
-    };
+    let Some(folder) = folder() else { return build() };
+    let image = Image::new(folder, label, identity.number());
     if let Some(content) = image.load() {
         return Ok(content);
     }
@@ -93,7 +94,11 @@ fn warn(path: &Path, error: &io::Error) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let path = path.display();
-        eprintln!("rusqlite-fixtures: can't use `{path}` to share templates: {error}; each process builds its own");
+        // Not by eprintln, which test runners capture and show for failing tests only.
+        let _ = writeln!(
+            io::stderr(),
+            "rusqlite-fixtures: can't use `{path}` to share templates: {error}; each process builds its own"
+        );
     });
 }
 
@@ -103,7 +108,7 @@ fn folder() -> Option<&'static Path> {
     let folder = FOLDER.get_or_init(|| {
         let folder = match env::var_os(VARIABLE) {
             Some(folder) if folder.is_empty() => return None,
-            Some(folder) => folder.into(),
+            Some(folder) => PathBuf::from(folder),
             None => target_folder()?.join("rusqlite-fixtures"),
         };
         match os::private_folder(&folder) {
@@ -215,8 +220,8 @@ impl Image<'_> {
 
 /// How long files are kept that nobody may need any more.
 const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How many files are kept that are older than an hour.
-const KEPT: usize = 100;
+/// Files beyond the newest so many are not kept for longer than an hour.
+const KEPT: usize = 200;
 
 /// Removes old images and what belongs to them. A process that has one open goes on with it.
 fn prune(folder: &Path) {

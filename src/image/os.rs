@@ -12,15 +12,19 @@ use crate::pages::Base;
 
 /// The bytes of a file that is never written to again.
 pub(super) fn map(file: &File) -> io::Result<Base> {
-    // SAFETY: images are read-only, in a folder that nobody else can write to, and this crate replaces and removes them but
-    // never writes to one; a mapping keeps what it maps when its file is removed. Who makes an image writable and changes it
-    // in place while a test runs has been told not to, in the documentation of `Template`.
+    // SAFETY: images are read-only, in a folder that nobody else can write to; this crate replaces and removes them but never
+    // writes to one, and a mapping keeps what it maps when its file is removed. Whoever would change one in its place all the
+    // same has been told not to, in the documentation of `Template`.
     let map = unsafe { Mmap::map(file)? };
     Ok(Arc::new(map))
 }
 
 /// Makes the folder, if it is not there, and checks that nobody else can write to it.
 pub(super) fn private_folder(path: &Path) -> io::Result<()> {
+    if !path.is_absolute() {
+        // Tests of different packages run in different folders.
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "RUSQLITE_FIXTURES_DIR has to be an absolute path"));
+    }
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);

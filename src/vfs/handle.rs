@@ -107,6 +107,10 @@ impl Handle {
         self.purpose = purpose;
     }
 
+    pub(super) fn is_on(&self, mount: &Mount) -> bool {
+        std::ptr::eq(&*self.mount, mount)
+    }
+
     pub(super) fn pragma_changed(&self) -> bool {
         self.pragma_changed
     }

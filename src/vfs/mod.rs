@@ -21,8 +21,8 @@ use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlit
 use self::handle::{Caller, Code, Handle, Lock, Pragma};
 use self::mount::FileName;
 pub(crate) use self::mount::{Mount, Name};
-pub(crate) use self::session::{Session, Setup, connect};
-use crate::clock;
+pub(crate) use self::session::{Session, Setup, connect, is_connected};
+use crate::outside;
 
 /// Of SQLite 3.48, so that not all bindings have it. Older versions of SQLite don't look at it.
 const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
@@ -130,13 +130,13 @@ delegate! {
 }
 
 unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
-    clock::ask();
+    outside::ask();
     // SAFETY: SQLite's own arguments.
     unsafe { default_current_time(vfs, out) }
 }
 
 unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
-    clock::ask();
+    outside::ask();
     // SAFETY: SQLite's own arguments.
     unsafe { default_current_time_int64(vfs, out) }
 }
@@ -191,8 +191,13 @@ unsafe extern "C" fn open(
         FileName::Other if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { asks_for_an_engine(name) } => {
             ffi::SQLITE_CANTOPEN
         }
-        // SAFETY: SQLite's own arguments; szOsFile is large enough for the default VFS's file.
-        FileName::Other => unsafe { default_open(vfs, name, file, flags, out_flags) },
+        FileName::Other => {
+            if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
+                outside::ask(); // it is attached
+            }
+            // SAFETY: SQLite's own arguments; szOsFile is large enough for the default VFS's file.
+            unsafe { default_open(vfs, name, file, flags, out_flags) }
+        }
     }
 }
 

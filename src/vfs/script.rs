@@ -1,6 +1,6 @@
 //! Scripts of many SQL statements, run one by one so that an error can say which.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::ops::Range;
 use std::ptr;
 
@@ -25,15 +25,22 @@ unsafe extern "C" {
 
 /// Runs the statements of the script, each to its end; rows are passed over.
 pub(crate) fn run(connection: &Connection, script: &str) -> Result<(), Failure> {
-    let mut start = 0;
+    // With a NUL at its end, SQLite reads it where it is, and not a copy of the rest for each statement.
+    let sql = CString::new(script).map_err(|error| {
+        let at = error.nul_position();
+        let code = ffi::Error::new(ffi::SQLITE_ERROR);
+        let cause = rusqlite::Error::SqliteFailure(code, Some("the script holds a NUL character".to_owned()));
+        Failure { cause, statement: at..at, at }
+    })?;
+    let mut start = skip_blanks(script);
     while start < script.len() {
-        start += skip_blanks(&script[start..]);
-        let end = run_one(connection, &script[start..]).map_err(|failed| Failure {
+        let len = run_one(connection, &sql, start).map_err(|failed| Failure {
             cause: failed.cause,
             statement: start..start + failed.len,
             at: start + failed.offset,
         })?;
-        start += end;
+        start += len;
+        start += skip_blanks(&script[start..]);
     }
     Ok(())
 }
@@ -44,35 +51,24 @@ struct Failed {
     offset: usize,
 }
 
-/// Runs the first statement; returns how long it is.
-fn run_one(connection: &Connection, sql: &str) -> Result<usize, Failed> {
-    let failed = |cause, len, offset| Failed { cause, len, offset };
+/// Runs the first statement from `start` on; returns how long it is.
+fn run_one(connection: &Connection, script: &CStr, start: usize) -> Result<usize, Failed> {
     let mut statement = Statement(ptr::null_mut());
     let mut tail: *const c_char = ptr::null();
-    let text = sql.as_ptr().cast::<c_char>();
-    let bytes = c_int::try_from(sql.len()).unwrap_or(c_int::MAX);
-    // SAFETY: the connection is open, the text is of at least so many bytes, and the rest ours to write to.
-    let (code, offset) = unsafe {
-        let db = connection.handle();
-        let code = ffi::sqlite3_prepare_v2(db, text, bytes, &raw mut statement.0, &raw mut tail);
-        (code, sqlite3_error_offset(db))
+    // SAFETY: the connection is open, `start` is within the script, and the rest is ours to write to.
+    let (code, len, offset) = unsafe {
+        let (db, sql) = (connection.handle(), script.as_ptr().add(start));
+        let code = ffi::sqlite3_prepare_v2(db, sql, -1, &raw mut statement.0, &raw mut tail);
+        (code, if tail.is_null() { 0 } else { tail.addr() - sql.addr() }, sqlite3_error_offset(db))
     };
-    // What SQLite could not compile it has no end for.
-    let len = if tail.is_null() { 0 } else { tail.addr() - text.addr() };
-    let first_line = || sql.lines().next().map_or(0, str::len);
-    check(connection, code)
-        .map_err(|cause| failed(cause, len.max(first_line()), usize::try_from(offset).unwrap_or(0)))?;
-    if statement.0.is_null() && len < sql.len() && sql.as_bytes()[len] == 0 {
-        let nul = ffi::Error::new(ffi::SQLITE_ERROR);
-        let cause = rusqlite::Error::SqliteFailure(nul, Some("the script holds a NUL character".to_owned()));
-        return Err(failed(cause, len, len));
-    }
+    let failed = |cause, offset| Failed { cause, len, offset };
+    check(connection, code).map_err(|cause| failed(cause, usize::try_from(offset).unwrap_or(0)))?;
     while !statement.0.is_null() {
         // SAFETY: prepared above, and not finalized yet.
         match unsafe { ffi::sqlite3_step(statement.0) } {
             ffi::SQLITE_ROW => {}
             ffi::SQLITE_DONE => break,
-            code => check(connection, code).map_err(|cause| failed(cause, len, 0))?,
+            code => check(connection, code).map_err(|cause| failed(cause, 0))?,
         }
     }
     Ok(len)
@@ -96,7 +92,9 @@ fn skip_blanks(sql: &str) -> usize {
             rest.trim_start_matches(|first: char| first.is_ascii_whitespace() || matches!(first, ';' | '\u{feff}'));
         let comment_end = match next.as_bytes() {
             [b'-', b'-', ..] => next.find('\n').unwrap_or(next.len()),
-            [b'/', b'*', ..] => next.find("*/").map_or(next.len(), |end| end + 2),
+            [b'/', b'*', inside @ ..] => {
+                inside.windows(2).position(|pair| pair == b"*/").map_or(next.len(), |end| 2 + end + 2)
+            }
             _ => return sql.len() - next.len(),
         };
         rest = &next[comment_end..];

@@ -3,13 +3,15 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::catch_unwind;
 use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::waiting::wait_in_turn;
-use super::{File, METHODS, handle};
+use super::{File, METHODS, Mount, handle};
 use crate::origin::{Purpose, Refusal};
 
 /// What every connection is given before anybody has it.
@@ -25,19 +27,50 @@ impl Setup {
 
 /// Opens a connection that waits in the engine's queue for its turn to write.
 pub(crate) fn connect(uri: &str, setup: &Setup, purpose: Purpose) -> rusqlite::Result<Connection> {
+    connect_watched(uri, setup, purpose, None)
+}
+
+/// `connect`; the flag, which has to outlive the connection, is set when a statement is compiled that changes the schema.
+fn connect_watched(
+    uri: &str,
+    setup: &Setup,
+    purpose: Purpose,
+    has_changed_schema: Option<&Arc<AtomicBool>>,
+) -> rusqlite::Result<Connection> {
     // SQLITE_OPEN_CREATE, which is among the default flags, is for files that are attached. With a cache of its own the
     // connection has a file of its own, whose purpose is its own.
     let connection = Connection::open_with_flags(uri, OpenFlags::default() | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE)?;
     // SAFETY: the file is ours (`file_of` has checked it) and open as long as the connection is, which is not in use.
     unsafe { handle(file_of(&connection).cast()) }.set_purpose(purpose);
     set_busy_handler(&connection);
+    if let Some(flag) = has_changed_schema {
+        // SAFETY: the connection is open, and the caller keeps the flag as long as the connection.
+        unsafe {
+            ffi::sqlite3_set_authorizer(connection.handle(), Some(on_authorize), Arc::as_ptr(flag) as *mut c_void)
+        };
+    }
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, setup.foreign_keys)?;
     setup.on_connect.iter().for_each(|on_connect| on_connect(&connection));
-    Ok(connection)
+    if connection.is_autocommit() {
+        return Ok(connection);
+    }
+    let misuse = ffi::Error::new(ffi::SQLITE_MISUSE);
+    Err(rusqlite::Error::SqliteFailure(misuse, Some("on_connect has left a transaction open".to_owned())))
+}
+
+/// Whether the connection's main database is this one.
+pub(crate) fn is_connected(connection: &Connection, mount: &Mount) -> bool {
+    // SAFETY: the file is ours and open as long as the connection is, which is not in use.
+    find_file(connection).is_some_and(|file| unsafe { handle(file.cast()) }.is_on(mount))
 }
 
 /// The file that the connection's main database is.
 fn file_of(connection: &Connection) -> *mut File {
+    find_file(connection).expect("an engine's URI opens that engine")
+}
+
+/// The file that the connection's main database is, if it is ours.
+fn find_file(connection: &Connection) -> Option<*mut File> {
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     let out: *mut *mut ffi::sqlite3_file = &mut file;
     // SAFETY: the connection is open; with this opcode the argument is a sqlite3_file* to write to.
@@ -45,9 +78,8 @@ fn file_of(connection: &Connection) -> *mut File {
         ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_FILE_POINTER, out.cast())
     };
     // SAFETY: where SQLite answered, the file is its main database's, which is open.
-    let is_ours = code == ffi::SQLITE_OK && ptr::eq(unsafe { (*file).pMethods }, &METHODS);
-    assert!(is_ours, "an engine's URI opened something else");
-    file.cast()
+    let is_ours = code == ffi::SQLITE_OK && !file.is_null() && ptr::eq(unsafe { (*file).pMethods }, &METHODS);
+    is_ours.then(|| file.cast())
 }
 
 fn set_busy_handler(connection: &Connection) {
@@ -62,6 +94,50 @@ fn set_busy_handler(connection: &Connection) {
 unsafe extern "C" fn on_busy(connection: *mut c_void, tries: c_int) -> c_int {
     c_int::from(catch_unwind(|| wait_in_turn(connection.addr(), tries)).unwrap_or(false))
 }
+
+/// Allows everything, and notes what changes the schema. Who sets an authorizer of their own makes SQLite compile all
+/// statements anew, which is noticed; one that `Setup::on_connect` sets takes this one's place, and is part of the setup.
+unsafe extern "C" fn on_authorize(
+    has_changed_schema: *mut c_void,
+    action: c_int,
+    _: *const c_char,
+    _: *const c_char,
+    _: *const c_char,
+    _: *const c_char,
+) -> c_int {
+    if SCHEMA_CHANGES.contains(&action) {
+        // SAFETY: `connect_watched` was given it for as long as the connection lives.
+        unsafe { &*has_changed_schema.cast::<AtomicBool>() }.store(true, Ordering::Relaxed);
+    }
+    ffi::SQLITE_OK
+}
+
+/// Whether the authorizer still is ours, after somebody has set up the connection.
+fn is_watched(connection: &Connection, has_changed_schema: &AtomicBool) -> bool {
+    has_changed_schema.store(false, Ordering::Relaxed);
+    drop(connection.prepare("CREATE VIEW rusqlite_fixtures_probe AS SELECT 1")); // compiled, not run
+    has_changed_schema.load(Ordering::Relaxed)
+}
+
+/// "Authorizer Action Codes" that stand for a change of the schema, or of the statistics beside it.
+const SCHEMA_CHANGES: [c_int; 16] = [
+    ffi::SQLITE_CREATE_INDEX,
+    ffi::SQLITE_CREATE_TABLE,
+    ffi::SQLITE_CREATE_TEMP_INDEX,
+    ffi::SQLITE_CREATE_TRIGGER,
+    ffi::SQLITE_CREATE_VIEW,
+    ffi::SQLITE_CREATE_VTABLE,
+    ffi::SQLITE_DROP_INDEX,
+    ffi::SQLITE_DROP_TABLE,
+    ffi::SQLITE_DROP_TEMP_INDEX,
+    ffi::SQLITE_DROP_TRIGGER,
+    ffi::SQLITE_DROP_VIEW,
+    ffi::SQLITE_DROP_VTABLE,
+    ffi::SQLITE_ALTER_TABLE,
+    ffi::SQLITE_REINDEX,
+    ffi::SQLITE_ANALYZE,
+    ffi::SQLITE_ATTACH,
+];
 
 /// What a unit of work says to SQLite.
 #[derive(Clone, Copy)]
@@ -84,8 +160,12 @@ pub(crate) struct Session {
     statements: [*mut sqlite3_stmt; COMMANDS.len()],
     /// Compiled when it is needed first: what makes `changes()` zero.
     forget_changes: *mut sqlite3_stmt,
+    /// Whether it has compiled a statement that changes the schema. After the connection, whose authorizer sets it.
+    has_changed_schema: Arc<AtomicBool>,
     /// SQLite's run-time limits as they were when the connection was opened.
     limits: [c_int; LIMITS],
+    /// Whether what it has read of the schema is that of the content that its engine was made with.
+    has_seen_baseline: bool,
     /// Whether SQLite had to compile one of the statements anew, which it does after something about the whole
     /// connection has changed: a flag, a function or a collation redefined, an authorizer set.
     was_changed: bool,
@@ -99,7 +179,11 @@ unsafe impl Send for Session {}
 
 impl Session {
     pub(crate) fn open(uri: &str, setup: &Setup, purpose: Purpose) -> rusqlite::Result<Session> {
-        let connection = connect(uri, setup, purpose)?;
+        Refusal::forget(); // of what came before
+        let has_changed_schema = Arc::new(AtomicBool::new(false));
+        let connection = connect_watched(uri, setup, purpose, Some(&has_changed_schema))?;
+        has_changed_schema
+            .store(!setup.on_connect.is_empty() && !is_watched(&connection, &has_changed_schema), Ordering::Relaxed);
         // Reads the schema now: the first time, SQLite settles the text encoding and compiles all statements anew, which
         // would look like a change of the connection later.
         drop(connection.prepare("SELECT 1 FROM sqlite_schema")?);
@@ -113,7 +197,9 @@ impl Session {
             file,
             statements: [ptr::null_mut(); COMMANDS.len()],
             forget_changes: ptr::null_mut(),
+            has_changed_schema,
             limits,
+            has_seen_baseline: false,
             was_changed: false,
         };
         for (statement, sql) in session.statements.iter_mut().zip(COMMANDS) {
@@ -123,6 +209,19 @@ impl Session {
         // SAFETY: the file is open as long as the connection is, and not in use.
         unsafe { handle(session.file.cast()) }.approve_pragmas();
         Ok(session)
+    }
+
+    /// The engine's content was what it was made with while this was opened.
+    pub(crate) fn saw_baseline(&mut self) {
+        self.has_seen_baseline = true;
+    }
+
+    /// Whether what it knows of the schema is what a new connection to that content would know.
+    ///
+    /// One that was opened later may have read a schema that was edited, or statistics for the query planner, of which the
+    /// schema cookie says nothing. And SQLite forgets the statistics that it has read when it fails to create an index.
+    pub(crate) fn knows_baseline(&self) -> bool {
+        self.has_seen_baseline && !self.has_changed_schema.load(Ordering::Relaxed)
     }
 
     pub(crate) fn connection(&self) -> &Connection {
@@ -216,7 +315,13 @@ impl Session {
         self.run(Command::Rollback)
     }
 
+    /// Whether the connection is the one that was opened, and its main database still is the engine: sqlite3_deserialize
+    /// puts another one in its place.
     fn is_whole(&self) -> bool {
+        self.has_its_connection() && find_file(&self.connection) == Some(self.file)
+    }
+
+    fn has_its_connection(&self) -> bool {
         self.db() == self.opened
     }
 
@@ -225,16 +330,20 @@ impl Session {
         let pragma_changed = unsafe { handle(self.file.cast()) }.pragma_changed();
         self.was_changed
             || pragma_changed
-            || self.is_reading()
+            || self.is_stepping()
             || self.has_temporary_schema()
             || self.has_attached_databases()
             || limits_of(&self.connection) != self.limits
     }
 
-    /// Whether a statement has been left before its last row, so that it holds on to what it reads.
-    fn is_reading(&self) -> bool {
-        // SAFETY: the connection is open; NULL asks for all its databases.
-        unsafe { ffi::sqlite3_txn_state(self.db(), ptr::null()) != ffi::SQLITE_TXN_NONE }
+    /// Whether a statement has been left before its last row.
+    fn is_stepping(&self) -> bool {
+        // SAFETY: the connection is open; after NULL comes the first of its statements.
+        let next = |statement| unsafe { ffi::sqlite3_next_stmt(self.db(), statement) };
+        let statements = std::iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
+        // SAFETY: a statement of this connection, which nobody finalizes meanwhile.
+        let is_busy = |statement| unsafe { ffi::sqlite3_stmt_busy(statement) != 0 };
+        statements.take_while(|statement| !statement.is_null()).any(is_busy)
     }
 
     /// Whether the connection's temporary database has been opened, which SQLite does with the first temporary table,
@@ -259,10 +368,11 @@ impl Session {
     /// rusqlite would keep until the connection is closed.
     fn take_hooks(&mut self) -> bool {
         set_busy_handler(&self.connection);
+        let _ = self.connection.progress_handler(0, None::<fn() -> bool>); // by rusqlite, which drops the closure
         let db = self.db();
         // SAFETY: the connection is open, NULL takes a callback off, and no statement is running.
         unsafe {
-            ffi::sqlite3_progress_handler(db, 0, None, ptr::null_mut());
+            ffi::sqlite3_collation_needed(db, ptr::null_mut(), None);
             ffi::sqlite3_trace_v2(db, 0, None, ptr::null_mut());
             ffi::sqlite3_set_last_insert_rowid(db, 0);
             ffi::sqlite3_commit_hook(db, None, ptr::null_mut()).is_null()
@@ -295,7 +405,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if !self.is_whole() {
+        if !self.has_its_connection() {
+            std::mem::forget(self.has_changed_schema.clone());
             return; // the statements are of a connection that another thread may be using: they are given up
         }
         for statement in self.statements.into_iter().chain([self.forget_changes]) {

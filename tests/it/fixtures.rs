@@ -113,11 +113,16 @@ fn beside_serial(#[with("file:fixtures-serial?mode=memory")] memory_engine: Engi
     memory_engine.reset().unwrap();
 }
 
-/// `#[file_serial]` does the same where each test is a process.
+/// `#[file_serial]` does the same where each test is a process, for what processes share: here a file.
 #[rstest]
+#[case(1)]
+#[case(2)]
 #[file_serial(fixtures_file_serial)]
-fn beside_file_serial(memory_engine: Engine) {
-    assert!(memory_engine.unit_of_work().is_ok());
+fn beside_file_serial(#[with(&BANK)] fresh_unit_of_work: UnitOfWork, #[case] case: i64) {
+    let path = std::env::temp_dir().join(format!("fixtures-file-serial-{}", env!("CARGO_PKG_VERSION")));
+    std::fs::write(&path, case.to_string()).unwrap();
+    fresh_unit_of_work.execute("DELETE FROM account WHERE id = ?1", [case]).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), case.to_string());
 }
 
 #[test]

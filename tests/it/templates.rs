@@ -31,7 +31,7 @@ fn engines_start_as_the_template_and_are_alone() {
     assert_eq!((accounts(&one), accounts(&other)), (2, 1));
     one.reset().unwrap();
     assert_eq!(accounts(&one), 1, "a reset goes back to the template");
-    assert_eq!(BANK.snapshot().unwrap().engine().unit_of_work().unwrap().changes(), 0);
+    assert_eq!(accounts(&BANK.snapshot().unwrap().engine()), 1);
     assert_eq!(number(&BANK.unit_of_work().unwrap(), "SELECT sum(amount) FROM entry"), 100);
     assert_integrity(&one.connect().unwrap());
 }
@@ -75,6 +75,7 @@ fn the_same_combination_is_built_once_wherever_it_is_written() {
         assert_eq!(accounts(&engine), 1);
         assert_eq!(accounts(&BASE.engine().unwrap()), 0);
     }
+    assert_eq!(accounts(&Template::from(&BASE).seed_with(count_inserts).engine().unwrap()), 1); // written a second time
     let two = Template::from(&BASE).seed_with(count_inserts).seed("INSERT INTO account VALUES (8, 'Barbara')");
     assert_eq!(accounts(&two.engine().unwrap()), 2);
     assert_eq!(BUILDS.load(Ordering::Relaxed), 21);
@@ -199,6 +200,32 @@ fn a_template_may_have_pages_of_any_size() {
     assert_eq!((number(&work, "PRAGMA page_size"), number(&work, "SELECT count(*) FROM t")), (65536, 2));
 }
 
+/// A database that was made elsewhere, as one of `include_bytes!`.
+#[test]
+fn a_template_may_start_as_a_database() {
+    static GOLDEN: Template = Template::sql(SCHEMA).seed("INSERT INTO account VALUES (7, 'Barbara')");
+    let bytes: &'static [u8] = Box::leak(GOLDEN.snapshot().unwrap().to_bytes().into_boxed_slice());
+    let template = Template::database(bytes).seed("INSERT INTO account VALUES (8, 'Edsger')");
+    assert_eq!(accounts(&template.engine().unwrap()), 2);
+    assert_eq!(accounts(&Template::database(bytes).engine().unwrap()), 1);
+    let error = Template::database(&bytes[..5000]).engine().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotADatabase);
+    assert!(error.to_string().contains("the bytes of the template at tests/it/templates.rs:"), "{error}");
+}
+
+/// All that SQLite takes for a script.
+#[test]
+fn scripts_may_hold_anything_that_sqlite_reads() {
+    static ODD: Template = Template::sql(
+        "\u{feff}/*/ a comment that begins so */ CREATE TABLE word (word TEXT); -- with 'quotes\r\n
+        CREATE TRIGGER t AFTER INSERT ON word BEGIN SELECT 1; SELECT ';'; END;;; \x0c
+        INSERT INTO word VALUES ('semi;colon'), ('--'), ('/*'), ('é' || 'ü') ; SELECT * FROM word;
+        PRAGMA user_version = 7; /* not ended",
+    );
+    let work = ODD.unit_of_work().unwrap();
+    assert_eq!((number(&work, "SELECT count(*) FROM word"), number(&work, "PRAGMA user_version")), (4, 7));
+}
+
 mod failures {
     use super::*;
 
@@ -246,6 +273,41 @@ mod failures {
         assert!(message(&Template::sql("CREATE TABLE a (id);\n\0CREATE TABLE b (id)")).contains("line 2"));
         let open = message(&Template::sql("BEGIN; CREATE TABLE a (id)"));
         assert!(open.contains("has begun a transaction and neither committed it nor rolled it back"), "{open}");
+    }
+
+    /// What it makes is not in the template's database, so the template would be empty.
+    #[test]
+    fn a_function_may_not_put_another_database_in_place_of_its_own() {
+        let replaced = Template::build(|connection| {
+            *connection = Connection::open_in_memory()?;
+            Ok(connection.execute_batch(SCHEMA)?)
+        });
+        let detached = Template::build(|connection| {
+            let bytes = BANK.snapshot()?.to_bytes();
+            Ok(connection.deserialize_read_exact("main", &*bytes, bytes.len(), false)?)
+        });
+        for template in [replaced, detached] {
+            let message = message(&template);
+            assert!(message.contains("has put another database in the place of its connection's"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_a_whole_file_is_not_in_the_message() {
+        let message = message(&Template::build(|_| Err("no migrations".into())).key(include_str!("templates.rs")));
+        assert!(message.len() < 200, "{message}");
+    }
+
+    #[test]
+    fn what_a_connection_is_set_up_with_may_fail_the_build() {
+        let message = message(&Template::sql("SELECT 1").on_connect(|_| panic!("no such extension")));
+        assert!(message.ends_with("it panicked: no such extension"), "{message}");
+    }
+
+    #[test]
+    fn an_error_of_text_in_many_bytes_is_cut_where_a_character_ends() {
+        let message = message(&Template::sql("-- é\nSELECT 'é' ü é, 'ü' FROM"));
+        assert!(message.contains(": line 2 of the script"), "{message}");
     }
 
     #[test]

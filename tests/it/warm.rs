@@ -18,7 +18,8 @@ const SCHEMA: &str = "
     CREATE INDEX entry_account ON entry (account);
     CREATE VIEW total AS SELECT account, sum(amount) AS amount FROM entry GROUP BY account;
     CREATE TRIGGER opened AFTER INSERT ON account BEGIN INSERT INTO entry VALUES (new.id, 0); END;
-    INSERT INTO account (owner) VALUES ('Ada'), ('Grace');";
+    INSERT INTO account (owner) VALUES ('Ada'), ('Grace');
+    ANALYZE;";
 
 /// Whether the engine that the template gives next is one that was used before, with its connections. SQLite's count of
 /// all changes is the one thing that a connection can't be made to forget.
@@ -43,9 +44,6 @@ fn an_engine_is_used_again_with_its_connections() {
     assert_eq!((work.changes(), work.last_insert_rowid(), number(&work, "SELECT changes()")), (0, 0, 0));
     work.execute("INSERT INTO account (owner) VALUES ('Barbara')", []).unwrap();
     assert_eq!(work.last_insert_rowid(), 3, "AUTOINCREMENT starts anew");
-    let uri = engine.uri().to_owned();
-    drop((work, engine));
-    assert!(!TEMPLATE.engine().unwrap().uri().ends_with(&uri));
 }
 
 /// As most code under test does, for which SQLite would compile all statements anew.
@@ -129,6 +127,22 @@ fn an_engine_that_is_still_connected_is_not_used_again() {
     assert_eq!(number(&next, "SELECT count(*) FROM account"), 2);
 }
 
+/// What keeps watch over changes of the schema may be taken off by what sets up the connection.
+#[test]
+#[allow(unsafe_code, reason = "calls SQLite past rusqlite, which wants a connection mutably for this")]
+fn a_connection_that_can_not_be_watched_is_not_used_again() {
+    fn take_off(connection: &Connection) {
+        // SAFETY: the connection is open, and no authorizer is what SQLite takes.
+        unsafe { rusqlite::ffi::sqlite3_set_authorizer(connection.handle(), None, std::ptr::null_mut()) };
+    }
+    static WATCHED: Template = Template::sql(SCHEMA).on_connect(|_| {});
+    static UNWATCHED: Template = Template::sql(SCHEMA).on_connect(take_off);
+    for template in [&WATCHED, &UNWATCHED] {
+        template.engine().unwrap().transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+    }
+    assert_eq!((is_warm(&WATCHED), is_warm(&UNWATCHED)), (true, false));
+}
+
 /// A connection that is not the engine's is not put in the place of one that is.
 #[test]
 fn a_connection_that_was_exchanged_is_not_used_again() {
@@ -183,9 +197,19 @@ enum Leak {
     LockTimeout,
     Reset,
     Exchange,
+    /// Takes the pooled connection out, and uses it after what it came from is gone.
+    MoveOut,
+    Deserialize,
+    CollationNeeded,
+    /// Opens a connection that goes to the pool, after what was left before it.
+    OpenAnother,
 }
 
-const SQL: [&str; 44] = [
+const SQL: [&str; 48] = [
+    "CREATE UNIQUE INDEX not_unique ON entry (amount)",
+    "COMMIT; CREATE UNIQUE INDEX not_unique ON entry (amount)",
+    "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'amount', 'sum') WHERE name = 'entry'",
+    "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 500) INSERT INTO entry SELECT 1, n FROM n; ANALYZE",
     "INSERT INTO account (owner) VALUES (random())",
     "INSERT OR IGNORE INTO account (owner) VALUES ('Ada')",
     "DELETE FROM account",
@@ -248,6 +272,11 @@ fn leak() -> impl Strategy<Value = Leak> {
         LockTimeout,
         Reset,
         Exchange,
+        MoveOut,
+        Deserialize,
+        CollationNeeded,
+        OpenAnother,
+        OpenAnother,
     ];
     prop_oneof![
         5 => prop::sample::select(SQL.as_slice()).prop_map(Sql),
@@ -295,6 +324,22 @@ impl Hands {
             Leak::LockTimeout => self.engine.set_lock_timeout(Duration::from_millis(1)),
             Leak::Reset => drop(self.engine.reset()),
             Leak::Exchange => std::mem::swap::<Connection>(&mut self.pooled, &mut self.own),
+            Leak::MoveOut => {
+                let moved = std::mem::replace::<Connection>(&mut self.pooled, Connection::open_in_memory().unwrap());
+                self.own = moved;
+            }
+            Leak::Deserialize => {
+                let bytes: &[u8] = &Engine::new().snapshot().to_bytes();
+                let deserialized: &mut Connection = if which == 2 { &mut self.own } else { &mut self.pooled };
+                drop(deserialized.deserialize_read_exact("main", bytes, bytes.len(), false));
+            }
+            Leak::CollationNeeded => {
+                fn create(connection: &Connection, name: &str) -> rusqlite::Result<()> {
+                    connection.create_collation(name, |one, other| one.cmp(other))
+                }
+                drop(connection.collation_needed(create));
+            }
+            Leak::OpenAnother => drop((self.engine.pooled_connection(), self.engine.unit_of_work())),
         }
     }
 }
@@ -321,7 +366,7 @@ fn hook(hooked: &mut Connection, leak: Leak) {
 
 /// Leaves a statement before its last row, and never finalizes it.
 fn unfinished(connection: &Connection) {
-    let Ok(mut statement) = connection.prepare("SELECT * FROM account, account") else { return };
+    let Ok(mut statement) = connection.prepare("VALUES (1), (2)") else { return };
     if let Ok(mut rows) = statement.query([]) {
         let _ = rows.next();
         std::mem::forget(rows);
@@ -390,6 +435,7 @@ fn look(connection: &Connection) -> Vec<String> {
         "SELECT group_concat(type || name || coalesce(sql, ''), x'0a') FROM (SELECT * FROM sqlite_schema ORDER BY name)",
         "SELECT group_concat(name) FROM temp.sqlite_schema",
         "SELECT group_concat(name) FROM pragma_database_list",
+        "SELECT 1 FROM account ORDER BY owner COLLATE leaked",
         "SELECT group_concat(id || owner) FROM account",
         "SELECT group_concat(account || ':' || amount) FROM entry",
         "SELECT group_concat(account || ':' || amount) FROM total",
@@ -405,6 +451,14 @@ fn look(connection: &Connection) -> Vec<String> {
         let row = connection.query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0));
         view.push(format!("{sql}: {row:?}, {}", connection.changes()));
     }
+    for sql in ["SELECT * FROM entry WHERE account = 1", "SELECT * FROM account JOIN entry ON account = id"] {
+        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let steps: Vec<String> = plan.query_map([], |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+        view.push(format!("{sql}: {steps:?}"));
+    }
+    if connection.is_autocommit() {
+        view.push(format!("VACUUM {:?}", connection.execute_batch("VACUUM")));
+    }
     view
 }
 
@@ -415,7 +469,7 @@ proptest! {
     #[test]
     fn nothing_reaches_the_next_test(leaks in prop::collection::vec((leak(), 0..3usize), 1..8), panics in any::<bool>()) {
         static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-property");
-        let cold = view(&TEMPLATE.snapshot().unwrap().engine());
+        let cold: Vec<String> = view(&TEMPLATE.snapshot().unwrap().engine());
         for _ in 0..2 {
             let mut hands = Hands::of(&TEMPLATE);
             for (leak, which) in &leaks {
@@ -431,7 +485,9 @@ proptest! {
         }
         let next = TEMPLATE.engine().unwrap();
         let warm = view(&next);
-        prop_assert_eq!(&warm, &cold);
+        for (warm, cold) in warm.iter().zip(&cold) {
+            prop_assert_eq!(warm, cold);
+        }
     }
 }
 
@@ -439,13 +495,26 @@ proptest! {
 #[test]
 fn what_the_property_looks_at_is_used_again() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-control");
-    let warm = (0..SQL.len()).filter(|&index| {
+    let stays_warm = |leak: Leak, which: usize| {
         let mut hands = Hands::of(&TEMPLATE);
-        hands.leave(Leak::Sql("INSERT INTO account (owner) VALUES (random())"), 1);
-        hands.leave(Leak::Sql(SQL[index]), 1);
+        hands.leave(Leak::Sql("INSERT INTO account (owner) VALUES (random())"), which);
+        hands.leave(leak, which);
         drop(hands);
         is_warm(&TEMPLATE)
-    });
-    let warm = warm.count();
-    assert!(warm >= 12, "only {warm} of {} left a connection that could be used again", SQL.len());
+    };
+    // With a pooled connection, which is the last to go back and so the first to be used.
+    let warm: Vec<&str> = SQL.into_iter().filter(|sql| stays_warm(Leak::Sql(sql), 1)).collect();
+    for sql in [
+        "DELETE FROM account",
+        "UPDATE entry SET amount = 7",
+        "BEGIN",
+        "BEGIN IMMEDIATE",
+        "SAVEPOINT s",
+        "PRAGMA user_version = 7",
+    ] {
+        assert!(warm.contains(&sql), "{sql} keeps a connection from being used again; {warm:?} do not");
+    }
+    for leak in [Leak::Progress, Leak::Trace, Leak::BusyTimeout, Leak::LockTimeout] {
+        assert!(stays_warm(leak, 1), "{leak:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! The engines of one template that wait for the next test, with their connections open.
+//! What a template has become: its content, and the engines with it that wait for the next test.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
@@ -6,14 +6,13 @@ use std::thread::{self, ThreadId};
 use crate::image::Content;
 use crate::vfs::{Mount, Name, Session, Setup};
 
-/// What a template has become: the content and the setup of its engines, and those of them that nobody has.
-pub(crate) struct Pool {
+pub(crate) struct Built {
     /// What the template is called in messages.
-    template: Arc<str>,
+    name: Arc<str>,
     content: Content,
     setup: Setup,
-    /// With the thread that had each last.
-    warm: Mutex<Vec<(ThreadId, Warm)>>,
+    /// The engines that nobody has, each with the thread that had it last.
+    waiting: Mutex<Vec<(ThreadId, Warm)>>,
 }
 
 /// A store with the template's content, and connections to it that are as good as new.
@@ -24,18 +23,18 @@ pub(crate) struct Warm {
 }
 
 /// How many engines wait at most. More than threads run tests at once, each with an engine or two, would wait in vain.
-const MAX_WARM: usize = 32;
+const MAX_WAITING: usize = 32;
 
 /// How many connections wait with each engine.
 const MAX_SESSIONS: usize = 8;
 
-impl Pool {
-    pub(crate) fn new(template: &str, content: Content, setup: Setup) -> Pool {
-        Pool { template: template.into(), content, setup, warm: Mutex::new(Vec::new()) }
+impl Built {
+    pub(crate) fn new(name: &str, content: Content, setup: Setup) -> Built {
+        Built { name: name.into(), content, setup, waiting: Mutex::new(Vec::new()) }
     }
 
-    pub(crate) fn template(&self) -> &str {
-        &self.template
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn content(&self) -> &Content {
@@ -46,44 +45,45 @@ impl Pool {
         &self.setup
     }
 
-    /// An engine's store that has waited; otherwise a new one.
+    /// The store of an engine that has waited; otherwise a new one.
     pub(crate) fn take(&self) -> Warm {
-        match self.take_warm() {
+        match self.take_waiting() {
             Some(warm) => {
                 warm.mount.expose();
                 warm
             }
             None => {
-                let name = Name::OfTemplate(self.template.clone());
+                let name = Name::OfTemplate(self.name.clone());
                 Warm { sessions: Vec::new(), mount: Mount::new(self.content.snapshot.clone(), name) }
             }
         }
     }
 
     /// The latest that this thread has given back, or else anybody: its pages are most likely in this processor's caches.
-    fn take_warm(&self) -> Option<Warm> {
+    fn take_waiting(&self) -> Option<Warm> {
         let this = thread::current().id();
-        let mut warm = self.warm();
-        let index = warm.iter().rposition(|(thread, _)| *thread == this).or_else(|| warm.len().checked_sub(1))?;
-        Some(warm.remove(index).1)
+        let mut waiting = self.lock();
+        let index = waiting.iter().rposition(|(thread, _)| *thread == this).or_else(|| waiting.len().checked_sub(1))?;
+        Some(waiting.remove(index).1)
     }
 
     /// Takes back the store of an engine that is gone, if nobody else has it, and makes it as it was at first.
     pub(crate) fn take_back(&self, mut warm: Warm) {
+        warm.sessions.retain(Session::knows_baseline);
         warm.sessions.truncate(MAX_SESSIONS);
         let references = 1 + warm.sessions.len();
         if !warm.mount.withdraw(references) || !warm.mount.store.renew() {
             return;
         }
-        let mut all = self.warm();
-        if all.len() < MAX_WARM {
-            all.push((thread::current().id(), warm));
+        let mut waiting = self.lock();
+        if waiting.len() < MAX_WAITING {
+            waiting.push((thread::current().id(), warm));
         }
         // One too many is dropped after the lock, for to close connections takes time.
     }
 
-    fn warm(&self) -> MutexGuard<'_, Vec<(ThreadId, Warm)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(ThreadId, Warm)>> {
         // Only ever added to and taken from: nothing can be half done.
-        self.warm.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
