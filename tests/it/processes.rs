@@ -41,6 +41,11 @@ static SET_UP: Template = Template::sql(SCHEMA).on_connect(|_| {});
 static TIMELY: Template = Template::sql(SCHEMA).seed(
     "CREATE TABLE visit (account INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP); INSERT INTO visit (account) VALUES (1)",
 );
+static ATTACHING: Template = Template::sql(
+    "ATTACH 'outside.sqlite3' AS outside; CREATE TABLE account AS SELECT * FROM outside.account; DETACH outside",
+);
+static ZONED: Template =
+    Template::sql("CREATE TABLE account AS SELECT datetime('2020-06-01 12:00', 'localtime') AS at");
 static OF_TIMELY: Template = Template::from(&TIMELY).seed("DELETE FROM account WHERE id > 10");
 static TIMELY_WITH_KEY: Template = Template::from(&TIMELY_PARENT).seed("INSERT INTO visit VALUES (2)").key("timely");
 static TIMELY_PARENT: Template =
@@ -56,6 +61,7 @@ fn child() {
         Ok("derive") => assert_eq!((count(&DERIVED), count(&KEYED)), (10, 1000)),
         Ok("unknown") => assert_eq!((count(&UNKNOWN), count(&SET_UP), count(&UNKNOWN_PARENT)), (1000, 1000, 10)),
         Ok("timely") => assert_eq!(count(&TIMELY), 1000),
+        Ok("attach") => assert_eq!((count(&ATTACHING), count(&ZONED)), (1, 1)),
         Ok("of timely") => assert_eq!(count(&OF_TIMELY), 10),
         Ok("timely with key") => {
             assert_eq!(number(&TIMELY_WITH_KEY.unit_of_work().unwrap(), "SELECT count(*) FROM visit"), 2);
@@ -195,6 +201,16 @@ fn what_is_of_its_time_is_not_shared_unless_it_has_a_key() {
     assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (0, 2));
     folder.run("timely with key");
     assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (2, 2));
+}
+
+/// Nor is what was read from another file, or depends on the time zone.
+#[test]
+fn what_is_not_of_the_script_alone_is_not_shared() {
+    let folder = Folder::new();
+    let outside = Connection::open(folder.folder.path().join("outside.sqlite3")).unwrap();
+    outside.execute_batch("CREATE TABLE account (id); INSERT INTO account VALUES (1)").unwrap();
+    succeeded(folder.command("attach", None).current_dir(folder.folder.path()).output().unwrap());
+    assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (0, 2));
 }
 
 /// Whatever has happened to the image: it is noticed, and built anew.

@@ -138,6 +138,35 @@ fn every_connection_is_set_up() {
     check(&CHILD.unit_of_work().unwrap());
 }
 
+/// A macro makes several templates at one place, and their functions can't be told apart by a key that they share.
+#[test]
+fn one_key_for_two_functions_at_one_place_is_not_trusted() {
+    macro_rules! templates {
+        ($($name:ident makes $sql:literal;)*) => {$(
+            static $name: Template = Template::build(|connection| Ok(connection.execute_batch($sql)?)).key("twice");
+        )*};
+    }
+    templates! {
+        ONE makes "CREATE TABLE one (id)";
+        TWO makes "CREATE TABLE two (id)";
+    }
+    for (template, table) in [(&ONE, "one"), (&TWO, "two")] {
+        assert_eq!(text(&template.unit_of_work().unwrap(), "SELECT name FROM sqlite_schema"), table);
+    }
+}
+
+/// `A` asks for `B`, which goes on from `A`: that is refused, to `A`. Once `A` is built, `B` can be.
+#[test]
+fn what_was_refused_within_a_build_can_be_built_later() {
+    static A: Template = Template::build(|connection| {
+        assert_eq!(B.engine().unwrap_err().kind(), ErrorKind::RecursiveCreation);
+        Ok(connection.execute_batch(SCHEMA)?)
+    });
+    static B: Template = Template::from(&A).seed("INSERT INTO account VALUES (1, 'Ada')");
+    assert_eq!(accounts(&A.engine().unwrap()), 0);
+    assert_eq!(accounts(&B.engine().unwrap()), 1);
+}
+
 #[test]
 fn sixteen_threads_that_race_for_a_shared_engine_see_one_build() {
     static BUILDS: AtomicUsize = AtomicUsize::new(0);
