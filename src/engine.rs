@@ -19,7 +19,7 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 /// One SQLite database in memory, which any number of threads and connections share.
 ///
 /// An `Engine` is a handle: a clone is another one on the same database, and two are equal when they are. The database
-/// is freed when the last handle and the last connection are gone. ([`MEMORY_ENGINES`] holds a handle on each shared
+/// is freed when the last handle and the last connection are gone. ([`MEMORY_ENGINES`](crate::MEMORY_ENGINES) holds a handle on each shared
 /// engine.)
 ///
 /// Readers never wait and never see half of a commit: each transaction reads what was committed when it began to read.
@@ -248,13 +248,13 @@ impl Engine {
 
     /// A new engine that starts with what is committed in this one now. It shares the pages until either writes, so it
     /// takes the same time whatever the size. Its connections are set up as this one's are (by
-    /// [`Template::on_connect`]).
+    /// [`Template::on_connect`](crate::Template::on_connect)).
     pub fn fork(&self) -> Engine {
         Engine::cold(self.snapshot(), Name::Numbered, self.0.template.clone())
     }
 
     /// Has the connections of units of work closed when they end, from now on, rather than used again; and an engine of
-    /// a [`Template`] not used again either. For a test that does to a connection what can't be told
+    /// a [`Template`](crate::Template) not used again either. For a test that does to a connection what can't be told
     /// afterwards, as registering a new SQL function or collation.
     pub fn retire(&self) {
         let idle = {

@@ -105,7 +105,7 @@ impl MemoryEngines {
 
 impl Engine {
     /// The engine that the whole process shares under this database URL: the first call makes it, empty, and however
-    /// many threads ask at once, they get the same one. [`DatabaseUrl`](crate::DatabaseUrl) lists what a URL can be.
+    /// many threads ask at once, they get the same one. [`DatabaseUrl`] lists what a URL can be.
     ///
     /// Under a runner that starts a process per test, as cargo-nextest does, tests don't share engines.
     ///
