@@ -5,6 +5,8 @@ mod engine;
 mod error;
 pub mod fixtures;
 mod image;
+#[cfg(all(test, shuttle))]
+mod model;
 mod once_map;
 mod origin;
 mod outside;
@@ -13,6 +15,7 @@ mod pooled_connection;
 mod registry;
 mod snapshot;
 mod store;
+mod sync;
 mod template;
 mod unit_of_work;
 mod url;

@@ -2,9 +2,11 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ThreadId};
+
+use crate::sync::thread::{self, ThreadId};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 pub(crate) struct OnceMap<K, V> {
     entries: Mutex<BTreeMap<K, Entry<V>>>,
@@ -176,7 +178,7 @@ impl Drop for Waiting {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use std::sync::mpsc;
 

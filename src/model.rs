@@ -1,0 +1,414 @@
+//! Models of `once_map` and `store`: their own code, run by shuttle in many orders of its threads' steps. A wake-up that is
+//! lost is a deadlock there, since waiting never times out.
+//!
+//! Beside each stands a twin with a bug, which must be found; the same twin without a bug must pass.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use crate::once_map::OnceMap;
+use crate::origin::{Purpose, Refusal};
+use crate::pages::Pages;
+use crate::snapshot::Snapshot;
+use crate::store::{Claim, Store, Token};
+use crate::sync::{Condvar, Mutex, MutexGuard, thread};
+
+/// How many orders are tried of each model: at random, and by probabilistic concurrency testing with three changes of
+/// priority. `MODEL_ORDERS` sets another number.
+fn orders() -> usize {
+    std::env::var("MODEL_ORDERS").map_or(5_000, |orders| orders.parse().unwrap())
+}
+
+fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
+    shuttle::check_random(model.clone(), orders());
+    shuttle::check_pct(model, orders(), 3);
+}
+
+/// The bug must be found, by one way of searching or the other.
+fn check_fails(model: impl Fn() + Send + Sync + Clone + 'static) {
+    let found = |search: &dyn Fn()| catch_unwind(AssertUnwindSafe(search)).is_err();
+    let (random, pct) = (model.clone(), model);
+    let is_found = found(&|| shuttle::check_random(random.clone(), orders()))
+        || found(&|| shuttle::check_pct(pct.clone(), orders(), 3));
+    assert!(is_found, "the bug was not found");
+}
+
+fn spawn_all(count: usize, work: impl Fn(usize) + Send + Sync + 'static) {
+    let work = Arc::new(work);
+    let threads: Vec<_> = (0..count)
+        .map(|number| {
+            let work = work.clone();
+            thread::spawn(move || work(number))
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+mod once_map {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    enum Failure {
+        Recursive,
+        Own,
+    }
+
+    /// What `OnceMap` and its twin have in common.
+    trait Once: Send + Sync + 'static {
+        fn obtain(&self, key: u8, create: &dyn Fn() -> Result<usize, Failure>) -> Result<usize, Failure>;
+    }
+
+    impl Once for OnceMap<u8, usize> {
+        fn obtain(&self, key: u8, create: &dyn Fn() -> Result<usize, Failure>) -> Result<usize, Failure> {
+            self.get_or_create(&key, create, || Failure::Recursive)
+        }
+    }
+
+    fn one_value_for_all(map: impl Once) {
+        let created = AtomicUsize::new(0);
+        spawn_all(3, move |_| {
+            let create = || {
+                thread::yield_now(); // as a creation does that takes locks of its own
+                Ok(1 + created.fetch_add(1, Ordering::Relaxed))
+            };
+            assert_eq!(map.obtain(7, &create), Ok(1), "it was created twice");
+        });
+    }
+
+    /// Whoever comes first fails, or panics; one of the others creates the value then, and none waits for ever.
+    fn a_failure_is_followed_by_a_success(map: impl Once, panics: bool) {
+        let attempts = AtomicUsize::new(0);
+        let (failures, map) = (Arc::new(AtomicUsize::new(0)), Arc::new(map));
+        let counted = failures.clone();
+        spawn_all(3, move |_| {
+            let create = || match attempts.fetch_add(1, Ordering::Relaxed) {
+                0 if panics => std::panic::resume_unwind(Box::new("a creation that panics")),
+                0 => Err(Failure::Own),
+                attempt => Ok(attempt),
+            };
+            match catch_unwind(AssertUnwindSafe(|| map.obtain(7, &create))) {
+                Ok(Ok(value)) => assert_eq!(value, 1, "it was created twice"),
+                Ok(Err(error)) => assert_eq!((error, counted.fetch_add(1, Ordering::Relaxed)), (Failure::Own, 0)),
+                Err(_) => assert!(panics && counted.fetch_add(1, Ordering::Relaxed) == 0),
+            }
+        });
+        assert_eq!(failures.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_value_is_created_once() {
+        check(|| one_value_for_all(OnceMap::new()));
+    }
+
+    #[test]
+    fn after_a_failure_one_of_those_who_wait_creates_it() {
+        check(|| a_failure_is_followed_by_a_success(OnceMap::new(), false));
+        check(|| a_failure_is_followed_by_a_success(OnceMap::new(), true));
+    }
+
+    /// Two creations that ask for each other's values end, one of them refused, in whatever order they come.
+    #[test]
+    fn creations_that_wait_for_each_other_end() {
+        check(|| {
+            let maps = [OnceMap::<u8, usize>::new(), OnceMap::new()];
+            spawn_all(2, move |number| {
+                let [own, other] = [&maps[number], &maps[1 - number]];
+                let value = own.obtain(1, &|| match other.obtain(1, &|| Ok(10)) {
+                    Ok(value) => Ok(value),
+                    Err(Failure::Recursive) => Ok(20),
+                    Err(error) => Err(error),
+                });
+                assert!(value.is_ok());
+            });
+        });
+    }
+
+    /// A wait that has ended is not taken for one that goes on: threads that only share values are never refused.
+    #[test]
+    fn nobody_is_refused_without_a_circle() {
+        check(|| {
+            let map = OnceMap::<u8, usize>::new();
+            spawn_all(3, move |number| {
+                let inner = || map.obtain(1, &|| Ok(1));
+                let value = if number == 0 { inner() } else { map.obtain(2, &|| inner()) };
+                assert_eq!(value, Ok(1));
+            });
+        });
+    }
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Bug {
+        None,
+        /// The lock is given up between looking and noting that the value is being created.
+        UnlockedCheck,
+        /// Who has waited takes it for granted that the value is there.
+        NoSecondLook,
+        /// Those who wait are woken before there is anything to see.
+        NotifyFirst,
+    }
+
+    /// The same as `OnceMap`, in few words, and with a bug.
+    struct Twin {
+        entries: Mutex<BTreeMap<u8, Option<usize>>>,
+        settled: Condvar,
+        bug: Bug,
+    }
+
+    impl Twin {
+        fn new(bug: Bug) -> Twin {
+            Twin { entries: Mutex::new(BTreeMap::new()), settled: Condvar::new(), bug }
+        }
+
+        fn lock(&self) -> MutexGuard<'_, BTreeMap<u8, Option<usize>>> {
+            self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        fn settle(&self, key: u8, value: Option<usize>) {
+            if self.bug == Bug::NotifyFirst {
+                self.settled.notify_all();
+            }
+            match value {
+                Some(value) => self.lock().insert(key, Some(value)),
+                None => self.lock().remove(&key),
+            };
+            if self.bug != Bug::NotifyFirst {
+                self.settled.notify_all();
+            }
+        }
+    }
+
+    impl Once for Twin {
+        fn obtain(&self, key: u8, create: &dyn Fn() -> Result<usize, Failure>) -> Result<usize, Failure> {
+            let mut entries = self.lock();
+            loop {
+                match entries.get(&key) {
+                    Some(Some(value)) => return Ok(*value),
+                    Some(None) => entries = self.settled.wait(entries).unwrap_or_else(PoisonError::into_inner),
+                    None => break,
+                }
+                if self.bug == Bug::NoSecondLook {
+                    return Ok(entries[&key].unwrap());
+                }
+            }
+            if self.bug == Bug::UnlockedCheck {
+                drop(entries);
+                entries = self.lock();
+            }
+            entries.insert(key, None);
+            drop(entries);
+            let value = create();
+            self.settle(key, value.as_ref().ok().copied());
+            value
+        }
+    }
+
+    #[test]
+    fn bugs_are_found() {
+        check(|| one_value_for_all(Twin::new(Bug::None)));
+        check(|| a_failure_is_followed_by_a_success(Twin::new(Bug::None), false));
+        check_fails(|| one_value_for_all(Twin::new(Bug::UnlockedCheck)));
+        check_fails(|| a_failure_is_followed_by_a_success(Twin::new(Bug::NoSecondLook), false));
+        check_fails(|| one_value_for_all(Twin::new(Bug::NotifyFirst)));
+    }
+}
+
+mod store {
+    use super::*;
+
+    const FOR_EVER: Duration = Duration::from_secs(3600);
+
+    /// The writer slot, as `Store` and its twin have it.
+    trait Slot: Send + Sync + 'static {
+        fn acquire(&self, token: Token);
+        fn release(&self, token: Token);
+    }
+
+    fn claim(token: Token, read: Option<Snapshot>) -> Claim {
+        Claim { token, purpose: Purpose::UnitOfWork(Location::caller()), read, reserve: None }
+    }
+
+    impl Slot for Store {
+        fn acquire(&self, token: Token) {
+            Store::acquire(self, &claim(token, None), FOR_EVER).unwrap();
+        }
+
+        fn release(&self, token: Token) {
+            Store::release(self, token);
+        }
+    }
+
+    /// Threads take the slot, twice each: one at a time has it, and all get it.
+    fn one_at_a_time(slot: impl Slot, threads: usize) {
+        let holders = AtomicUsize::new(0);
+        spawn_all(threads, move |_| {
+            for _ in 0..2 {
+                let token = Token::new();
+                slot.acquire(token);
+                assert_eq!(holders.fetch_add(1, Ordering::Relaxed), 0, "two have it");
+                thread::yield_now();
+                holders.fetch_sub(1, Ordering::Relaxed);
+                slot.release(token);
+            }
+        });
+    }
+
+    fn store() -> Store {
+        Store::new(Snapshot::empty())
+    }
+
+    #[test]
+    fn the_slot_is_for_one_at_a_time_and_everybody_gets_it() {
+        check(|| one_at_a_time(store(), 2));
+        check(|| one_at_a_time(store(), 3));
+    }
+
+    fn write(pages: &mut Pages, value: u8) {
+        pages.resize(0);
+        pages.write(0, &[value; 200]);
+    }
+
+    fn value(snapshot: &Snapshot) -> u8 {
+        let mut bytes = [0; 2];
+        snapshot.pages().read(0, &mut bytes[..1]);
+        snapshot.pages().read(150, &mut bytes[1..]);
+        assert_eq!(bytes[0], bytes[1], "half a commit");
+        bytes[0]
+    }
+
+    /// No update is lost, and a reader sees whole commits, each not before the one that it saw last.
+    #[test]
+    fn what_is_published_is_read() {
+        check(|| {
+            let store = Arc::new(store());
+            let shared = store.clone();
+            spawn_all(3, move |number| {
+                if number == 2 {
+                    let seen = [value(&shared.current()), value(&shared.current())];
+                    assert!(seen[0] <= seen[1], "back in time");
+                    return;
+                }
+                let token = Token::new();
+                Slot::acquire(&*shared, token);
+                let current = shared.current();
+                let mut pages = current.pages().clone();
+                write(&mut pages, value(&current) + 1);
+                shared.publish(pages, 0);
+                shared.release(token);
+            });
+            assert_eq!(value(&store.current()), 2, "an update was lost");
+        });
+    }
+
+    /// Those who build on what they have read either write on it, or are told that it is out of date; none waits for ever.
+    #[test]
+    fn who_builds_on_what_it_read_is_never_left_waiting() {
+        check(|| {
+            let store = Arc::new(store());
+            let (shared, written) = (store.clone(), Arc::new(AtomicUsize::new(0)));
+            let count = written.clone();
+            spawn_all(3, move |_| {
+                let (token, read) = (Token::new(), shared.current());
+                match Store::acquire(&shared, &claim(token, Some(read.clone())), FOR_EVER) {
+                    Ok(()) => {
+                        let mut pages = read.pages().clone();
+                        write(&mut pages, value(&read) + 1);
+                        shared.publish(pages, 0);
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(Refusal::Stale { .. }) => {}
+                    Err(Refusal::Held { .. }) => panic!("it did not wait"),
+                }
+                shared.release(token);
+            });
+            assert_eq!(usize::from(value(&store.current())), written.load(Ordering::Relaxed), "an update was lost");
+        });
+    }
+
+    /// Who has no patience is answered at once, and leaves nothing that would keep others from the slot.
+    #[test]
+    fn who_does_not_wait_keeps_nobody_waiting() {
+        check(|| {
+            let shared = Arc::new(store());
+            spawn_all(3, move |number| {
+                let token = Token::new();
+                let patience = if number == 0 { Duration::ZERO } else { FOR_EVER };
+                let result = Store::acquire(&shared, &claim(token, None), patience);
+                assert!(result.is_ok() || number == 0);
+                shared.release(token);
+            });
+        });
+    }
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Bug {
+        None,
+        /// Looks whether the slot is free, and queues up only after the lock has been given up.
+        UnlockedCheck,
+        /// Wakes the next before the slot is free.
+        NotifyFirst,
+        /// Who was woken takes it for granted that the slot is free.
+        NoSecondLook,
+    }
+
+    /// A slot with a queue, in few words, and with a bug.
+    struct Twin {
+        state: Mutex<(Option<Token>, VecDeque<Arc<Condvar>>)>,
+        bug: Bug,
+    }
+
+    impl Twin {
+        fn new(bug: Bug) -> Twin {
+            Twin { state: Mutex::new((None, VecDeque::new())), bug }
+        }
+
+        fn lock(&self) -> MutexGuard<'_, (Option<Token>, VecDeque<Arc<Condvar>>)> {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        fn call_first(&self) {
+            if let Some(first) = self.lock().1.pop_front() {
+                first.notify_one();
+            }
+        }
+    }
+
+    impl Slot for Twin {
+        fn acquire(&self, token: Token) {
+            let mut state = self.lock();
+            while state.0.is_some() {
+                if self.bug == Bug::UnlockedCheck {
+                    drop(state);
+                    state = self.lock();
+                }
+                let woken = Arc::new(Condvar::new());
+                state.1.push_back(woken.clone());
+                state = woken.wait(state).unwrap_or_else(PoisonError::into_inner);
+                if self.bug == Bug::NoSecondLook {
+                    break;
+                }
+            }
+            state.0 = Some(token);
+        }
+
+        fn release(&self, _: Token) {
+            if self.bug == Bug::NotifyFirst {
+                self.call_first();
+            }
+            self.lock().0 = None;
+            if self.bug != Bug::NotifyFirst {
+                self.call_first();
+            }
+        }
+    }
+
+    #[test]
+    fn bugs_are_found() {
+        check(|| one_at_a_time(Twin::new(Bug::None), 3));
+        for bug in [Bug::UnlockedCheck, Bug::NotifyFirst, Bug::NoSecondLook] {
+            check_fails(move || one_at_a_time(Twin::new(bug), 3));
+        }
+    }
+}
