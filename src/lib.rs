@@ -1,5 +1,8 @@
 #![doc = include_str!("../README.md")]
-#![allow(clippy::test_attr_in_doctest, reason = "the README shows a property test as one writes it; the example runs it")]
+#![allow(
+    clippy::test_attr_in_doctest,
+    reason = "the README shows a property test as one writes it; the example runs it"
+)]
 
 mod built;
 mod engine;
