@@ -19,8 +19,8 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 /// One SQLite database in memory, which any number of threads and connections share.
 ///
 /// An `Engine` is a handle: a clone is another one on the same database, and two are equal when they are. The database
-/// is freed when the last handle and the last connection are gone. ([`MEMORY_ENGINES`](crate::MEMORY_ENGINES) holds a handle on each shared
-/// engine.)
+/// is freed when the last handle and the last connection are gone. ([`MEMORY_ENGINES`](crate::MEMORY_ENGINES) holds a
+/// handle on each shared engine.)
 ///
 /// Readers never wait and never see half of a commit: each transaction reads what was committed when it began to read.
 /// Writers take turns, in order of arrival. A transaction that has read and then wants to write what another has

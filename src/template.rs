@@ -45,7 +45,7 @@ use crate::{image, outside};
 /// Where each test is a process, as under cargo-nextest, the first of them leaves an *image* for the others: a SQLite file
 /// in the folder `rusqlite-fixtures` of Cargo's target folder, or in the folder that the environment variable
 /// `RUSQLITE_FIXTURES_DIR` names (empty: nowhere). Its name has a hash of all that decides the content: the scripts, the
-/// key, the versions of SQLite and of this crate. So it is left only where that is known: for scripts, and for whatever
+/// key with its place, SQLite's version and how it was compiled, the version of this crate. So it is left only where that is known: for scripts, and for whatever
 /// has a [`key`](Template::key); and not for a script that asks SQLite for the time or attaches a file, unless that has a key.
 ///
 /// The folder has to be the user's own and not writable for others, or it is not used. What goes wrong with an image is

@@ -14,6 +14,7 @@ use std::sync::{Once, OnceLock};
 use std::time::{Duration, SystemTime};
 use std::{env, process};
 
+use rusqlite::Connection;
 use twox_hash::XxHash3_128;
 
 use self::seal::Seal;
@@ -41,6 +42,7 @@ impl Identity {
         let mut identity = Identity(XxHash3_128::new());
         identity.add("rusqlite-fixtures", env!("CARGO_PKG_VERSION"));
         identity.add("SQLite", rusqlite::version());
+        identity.add("compiled with", compile_options().unwrap_or_default());
         identity
     }
 
@@ -54,6 +56,12 @@ impl Identity {
             self.0.write(part);
         }
     }
+}
+
+/// How SQLite was compiled, which decides the page size and other defaults of a new database.
+fn compile_options() -> rusqlite::Result<String> {
+    let sql = "SELECT group_concat(compile_options) FROM pragma_compile_options";
+    Connection::open_in_memory()?.query_row(sql, [], |row| row.get(0))
 }
 
 /// The content of the template of this identity: from its image, or as `build` makes it. Exactly one process builds, if
