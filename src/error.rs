@@ -188,8 +188,7 @@ impl Error {
     }
 
     pub(crate) fn build_panicked(template: &str, payload: &(dyn Any + Send)) -> Error {
-        let words = payload.downcast_ref::<String>().map(String::as_str);
-        let words = words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("not with a text");
+        let words = words_of_panic(payload);
         Error::new(ErrorKind::BuildFailed, format!("can't build {template}: it panicked: {words}"))
     }
 
@@ -268,6 +267,12 @@ impl std::error::Error for Error {
             None => None,
         }
     }
+}
+
+/// What a panic said.
+pub(crate) fn words_of_panic(payload: &(dyn Any + Send)) -> &str {
+    let words = payload.downcast_ref::<String>().map(String::as_str);
+    words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("not with a text")
 }
 
 /// SQLite's message for an error, without what rusqlite adds.

@@ -8,7 +8,9 @@ mod built;
 mod engine;
 mod error;
 pub mod fixtures;
+pub mod hammer;
 mod image;
+mod marks;
 #[cfg(all(test, shuttle))]
 mod model;
 mod once_map;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::marks;
 use crate::origin::{Origin, Purpose, Refusal};
 use crate::pages::Pages;
 use crate::snapshot::{Snapshot, Stamp};
@@ -29,6 +30,14 @@ pub(crate) struct Claim {
     pub(crate) read: Option<Snapshot>,
     /// How long the slot is only reserved, until the token claims it for good. `None` claims it for good.
     pub(crate) reserve: Option<Duration>,
+}
+
+impl Claim {
+    fn mark_as_taken(&self) {
+        if self.reserve.is_none() {
+            marks::reached(marks::SLOT_TAKEN);
+        }
+    }
 }
 
 /// One engine's content: read by any number of connections without a lock, written by one at a time.
@@ -134,12 +143,29 @@ impl Store {
 
     /// Takes the writer slot if it is free, or already the claimant's.
     pub(crate) fn try_acquire(&self, claim: &Claim) -> Result<(), Refusal> {
-        self.lock().acquire(claim)
+        marks::reached(marks::SLOT_ASKED);
+        let result = self.lock().acquire(claim);
+        match &result {
+            Ok(()) => claim.mark_as_taken(),
+            Err(Refusal::Held { .. }) => {} // it may come back
+            Err(Refusal::Stale { .. }) => marks::reached(marks::SLOT_REFUSED),
+        }
+        result
     }
 
     /// Takes the writer slot, waiting for it behind those who came before, for `patience` at most. A claim that builds on
     /// something read is refused as soon as that is replaced.
     pub(crate) fn acquire(&self, claim: &Claim, patience: Duration) -> Result<(), Refusal> {
+        marks::reached(marks::SLOT_ASKED);
+        let result = self.acquire_in_turn(claim, patience);
+        match &result {
+            Ok(()) => claim.mark_as_taken(),
+            Err(_) => marks::reached(marks::SLOT_REFUSED),
+        }
+        result
+    }
+
+    fn acquire_in_turn(&self, claim: &Claim, patience: Duration) -> Result<(), Refusal> {
         let start = Instant::now();
         let mut state = self.lock();
         let mut result = state.acquire(claim);
@@ -177,6 +203,7 @@ impl Store {
         let old = state.replace(new.clone());
         drop(state);
         drop(old); // may free many pages, which no other thread should wait for
+        marks::reached(marks::COMMITTED);
         new
     }
 
@@ -217,6 +244,8 @@ impl Store {
 
     /// Gives the writer slot to whoever waited longest for it, if `token` holds it.
     pub(crate) fn release(&self, token: Token) {
+        // Before, or by the marks two would seem to hold it.
+        marks::reached_if(marks::SLOT_GIVEN_BACK, || self.lock().is_held_by(token));
         self.lock().release(token);
     }
 
@@ -285,6 +314,11 @@ impl State {
             self.writer = None;
             self.offer();
         }
+    }
+
+    /// Whether it has the slot for good, not only reserved.
+    fn is_held_by(&self, token: Token) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.token == token && writer.reserved.is_none())
     }
 
     /// Hands the free slot to the first waiter if it is there, and calls it if it sleeps.

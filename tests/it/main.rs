@@ -3,6 +3,7 @@
 mod concurrent_instantiation;
 mod errors;
 mod fixtures;
+mod hammer;
 mod lifetime;
 mod processes;
 mod readers;
