@@ -110,10 +110,10 @@ impl Refusal {
         Some((latest.engine, latest.refusal))
     }
 
-    /// The same refusal, of a wait that began at `start`.
-    pub(crate) fn since(self, start: Instant) -> Refusal {
+    /// The same refusal, after waiting so long.
+    pub(crate) fn after(self, waited: Duration) -> Refusal {
         match self {
-            Refusal::Held { by, .. } => Refusal::Held { by, waited: start.elapsed() },
+            Refusal::Held { by, .. } => Refusal::Held { by, waited },
             stale => stale,
         }
     }

@@ -9,7 +9,7 @@ use crate::marks;
 use crate::origin::{Origin, Purpose, Refusal};
 use crate::pages::Pages;
 use crate::snapshot::{Snapshot, Stamp};
-use crate::sync::{Condvar, Mutex, MutexGuard, thread};
+use crate::sync::{Condvar, Mutex, MutexGuard, Patience, thread};
 
 /// Stands for one connection among those that ask for the writer slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,19 +166,18 @@ impl Store {
     }
 
     fn acquire_in_turn(&self, claim: &Claim, patience: Duration) -> Result<(), Refusal> {
-        let start = Instant::now();
+        let patience = Patience::of(patience);
         let mut state = self.lock();
         let mut result = state.acquire(claim);
-        if patience.is_zero() || !matches!(result, Err(Refusal::Held { .. })) {
+        if !matches!(result, Err(Refusal::Held { .. })) || !patience.lasts() {
             return result;
         }
         let woken = state.enqueue(claim);
         let mut looks = 0;
-        while matches!(result, Err(Refusal::Held { .. })) && start.elapsed() < patience {
+        while matches!(result, Err(Refusal::Held { .. })) && patience.lasts() {
             looks = if state.arrive(claim.token) { LOOKS } else { looks };
             state = if looks == 0 {
-                let left = patience.saturating_sub(start.elapsed()).min(RECHECK);
-                woken.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                woken.wait_timeout(state, patience.left().min(RECHECK)).unwrap_or_else(PoisonError::into_inner).0
             } else {
                 looks -= 1;
                 self.look_again(state)
@@ -186,7 +185,19 @@ impl Store {
             result = state.acquire(claim);
         }
         state.leave_queue(claim.token);
-        result.map_err(|refusal| refusal.since(start))
+        result.map_err(|refusal| refusal.after(patience.waited()))
+    }
+
+    /// Wakes all who sleep, as the time does that a wait in `acquire` may last. In a model nothing else would.
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn pass_time(&self) {
+        self.lock().queue.iter().for_each(|waiter| waiter.woken.notify_one());
+    }
+
+    /// How many wait in the queue.
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn queued(&self) -> usize {
+        self.lock().queue.len()
     }
 
     fn look_again<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {

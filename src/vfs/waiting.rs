@@ -59,7 +59,7 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
         // That what was read is out of date, SQLite will be told when it tries again.
         Ok(()) | Err(Refusal::Stale { .. }) => tries == 0 || start.elapsed() <= timeout,
         Err(refusal) => {
-            let refusal = refusal.since(start);
+            let refusal = refusal.after(start.elapsed());
             if !timeout.is_zero() {
                 report(&mount, &refusal);
             }
