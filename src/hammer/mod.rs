@@ -61,7 +61,7 @@ use self::progress::Progress;
 pub use self::report::{Failure, Orders, Outcome, Report};
 use self::report::{Finished, Record};
 pub use self::timeline::{Lane, Timeline};
-use crate::error::{BoxError, words_of_panic};
+use crate::error::{BoxError, Error, words_of_panic};
 use crate::marks;
 pub use crate::marks::{
     COMMITTED, REGISTRY_ASKED, REGISTRY_CREATED, REGISTRY_CREATING, SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED,
@@ -317,7 +317,7 @@ impl Floor {
             self.wait_until_all_are_awake(round);
             let begun = Instant::now();
             let result = match catch_unwind(AssertUnwindSafe(|| work(&mut worker))) {
-                Ok(result) => result.map_err(Failure::Error),
+                Ok(result) => result.map_err(|error| Failure::Error(explained(error))),
                 Err(panic) => Err(Failure::Panic(words_of_panic(&*panic).to_owned())),
             };
             let ended = Instant::now();
@@ -381,6 +381,11 @@ impl Floor {
         // Nothing can panic while it is locked.
         self.posts[number].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The same error; one of SQLite for a lock says who holds it, which is known on this thread only.
+fn explained(error: BoxError) -> BoxError {
+    error.downcast::<rusqlite::Error>().map_or_else(|other| other, |error| Error::from(*error).into())
 }
 
 impl Post {

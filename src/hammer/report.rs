@@ -243,7 +243,7 @@ impl<T> fmt::Display for Report<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (threads, rounds, seed) = (self.threads, self.rounds(), self.seed);
         let of = if rounds < self.rounds { format!(" of {}", self.rounds) } else { String::new() };
-        writeln!(f, "{threads} threads, {rounds}{of} rounds; seed {seed}")?;
+        writeln!(f, "{threads} threads, {rounds}{of} rounds; seed {seed}\n")?;
         let counts = [
             ("results", self.outcomes.len()),
             ("  distinct", self.distinct),
@@ -264,6 +264,8 @@ impl<T> fmt::Display for Report<T> {
 
 impl<T> Report<T> {
     fn fmt_marks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_empty = self.orders.is_empty() && self.unreached.is_empty();
+        write!(f, "{}", if is_empty { "" } else { "\n" })?;
         let width = self.orders.keys().chain(&self.unreached).map(|mark| mark.len()).max().unwrap_or(0);
         for (mark, orders) in self.all_orders() {
             writeln!(f, "{mark:width$}  {orders}")?;
@@ -279,6 +281,7 @@ impl<T> Report<T> {
 
     fn fmt_failures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 16;
+        write!(f, "{}", if self.failures().next().is_some() { "\n" } else { "" })?;
         for (Outcome { worker, round, .. }, failure) in self.failures().take(SHOWN) {
             writeln!(f, "worker {worker}, round {round}: {failure}")?;
         }
