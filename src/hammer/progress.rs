@@ -69,11 +69,8 @@ mod tests {
     fn tests_are_known_by_their_names() {
         assert!(is_test("it-0123456789abcdef"));
         assert!(!is_test("quickstart") && !is_test("bank-transfer") && !is_test("it-0123456789abcdeX"));
-        assert!(
-            is_captured()
-                || std::env::args().any(|arg| shows_all(&arg))
-                || std::env::var_os("RUST_TEST_NOCAPTURE").is_some()
-        );
+        let is_shown = std::env::args().any(|arg| shows_all(&arg)) | std::env::var_os("RUST_TEST_NOCAPTURE").is_some();
+        assert_ne!(is_captured(), is_shown, "this is a test");
         assert!(shows_all("--nocapture") && shows_all("--no-capture") && !shows_all("--quiet"));
     }
 

@@ -90,3 +90,14 @@ fn unit(longest: Duration) -> (&'static str, f64) {
         _ => ("s", 1.0),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_in_a_legible_unit() {
+        let unit = |micros| unit(Duration::from_micros(micros)).0;
+        assert_eq!([unit(0), unit(999), unit(1_000), unit(999_999), unit(1_000_000)], ["µs", "µs", "ms", "ms", "s"]);
+    }
+}
