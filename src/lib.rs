@@ -21,6 +21,8 @@ mod pooled_connection;
 mod registry;
 mod snapshot;
 mod store;
+#[cfg(feature = "proptest")]
+pub mod strategies;
 mod sync;
 mod template;
 mod unit_of_work;

@@ -5,6 +5,7 @@ mod errors;
 mod fixtures;
 mod hammer;
 mod lifetime;
+mod operations;
 mod processes;
 mod readers;
 mod recycling;
