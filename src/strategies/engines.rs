@@ -222,12 +222,13 @@ fn take(engine: &Engine, kind: Kind) -> crate::Result<Held> {
     })
 }
 
-/// As when a test fails that has it, but for the hook that prints it.
-fn drop_in_panic(hand: Hand) {
-    let _panic = catch_unwind(AssertUnwindSafe(move || {
-        let _hand = hand;
-        resume_unwind(Box::new("the operation `Panic`"));
-    }));
+/// As in a test that fails, but for the hook that prints it.
+pub(super) fn drop_in_panic<T>(value: T) {
+    let unwind = || {
+        let _value = value;
+        resume_unwind(Box::new("what is dropped here is to be dropped in a panic"));
+    };
+    let _panic: Result<(), _> = catch_unwind(AssertUnwindSafe(unwind));
 }
 
 /// Carries out the statement on a connection that has set as many savepoints as `depth` says.
