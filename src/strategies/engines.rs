@@ -155,6 +155,9 @@ impl<'a, R: Rows> Engines<'a, R> {
     }
 
     fn outcome(&mut self, operation: &Operation<R::Key, R::Value>) -> Outcome<R::Key, R::Value> {
+        if let Some(hand) = operation.needs_connection().filter(|hand| self.hands[hand % HANDS].is_none()) {
+            self.open(hand % HANDS, 0, Kind::Pooled);
+        }
         let of = |engine: &usize| engine % self.engines.len();
         match operation {
             Operation::Open { hand, engine, kind } => self.open(hand % HANDS, of(engine), *kind),
@@ -197,13 +200,12 @@ impl<'a, R: Rows> Engines<'a, R> {
 impl<R: Rows> Subject<R::Key, R::Value> for Engines<'_, R> {
     fn apply(&mut self, operation: &Operation<R::Key, R::Value>) -> Effect<R::Key, R::Value> {
         let engine = match operation.place() {
-            Place::Engine(engine) => Some(engine % self.engines.len()),
-            Place::Hand(hand) => self.hands[hand % HANDS].as_ref().map(|hand| hand.engine),
+            Place::Engine(engine) => engine % self.engines.len(),
+            Place::Hand(hand) => self.hands[hand % HANDS].as_ref().map_or(0, |hand| hand.engine),
         };
-        let now = |engines: &Vec<Engine>| engine.map(|engine| engines[engine].snapshot());
-        let before = now(&self.engines);
+        let before = self.engines[engine].snapshot();
         let outcome = self.outcome(operation);
-        let replaced = before.zip(now(&self.engines)).is_some_and(|(before, after)| !before.is(&after));
+        let replaced = !before.is(&self.engines[engine].snapshot());
         Effect { outcome, replaced }
     }
 }

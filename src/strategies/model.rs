@@ -180,16 +180,19 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
     /// what has been seen.
     pub fn apply(&mut self, operation: &Operation<K, V>, replaced: bool) -> Effect<K, V> {
         let engine = match operation.place() {
-            Place::Engine(engine) => Some(engine % self.databases.len()),
-            Place::Hand(hand) => self.hands[hand % HANDS].as_ref().map(|hand| hand.engine),
+            Place::Engine(engine) => engine % self.databases.len(),
+            Place::Hand(hand) => self.hands[hand % HANDS].as_ref().map_or(0, |hand| hand.engine),
         };
-        let now = |model: &Self| engine.map(|engine| model.databases[engine].current.number);
+        let now = |model: &Self| model.databases[engine].current.number;
         let before = now(self);
         let outcome = self.outcome(operation, replaced);
         Effect { outcome, replaced: before != now(self) }
     }
 
     fn outcome(&mut self, operation: &Operation<K, V>, replaced: bool) -> Outcome<K, V> {
+        if let Some(hand) = operation.needs_connection().filter(|hand| self.hands[hand % HANDS].is_none()) {
+            self.open(hand % HANDS, 0, Kind::Pooled);
+        }
         let databases = self.databases.len();
         match operation {
             Operation::Open { hand, engine, kind } => self.open(hand % HANDS, engine % databases, *kind),
@@ -302,11 +305,11 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
         let outcome = self.within_transaction(hand, statement, replaced);
         match outcome {
             _ if begins || !is_by_itself => outcome,
-            Outcome::Done | Outcome::Read(_) | Outcome::Missing => {
+            Outcome::Locked | Outcome::Stale | Outcome::NoSavepoint => self.refuse(hand, outcome),
+            _ => {
                 self.commit(hand, replaced);
                 outcome
             }
-            _ => self.refuse(hand, outcome),
         }
     }
 

@@ -176,8 +176,8 @@ impl Hand {
         let outcome = self.within_transaction(store, statement, bug).unwrap_or_else(|refused| refused);
         match outcome {
             _ if begins || !is_by_itself => {}
-            Outcome::Done | Outcome::Read(_) | Outcome::Missing => self.commit(store),
-            _ => self.rollback(store, bug),
+            Outcome::Locked | Outcome::Stale | Outcome::NoSavepoint => self.rollback(store, bug),
+            _ => self.commit(store),
         }
         outcome
     }
@@ -356,6 +356,9 @@ impl Stores {
     }
 
     fn outcome(&mut self, operation: &Operation<usize, u8>) -> Came {
+        if let Some(hand) = operation.needs_connection().filter(|hand| self.hands[hand % HANDS].is_none()) {
+            self.open(hand % HANDS, 0, Kind::Pooled);
+        }
         let stores = self.stores.len();
         match operation {
             Operation::Open { hand, engine, kind } => self.open(hand % HANDS, engine % stores, *kind),
@@ -391,19 +394,18 @@ impl Stores {
 impl Subject<usize, u8> for Stores {
     fn apply(&mut self, operation: &Operation<usize, u8>) -> Effect<usize, u8> {
         let engine = match operation.place() {
-            Place::Engine(engine) => Some(engine % self.stores.len()),
-            Place::Hand(hand) => self.hands[hand % HANDS].as_ref().map(|hand| hand.engine),
+            Place::Engine(engine) => engine % self.stores.len(),
+            Place::Hand(hand) => self.hands[hand % HANDS].as_ref().map_or(0, |hand| hand.engine),
         };
-        let now = |stores: &Self| engine.map(|engine| stores.stores[engine].current());
-        let before = now(self);
+        let before = self.stores[engine].current();
         let outcome = self.outcome(operation);
-        let replaced = before.zip(now(self)).is_some_and(|(before, after)| !before.is(&after));
+        let replaced = !before.is(&self.stores[engine].current());
         Effect { outcome, replaced }
     }
 }
 
 fn sequences() -> impl Strategy<Value = Vec<Operation<usize, u8>>> {
-    operations(0..KEYS, 0..3u8, 1..40)
+    operations(0..KEYS, 0..3u8, 1..50)
 }
 
 fn check(bug: Bug, operations: &[Operation<usize, u8>]) -> Result<(), TestCaseError> {
@@ -415,7 +417,7 @@ fn check(bug: Bug, operations: &[Operation<usize, u8>]) -> Result<(), TestCaseEr
     Ok(())
 }
 
-const CASES: u32 = 1000;
+const CASES: u32 = 500;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, ..ProptestConfig::default() })]
