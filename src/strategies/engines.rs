@@ -66,7 +66,7 @@ impl<'a, R: Rows> Engines<'a, R> {
     /// Hands that have nothing, and this engine.
     ///
     /// # Panics
-    /// When the engine's content is empty.
+    /// When there is no table in the engine.
     pub fn new(rows: &'a R, engine: Engine) -> Engines<'a, R> {
         engine.set_lock_timeout(Duration::ZERO);
         let saved = Snapshot::from_bytes(engine.snapshot().to_bytes()).expect("an engine with the table");
@@ -82,22 +82,21 @@ impl<'a, R: Rows> Engines<'a, R> {
         Ok(Model::new(content.rows).unchanged_is_unwritten(R::UNCHANGED_IS_UNWRITTEN))
     }
 
-    /// Closes what is open, and compares what each engine holds with the model. SQLite finds it whole.
+    /// Closes what is open, compares what each engine holds with the model, and has SQLite check that it is whole.
     ///
     /// # Errors
     /// The first difference.
     pub fn check(mut self, model: &Model<R::Key, R::Value>) -> Result<(), Difference> {
         self.hands = [const { None }; HANDS];
         for (number, (engine, expected)) in self.engines.iter().zip(model.committed()).enumerate() {
+            let at = format!("engine {number} in the end");
             let got = self.content(engine)?;
             if got != *expected {
-                return Err(Difference::new(format!("engine {number} in the end"), expected, &got));
+                return Err(Difference::new(at, expected, &got));
             }
-            let found =
-                engine.unit_of_work().map_err(|error| Difference::new("in the end", &"a unit of work", &error))?;
-            let found = found.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
-            if found.as_deref() != Ok("ok") {
-                return Err(Difference::new(format!("engine {number} in the end"), &"integrity", &found));
+            let found = integrity_of(engine);
+            if !matches!(&found, Ok(found) if found == "ok") {
+                return Err(Difference::new(at, &"ok", &found));
             }
         }
         Ok(())
@@ -208,6 +207,10 @@ impl<R: Rows> Subject<R::Key, R::Value> for Engines<'_, R> {
         let replaced = !before.is(&self.engines[engine].snapshot());
         Effect { outcome, replaced }
     }
+}
+
+fn integrity_of(engine: &Engine) -> crate::Result<String> {
+    Ok(engine.unit_of_work()?.query_row("PRAGMA integrity_check", [], |row| row.get(0))?)
 }
 
 fn take(engine: &Engine, kind: Kind) -> crate::Result<Held> {

@@ -184,7 +184,8 @@ pub enum Kind {
     Pooled,
     /// [`Engine::connect`](crate::Engine::connect).
     Connection,
-    /// [`Connection::open`](rusqlite::Connection::open) with [`Engine::uri`](crate::Engine::uri).
+    /// [`Connection::open`](rusqlite::Connection::open) with [`Engine::uri`](crate::Engine::uri). It is not set up as the
+    /// template says.
     Uri,
 }
 
