@@ -55,34 +55,24 @@
 //! that any part of a sequence is one too; that is why this does without proptest-state-machine, whose preconditions would
 //! have to be kept while a failure shrinks.
 //!
-//! For threads, [`transactions`] generates a list of [`Transaction`]s for each; [`Transaction::carry_out`] records what one
-//! saw and where it stands in the order of commits; and [`check_serial`] carries the same out on a map, one after another:
+//! For threads, [`transactions`] generates a list of [`Transaction`]s for each, and [`hammers`] what holds them up;
+//! [`check_on_threads`] compares what they saw with what the committed ones give one after another on a map:
 //!
 //! ```
-//! # use std::collections::BTreeMap;
-//! # use std::thread;
 //! # use proptest::prelude::*;
 //! # use rusqlite_fixtures::Template;
-//! use rusqlite_fixtures::strategies::{Rows, Table, Transaction, check_serial, prepare, transactions};
+//! # use rusqlite_fixtures::hammer::{Hammer, SLOT_ASKED};
+//! use rusqlite_fixtures::strategies::{Table, check_on_threads, hammers, transactions};
 //!
 //! static COUNTERS: Template = Template::sql("CREATE TABLE counter (id INTEGER PRIMARY KEY, value INTEGER NOT NULL)");
 //! const COUNTER: Table = Table::new("counter", "id", "value");
 //!
 //! # fn main() {
-//! proptest!(ProptestConfig::with_cases(20), |(threads in transactions(0..3i64, 0..9i64, 4, 1..8))| {
-//!     let engine = COUNTERS.engine().unwrap();
-//!     prepare(&engine).unwrap();
-//!     let engine = &engine;
-//!     let records: Vec<Vec<_>> = thread::scope(|scope| {
-//!         let carry_out = |one: &Transaction<_, _>| one.carry_out(&COUNTER, engine).unwrap();
-//!         let started: Vec<_> = threads
-//!             .iter()
-//!             .map(|list| scope.spawn(move || list.iter().map(carry_out).collect()))
-//!             .collect();
-//!         started.into_iter().map(|thread| thread.join().unwrap()).collect()
-//!     });
-//!     let after = COUNTER.read(&engine.unit_of_work().unwrap()).unwrap();
-//!     check_serial(&BTreeMap::new(), &records, &after)?;
+//! proptest!(ProptestConfig::with_cases(20), |(
+//!     threads in transactions(0..3i64, 0..9i64, 4, 1..8),
+//!     hammer in hammers(Hammer::new(), 4, &[SLOT_ASKED]),
+//! )| {
+//!     check_on_threads(COUNTER, &COUNTERS.engine().unwrap(), threads, hammer)?;
 //! });
 //! # }
 //! ```
@@ -95,6 +85,7 @@ mod model;
 #[cfg(all(test, not(shuttle)))]
 mod on_store;
 mod operation;
+mod pauses;
 mod rows;
 mod serial;
 mod subject;
@@ -102,6 +93,7 @@ mod subject;
 pub use self::engines::{Engines, check};
 pub use self::model::{Content, Effect, Model, Outcome};
 pub use self::operation::{HANDS, Kind, Operation, Statement, operations};
+pub use self::pauses::hammers;
 pub use self::rows::{Rows, Table};
-pub use self::serial::{End, Record, Transaction, check_serial, prepare, transactions};
+pub use self::serial::{End, Record, Transaction, check_on_threads, check_serial, prepare, transactions};
 pub use self::subject::{Difference, Subject};

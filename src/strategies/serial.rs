@@ -1,7 +1,8 @@
 //! Transactions on many threads: what they saw must be what some order of them, one after another, would have shown.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use proptest::collection::{SizeRange, vec};
 use proptest::prelude::*;
@@ -14,6 +15,7 @@ use super::rows::Rows;
 use super::subject::Difference;
 use crate::Engine;
 use crate::error::Result;
+use crate::hammer::Hammer;
 
 /// One transaction.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,6 +152,49 @@ impl<K: Clone + Ord + Debug, V: Clone + Debug + PartialEq> Record<K, V> {
         }
         Ok(view.content.rows)
     }
+}
+
+/// Has each of the hammer's threads carry out one of these lists of transactions, in one round, and checks that what they
+/// saw is what some order of them gives, one after another.
+///
+/// # Errors
+/// The first difference; what failed in a thread; and that the rows can't be read.
+///
+/// # Panics
+/// As [`Hammer::run`].
+pub fn check_on_threads<R>(
+    rows: R,
+    engine: &Engine,
+    threads: Vec<Vec<Transaction<R::Key, R::Value>>>,
+    hammer: Hammer,
+) -> Result<(), Difference>
+where
+    R: Rows<Key: Send + Sync, Value: Send + Sync> + Send + Sync + 'static,
+{
+    if threads.is_empty() {
+        return Ok(());
+    }
+    let failed = |at: String, error: &dyn Display| Difference::new(at, &"no failure", &error.to_string());
+    let read = |rows: &R| -> Result<_> { Ok(rows.read(&*engine.unit_of_work()?)?) };
+    let before = read(&rows).and_then(|before| prepare(engine).map(|()| before));
+    let before = before.map_err(|error| failed("the preparation".to_owned(), &error))?;
+    let hammer = hammer.threads(threads.len()).rounds(1);
+    let records = Arc::new(Mutex::new(vec![Vec::new(); threads.len()]));
+    let (rows, kept, hammered) = (Arc::new(rows), records.clone(), engine.clone());
+    let code = rows.clone();
+    let report = hammer.run(move |worker| {
+        let list = &threads[worker.number()];
+        let seen =
+            list.iter().map(|transaction| transaction.carry_out(&*code, &hammered)).collect::<Result<Vec<_>>>()?;
+        kept.lock().unwrap_or_else(PoisonError::into_inner)[worker.number()] = seen;
+        Ok(())
+    });
+    if let Some((outcome, failure)) = report.failures().next() {
+        return Err(failed(format!("thread {}", outcome.worker), failure));
+    }
+    let after = read(&rows).map_err(|error| failed("reading all rows in the end".to_owned(), &error))?;
+    let records = records.lock().unwrap_or_else(PoisonError::into_inner);
+    check_serial(&before, &records, &after)
 }
 
 /// Checks that what transactions saw, and what is there in the end, is what the committed ones give when they are carried

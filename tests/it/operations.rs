@@ -2,16 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::sync::Barrier;
-use std::thread;
 
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
+use rusqlite_fixtures::hammer::{Hammer, SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_TAKEN};
 use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::strategies::{
     self, Content, Difference, Effect, End, Engines, Operation, Outcome, Record, Rows, Statement, Subject, Table,
-    Transaction, check_serial, operations, prepare, transactions,
+    Transaction, check_on_threads, check_serial, hammers, operations, prepare, transactions,
 };
 use rusqlite_fixtures::{Engine, PooledConnection, Template};
 
@@ -302,20 +301,6 @@ fn cities() -> impl Strategy<Value = String> {
     ("[xyz]", prop_oneof![3 => Just(1), 1 => 1000..9000usize]).prop_map(|(name, times)| name.repeat(times))
 }
 
-/// Has each thread carry out its transactions, all at the same time.
-fn on_threads(threads: &[Vec<Transaction<i64, i64>>], engine: &Engine) -> Vec<Vec<Record<i64, i64>>> {
-    let barrier = Barrier::new(threads.len());
-    let run = |transactions: &[Transaction<i64, i64>]| {
-        barrier.wait();
-        transactions.iter().map(|transaction| transaction.carry_out(&ENTRY, engine).unwrap()).collect()
-    };
-    let run = &run;
-    thread::scope(|scope| {
-        let threads: Vec<_> = threads.iter().map(|transactions| scope.spawn(move || run(transactions))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })
-}
-
 fn rows(engine: &Engine) -> BTreeMap<i64, i64> {
     ENTRY.read(&engine.unit_of_work().unwrap()).unwrap()
 }
@@ -338,11 +323,49 @@ proptest! {
 
     /// Whatever threads do: it is as if their transactions had been carried out one after another.
     #[test]
-    fn transactions_on_threads_are_serializable(threads in transactions(0..4i64, 0..9i64, 3, 1..8)) {
-        let (engine, before) = recorded_engine();
-        let records = on_threads(&threads, &engine);
-        check_serial(&before, &records, &rows(&engine))?;
+    fn transactions_on_threads_are_serializable(
+        threads in transactions(0..4i64, 0..9i64, 3, 1..8),
+        hammer in hammers(Hammer::new(), 3, &[SLOT_ASKED, SLOT_TAKEN, SLOT_GIVEN_BACK]),
+    ) {
+        check_on_threads(ENTRY, &ENTRIES.engine().unwrap(), threads, hammer)?;
     }
+}
+
+/// Panics when a row is deleted.
+struct NeverDeletes;
+
+impl Rows for NeverDeletes {
+    type Key = i64;
+    type Value = i64;
+
+    fn insert(&self, connection: &Connection, key: &i64, value: &i64) -> rusqlite::Result<()> {
+        ENTRY.insert(connection, key, value)
+    }
+
+    fn update(&self, connection: &Connection, key: &i64, value: &i64) -> rusqlite::Result<bool> {
+        ENTRY.update(connection, key, value)
+    }
+
+    fn delete(&self, _: &Connection, _: &i64) -> rusqlite::Result<bool> {
+        std::panic::resume_unwind(Box::new("there is no way to delete"));
+    }
+
+    fn read(&self, connection: &Connection) -> rusqlite::Result<BTreeMap<i64, i64>> {
+        ENTRY.read(connection)
+    }
+}
+
+#[test]
+fn what_fails_in_a_thread_is_told() {
+    let lists = || vec![vec![], vec![committed(vec![Statement::Delete { key: 1 }])]];
+    let check = |engine: Engine, lists| {
+        check_on_threads(NeverDeletes, &engine, lists, Hammer::new()).map_err(|difference| difference.to_string())
+    };
+    let told = check(ENTRIES.engine().unwrap(), lists()).unwrap_err();
+    assert_eq!(told, r#"thread 1: expected "no failure", got "panic: there is no way to delete""#);
+    let told = check(Engine::new(), lists()).unwrap_err();
+    assert_eq!(told, r#"the preparation: expected "no failure", got "no such table: entry""#);
+    assert_eq!(check(ENTRIES.engine().unwrap(), vec![]), Ok(()));
 }
 
 /// Commits another transaction when it has read for the first time.
