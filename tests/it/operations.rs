@@ -2,6 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
@@ -224,10 +226,10 @@ fn engines_that_do_something_else_are_found() {
     }
 }
 
-/// Reads what is committed now, whatever its transaction has read before, unless somebody is writing.
-struct Newest(Engine);
+/// Entries that are read otherwise.
+struct ReadBy<F>(F);
 
-impl Rows for Newest {
+impl<F: Fn(&Connection) -> rusqlite::Result<BTreeMap<i64, i64>>> Rows for ReadBy<F> {
     type Key = i64;
     type Value = i64;
     const UNCHANGED_IS_UNWRITTEN: bool = true;
@@ -245,20 +247,24 @@ impl Rows for Newest {
     }
 
     fn read(&self, connection: &Connection) -> rusqlite::Result<BTreeMap<i64, i64>> {
-        let seen = ENTRY.read(connection)?;
-        let is_here = connection.path().is_some_and(|path| self.0.uri().contains(path));
-        match self.0.begin(Immediate) {
-            Ok(newest) if is_here => ENTRY.read(&newest),
-            _ => Ok(seen),
-        }
+        (self.0)(connection)
     }
 }
 
+/// The twin that reads what is committed now, whatever its transaction has read before, unless somebody is writing.
 #[test]
 fn a_reader_that_sees_the_newest_commit_is_found() {
     let steps = shrunk(|operations| {
         let engine = cold_engine();
-        strategies::check(&Newest(engine.clone()), engine, operations)
+        let newest = ReadBy(|connection: &Connection| {
+            let seen = ENTRY.read(connection)?;
+            let is_here = connection.path().is_some_and(|path| engine.uri().contains(path));
+            match engine.begin(Immediate) {
+                Ok(newest) if is_here => ENTRY.read(&newest),
+                _ => Ok(seen),
+            }
+        });
+        strategies::check(&newest, engine.clone(), operations)
     });
     assert!(steps.len() <= 8, "{steps:#?}");
 }
@@ -327,107 +333,65 @@ proptest! {
         threads in transactions(0..4i64, 0..9i64, 3, 1..8),
         hammer in hammers(Hammer::new(), 3, &[SLOT_ASKED, SLOT_TAKEN, SLOT_GIVEN_BACK]),
     ) {
-        check_on_threads(ENTRY, &ENTRIES.engine().unwrap(), threads, hammer)?;
-    }
-}
-
-/// Panics when a row is deleted.
-struct NeverDeletes;
-
-impl Rows for NeverDeletes {
-    type Key = i64;
-    type Value = i64;
-
-    fn insert(&self, connection: &Connection, key: &i64, value: &i64) -> rusqlite::Result<()> {
-        ENTRY.insert(connection, key, value)
-    }
-
-    fn update(&self, connection: &Connection, key: &i64, value: &i64) -> rusqlite::Result<bool> {
-        ENTRY.update(connection, key, value)
-    }
-
-    fn delete(&self, _: &Connection, _: &i64) -> rusqlite::Result<bool> {
-        std::panic::resume_unwind(Box::new("there is no way to delete"));
-    }
-
-    fn read(&self, connection: &Connection) -> rusqlite::Result<BTreeMap<i64, i64>> {
-        ENTRY.read(connection)
+        let yields = ReadBy(|connection: &Connection| {
+            thread::yield_now(); // so that others come in between
+            ENTRY.read(connection)
+        });
+        check_on_threads(yields, &ENTRIES.engine().unwrap(), threads, hammer)?;
     }
 }
 
 #[test]
 fn what_fails_in_a_thread_is_told() {
-    let lists = || vec![vec![], vec![committed(vec![Statement::Delete { key: 1 }])]];
-    let check = |engine: Engine, lists| {
-        check_on_threads(NeverDeletes, &engine, lists, Hammer::new()).map_err(|difference| difference.to_string())
+    let check = |engine: Engine, lists: Vec<Vec<Transaction<i64, i64>>>| {
+        let has_read = AtomicBool::new(false);
+        let panics = ReadBy(move |connection: &Connection| {
+            assert!(!has_read.swap(true, Ordering::Relaxed), "read already");
+            ENTRY.read(connection)
+        });
+        check_on_threads(panics, &engine, lists, Hammer::new()).map_err(|difference| difference.to_string())
     };
+    let lists = || vec![vec![], vec![committed(&[Statement::Read])]];
     let told = check(ENTRIES.engine().unwrap(), lists()).unwrap_err();
-    assert_eq!(told, r#"thread 1: expected "no failure", got "panic: there is no way to delete""#);
+    assert_eq!(told, r#"thread 1: expected "no failure", got "panic: read already""#);
     let told = check(Engine::new(), lists()).unwrap_err();
     assert_eq!(told, r#"the preparation: expected "no failure", got "no such table: entry""#);
     assert_eq!(check(ENTRIES.engine().unwrap(), vec![]), Ok(()));
 }
 
-/// Commits another transaction when it has read for the first time.
-struct Interrupted<'a> {
-    engine: &'a Engine,
-    other: Cell<Option<Transaction<i64, i64>>>,
-    record: RefCell<Option<Record<i64, i64>>>,
+fn committed(statements: &[Statement<i64, i64>]) -> Transaction<i64, i64> {
+    Transaction { immediate: false, statements: statements.to_vec(), end: End::Commit }
 }
 
-impl Rows for Interrupted<'_> {
-    type Key = i64;
-    type Value = i64;
-
-    fn insert(&self, connection: &Connection, key: &i64, value: &i64) -> rusqlite::Result<()> {
-        ENTRY.insert(connection, key, value)
-    }
-
-    fn update(&self, connection: &Connection, key: &i64, value: &i64) -> rusqlite::Result<bool> {
-        ENTRY.update(connection, key, value)
-    }
-
-    fn delete(&self, connection: &Connection, key: &i64) -> rusqlite::Result<bool> {
-        ENTRY.delete(connection, key)
-    }
-
-    fn read(&self, connection: &Connection) -> rusqlite::Result<BTreeMap<i64, i64>> {
+/// Carries out a transaction, or the same without one, and another that updates the row when it has read for the first time.
+fn interrupt(statements: &[Statement<i64, i64>], is_transaction: bool) -> Result<(), Difference> {
+    let (engine, before) = recorded_engine();
+    let other = Cell::new(Some(committed(&[Statement::Update { key: 1, value: 5 }])));
+    let record_of_other = Cell::new(None);
+    let rows_of_first = ReadBy(|connection: &Connection| {
         let seen = ENTRY.read(connection)?;
-        if let Some(other) = self.other.take() {
-            self.record.replace(Some(other.carry_out(&ENTRY, self.engine).unwrap()));
+        if let Some(other) = other.take() {
+            record_of_other.set(Some(other.carry_out(&ENTRY, &engine).unwrap()));
         }
         Ok(seen)
-    }
-}
-
-fn committed(statements: Vec<Statement<i64, i64>>) -> Transaction<i64, i64> {
-    Transaction { immediate: false, statements, end: End::Commit }
-}
-
-/// One transaction is carried out as `carry_out` does it, and after its first read another one that updates the same row.
-fn interrupt(
-    statements: Vec<Statement<i64, i64>>,
-    carry_out: impl FnOnce(&Transaction<i64, i64>, &Interrupted<'_>, &Engine) -> Record<i64, i64>,
-) -> Result<(), Difference> {
-    let (engine, before) = recorded_engine();
-    let other = Cell::new(Some(committed(vec![Statement::Update { key: 1, value: 5 }])));
-    let rows_of_first = Interrupted { engine: &engine, other, record: RefCell::new(None) };
-    let first = carry_out(&committed(statements), &rows_of_first, &engine);
-    let second = rows_of_first.record.take().unwrap();
-    check_serial(&before, &[vec![first], vec![second]], &rows(&engine))
+    });
+    let first = committed(statements);
+    let record = if is_transaction {
+        first.carry_out(&rows_of_first, &engine).unwrap()
+    } else {
+        first.record(&rows_of_first, &engine.connect().unwrap()).unwrap()
+    };
+    check_serial(&before, &[vec![record], vec![record_of_other.take().unwrap()]], &rows(&engine))
 }
 
 /// The twin: outside of a transaction the same is found not to be serializable.
 #[test]
 fn histories_that_are_not_serializable_are_found() {
-    let update = vec![Statement::Read, Statement::Update { key: 1, value: 7 }];
-    let look_twice = vec![Statement::Read, Statement::Read];
+    let update = [Statement::Read, Statement::Update { key: 1, value: 7 }];
+    let look_twice = [Statement::Read, Statement::Read];
     for statements in [update, look_twice] {
-        interrupt(statements.clone(), |first, rows, engine| first.carry_out(rows, engine).unwrap()).unwrap();
-        let without = |first: &Transaction<i64, i64>, rows: &Interrupted<'_>, engine: &Engine| {
-            first.record(rows, &engine.connect().unwrap()).unwrap()
-        };
-        let error = interrupt(statements, without).unwrap_err().to_string();
+        interrupt(&statements, true).unwrap();
+        let error = interrupt(&statements, false).unwrap_err().to_string();
         assert!(error.contains("Read: expected Read(Content { rows: {1: 5}"), "{error}");
     }
 }
