@@ -218,7 +218,12 @@ fn take(engine: &Engine, kind: Kind) -> crate::Result<Held> {
         Kind::UnitOfWork => Held::UnitOfWork(engine.unit_of_work()?),
         Kind::Immediate => Held::UnitOfWork(engine.begin(TransactionBehavior::Immediate)?),
         Kind::Pooled => Held::Pooled(engine.pooled_connection()?),
-        Kind::Connection => Held::Connection(engine.connect()?),
+        Kind::Connection => {
+            let connection = engine.connect()?;
+            // Hardly any, so that SQLite writes to the database before it commits.
+            connection.pragma_update(None, "cache_size", 1)?;
+            Held::Connection(connection)
+        }
         Kind::Uri => {
             let connection = Connection::open(engine.uri())?;
             connection.busy_timeout(Duration::ZERO)?;

@@ -182,7 +182,7 @@ pub enum Kind {
     Immediate,
     /// [`Engine::pooled_connection`](crate::Engine::pooled_connection).
     Pooled,
-    /// [`Engine::connect`](crate::Engine::connect).
+    /// [`Engine::connect`](crate::Engine::connect), with a cache that large rows don't fit in.
     Connection,
     /// [`Connection::open`](rusqlite::Connection::open) with [`Engine::uri`](crate::Engine::uri). It is not set up as the
     /// template says.
