@@ -222,7 +222,7 @@ where
         7 => (hand.clone(), engine.clone(), kind()).prop_map(|(hand, engine, kind)| Operation::Open { hand, engine, kind }),
         6 => (hand.clone(), any::<bool>()).prop_map(|(hand, immediate)| Operation::Begin { hand, immediate }),
         5 => hand.clone().prop_map(|hand| Operation::Commit { hand }),
-        1 => hand.clone().prop_map(|hand| Operation::Rollback { hand }),
+        3 => hand.clone().prop_map(|hand| Operation::Rollback { hand }),
         1 => hand.clone().prop_map(|hand| Operation::Drop { hand }),
         1 => hand.clone().prop_map(|hand| Operation::Panic { hand }),
         1 => hand.prop_map(|hand| Operation::Vacuum { hand }),
@@ -241,7 +241,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         4 => Just(Kind::UnitOfWork),
         1 => Just(Kind::Immediate),
         3 => Just(Kind::Pooled),
-        1 => Just(Kind::Connection),
+        2 => Just(Kind::Connection),
         1 => Just(Kind::Uri),
     ]
 }
