@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, ffi};
 
 use super::model::{Content, Effect, Model, Outcome};
-use super::operation::{HANDS, Kind, Operation, Place, Statement, TABLES};
+use super::operation::{AT_FIRST, HANDS, Kind, Operation, Place, Statement, TABLES};
 use super::rows::Rows;
 use super::subject::{Difference, Subject};
 use crate::{Engine, PooledConnection, Snapshot, UnitOfWork};
@@ -155,7 +155,7 @@ impl<'a, R: Rows> Engines<'a, R> {
 
     fn outcome(&mut self, operation: &Operation<R::Key, R::Value>) -> Outcome<R::Key, R::Value> {
         if let Some(hand) = operation.needs_connection().filter(|hand| self.hands[hand % HANDS].is_none()) {
-            self.open(hand % HANDS, 0, Kind::Pooled);
+            self.open(hand % HANDS, 0, AT_FIRST[hand % HANDS]);
         }
         let of = |engine: &usize| engine % self.engines.len();
         match operation {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::operation::{HANDS, Kind, Operation, Place, Statement, TABLES};
+use super::operation::{AT_FIRST, HANDS, Kind, Operation, Place, Statement, TABLES};
 
 /// What came of an operation, as who carries it out sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -191,7 +191,7 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
 
     fn outcome(&mut self, operation: &Operation<K, V>, replaced: bool) -> Outcome<K, V> {
         if let Some(hand) = operation.needs_connection().filter(|hand| self.hands[hand % HANDS].is_none()) {
-            self.open(hand % HANDS, 0, Kind::Pooled);
+            self.open(hand % HANDS, 0, AT_FIRST[hand % HANDS]);
         }
         let databases = self.databases.len();
         match operation {

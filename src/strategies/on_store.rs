@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 
 use super::model::{Content, Effect, Model, Outcome, View};
-use super::operation::{HANDS, Kind, Operation, Place, Statement, TABLES, operations};
+use super::operation::{AT_FIRST, HANDS, Kind, Operation, Place, Statement, TABLES, operations};
 use super::subject::Subject;
 use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
@@ -357,7 +357,7 @@ impl Stores {
 
     fn outcome(&mut self, operation: &Operation<usize, u8>) -> Came {
         if let Some(hand) = operation.needs_connection().filter(|hand| self.hands[hand % HANDS].is_none()) {
-            self.open(hand % HANDS, 0, Kind::Pooled);
+            self.open(hand % HANDS, 0, AT_FIRST[hand % HANDS]);
         }
         let stores = self.stores.len();
         match operation {

@@ -10,8 +10,8 @@ pub const HANDS: usize = 3;
 
 /// One thing that is done to engines.
 ///
-/// A *hand* is a place for one connection or unit of work. One that has nothing takes a pooled connection to the first engine
-/// when it is to do something. Hands, engines, snapshots, savepoints and tables are given by
+/// A *hand* is a place for one connection or unit of work. One that has nothing takes a connection to the first engine when it
+/// is to do something. Hands, engines, snapshots, savepoints and tables are given by
 /// numbers, which are taken modulo how many there are.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operation<K, V> {
@@ -188,6 +188,9 @@ pub enum Kind {
     /// template says.
     Uri,
 }
+
+/// What a hand that has nothing takes.
+pub(super) const AT_FIRST: [Kind; HANDS] = [Kind::Pooled, Kind::Connection, Kind::Uri];
 
 /// How many tables of its own the harness creates and drops.
 pub(super) const TABLES: usize = 2;
