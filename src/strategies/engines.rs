@@ -218,18 +218,19 @@ fn take(engine: &Engine, kind: Kind) -> crate::Result<Held> {
         Kind::UnitOfWork => Held::UnitOfWork(engine.unit_of_work()?),
         Kind::Immediate => Held::UnitOfWork(engine.begin(TransactionBehavior::Immediate)?),
         Kind::Pooled => Held::Pooled(engine.pooled_connection()?),
-        Kind::Connection => {
-            let connection = engine.connect()?;
-            // Hardly any, so that SQLite writes to the database before it commits.
-            connection.pragma_update(None, "cache_size", 1)?;
-            Held::Connection(connection)
-        }
+        Kind::Connection => Held::Connection(with_small_cache(engine.connect()?)?),
         Kind::Uri => {
             let connection = Connection::open(engine.uri())?;
             connection.busy_timeout(Duration::ZERO)?;
-            Held::Connection(connection)
+            Held::Connection(with_small_cache(connection)?)
         }
     })
+}
+
+/// With room for hardly any page, so that SQLite writes to the database before it commits.
+fn with_small_cache(connection: Connection) -> rusqlite::Result<Connection> {
+    connection.pragma_update(None, "cache_size", 1)?;
+    Ok(connection)
 }
 
 /// As in a test that fails, but for the hook that prints it.

@@ -304,7 +304,7 @@ impl Rows for Accounts {
 
 /// Some of several pages.
 fn cities() -> impl Strategy<Value = String> {
-    ("[xyz]", prop_oneof![3 => Just(1), 1 => 1000..9000usize]).prop_map(|(name, times)| name.repeat(times))
+    ("[xyz]", prop_oneof![Just(1), 1000..9000usize]).prop_map(|(name, times)| name.repeat(times))
 }
 
 fn rows(engine: &Engine) -> BTreeMap<i64, i64> {
@@ -320,7 +320,7 @@ fn recorded_engine() -> (Engine, BTreeMap<i64, i64>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
     fn so_do_tables_of_ones_own(operations in operations("[A-D]", cities(), 1..50)) {
