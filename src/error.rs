@@ -225,6 +225,9 @@ impl Error {
                 (ErrorKind::LockTimeout, held(engine, by, *waited, refusal.is_by_this_thread()))
             }
             Refusal::Stale { by } => (ErrorKind::SerializationFailure, stale(engine, by)),
+            Refusal::Injected { by } => {
+                (ErrorKind::LockTimeout, format!("can't lock {engine}: it is to seem taken, by {by}"))
+            }
         };
         Error::new(kind, message).caused_by(Source::Sqlite(cause))
     }

@@ -7,6 +7,7 @@
 mod built;
 mod engine;
 mod error;
+pub mod faults;
 pub mod fixtures;
 pub mod hammer;
 mod image;

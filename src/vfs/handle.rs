@@ -9,6 +9,7 @@ use rusqlite::ffi;
 
 use super::mount::Mount;
 use super::waiting::{self, Pending};
+use crate::faults::{self, Call};
 use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
 use crate::snapshot::{Snapshot, Stamp};
@@ -156,6 +157,7 @@ impl Handle {
 
     /// Raises the lock to `level`.
     pub(super) fn lock(&mut self, level: Lock, caller: &impl Caller) -> Result<(), Code> {
+        self.meet_fault(level, caller)?;
         if self.lock < Lock::Shared {
             self.come_back();
             self.read = Some(self.mount.store.current());
@@ -168,6 +170,17 @@ impl Handle {
         }
         self.lock = self.lock.max(level);
         Ok(())
+    }
+
+    /// Refuses the lock if a fault plan asks for it.
+    fn meet_fault(&self, level: Lock, caller: &impl Caller) -> Result<(), Code> {
+        let call = if level <= Lock::Reserved { Call::Lock } else { Call::LockExclusive };
+        faults::check(call).inspect_err(|code| {
+            if let (ffi::SQLITE_BUSY, Some(by)) = (*code, faults::order()) {
+                self.announce(caller, None, true);
+                Refusal::Injected { by }.remember(self.mount.name());
+            }
+        })
     }
 
     /// Takes the writer slot, or says why not.
@@ -188,7 +201,7 @@ impl Handle {
                 Err(refusal) => {
                     // Who was held up may poll; what has read something old is to begin anew.
                     self.refused = matches!(refusal, Refusal::Held { .. }).then(Instant::now);
-                    self.announce(caller, None);
+                    self.announce(caller, None, false);
                     refusal.clone().remember(self.mount.name());
                     return Err(refusal);
                 }
@@ -198,7 +211,7 @@ impl Handle {
 
     /// Has the connection's busy handler wait; says whether to try again.
     fn wait_here(&self, caller: &impl Caller, refusal: Refusal) -> bool {
-        self.announce(caller, self.read.clone());
+        self.announce(caller, self.read.clone(), false);
         let try_again = caller.call_busy_handler();
         // Our own busy handler has taken what was announced, and remembers more than we know.
         if Pending::take(|pending| pending.claim.token == self.token).is_some() && !try_again {
@@ -208,10 +221,10 @@ impl Handle {
     }
 
     /// Says to the busy handler that may be called next what it is called for.
-    fn announce(&self, caller: &impl Caller, read: Option<Snapshot>) {
+    fn announce(&self, caller: &impl Caller, read: Option<Snapshot>, is_fault: bool) {
         let (mount, alive) = (Arc::downgrade(&self.mount), Arc::downgrade(&self.alive));
         let claim = self.claim(read, Some(RESERVATION));
-        Pending::set(Pending { connection: caller.id(), mount, alive, claim });
+        Pending::set(Pending { connection: caller.id(), mount, alive, claim, is_fault });
     }
 
     fn claim(&self, read: Option<Snapshot>, reserve: Option<Duration>) -> Claim {
