@@ -51,8 +51,8 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::panic::Location;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::{Location, RefUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use rusqlite::ffi;
@@ -135,11 +135,13 @@ pub(crate) enum Call {
 /// A SQLite result code.
 type Code = i32;
 
-/// How many threads run work under a plan. As long as none does, to look here is all that a call costs.
-static THREADS: AtomicUsize = AtomicUsize::new(0);
+/// Whether there has been a plan in this process. As long as there has not, to look here is all that a call costs.
+static ANY: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static ACTIVE: Cell<Option<Active>> = const { Cell::new(None) };
+    /// How many calls have been hit, by all plans.
+    static COUNT: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Fault {
@@ -252,12 +254,14 @@ impl Plan {
     }
 }
 
+impl RefUnwindSafe for Plan {} // what a panic may leave behind is a number of calls
+
 /// Takes a plan off its thread, also when the work panics.
 struct Ended<'a>(&'a Plan);
 
 impl Ended<'_> {
     fn begin(plan: &Plan) -> Ended<'_> {
-        THREADS.fetch_add(1, Ordering::Relaxed);
+        ANY.store(true, Ordering::Relaxed);
         ACTIVE.set(Some(Active { order: plan.order, progress: plan.progress.get(), is_past_undoing: false }));
         Ended(plan)
     }
@@ -268,7 +272,6 @@ impl Drop for Ended<'_> {
         if let Some(active) = ACTIVE.take() {
             self.0.progress.set(active.progress);
         }
-        THREADS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -286,15 +289,23 @@ impl Drop for ToldInPanic<'_> {
 /// What SQLite is to be told about this call: an error, if a plan of this thread hits it.
 #[inline]
 pub(crate) fn check(call: Call) -> Result<(), Code> {
-    if THREADS.load(Ordering::Relaxed) == 0 { Ok(()) } else { check_plan(call) }
+    if ANY.load(Ordering::Relaxed) { check_plan(call) } else { Ok(()) }
 }
 
 #[cold]
 fn check_plan(call: Call) -> Result<(), Code> {
-    with_active(|active| active.meet(call)).flatten().map_or(Ok(()), Err)
+    let Some(code) = with_active(|active| active.meet(call)).flatten() else { return Ok(()) };
+    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+    Err(code)
 }
 
-/// The plan of this thread, if it would hit one more lock.
+/// How many calls of this thread have been hit so far.
+#[inline]
+pub(crate) fn count() -> usize {
+    if ANY.load(Ordering::Relaxed) { COUNT.try_with(Cell::get).unwrap_or(0) } else { 0 }
+}
+
+/// Whether the plan of this thread would hit one more lock.
 pub(crate) fn would_refuse_again() -> bool {
     with_active(|active| active.order.hits(active.progress.calls + 1)).unwrap_or(false)
 }
@@ -321,7 +332,7 @@ fn with_active<T>(look: impl FnOnce(&mut Active) -> T) -> Option<T> {
     ACTIVE.try_with(look).ok().flatten()
 }
 
-/// Does what is not the work of the test that has a plan: others will have its outcome too.
+/// Does what is not the test's own, and meets no faults.
 pub(crate) fn spare<T>(work: impl FnOnce() -> T) -> T {
     struct Resumed(Option<Active>);
     impl Drop for Resumed {

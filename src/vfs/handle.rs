@@ -58,6 +58,11 @@ pub(super) struct Handle {
     may_hold_slot: bool,
     /// Whether a pragma has changed what a later user of the connection would not expect.
     pragma_changed: bool,
+    /// How many calls of this thread had been made to fail when the connection began to read.
+    faults_before: usize,
+    /// Whether one was made to fail while it did. SQLite does not tell of each error: it goes on without the statistics for
+    /// the query planner where it can't read them.
+    has_met_fault: bool,
 }
 
 /// The connection that calls, as far as waiting for the writer slot depends on it.
@@ -101,6 +106,8 @@ impl Handle {
             refused: None,
             may_hold_slot: false,
             pragma_changed: false,
+            faults_before: faults::count(),
+            has_met_fault: false,
         }
     }
 
@@ -112,8 +119,9 @@ impl Handle {
         std::ptr::eq(&*self.mount, mount)
     }
 
-    pub(super) fn pragma_changed(&self) -> bool {
-        self.pragma_changed
+    /// Whether SQLite may have been left with what a later user of the connection would not expect.
+    pub(super) fn is_altered(&self) -> bool {
+        self.pragma_changed || self.has_met_fault
     }
 
     /// Gives out `len` bytes from `offset` on, in parts, with zeros beyond the end; says whether there were enough.
@@ -173,7 +181,10 @@ impl Handle {
     }
 
     /// Refuses the lock if a fault plan asks for it.
-    fn meet_fault(&self, level: Lock, caller: &impl Caller) -> Result<(), Code> {
+    fn meet_fault(&mut self, level: Lock, caller: &impl Caller) -> Result<(), Code> {
+        if self.lock == Lock::None {
+            self.faults_before = faults::count();
+        }
         let call = if level <= Lock::Reserved { Call::Lock } else { Call::LockExclusive };
         faults::check(call).inspect_err(|code| {
             if let (ffi::SQLITE_BUSY, Some(by)) = (*code, faults::order()) {
@@ -253,6 +264,7 @@ impl Handle {
             self.mount.store.release(self.token);
         }
         if level == Lock::None {
+            self.has_met_fault |= faults::count() != self.faults_before;
             if std::mem::take(&mut self.may_hold_slot) {
                 self.mount.store.release(self.token);
             }

@@ -329,9 +329,9 @@ impl Session {
 
     fn has_leftovers(&self) -> bool {
         // SAFETY: the file is open as long as the connection is, and not in use.
-        let pragma_changed = unsafe { handle(self.file.cast()) }.pragma_changed();
+        let is_altered = unsafe { handle(self.file.cast()) }.is_altered();
         self.was_changed
-            || pragma_changed
+            || is_altered
             || self.is_stepping()
             || self.has_temporary_schema()
             || self.has_attached_databases()
