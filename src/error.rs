@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::ffi;
+use rusqlite::{ErrorCode, ffi};
 
 use crate::origin::Refusal;
 
@@ -125,7 +125,10 @@ impl Error {
     }
 
     pub(crate) fn open_connection(engine: &str, cause: rusqlite::Error) -> Error {
-        let message = format!("can't open a connection to {engine}: SQLite says: {cause}");
+        // Without memory there is no connection to ask for SQLite's words, and rusqlite has the path in their place.
+        let is_without_memory = cause.sqlite_error_code() == Some(ErrorCode::OutOfMemory);
+        let words = if is_without_memory { "out of memory".to_owned() } else { cause.to_string() };
+        let message = format!("can't open a connection to {engine}: SQLite says: {words}");
         Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
     }
 
@@ -226,7 +229,7 @@ impl Error {
             }
             Refusal::Stale { by } => (ErrorKind::SerializationFailure, stale(engine, by)),
             Refusal::Injected { by } => {
-                (ErrorKind::LockTimeout, format!("can't lock {engine}: it is to seem taken, by {by}"))
+                (ErrorKind::LockTimeout, format!("can't lock {engine}: {by} makes it seem taken"))
             }
         };
         Error::new(kind, message).caused_by(Source::Sqlite(cause))
