@@ -69,11 +69,11 @@ pub enum Fault {
     NoMemory,
     /// Somebody else has the lock: `SQLITE_BUSY`.
     ///
-    /// SQLite asks the busy handler, as always, but for a transaction that has read and now begins to write, which fails at
-    /// once. That of units of work, pooled connections and [`connect`](crate::Engine::connect) does not let the time pass
-    /// in vain: hit [`at`](Fault::at) one call, it has SQLite try again, and at the end of its patience it is at once where
-    /// each further try would be hit too ([`from`](Fault::from)), or where the engine is
-    /// [not to wait](crate::Engine::set_lock_timeout). One that was set by `busy_timeout` waits as long as it says.
+    /// SQLite calls the busy handler then, but not for a transaction that has read and now begins to write. That of units of
+    /// work, pooled connections and [`connect`](crate::Engine::connect) does not wait for what is not going to happen: under
+    /// [`at`](Fault::at) it has SQLite try again at once, under [`from`](Fault::from) it gives up at once, and so it does
+    /// where the engine is [not to wait](crate::Engine::set_lock_timeout). One that `busy_timeout` has set waits as long as
+    /// it says.
     Busy,
 }
 
@@ -232,13 +232,9 @@ impl Plan {
     /// # Panics
     /// When the work does; and within the work of another plan, for plans don't nest.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        let outer = ACTIVE.get().map(|outer| outer.order);
-        assert!(
-            outer.is_none(),
-            "{} is asked for during {}: plans don't nest",
-            self.order,
-            outer.unwrap_or(self.order)
-        );
+        if let Some(outer) = ACTIVE.get() {
+            panic!("{} is asked for during {}: plans don't nest", self.order, outer.order);
+        }
         let _ended = Ended::begin(self);
         work()
     }

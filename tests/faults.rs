@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -644,4 +645,24 @@ fn who_has_read_and_finds_the_writer_slot_taken_is_refused() {
     assert_eq!(code_of(Fault::Busy.at(1).during(|| insert(&work))), Some(ffi::SQLITE_BUSY));
     insert(&work).unwrap();
     work.commit().unwrap();
+}
+
+#[test]
+#[ignore = "is run by the next one, as a process of its own"]
+fn fails_under_a_plan() {
+    Fault::Full.everywhere(|plan| {
+        let result = plan.during(|| fork().transaction(|work| insert(work)));
+        assert!(result.is_ok() || !format!("{plan:?}").contains("Full.at(2)"));
+    });
+}
+
+#[test]
+fn a_test_that_fails_says_under_which_plan() {
+    let _alone = alone();
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["--ignored", "--exact", "--nocapture", "fails_under_a_plan"]).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    let plan = told.lines().find(|line| line.starts_with("rusqlite-fixtures: ")).unwrap_or(&told);
+    assert!(plan.starts_with("rusqlite-fixtures: this was under Fault::Full.at(2) of tests/faults.rs:"), "{plan}");
+    assert!(plan.ends_with(", which hit a write"), "{plan}");
 }
