@@ -148,7 +148,7 @@ impl Store {
         match &result {
             Ok(()) => claim.mark_as_taken(),
             Err(Refusal::Held { .. }) => {} // it may come back
-            Err(Refusal::Stale { .. }) => marks::reached(marks::SLOT_REFUSED),
+            Err(_) => marks::reached(marks::SLOT_REFUSED),
         }
         result
     }
