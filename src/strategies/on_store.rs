@@ -135,8 +135,8 @@ impl Hand {
         let read = self.transaction().read.clone().filter(|_| bug != Bug::SilentAboutRead);
         let claim = Claim { token: self.token, purpose: Purpose::Uri, read, reserve: None };
         store.try_acquire(&claim).map_err(|refusal| match refusal {
-            Refusal::Held { .. } => Outcome::Locked,
             Refusal::Stale { .. } => Outcome::Stale,
+            _ => Outcome::Locked,
         })?;
         self.transaction().has_slot = true;
         self.look(store, bug);
