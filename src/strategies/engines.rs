@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, ffi};
 
 use super::model::{Content, Effect, Model, Outcome};
-use super::operation::{AT_FIRST, HANDS, Kind, Operation, Place, Statement, TABLES};
+use super::operation::{AT_FIRST, ELSEWHERE, HANDS, Kind, Operation, Place, Statement, TABLES};
 use super::rows::Rows;
 use super::subject::{Difference, Subject};
 use crate::{Engine, PooledConnection, Snapshot, UnitOfWork};
@@ -20,7 +20,8 @@ use crate::{Engine, PooledConnection, Snapshot, UnitOfWork};
 /// # Errors
 /// The first difference, also when the rows can't be read.
 pub fn check<R: Rows>(rows: &R, engine: Engine, operations: &[Operation<R::Key, R::Value>]) -> Result<(), Difference> {
-    let mut engines = Engines::new(rows, engine);
+    let opened = Engines::new(rows, engine);
+    let mut engines = opened.map_err(|error| Difference::new("in the beginning", &"engines", &error))?;
     let mut model = engines.model()?;
     model.compare(&mut engines, operations)?;
     engines.check(&model)
@@ -65,12 +66,15 @@ impl Hand {
 impl<'a, R: Rows> Engines<'a, R> {
     /// Hands that have nothing, and this engine.
     ///
+    /// # Errors
+    /// SQLite's own, when it can't open a connection.
+    ///
     /// # Panics
     /// When there is no table in the engine.
-    pub fn new(rows: &'a R, engine: Engine) -> Engines<'a, R> {
+    pub fn new(rows: &'a R, engine: Engine) -> crate::Result<Engines<'a, R>> {
         engine.set_lock_timeout(Duration::ZERO);
-        let saved = Snapshot::from_bytes(engine.snapshot().to_bytes()).expect("an engine with the table");
-        Engines { rows, hands: [const { None }; HANDS], engines: vec![engine], snapshots: vec![saved] }
+        let snapshots = vec![elsewhere(&engine)?];
+        Ok(Engines { rows, hands: [const { None }; HANDS], engines: vec![engine], snapshots })
     }
 
     /// The model of them as they are.
@@ -209,6 +213,20 @@ impl<R: Rows> Subject<R::Key, R::Value> for Engines<'_, R> {
     }
 }
 
+/// A snapshot of another engine, whose change counter and schema cookie may come in this one too, with other content.
+fn elsewhere(engine: &Engine) -> crate::Result<Snapshot> {
+    let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).expect("an engine with a table").engine();
+    let (table, value) = ELSEWHERE;
+    copy.connect()?.execute_batch(&create_table(table, true, value))?;
+    Ok(copy.snapshot())
+}
+
+fn create_table(table: usize, reversed: bool, value: u8) -> String {
+    let (key, value) = ("-1 AS key", format!("{value} AS value"));
+    let columns = if reversed { format!("{value}, {key}") } else { format!("{key}, {value}") };
+    format!("CREATE TABLE {} AS SELECT {columns}", name_of(table))
+}
+
 fn integrity_of(engine: &Engine) -> crate::Result<String> {
     Ok(engine.unit_of_work()?.query_row("PRAGMA integrity_check", [], |row| row.get(0))?)
 }
@@ -260,9 +278,7 @@ pub(super) fn carry_out<R: Rows>(
         Statement::Update { key, value } => if_there(rows.update(connection, key, value)),
         Statement::Delete { key } => if_there(rows.delete(connection, key)),
         Statement::CreateTable { table, reversed, value } => {
-            let (key, value) = ("-1 AS key", format!("{value} AS value"));
-            let columns = if *reversed { format!("{value}, {key}") } else { format!("{key}, {value}") };
-            change_schema(connection, &format!("CREATE TABLE {} AS SELECT {columns}", name_of(*table)))
+            change_schema(connection, &create_table(*table, *reversed, *value))
         }
         Statement::DropTable { table } => change_schema(connection, &format!("DROP TABLE {}", name_of(*table))),
         Statement::Savepoint | Statement::RollbackTo { .. } | Statement::Release { .. } => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::operation::{AT_FIRST, HANDS, Kind, Operation, Place, Statement, TABLES};
+use super::operation::{AT_FIRST, ELSEWHERE, HANDS, Kind, Operation, Place, Statement, TABLES};
 
 /// What came of an operation, as who carries it out sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,12 +155,12 @@ impl<K: Clone + Ord, V: Clone + PartialEq> View<K, V> {
 impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
     /// One engine with these rows, and hands that have nothing.
     pub fn new(rows: BTreeMap<K, V>) -> Model<K, V> {
-        let content = Content { rows, tables: BTreeMap::new() };
-        let [current, saved] = [0, 1].map(|number| Version { number, content: content.clone() });
+        let elsewhere = Content { rows: rows.clone(), tables: BTreeMap::from([ELSEWHERE]) };
+        let current = Version { number: 0, content: Content { rows, tables: BTreeMap::new() } };
         Model {
             databases: vec![Database { baseline: current.clone(), current, writer: None }],
             hands: [const { None }; HANDS],
-            snapshots: vec![saved],
+            snapshots: vec![Version { number: 1, content: elsewhere }],
             versions: 2,
             unchanged_is_unwritten: false,
         }

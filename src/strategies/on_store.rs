@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 
 use super::model::{Content, Effect, Model, Outcome, View};
-use super::operation::{AT_FIRST, HANDS, Kind, Operation, Place, Statement, TABLES, operations};
+use super::operation::{AT_FIRST, ELSEWHERE, HANDS, Kind, Operation, Place, Statement, TABLES, operations};
 use super::subject::Subject;
 use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
@@ -98,12 +98,15 @@ fn decode(pages: &Pages) -> Rows {
     Content { rows: all(KEYS, place_of_row), tables: all(TABLES, place_of_table) }
 }
 
-fn first() -> Snapshot {
+/// A database, with this table in it if any.
+fn first(table: Option<(usize, u8)>) -> Snapshot {
     let mut pages = Pages::default();
     pages.resize(place_of_table(TABLES));
     pages.write(0, b"SQLite format 3\0\x10\0\x01\x01");
     put(&mut pages, place_of_row(1), Some(0));
-    CHANGE_COUNTERS.into_iter().chain([SCHEMA_COOKIE]).for_each(|at| pages.write(at, &1u32.to_be_bytes()));
+    let number = 1 + u32::from(table.is_some());
+    CHANGE_COUNTERS.into_iter().chain([SCHEMA_COOKIE]).for_each(|at| pages.write(at, &number.to_be_bytes()));
+    table.iter().for_each(|(table, value)| put(&mut pages, place_of_table(*table), Some(*value)));
     Snapshot::from_bytes(pages.to_vec()).unwrap()
 }
 
@@ -317,7 +320,12 @@ fn restore(store: &Store, snapshot: &Snapshot) -> Came {
 
 impl Stores {
     fn new(bug: Bug) -> Stores {
-        Stores { bug, stores: vec![Store::new(first())], hands: [const { None }; HANDS], snapshots: vec![first()] }
+        Stores {
+            bug,
+            stores: vec![Store::new(first(None))],
+            hands: [const { None }; HANDS],
+            snapshots: vec![first(Some(ELSEWHERE))],
+        }
     }
 
     fn close(&mut self, hand: usize) -> Came {

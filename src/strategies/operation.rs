@@ -68,8 +68,8 @@ pub enum Operation<K, V> {
         /// Of which engine.
         engine: usize,
     },
-    /// Goes to a snapshot, of this engine or another one. There is one from the start, of the first engine's content, with
-    /// which no engine shares a page.
+    /// Goes to a snapshot, of this engine or another one. There is one from the start: the first engine's content and one of
+    /// the harness's own tables, of an engine that no hand has.
     Restore {
         /// Which engine.
         engine: usize,
@@ -191,6 +191,9 @@ pub enum Kind {
 
 /// What a hand that has nothing takes.
 pub(super) const AT_FIRST: [Kind; HANDS] = [Kind::Pooled, Kind::Connection, Kind::Uri];
+
+/// The table that the first snapshot has, and what is in it.
+pub(super) const ELSEWHERE: (usize, u8) = (0, 9);
 
 /// How many tables of its own the harness creates and drops.
 pub(super) const TABLES: usize = 2;

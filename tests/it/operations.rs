@@ -89,7 +89,7 @@ fn sequences_come_to_all_sorts_of_outcomes() {
     let name = |debug: String| debug.split([' ', '(']).next().unwrap().to_owned();
     let seen = RefCell::new(BTreeMap::<String, u32>::new());
     let run = deterministic(CASES).run(&sequences(), |operations| {
-        let mut engines = Engines::new(&ENTRY, cold_engine());
+        let mut engines = Engines::new(&ENTRY, cold_engine()).unwrap();
         for operation in &operations {
             let outcome = engines.apply(operation).outcome;
             let what = match operation {
@@ -218,7 +218,7 @@ fn engines_that_do_something_else_are_found() {
     for apply in bugs {
         let steps = shrunk(|operations| {
             let first = cold_engine();
-            let engines = Engines::new(&ENTRY, first.clone());
+            let engines = Engines::new(&ENTRY, first.clone()).unwrap();
             let mut model = engines.model()?;
             model.compare(&mut Broken { engines, first, apply }, operations)
         });
