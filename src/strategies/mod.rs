@@ -44,7 +44,7 @@
 //!
 //! # fn main() {
 //! // In a #[test], or in the other form that `proptest!` has.
-//! proptest!(ProptestConfig::with_cases(20), |(operations in operations("[A-C]", 0..3i64, 1..40))| {
+//! proptest!(|(operations in operations("[A-C]", 0..3i64, 1..40))| {
 //!     check(&Accounts, BANK.engine().unwrap(), &operations)?;
 //! });
 //! # }
