@@ -216,16 +216,19 @@ mod tests {
     /// Two threads whose creations ask for each other's values, in two maps: one of them is refused, whichever comes last.
     #[test]
     fn creations_that_wait_for_each_other_are_refused() {
-        let (maps, (to_other, from_one)) = ([Map::new(), Map::new()], mpsc::channel());
+        let maps = [Map::new(), Map::new()];
         let [one, other] = &maps;
+        let ((to_other, from_one), (to_one, from_other)) = (mpsc::channel(), mpsc::channel());
         thread::scope(|scope| {
             let first = scope.spawn(move || {
                 get(one, "a", || {
                     to_other.send(()).unwrap();
+                    from_other.recv().unwrap();
                     get(other, "b", || unreachable!("the other thread makes it"))
                 })
             });
             let second = get(other, "b", || {
+                to_one.send(()).unwrap();
                 from_one.recv().unwrap();
                 until_waited_for();
                 get(one, "a", || unreachable!("the first thread makes it")).or(Ok::<i32, Failure>(7))
