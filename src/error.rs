@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::ffi;
+use rusqlite::{ErrorCode, ffi};
 
 use crate::origin::Refusal;
 
@@ -125,7 +125,10 @@ impl Error {
     }
 
     pub(crate) fn open_connection(engine: &str, cause: rusqlite::Error) -> Error {
-        let message = format!("can't open a connection to {engine}: SQLite says: {cause}");
+        // Without memory there is no connection to ask for SQLite's words, and rusqlite has the path in their place.
+        let is_without_memory = cause.sqlite_error_code() == Some(ErrorCode::OutOfMemory);
+        let words = if is_without_memory { "out of memory".to_owned() } else { cause.to_string() };
+        let message = format!("can't open a connection to {engine}: SQLite says: {words}");
         Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
     }
 
@@ -188,8 +191,7 @@ impl Error {
     }
 
     pub(crate) fn build_panicked(template: &str, payload: &(dyn Any + Send)) -> Error {
-        let words = payload.downcast_ref::<String>().map(String::as_str);
-        let words = words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("not with a text");
+        let words = words_of_panic(payload);
         Error::new(ErrorKind::BuildFailed, format!("can't build {template}: it panicked: {words}"))
     }
 
@@ -226,6 +228,9 @@ impl Error {
                 (ErrorKind::LockTimeout, held(engine, by, *waited, refusal.is_by_this_thread()))
             }
             Refusal::Stale { by } => (ErrorKind::SerializationFailure, stale(engine, by)),
+            Refusal::Injected { by } => {
+                (ErrorKind::LockTimeout, format!("can't lock {engine}: {by} makes it seem taken"))
+            }
         };
         Error::new(kind, message).caused_by(Source::Sqlite(cause))
     }
@@ -268,6 +273,12 @@ impl std::error::Error for Error {
             None => None,
         }
     }
+}
+
+/// What a panic said.
+pub(crate) fn words_of_panic(payload: &(dyn Any + Send)) -> &str {
+    let words = payload.downcast_ref::<String>().map(String::as_str);
+    words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("not with a text")
 }
 
 /// SQLite's message for an error, without what rusqlite adds.

@@ -7,6 +7,7 @@
 //! | wants several connections, threads or transactions | [`fresh_engine`] |
 //! | shares a database with others, and leaves nothing in it | [`unit_of_work`](fn@unit_of_work) |
 //! | shares one, commits, or wants several threads | [`memory_engine`] |
+//! | makes threads race | [`hammer`] |
 //!
 //! ```
 //! use rstest::rstest;
@@ -28,6 +29,7 @@
 
 use rstest::fixture;
 
+use crate::hammer::Hammer;
 use crate::{Engine, PooledConnection, Template, UnitOfWork};
 
 /// What the fixtures take that are given no template.
@@ -88,4 +90,13 @@ pub fn fresh_unit_of_work(#[default(&EMPTY)] template: &'static Template) -> Uni
 pub fn fresh_connection(#[default(&EMPTY)] template: &'static Template) -> PooledConnection {
     let connection = template.engine().and_then(|engine| engine.pooled_connection());
     connection.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A [`Hammer`] of 8 threads and 100 rounds, or as many as `#[with(16, 1_000)]` says.
+///
+/// # Panics
+/// As [`Hammer::new`] and [`Hammer::threads`].
+#[fixture]
+pub fn hammer(#[default(8)] threads: usize, #[default(100)] rounds: usize) -> Hammer {
+    Hammer::new().threads(threads).rounds(rounds)
 }

@@ -7,8 +7,11 @@
 mod built;
 mod engine;
 mod error;
+pub mod faults;
 pub mod fixtures;
+pub mod hammer;
 mod image;
+mod marks;
 #[cfg(all(test, shuttle))]
 mod model;
 mod once_map;
@@ -19,6 +22,8 @@ mod pooled_connection;
 mod registry;
 mod snapshot;
 mod store;
+#[cfg(feature = "proptest")]
+pub mod strategies;
 mod sync;
 mod template;
 mod unit_of_work;

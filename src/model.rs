@@ -14,7 +14,7 @@ use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
 use crate::snapshot::Snapshot;
 use crate::store::{Claim, Store, Token};
-use crate::sync::{Condvar, Mutex, MutexGuard, thread};
+use crate::sync::{Condvar, Mutex, MutexGuard, Patience, thread};
 
 /// How many orders are tried of each model: at random, and by probabilistic concurrency testing with three changes of
 /// priority. `MODEL_ORDERS` sets another number.
@@ -230,6 +230,9 @@ mod store {
 
     const FOR_EVER: Duration = Duration::from_secs(3600);
 
+    /// May be over at any time.
+    const SHORT: Duration = Duration::from_secs(1);
+
     /// The writer slot, as `Store` and its twin have it.
     trait Slot: Send + Sync + 'static {
         fn acquire(&self, token: Token);
@@ -330,7 +333,7 @@ mod store {
                         count.fetch_add(1, Ordering::Relaxed);
                     }
                     Err(Refusal::Stale { .. }) => {}
-                    Err(Refusal::Held { .. }) => panic!("it did not wait"),
+                    Err(_) => panic!("it did not wait"),
                 }
                 shared.release(token);
             });
@@ -379,6 +382,117 @@ mod store {
         });
     }
 
+    /// One that is called to the slot may be running out of patience just then. Whoever gives up, the others get it.
+    #[test]
+    fn who_gives_up_keeps_nobody_waiting() {
+        check(|| {
+            let (shared, running) = (Arc::new(store()), Arc::new(AtomicUsize::new(3)));
+            let (clock, left) = (shared.clone(), running.clone());
+            let clock = thread::spawn(move || {
+                while left.load(Ordering::Relaxed) > 0 {
+                    clock.pass_time();
+                    thread::yield_now();
+                }
+            });
+            spawn_all(3, move |number| {
+                let token = Token::new();
+                let patience = if number == 2 { FOR_EVER } else { SHORT };
+                let result = Store::acquire(&shared, &claim(token, None), patience);
+                assert!(result.is_ok() || number < 2);
+                thread::yield_now();
+                shared.release(token);
+                running.fetch_sub(1, Ordering::Relaxed);
+            });
+            clock.join().unwrap();
+        });
+    }
+
+    /// The same without a clock: who gives up calls the next, or nobody does.
+    fn an_impatient_one_calls_the_next(slot: impl Queue) {
+        let (slot, holder) = (Arc::new(slot), Token::new());
+        slot.acquire(holder);
+        let wait = |wait: fn(&dyn Queue, Token)| {
+            let slot = slot.clone();
+            thread::spawn(move || {
+                let token = Token::new();
+                wait(&*slot, token);
+                slot.release(token);
+            })
+        };
+        let waiters = [
+            wait(|slot, token| {
+                slot.acquire_impatiently(token);
+            }),
+            wait(|slot, token| slot.acquire(token)),
+        ];
+        slot.release(holder);
+        waiters.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn who_gives_up_calls_the_next() {
+        check(|| an_impatient_one_calls_the_next(store()));
+    }
+
+    /// In the order in which they queue up, whoever else takes the slot in between.
+    fn in_order_of_arrival(slot: impl Queue) {
+        let (slot, holder) = (Arc::new(slot), Token::new());
+        slot.acquire(holder);
+        let served = Arc::new(Mutex::new(Vec::new()));
+        let waiters: Vec<_> = (0..2)
+            .map(|number| {
+                let (waiter, order) = (slot.clone(), served.clone());
+                let thread = thread::spawn(move || {
+                    let token = Token::new();
+                    waiter.acquire(token);
+                    order.lock().unwrap().push(number);
+                    waiter.release(token);
+                });
+                while slot.queued() <= number {
+                    thread::yield_now();
+                }
+                thread
+            })
+            .collect();
+        slot.release(holder);
+        let passing = Token::new();
+        slot.acquire(passing);
+        slot.release(passing);
+        waiters.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(*served.lock().unwrap(), [0, 1]);
+    }
+
+    trait Queue: Slot {
+        fn queued(&self) -> usize;
+        /// Like `acquire`, but it may give up.
+        fn acquire_impatiently(&self, token: Token) -> bool;
+    }
+
+    impl Queue for Store {
+        fn queued(&self) -> usize {
+            Store::queued(self)
+        }
+
+        fn acquire_impatiently(&self, token: Token) -> bool {
+            Store::acquire(self, &claim(token, None), SHORT).is_ok()
+        }
+    }
+
+    impl Queue for Twin {
+        fn queued(&self) -> usize {
+            self.lock().1.len()
+        }
+
+        fn acquire_impatiently(&self, token: Token) -> bool {
+            self.acquire_within(token, SHORT)
+        }
+    }
+
+    #[test]
+    fn waiters_are_served_in_order_of_arrival() {
+        check(|| in_order_of_arrival(store()));
+    }
+
     #[derive(Clone, Copy, PartialEq)]
     enum Bug {
         None,
@@ -388,11 +502,17 @@ mod store {
         NotifyFirst,
         /// Who was woken takes it for granted that the slot is free.
         NoSecondLook,
+        /// Who came last is called first.
+        LastFirst,
+        /// Who was called and has given up does not call the next.
+        GivesUpSilently,
     }
+
+    type Waiters = VecDeque<(Token, Arc<Condvar>)>;
 
     /// A slot with a queue, in few words, and with a bug.
     struct Twin {
-        state: Mutex<(Option<Token>, VecDeque<Arc<Condvar>>)>,
+        state: Mutex<(Option<Token>, Waiters)>,
         bug: Bug,
     }
 
@@ -401,41 +521,60 @@ mod store {
             Twin { state: Mutex::new((None, VecDeque::new())), bug }
         }
 
-        fn lock(&self) -> MutexGuard<'_, (Option<Token>, VecDeque<Arc<Condvar>>)> {
+        fn lock(&self) -> MutexGuard<'_, (Option<Token>, Waiters)> {
             self.state.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
+        fn acquire_within(&self, token: Token, patience: Duration) -> bool {
+            let patience = Patience::of(patience);
+            let mut state = self.lock();
+            if state.0.is_some() {
+                if self.bug == Bug::UnlockedCheck {
+                    drop(state);
+                    state = self.lock();
+                }
+                let woken = Arc::new(Condvar::new());
+                state.1.push_back((token, woken.clone()));
+                loop {
+                    state = woken.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    if !patience.lasts() {
+                        state.1.retain(|(waiter, _)| *waiter != token);
+                        drop(state);
+                        if self.bug != Bug::GivesUpSilently {
+                            self.call_first();
+                        }
+                        return false;
+                    }
+                    if state.0.is_none() || self.bug == Bug::NoSecondLook {
+                        break;
+                    }
+                }
+                state.1.retain(|(waiter, _)| *waiter != token);
+            }
+            state.0 = Some(token);
+            true
+        }
+
         fn call_first(&self) {
-            if let Some(first) = self.lock().1.pop_front() {
-                first.notify_one();
+            let queue = &self.lock().1;
+            let next = if self.bug == Bug::LastFirst { queue.back() } else { queue.front() };
+            if let Some((_, next)) = next {
+                next.notify_one();
             }
         }
     }
 
     impl Slot for Twin {
         fn acquire(&self, token: Token) {
-            let mut state = self.lock();
-            while state.0.is_some() {
-                if self.bug == Bug::UnlockedCheck {
-                    drop(state);
-                    state = self.lock();
-                }
-                let woken = Arc::new(Condvar::new());
-                state.1.push_back(woken.clone());
-                state = woken.wait(state).unwrap_or_else(PoisonError::into_inner);
-                if self.bug == Bug::NoSecondLook {
-                    break;
-                }
-            }
-            state.0 = Some(token);
+            self.acquire_within(token, FOR_EVER);
         }
 
-        fn release(&self, _: Token) {
+        fn release(&self, token: Token) {
             if self.bug == Bug::NotifyFirst {
                 self.call_first();
             }
-            self.lock().0 = None;
-            if self.bug != Bug::NotifyFirst {
+            let was_held = self.lock().0.take_if(|holder| *holder == token).is_some();
+            if was_held && self.bug != Bug::NotifyFirst {
                 self.call_first();
             }
         }
@@ -447,5 +586,9 @@ mod store {
         for bug in [Bug::UnlockedCheck, Bug::NotifyFirst, Bug::NoSecondLook] {
             check_fails(move || one_at_a_time(Twin::new(bug), 3, 2));
         }
+        check(|| in_order_of_arrival(Twin::new(Bug::None)));
+        check_fails(|| in_order_of_arrival(Twin::new(Bug::LastFirst)));
+        check(|| an_impatient_one_calls_the_next(Twin::new(Bug::None)));
+        check_fails(|| an_impatient_one_calls_the_next(Twin::new(Bug::GivesUpSilently)));
     }
 }

@@ -6,6 +6,8 @@ use std::panic::Location;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use crate::faults::Order;
+
 /// What wants to write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
@@ -73,6 +75,8 @@ pub(crate) enum Refusal {
     Held { by: Origin, waited: Duration },
     /// What this connection read is no longer the newest content.
     Stale { by: Origin },
+    /// A fault plan asks for it.
+    Injected { by: Order },
 }
 
 /// A refusal, by which engine, and when.
@@ -110,23 +114,22 @@ impl Refusal {
         Some((latest.engine, latest.refusal))
     }
 
-    /// The same refusal, of a wait that began at `start`.
-    pub(crate) fn since(self, start: Instant) -> Refusal {
+    /// The same refusal, after waiting so long.
+    pub(crate) fn after(self, waited: Duration) -> Refusal {
         match self {
-            Refusal::Held { by, .. } => Refusal::Held { by, waited: start.elapsed() },
-            stale => stale,
+            Refusal::Held { by, .. } => Refusal::Held { by, waited },
+            other => other,
         }
     }
 
     pub(crate) fn extended_code(&self) -> i32 {
         match self {
-            Refusal::Held { .. } => rusqlite::ffi::SQLITE_BUSY,
+            Refusal::Held { .. } | Refusal::Injected { .. } => rusqlite::ffi::SQLITE_BUSY,
             Refusal::Stale { .. } => rusqlite::ffi::SQLITE_BUSY_SNAPSHOT,
         }
     }
 
     pub(crate) fn is_by_this_thread(&self) -> bool {
-        let (Refusal::Held { by, .. } | Refusal::Stale { by }) = self;
-        by.is_this_thread()
+        matches!(self, Refusal::Held { by, .. } | Refusal::Stale { by } if by.is_this_thread())
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use crate::built::Built;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::marks;
 use crate::once_map::OnceMap;
 use crate::url::{self, DatabaseUrl};
 
@@ -40,6 +41,7 @@ impl MemoryEngines {
     /// `get_or_create` for a URL as it is spelled. An engine that is there is found without any allocation.
     pub(crate) fn get_or_create_spelled(&self, url: &str) -> Result<Engine> {
         let name = url::parse(url)?;
+        marks::reached(marks::REGISTRY_ASKED);
         match self.0.get(&*name) {
             Some(engine) => Ok(engine),
             None => self.get_or_create(&url.parse()?),
@@ -64,6 +66,13 @@ impl MemoryEngines {
     /// # Panics
     /// When `create` does.
     pub fn get_or_create_with(&self, url: &DatabaseUrl, create: impl FnOnce() -> Result<Engine>) -> Result<Engine> {
+        marks::reached(marks::REGISTRY_ASKED);
+        let create = || {
+            marks::reached(marks::REGISTRY_CREATING);
+            let engine = create();
+            marks::reached(marks::REGISTRY_CREATED);
+            engine
+        };
         self.0.get_or_create(url, create, || Error::recursive_creation(url))
     }
 

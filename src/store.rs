@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::marks;
 use crate::origin::{Origin, Purpose, Refusal};
 use crate::pages::Pages;
 use crate::snapshot::{Snapshot, Stamp};
-use crate::sync::{Condvar, Mutex, MutexGuard, thread};
+use crate::sync::{Condvar, Mutex, MutexGuard, Patience, thread};
 
 /// Stands for one connection among those that ask for the writer slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,14 @@ pub(crate) struct Claim {
     pub(crate) read: Option<Snapshot>,
     /// How long the slot is only reserved, until the token claims it for good. `None` claims it for good.
     pub(crate) reserve: Option<Duration>,
+}
+
+impl Claim {
+    fn mark_as_taken(&self) {
+        if self.reserve.is_none() {
+            marks::reached(marks::SLOT_TAKEN);
+        }
+    }
 }
 
 /// One engine's content: read by any number of connections without a lock, written by one at a time.
@@ -135,13 +144,30 @@ impl Store {
 
     /// Takes the writer slot if it is free, or already the claimant's.
     pub(crate) fn try_acquire(&self, claim: &Claim) -> Result<(), Refusal> {
-        self.lock().acquire(claim)
+        marks::reached(marks::SLOT_ASKED);
+        let result = self.lock().acquire(claim);
+        match &result {
+            Ok(()) => claim.mark_as_taken(),
+            Err(Refusal::Held { .. }) => {} // it may come back
+            Err(_) => marks::reached(marks::SLOT_REFUSED),
+        }
+        result
     }
 
     /// Takes the writer slot, waiting for it behind those who came before, for `patience` at most. A claim that builds on
     /// something read is refused as soon as that is replaced.
     pub(crate) fn acquire(&self, claim: &Claim, patience: Duration) -> Result<(), Refusal> {
-        let start = Instant::now();
+        marks::reached(marks::SLOT_ASKED);
+        let result = self.acquire_in_turn(claim, patience);
+        match &result {
+            Ok(()) => claim.mark_as_taken(),
+            Err(_) => marks::reached(marks::SLOT_REFUSED),
+        }
+        result
+    }
+
+    fn acquire_in_turn(&self, claim: &Claim, patience: Duration) -> Result<(), Refusal> {
+        let patience = Patience::of(patience);
         let mut state = self.lock();
         let mut result = state.acquire(claim);
         if !matches!(result, Err(Refusal::Held { .. })) {
@@ -149,18 +175,30 @@ impl Store {
         }
         let woken = state.enqueue(claim);
         let mut looks = 0..0;
-        while matches!(result, Err(Refusal::Held { .. }))
-            && let Some(left) = patience.checked_sub(start.elapsed())
-        {
+        while matches!(result, Err(Refusal::Held { .. })) && patience.lasts() {
             looks = if state.arrive(claim.token) { 0..LOOKS } else { looks };
             state = match looks.next() {
                 Some(_) => self.look_again(state),
-                None => woken.wait_timeout(state, left.min(RECHECK)).unwrap_or_else(PoisonError::into_inner).0,
+                None => {
+                    woken.wait_timeout(state, patience.left().min(RECHECK)).unwrap_or_else(PoisonError::into_inner).0
+                }
             };
             result = state.acquire(claim);
         }
         state.leave_queue(claim.token);
-        result.map_err(|refusal| refusal.since(start))
+        result.map_err(|refusal| refusal.after(patience.waited()))
+    }
+
+    /// Wakes all who sleep, as the time does that a wait in `acquire` may last. In a model nothing else would.
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn pass_time(&self) {
+        self.lock().queue.iter().for_each(|waiter| waiter.woken.notify_one());
+    }
+
+    /// How many wait in the queue.
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn queued(&self) -> usize {
+        self.lock().queue.len()
     }
 
     fn look_again<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
@@ -177,6 +215,7 @@ impl Store {
         let old = state.replace(new.clone());
         drop(state);
         drop(old); // may free many pages, which no other thread should wait for
+        marks::reached(marks::COMMITTED);
         new
     }
 
@@ -217,6 +256,8 @@ impl Store {
 
     /// Gives the writer slot to whoever waited longest for it, if `token` holds it.
     pub(crate) fn release(&self, token: Token) {
+        // Before, or by the marks two would seem to hold it.
+        marks::reached_if(marks::SLOT_GIVEN_BACK, || self.lock().is_held_by(token));
         self.lock().release(token);
     }
 
@@ -294,6 +335,11 @@ impl State {
             self.writer = None;
             self.offer();
         }
+    }
+
+    /// Whether it has the slot for good, not only reserved.
+    fn is_held_by(&self, token: Token) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.token == token && writer.reserved.is_none())
     }
 
     /// Hands the free slot to the first waiter if it is there, and calls it if it sleeps.

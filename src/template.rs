@@ -17,7 +17,7 @@ use crate::registry::MEMORY_ENGINES;
 use crate::snapshot::Snapshot;
 use crate::unit_of_work::UnitOfWork;
 use crate::vfs::{self, Mount, Name, Setup, script};
-use crate::{image, outside};
+use crate::{faults, image, outside};
 
 /// A recipe for a database: schema, migrations, seed data. It is carried out once, and then every test and every case of a
 /// property test gets an engine of its own with that content, in microseconds.
@@ -255,7 +255,8 @@ impl Template {
             None => {
                 let combination = self.recipe.combination();
                 let recursive = || Error::recursive_build(&self.to_string());
-                let built = TEMPLATES.get_or_create(&combination, || self.recipe.build_for_good(), recursive)?;
+                let build = || faults::spare(|| self.recipe.build_for_good()); // it is for others, too
+                let built = TEMPLATES.get_or_create(&combination, build, recursive)?;
                 self.built.get_or_init(|| built)
             }
         };

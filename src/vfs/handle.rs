@@ -9,6 +9,7 @@ use rusqlite::ffi;
 
 use super::mount::Mount;
 use super::waiting::{self, Pending};
+use crate::faults::{self, Call};
 use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
 use crate::snapshot::{Snapshot, Stamp};
@@ -57,6 +58,11 @@ pub(super) struct Handle {
     may_hold_slot: bool,
     /// Whether a pragma has changed what a later user of the connection would not expect.
     pragma_changed: bool,
+    /// How many calls of this thread had been made to fail when the connection began to read.
+    faults_before: usize,
+    /// Whether one was made to fail while it did. SQLite does not tell of each error: it goes on without the statistics for
+    /// the query planner where it can't read them.
+    has_met_fault: bool,
 }
 
 /// The connection that calls, as far as waiting for the writer slot depends on it.
@@ -100,6 +106,8 @@ impl Handle {
             refused: None,
             may_hold_slot: false,
             pragma_changed: false,
+            faults_before: faults::count(),
+            has_met_fault: false,
         }
     }
 
@@ -111,8 +119,9 @@ impl Handle {
         std::ptr::eq(&*self.mount, mount)
     }
 
-    pub(super) fn pragma_changed(&self) -> bool {
-        self.pragma_changed
+    /// Whether SQLite may have been left with what a later user of the connection would not expect.
+    pub(super) fn is_altered(&self) -> bool {
+        self.pragma_changed || self.has_met_fault
     }
 
     /// Gives out `len` bytes from `offset` on, in parts, with zeros beyond the end; says whether there were enough.
@@ -156,6 +165,7 @@ impl Handle {
 
     /// Raises the lock to `level`.
     pub(super) fn lock(&mut self, level: Lock, caller: &impl Caller) -> Result<(), Code> {
+        self.meet_fault(level, caller)?;
         if self.lock < Lock::Shared {
             self.come_back();
             self.read = Some(self.mount.store.current());
@@ -168,6 +178,20 @@ impl Handle {
         }
         self.lock = self.lock.max(level);
         Ok(())
+    }
+
+    /// Refuses the lock if a fault plan asks for it.
+    fn meet_fault(&mut self, level: Lock, caller: &impl Caller) -> Result<(), Code> {
+        if self.lock == Lock::None {
+            self.faults_before = faults::count();
+        }
+        let call = if level <= Lock::Reserved { Call::Lock } else { Call::LockExclusive };
+        faults::check(call).inspect_err(|code| {
+            if let (ffi::SQLITE_BUSY, Some(by)) = (*code, faults::order()) {
+                self.announce(caller, None, true);
+                Refusal::Injected { by }.remember(self.mount.name());
+            }
+        })
     }
 
     /// Takes the writer slot, or says why not.
@@ -188,7 +212,7 @@ impl Handle {
                 Err(refusal) => {
                     // Who was held up may poll; what has read something old is to begin anew.
                     self.refused = matches!(refusal, Refusal::Held { .. }).then(Instant::now);
-                    self.announce(caller, None);
+                    self.announce(caller, None, false);
                     refusal.clone().remember(self.mount.name());
                     return Err(refusal);
                 }
@@ -198,7 +222,7 @@ impl Handle {
 
     /// Has the connection's busy handler wait; says whether to try again.
     fn wait_here(&self, caller: &impl Caller, refusal: Refusal) -> bool {
-        self.announce(caller, self.read.clone());
+        self.announce(caller, self.read.clone(), false);
         let try_again = caller.call_busy_handler();
         // Our own busy handler has taken what was announced, and remembers more than we know.
         if Pending::take(|pending| pending.claim.token == self.token).is_some() && !try_again {
@@ -208,10 +232,10 @@ impl Handle {
     }
 
     /// Says to the busy handler that may be called next what it is called for.
-    fn announce(&self, caller: &impl Caller, read: Option<Snapshot>) {
+    fn announce(&self, caller: &impl Caller, read: Option<Snapshot>, is_fault: bool) {
         let (mount, alive) = (Arc::downgrade(&self.mount), Arc::downgrade(&self.alive));
         let claim = self.claim(read, Some(RESERVATION));
-        Pending::set(Pending { connection: caller.id(), mount, alive, claim });
+        Pending::set(Pending { connection: caller.id(), mount, alive, claim, is_fault });
     }
 
     fn claim(&self, read: Option<Snapshot>, reserve: Option<Duration>) -> Claim {
@@ -240,6 +264,7 @@ impl Handle {
             self.mount.store.release(self.token);
         }
         if level == Lock::None {
+            self.has_met_fault |= faults::count() != self.faults_before;
             if std::mem::take(&mut self.may_hold_slot) {
                 self.mount.store.release(self.token);
             }

@@ -9,6 +9,7 @@ use std::{ptr, slice};
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
 use super::{device_characteristics, guard, sync, unsigned};
+use crate::faults::{self, Call};
 
 /// A journal as SQLite holds it.
 #[repr(C)]
@@ -51,6 +52,7 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
 /// `file` is what xOpen was given: at least `SIZE` bytes to initialise. `out_flags` is NULL or an int to write to.
 pub(super) unsafe fn open(file: *mut sqlite3_file, flags: c_int, out_flags: *mut c_int) -> c_int {
     guard(ffi::SQLITE_CANTOPEN, || {
+        faults::check(Call::Open)?;
         let bytes = Box::into_raw(Box::new(Vec::with_capacity(CAPACITY)));
         // SAFETY: as the caller promises; SQLite aligns files to 8 bytes.
         unsafe { file.cast::<Journal>().write(Journal { base: sqlite3_file { pMethods: &METHODS }, bytes }) };
@@ -79,6 +81,7 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
 
 unsafe extern "C" fn read(file: *mut sqlite3_file, out: *mut c_void, amount: c_int, offset: sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_READ, || {
+        faults::check(Call::Read)?;
         let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
         // SAFETY: SQLite gives its methods files that `open` opened and `close` has not closed.
         let bytes = unsafe { bytes(file) };
@@ -99,6 +102,7 @@ unsafe extern "C" fn write(
     offset: sqlite3_int64,
 ) -> c_int {
     guard(ffi::SQLITE_IOERR_WRITE, || {
+        faults::check(Call::Write)?;
         let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
         // SAFETY: xWrite has `amount` bytes to write.
         let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), amount) };
@@ -116,6 +120,7 @@ unsafe extern "C" fn write(
 
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_TRUNCATE, || {
+        faults::check(Call::Truncate)?;
         // SAFETY: as in `read`.
         unsafe { bytes(file) }.truncate(unsigned(size)?);
         Ok(())
@@ -123,11 +128,14 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
 }
 
 unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64) -> c_int {
-    // SAFETY: as in `read`.
-    let len = unsafe { bytes(file) }.len();
-    // SAFETY: xFileSize has an integer to write its answer to.
-    unsafe { *size = len as sqlite3_int64 };
-    ffi::SQLITE_OK
+    guard(ffi::SQLITE_IOERR_FSTAT, || {
+        faults::check(Call::Size)?;
+        // SAFETY: as in `read`.
+        let len = unsafe { bytes(file) }.len();
+        // SAFETY: xFileSize has an integer to write its answer to.
+        unsafe { *size = len as sqlite3_int64 };
+        Ok(())
+    })
 }
 
 unsafe extern "C" fn no_lock(_: *mut sqlite3_file, _: c_int) -> c_int {

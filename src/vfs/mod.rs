@@ -22,6 +22,7 @@ use self::handle::{Caller, Code, Handle, Lock, Pragma};
 use self::mount::FileName;
 pub(crate) use self::mount::{Mount, Name};
 pub(crate) use self::session::{Session, Setup, connect, is_connected};
+use crate::faults::{self, Call};
 use crate::outside;
 
 /// Of SQLite 3.48, so that not all bindings have it. Older versions of SQLite don't look at it.
@@ -177,10 +178,14 @@ unsafe extern "C" fn open(
         // SAFETY: SQLite's own arguments, with the name of a database file if the flags say so.
         FileName::Database(id) => unsafe { open_engine(id, name, file, flags, out_flags) },
         FileName::SuperJournal => {
-            // SAFETY: as above. The journals of the files attached name it, and count only as long as it exists.
-            mount::add_super_journal(unsafe { CStr::from_ptr(name) });
             // SAFETY: SQLite's own arguments.
-            unsafe { journal::open(file, flags, out_flags) }
+            let code = unsafe { journal::open(file, flags, out_flags) };
+            if code == ffi::SQLITE_OK {
+                // SAFETY: a C string, as above. The journals of the files attached name it, and count only as long as it
+                // exists.
+                mount::add_super_journal(unsafe { CStr::from_ptr(name) });
+            }
+            code
         }
         FileName::Beside if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 => {
             // SAFETY: SQLite's own arguments.
@@ -214,6 +219,7 @@ unsafe fn open_engine(
         // SAFETY: only for a database file does SQLite give a name with URI parameters, and only then are they read.
         let can_serve = flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { takes_locks(name) };
         let mount = can_serve.then(|| Mount::find(id)).flatten().ok_or(ffi::SQLITE_CANTOPEN)?;
+        faults::check(Call::Open)?;
         let opened = File::new(Handle::new(mount));
         // SAFETY: szOsFile is at least the size of `File`, which SQLite aligns to 8 bytes.
         unsafe { file.cast::<File>().write(opened) };
@@ -254,12 +260,15 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_
     match unsafe { parse(name) } {
         // SAFETY: SQLite's own arguments.
         FileName::Other => unsafe { default_delete(vfs, name, sync) },
-        FileName::SuperJournal => {
+        FileName::SuperJournal => guard(ffi::SQLITE_IOERR_DELETE, || {
+            faults::check(Call::Delete)?;
             // SAFETY: as above.
             mount::remove_super_journal(unsafe { CStr::from_ptr(name) });
-            ffi::SQLITE_OK
-        }
-        FileName::Database(_) | FileName::Beside => ffi::SQLITE_OK, // a journal is gone when it is closed
+            faults::past_undoing();
+            Ok(())
+        }),
+        // A journal is gone when it is closed.
+        FileName::Database(_) | FileName::Beside => guard(ffi::SQLITE_IOERR_DELETE, || faults::check(Call::Delete)),
     }
 }
 
@@ -417,6 +426,7 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
 
 unsafe extern "C" fn read(file: *mut sqlite3_file, out: *mut c_void, amount: c_int, offset: sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_READ, || {
+        faults::check(Call::Read)?;
         let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
         let mut out = out.cast::<u8>();
         // SAFETY: SQLite gives its methods files that `open` opened and `close` has not closed.
@@ -439,6 +449,7 @@ unsafe extern "C" fn write(
     offset: sqlite3_int64,
 ) -> c_int {
     guard(ffi::SQLITE_IOERR_WRITE, || {
+        faults::check(Call::Write)?;
         let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
         // SAFETY: xWrite has `amount` bytes to write.
         let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), amount) };
@@ -449,17 +460,19 @@ unsafe extern "C" fn write(
 
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_TRUNCATE, || {
+        faults::check(Call::Truncate)?;
         // SAFETY: as in `read`.
         unsafe { handle(file) }.resize(unsigned(size)?)
     })
 }
 
 unsafe extern "C" fn sync(_: *mut sqlite3_file, _: c_int) -> c_int {
-    ffi::SQLITE_OK // memory needs none
+    guard(ffi::SQLITE_IOERR_FSYNC, || faults::check(Call::Sync)) // memory needs none
 }
 
 unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_FSTAT, || {
+        faults::check(Call::Size)?;
         // SAFETY: as in `read`.
         let bytes = unsafe { handle(file) }.size() as sqlite3_int64;
         // SAFETY: xFileSize has an integer to write its answer to.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::mount::Mount;
 use crate::error::Error;
+use crate::faults;
 use crate::origin::Refusal;
 use crate::store::Claim;
 
@@ -19,6 +20,8 @@ pub(super) struct Pending {
     pub(super) mount: Weak<Mount>,
     pub(super) alive: Weak<()>,
     pub(super) claim: Claim,
+    /// Whether a fault plan has refused it, where there may be nothing to wait for.
+    pub(super) is_fault: bool,
 }
 
 /// A wait that a busy handler is called for again and again.
@@ -55,11 +58,14 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
     };
     let Some(mount) = pending.mount.upgrade() else { return false };
     let timeout = mount.store.lock_timeout();
+    if pending.is_fault {
+        return outlasts_fault(timeout);
+    }
     match mount.store.acquire(&pending.claim, timeout.saturating_sub(start.elapsed())) {
         // That what was read is out of date, SQLite will be told when it tries again.
         Ok(()) | Err(Refusal::Stale { .. }) => tries == 0 || start.elapsed() <= timeout,
         Err(refusal) => {
-            let refusal = refusal.since(start);
+            let refusal = refusal.after(start.elapsed());
             if !timeout.is_zero() {
                 report(&mount, &refusal);
             }
@@ -67,6 +73,16 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
             false
         }
     }
+}
+
+/// What would come of a wait for a lock that a fault plan has refused, without the wait: a plan for one call is over, and one
+/// that goes on outlasts all patience.
+fn outlasts_fault(patience: Duration) -> bool {
+    let outlasts = !patience.is_zero() && !faults::would_refuse_again();
+    if outlasts {
+        Refusal::forget();
+    }
+    outlasts
 }
 
 /// Says why a wait was in vain where a failing test shows it. The caller may only ever see SQLite's "database is locked":

@@ -4,106 +4,72 @@
 //! without a lock around the three. `CheckThenCreate` is that cache; it has to fail what the real one passes.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Barrier, Mutex};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use rusqlite_fixtures::hammer::{Hammer, Pause, REGISTRY_ASKED, REGISTRY_CREATING, Report, reached};
 use rusqlite_fixtures::{Engine, MEMORY_ENGINES, UnitOfWork};
 
-use crate::support::{Rendezvous, unique_url};
+use crate::support::unique_url;
 
 const DEFAULT: &str = "sqlite:///:memory:";
 
-trait Registry: Sync {
-    fn unit_of_work(&self, url: &str) -> UnitOfWork;
+trait Registry: Send + Sync + 'static {
+    fn unit_of_work(&self, url: &str) -> rusqlite_fixtures::Result<UnitOfWork>;
 }
 
 /// The one under test.
 struct OnePerUrl;
 
 impl Registry for OnePerUrl {
-    fn unit_of_work(&self, url: &str) -> UnitOfWork {
-        UnitOfWork::new(url).unwrap()
+    fn unit_of_work(&self, url: &str) -> rusqlite_fixtures::Result<UnitOfWork> {
+        UnitOfWork::new(url)
     }
 }
 
 /// The negative control: check, then create, then store. Each access is locked, for Rust would not compile it otherwise;
-/// the three together are not. All threads are made to meet between their checks and their creations, so that what went
-/// wrong rarely goes wrong every time.
-struct CheckThenCreate {
-    engines: Mutex<HashMap<String, Engine>>,
-    checked: HashMap<String, Rendezvous>,
-}
-
-impl CheckThenCreate {
-    fn new(threads: usize, urls: &[String]) -> CheckThenCreate {
-        let checked = urls.iter().map(|url| (url.clone(), Rendezvous::of(threads))).collect();
-        CheckThenCreate { engines: Mutex::default(), checked }
-    }
-
-    fn engine(&self, url: &str) -> Engine {
-        let found = self.engines.lock().unwrap().get(url).cloned();
-        self.checked[url].meet(Duration::from_secs(60));
-        if let Some(engine) = found {
-            return engine;
-        }
-        let engine = Engine::new();
-        self.engines.lock().unwrap().insert(url.to_owned(), engine.clone());
-        engine
-    }
-}
+/// the three together are not.
+#[derive(Default)]
+struct CheckThenCreate(Mutex<HashMap<String, Engine>>);
 
 impl Registry for CheckThenCreate {
-    fn unit_of_work(&self, url: &str) -> UnitOfWork {
-        self.engine(url).unit_of_work().unwrap()
+    fn unit_of_work(&self, url: &str) -> rusqlite_fixtures::Result<UnitOfWork> {
+        let found = self.0.lock().unwrap().get(url).cloned();
+        reached("checked");
+        let engine = found.unwrap_or_else(|| {
+            let engine = Engine::new();
+            self.0.lock().unwrap().insert(url.to_owned(), engine.clone());
+            engine
+        });
+        engine.unit_of_work()
     }
 }
 
-/// What one thread found under one URL.
-struct Found {
-    engine: Engine,
-    rows: BTreeSet<i64>,
-}
+/// What one thread found under one URL: an engine, and who has committed there.
+type Found = (Engine, BTreeSet<i64>);
 
-/// All threads, released by one barrier, instantiate a unit of work for each URL and commit a row in it; when all have,
-/// each reads what is there. Says what is wrong, if anything.
-fn race(registry: &impl Registry, threads: usize, urls: &[String], table: &str) -> Result<(), String> {
-    let (start, committed) = (Barrier::new(threads), Barrier::new(threads));
-    let instantiate = |thread: usize| -> Vec<Found> {
-        start.wait();
-        let units_of_work: Vec<UnitOfWork> = urls.iter().map(|url| registry.unit_of_work(url)).collect();
-        let commit_row = |work: UnitOfWork| -> Engine {
+/// All threads instantiate a unit of work for each URL and commit a row in it; when all have, each reads what is there. They
+/// meet between the registry's check and what it does about it, so that what can go wrong goes wrong every time.
+fn race(registry: impl Registry, threads: usize, urls: &[String], table: &str) -> Report<Vec<Found>> {
+    let (urls, table) = (urls.to_owned(), table.to_owned());
+    let meet = || Pause::for_all().patience(Duration::from_secs(60));
+    let hammer = Hammer::new().threads(threads).rounds(1).pause_at(REGISTRY_ASKED, meet());
+    hammer.pause_at("checked", meet()).pause_at("committed", meet()).run(move |worker| {
+        let begun = urls.iter().map(|url| registry.unit_of_work(url)).collect::<Result<Vec<_>, _>>()?;
+        let commit_row = |work: UnitOfWork| -> rusqlite_fixtures::Result<Engine> {
             let engine = work.engine().clone();
             let create = format!("CREATE TABLE IF NOT EXISTS {table} (thread INTEGER PRIMARY KEY)");
-            engine.transaction(|work| work.execute_batch(&create)).unwrap();
-            work.execute(&format!("INSERT INTO {table} VALUES (?1)"), [thread as i64]).unwrap();
-            work.commit().unwrap();
-            engine
+            engine.transaction(|work| work.execute_batch(&create))?;
+            work.execute(&format!("INSERT INTO {table} VALUES (?1)"), [worker.number() as i64])?;
+            work.commit()?;
+            Ok(engine)
         };
-        let engines: Vec<Engine> = units_of_work.into_iter().map(commit_row).collect();
-        committed.wait();
-        engines.into_iter().map(|engine| Found { rows: rows(&engine, table), engine }).collect()
-    };
-    let found: Vec<Vec<Found>> = thread::scope(|scope| {
-        let instantiate = &instantiate;
-        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || instantiate(thread))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    urls.iter().enumerate().try_for_each(|(number, url)| check(url, threads, found.iter().map(|found| &found[number])))
-}
-
-fn check<'a>(url: &str, threads: usize, found: impl Iterator<Item = &'a Found> + Clone) -> Result<(), String> {
-    let first = &found.clone().next().expect("there are threads").engine;
-    let others = found.clone().filter(|found| found.engine != *first).count();
-    if others > 0 {
-        return Err(format!("{url}: {others} of {threads} threads have another engine than the first"));
-    }
-    let all: BTreeSet<i64> = (0..threads as i64).collect();
-    match found.clone().position(|found| found.rows != all) {
-        Some(thread) => Err(format!("{url}: thread {thread} does not see what every thread committed")),
-        None => Ok(()),
-    }
+        let engines = begun.into_iter().map(commit_row).collect::<Result<Vec<_>, _>>()?;
+        worker.reached("committed");
+        Ok(engines.into_iter().map(|engine| (engine.clone(), rows(&engine, &table))).collect())
+    })
 }
 
 fn rows(engine: &Engine, table: &str) -> BTreeSet<i64> {
@@ -125,7 +91,12 @@ proptest! {
     #[test]
     fn threads_share_one_engine_per_url(threads in 2..=32usize, others in 0..8usize) {
         let (urls, table) = some_urls(others);
-        prop_assert_eq!(race(&OnePerUrl, threads, &urls, &table), Ok(()));
+        let report = race(OnePerUrl, threads, &urls, &table);
+        prop_assert_eq!(report.distinct(), 1, "{}", report);
+        let all: BTreeSet<i64> = (0..threads as i64).collect();
+        for (engine, rows) in report.values().next().unwrap() {
+            prop_assert_eq!(rows, &all, "{:?}", engine);
+        }
         for url in &urls[1..] {
             prop_assert!(MEMORY_ENGINES.remove(&url.parse().unwrap()).is_some());
         }
@@ -134,8 +105,26 @@ proptest! {
     #[test]
     fn check_then_create_is_caught_every_time(threads in 2..=32usize, others in 0..8usize) {
         let (urls, table) = some_urls(others);
-        let caught = race(&CheckThenCreate::new(threads, &urls), threads, &urls, &table);
-        prop_assert!(caught.is_err());
+        let report = race(CheckThenCreate::default(), threads, &urls, &table);
+        report.assert_no_failures();
+        prop_assert_eq!(report.distinct(), threads, "each thread has an engine of its own for the first URL");
+    }
+}
+
+/// Whoever is first to come to the registry, and however long the creation takes, the others wait for its engine.
+#[test]
+fn all_orders_of_four_threads_share_one_engine() {
+    let hammer =
+        Hammer::new().threads(4).rounds(500).pause_at(REGISTRY_ASKED, Pause::up_to(Duration::from_micros(500)));
+    let report = hammer.pause_at(REGISTRY_CREATING, Pause::up_to(Duration::from_micros(500))).run(|worker| {
+        let url = format!("file:all-orders-{}?mode=memory", worker.round());
+        let engine = UnitOfWork::new(&url)?.engine().clone();
+        Ok((worker.round(), engine))
+    });
+    assert_eq!(report.distinct(), 500, "{report}");
+    assert_eq!(report.orders(REGISTRY_ASKED).to_string(), "24 of 24 orders of 4 threads", "{report}");
+    for round in 0..500 {
+        MEMORY_ENGINES.remove(&format!("file:all-orders-{round}?mode=memory").parse().unwrap());
     }
 }
 

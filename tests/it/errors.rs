@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rusqlite::TransactionBehavior::Immediate;
+use rusqlite_fixtures::faults::Fault;
 use rusqlite_fixtures::rusqlite::{self, ffi};
 use rusqlite_fixtures::{DatabaseUrl, Engine, Error, ErrorKind, MemoryEngines, Snapshot, Template};
 
@@ -92,6 +93,14 @@ fn every_message() {
             "can't give out the shared engine `file:errors-conflict?mode=memory&cache=shared` as one of the template at \
              tests/it/errors.rs:N:N: it was made without a template; use another URL, or Template::engine for an engine \
              of its own",
+        ),
+        (
+            Fault::Busy.from(1).during(|| locked.begin(Immediate)).unwrap_err(),
+            "can't lock engine N: Fault::Busy.from(N) of tests/it/errors.rs:N:N makes it seem taken",
+        ),
+        (
+            Fault::NoMemory.at(1).during(|| Engine::new().connect()).unwrap_err(),
+            "can't open a connection to engine N: SQLite says: out of memory",
         ),
         (syntax, "near \"SELEC\": syntax error in SELEC N at offset N"),
         (

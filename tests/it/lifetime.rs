@@ -76,5 +76,7 @@ fn types_can_be_sent_and_shared_as_they_say() {
     sent_and_shared::<rusqlite_fixtures::MemoryEngines>();
     sent_and_shared::<rusqlite_fixtures::DatabaseUrl>();
     sent::<UnitOfWork>();
+    fn not_in_the_way_of_catch_unwind<T: std::panic::UnwindSafe + std::panic::RefUnwindSafe>() {}
+    not_in_the_way_of_catch_unwind::<rusqlite_fixtures::faults::Plan>();
     sent::<rusqlite_fixtures::Error>();
 }

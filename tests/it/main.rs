@@ -3,7 +3,9 @@
 mod concurrent_instantiation;
 mod errors;
 mod fixtures;
+mod hammer;
 mod lifetime;
+mod operations;
 mod processes;
 mod readers;
 mod recycling;

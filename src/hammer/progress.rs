@@ -1,0 +1,98 @@
+//! How far a long run is, on a terminal.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// Runs that are over sooner say nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const INTERVAL: Duration = Duration::from_millis(200);
+
+pub(super) struct Progress {
+    rounds: usize,
+    start: Instant,
+    shown: Option<Instant>,
+    is_watched: bool,
+}
+
+impl Progress {
+    pub(super) fn new(rounds: usize) -> Progress {
+        let is_watched = std::io::stderr().is_terminal() && !is_captured();
+        Progress { rounds, start: Instant::now(), shown: None, is_watched }
+    }
+
+    /// So many rounds are done.
+    pub(super) fn show(&mut self, done: usize) {
+        let is_due = self.shown.map_or(self.start.elapsed() >= PATIENCE, |shown| shown.elapsed() >= INTERVAL);
+        if self.is_watched && is_due {
+            self.shown = Some(Instant::now());
+            eprint!("\r\x1b[2K{}", line(done, self.rounds, self.start.elapsed()));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown.is_some() {
+            eprint!("\r\x1b[2K"); // leaves the line empty
+        }
+    }
+}
+
+fn line(done: usize, rounds: usize, elapsed: Duration) -> String {
+    let left = elapsed.mul_f64((rounds - done) as f64 / done as f64);
+    format!("hammer: round {done} of {rounds}, {:.0?}, {:.0?} to go", elapsed, left)
+}
+
+/// Whether what is printed goes to the test harness, which shows it when a test fails: a terminal's control characters
+/// would be in the way. Cargo ends the names of tests' executables with 16 hexadecimal digits.
+fn is_captured() -> bool {
+    let exe = std::env::current_exe().unwrap_or_default();
+    let stem = exe.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    is_test(&stem) && std::env::var_os("RUST_TEST_NOCAPTURE").is_none() && !std::env::args().any(|arg| shows_all(&arg))
+}
+
+fn is_test(stem: &str) -> bool {
+    let hash = stem.rsplit_once('-').map_or("", |(_, hash)| hash);
+    hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn shows_all(argument: &str) -> bool {
+    argument == "--nocapture" || argument == "--no-capture"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_are_known_by_their_names() {
+        assert!(is_test("it-0123456789abcdef"));
+        assert!(!is_test("quickstart") && !is_test("bank-transfer") && !is_test("it-0123456789abcdeX"));
+        let is_shown = std::env::args().any(|arg| shows_all(&arg)) | std::env::var_os("RUST_TEST_NOCAPTURE").is_some();
+        assert_ne!(is_captured(), is_shown, "this is a test");
+        assert!(shows_all("--nocapture") && shows_all("--no-capture") && !shows_all("--quiet"));
+    }
+
+    #[test]
+    fn says_how_far_it_is() {
+        let line = line(250, 1000, Duration::from_secs(10));
+        assert_eq!(line, "hammer: round 250 of 1000, 10s, 30s to go");
+    }
+
+    #[test]
+    fn shows_nothing_before_its_time_nor_unwatched() {
+        let mut progress = Progress { rounds: 10, start: Instant::now(), shown: None, is_watched: true };
+        progress.show(1);
+        assert!(progress.shown.is_none(), "it has only just begun");
+        progress.start = Instant::now() - 2 * PATIENCE;
+        progress.is_watched = false;
+        progress.show(2);
+        assert!(progress.shown.is_none());
+        progress.is_watched = true;
+        progress.show(3);
+        let shown = progress.shown.expect("it is due");
+        progress.show(4);
+        assert_eq!(progress.shown, Some(shown), "it was shown just now");
+    }
+}

@@ -1,0 +1,103 @@
+//! A timeline as a picture.
+
+use std::error::Error;
+use std::ops::Range;
+use std::time::Duration;
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::{Lane, Timeline};
+use crate::marks::COMMITTED;
+
+const WIDTH: u32 = 1200;
+
+/// How high a lane is, in pixels, and what is above and below them all.
+const LANE: u32 = 30;
+const ABOVE: u32 = 56;
+const BELOW: u32 = 56;
+
+const RAN: RGBColor = RGBColor(198, 204, 214);
+const WAITED: RGBColor = RGBColor(245, 170, 60);
+const HELD: RGBColor = RGBColor(35, 90, 165);
+const COMMIT: RGBColor = RGBColor(255, 255, 255);
+
+/// A part of the picture.
+type Drawn<'a> = Result<(), Box<dyn Error + 'a>>;
+
+impl Timeline {
+    /// The timeline as SVG (with the feature `svg`): a lane per thread, with a line where it ran, orange where it waited
+    /// for a writer slot, blue where it held it, with a dot where it committed.
+    #[allow(clippy::missing_panics_doc, reason = "a string can always be drawn on")]
+    pub fn to_svg(&self) -> String {
+        let mut svg = String::new();
+        self.draw(&mut svg).expect("a string can be drawn on");
+        svg
+    }
+
+    fn draw<'a>(&self, svg: &'a mut String) -> Drawn<'a> {
+        let height = ABOVE + LANE * self.lanes().len() as u32 + BELOW;
+        let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
+        root.fill(&WHITE)?;
+        let (unit, per_second) = unit(self.took());
+        let at = |time: Duration| time.as_secs_f64() * per_second;
+        let end = at(self.took()).max(f64::MIN_POSITIVE);
+        let mut chart = ChartBuilder::on(&root)
+            .margin_top(ABOVE)
+            .margin_right(24)
+            .x_label_area_size(BELOW)
+            .y_label_area_size(96)
+            .build_cartesian_2d(0.0..end, self.lanes().len() as f64..0.0)?;
+        let mut mesh = chart.configure_mesh();
+        mesh.disable_y_mesh().disable_y_axis().y_labels(0).light_line_style(WHITE).bold_line_style(RAN.mix(0.5));
+        mesh.x_labels(12).x_desc(unit).label_style(("sans-serif", 14)).draw()?;
+
+        let name = TextStyle::from(("sans-serif", 14)).pos(Pos::new(HPos::Right, VPos::Center));
+        for (row, lane) in self.lanes().iter().enumerate() {
+            let middle = row as f64 + 0.5;
+            let bar = |span: &Range<Duration>, half: f64, color: RGBColor| {
+                Rectangle::new([(at(span.start), middle - half), (at(span.end), middle + half)], color.filled())
+            };
+            chart.draw_series([bar(&lane.ran, 0.06, RAN)])?;
+            chart.draw_series(lane.waited.iter().map(|span| bar(span, 0.2, WAITED)))?;
+            chart.draw_series(lane.held.iter().map(|span| bar(span, 0.36, HELD)))?;
+            let dot = |time| Circle::new((at(time), middle), 3, COMMIT.filled());
+            chart.draw_series(commits(lane).map(dot))?;
+            let label = Text::new(format!("worker {}", lane.worker), (-10, 0), name.clone());
+            chart.draw_series([EmptyElement::at((0.0, middle)) + label])?;
+        }
+        root.draw(&Text::new(format!("round {}", self.round()), (24, 20), ("sans-serif", 16).into_font()))?;
+        for (x, color, what) in
+            [(230, RAN, "runs"), (330, WAITED, "waits for a writer slot"), (560, HELD, "holds it, • commits")]
+        {
+            root.draw(&Rectangle::new([(x, 20), (x + 18, 34)], color.filled()))?;
+            root.draw(&Text::new(what, (x + 26, 20), ("sans-serif", 14).into_font()))?;
+        }
+        root.present()?;
+        Ok(())
+    }
+}
+
+fn commits(lane: &Lane) -> impl Iterator<Item = Duration> {
+    lane.marks.iter().filter(|(_, mark)| *mark == COMMITTED).map(|(at, _)| *at)
+}
+
+/// In which unit times are legible, and how many of them are in a second.
+fn unit(longest: Duration) -> (&'static str, f64) {
+    match longest.as_secs_f64() {
+        seconds if seconds < 1e-3 => ("µs", 1e6),
+        seconds if seconds < 1.0 => ("ms", 1e3),
+        _ => ("s", 1.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_in_a_legible_unit() {
+        let unit = |micros| unit(Duration::from_micros(micros)).0;
+        assert_eq!([unit(0), unit(999), unit(1_000), unit(999_999), unit(1_000_000)], ["µs", "µs", "ms", "ms", "s"]);
+    }
+}

@@ -1,0 +1,66 @@
+//! Comparing what carries operations out with the model.
+
+use std::fmt::{self, Debug};
+
+use super::model::{Effect, Model};
+use super::operation::Operation;
+
+/// Something that carries operations out.
+pub trait Subject<K, V> {
+    /// Carries out the operation, and says what came of it.
+    fn apply(&mut self, operation: &Operation<K, V>) -> Effect<K, V>;
+}
+
+/// Where something is not as the model has it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Difference {
+    at: String,
+    expected: String,
+    got: String,
+}
+
+impl Difference {
+    pub(super) fn new(at: impl Into<String>, expected: &impl Debug, got: &impl Debug) -> Difference {
+        Difference { at: at.into(), expected: format!("{expected:?}"), got: format!("{got:?}") }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: expected {}, got {}", self.at, self.expected, self.got)
+    }
+}
+
+impl Debug for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Difference {}
+
+impl<K, V> Model<K, V>
+where
+    K: Clone + Debug + Ord,
+    V: Clone + Debug + PartialEq,
+{
+    /// Has the subject carry out operations as long as it does what the model says.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn compare(
+        &mut self,
+        subject: &mut impl Subject<K, V>,
+        operations: &[Operation<K, V>],
+    ) -> Result<(), Difference> {
+        for (step, operation) in operations.iter().enumerate() {
+            let got = subject.apply(operation);
+            let expected = self.apply(operation, got.replaced);
+            if got != expected {
+                let at = format!("step {} of {}, {operation:?}", step + 1, operations.len());
+                return Err(Difference::new(at, &expected, &got));
+            }
+        }
+        Ok(())
+    }
+}
