@@ -125,4 +125,6 @@ fn the_registry_of_the_process_is_what_shared_engines_come_from() {
     let engine = Engine::shared(name).unwrap();
     assert_eq!(MEMORY_ENGINES.get(&url("the registry")), Some(engine.clone()));
     assert_eq!(Engine::shared("file:/the%20registry?vfs=memdb").unwrap(), engine);
+    let described = format!("{engine:?}");
+    assert!(described.contains("the shared engine `file:the%20registry?mode=memory&cache=shared`"), "{described}");
 }
