@@ -87,3 +87,31 @@ impl Built {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Snapshot;
+
+    fn built() -> Built {
+        Built::new("built", Content { snapshot: Snapshot::empty(), is_of_its_time: false }, Setup::DEFAULT)
+    }
+
+    #[test]
+    fn a_thread_gets_back_what_it_had() {
+        let built = built();
+        let (own, other) = (built.take(), built.take());
+        let before = Arc::downgrade(&own.mount);
+        built.take_back(own);
+        thread::scope(|scope| scope.spawn(|| built.take_back(other)).join().unwrap());
+        assert!(std::ptr::eq(before.as_ptr(), &*built.take().mount), "and not what was given back last");
+    }
+
+    #[test]
+    fn no_more_wait_than_threads_could_use() {
+        let built = built();
+        let engines: Vec<Warm> = (0..=MAX_WAITING).map(|_| built.take()).collect();
+        engines.into_iter().for_each(|warm| built.take_back(warm));
+        assert_eq!(built.lock().len(), MAX_WAITING);
+    }
+}

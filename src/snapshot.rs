@@ -66,7 +66,7 @@ const PAGE_COUNT: usize = 28;
 const SCHEMA_COOKIE: usize = 40;
 const TEXT_ENCODING: usize = 56;
 const VERSION_VALID_FOR: usize = 92;
-const ROLLBACK_JOURNAL: u32 = 0x0101;
+const ROLLBACK_JOURNAL: [u8; 2] = [1, 1];
 const WAL: u8 = 2;
 
 impl Stamp {
@@ -104,10 +104,8 @@ impl Snapshot {
     pub(crate) fn from_base(base: Base, len: usize) -> std::result::Result<Snapshot, String> {
         check_header(&(*base).as_ref()[..len], len)?;
         let mut pages = Pages::from_base(base, len);
-        if number(&pages, FORMAT_VERSIONS) >> 16 != ROLLBACK_JOURNAL {
-            // An engine has no WAL, so a database in WAL mode would not open; these two bytes are all that says so.
-            pages.write(FORMAT_VERSIONS, &ROLLBACK_JOURNAL.to_be_bytes()[2..]);
-        }
+        // An engine has no WAL, so a database in WAL mode would not open; these two bytes are all that says so.
+        pages.write(FORMAT_VERSIONS, &ROLLBACK_JOURNAL);
         if number(&pages, SCHEMA_COOKIE) == 0 {
             pages.write(SCHEMA_COOKIE, &1u32.to_be_bytes()); // zero is an empty database's
         }
@@ -230,11 +228,9 @@ impl Snapshot {
     /// cookie too unless both have the same schema.
     pub(crate) fn restamped(&self, current: &Snapshot, highest: Stamp) -> Snapshot {
         let (mut pages, schema) = (self.0.pages.clone(), self.0.schema.clone());
-        if pages.len() > 0 {
-            let same_schema = Arc::ptr_eq(&schema.0, &current.0.schema.0);
-            let schema_cookie = if same_schema { current.stamp().schema_cookie } else { next(highest.schema_cookie) };
-            stamp(&mut pages, Stamp { change_counter: next(highest.change_counter), schema_cookie });
-        }
+        let same_schema = Arc::ptr_eq(&schema.0, &current.0.schema.0);
+        let schema_cookie = if same_schema { current.stamp().schema_cookie } else { next(highest.schema_cookie) };
+        stamp(&mut pages, Stamp { change_counter: next(highest.change_counter), schema_cookie });
         Snapshot(Arc::new(Image { pages, schema }))
     }
 
@@ -280,6 +276,7 @@ struct ReadFile {
 /// Lets SQLite read the file, so that locks, journals and WAL are honoured.
 fn read_through_sqlite(path: &Path) -> rusqlite::Result<ReadFile> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // No bit is in both, so `^` would do (exempted in mutants.toml).
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = &mut Connection::open_with_flags(&path, flags)?; // serialize takes &self in some versions
     // So that what SQLite has to say of the file comes as its own error; serialize knows but "out of memory". And so that
@@ -357,7 +354,7 @@ fn page_size(pages: &Pages) -> usize {
 
 /// Whether `number` comes after `other`, in numbers that wrap around as SQLite's do.
 fn is_ahead(number: u32, other: u32) -> bool {
-    number != other && number.wrapping_sub(other) < 1 << 31
+    number.wrapping_sub(other).cast_signed() > 0
 }
 
 /// The number after this one; never zero, which is what an empty database has.

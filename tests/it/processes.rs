@@ -51,6 +51,17 @@ static TIMELY_WITH_KEY: Template = Template::from(&TIMELY_PARENT).seed("INSERT I
 static TIMELY_PARENT: Template =
     Template::sql("CREATE TABLE visit (at TEXT); INSERT INTO visit VALUES (datetime('now'))").key("timely parent");
 
+/// Functions that are written at one place and have one key.
+macro_rules! namesakes {
+    ($($name:ident makes $sql:literal;)*) => {$(
+        static $name: Template = Template::build(|connection| Ok(connection.execute_batch($sql)?)).key("namesakes");
+    )*};
+}
+namesakes! {
+    TEN makes "CREATE TABLE account (id INTEGER PRIMARY KEY); INSERT INTO account VALUES (10)";
+    TWENTY makes "CREATE TABLE account (id INTEGER PRIMARY KEY); INSERT INTO account VALUES (20)";
+}
+
 #[test]
 #[ignore = "is run by the others, as a process of its own"]
 fn child() {
@@ -65,6 +76,10 @@ fn child() {
         Ok("of timely") => assert_eq!(count(&OF_TIMELY), 10),
         Ok("timely with key") => {
             assert_eq!(number(&TIMELY_WITH_KEY.unit_of_work().unwrap(), "SELECT count(*) FROM visit"), 2);
+        }
+        Ok("namesakes") => {
+            let id = |template: &Template| number(&template.unit_of_work().unwrap(), "SELECT id FROM account");
+            assert_eq!((id(&TEN), id(&TWENTY)), (10, 20));
         }
         Ok("write") => {
             let engine = KEYED.engine().unwrap();
@@ -179,6 +194,16 @@ fn another_key_and_a_derived_template_have_images_of_their_own() {
         }
     }
     assert_eq!((folder.builds(), folder.files("sqlite3").len()), (2, 3));
+}
+
+/// The one that comes first has the image; in every process that is the same one here.
+#[test]
+fn one_key_for_two_functions_at_one_place_is_not_trusted() {
+    let folder = Folder::new();
+    for _ in 0..2 {
+        folder.run("namesakes");
+    }
+    assert_eq!(folder.files("sqlite3").len(), 1);
 }
 
 #[test]

@@ -96,11 +96,14 @@ fn what_can_not_be_saved_is_an_error_and_leaves_the_old_file() {
     let snapshot = engine_with_entries(&[(1, 1)]).snapshot();
     snapshot.save(&path).unwrap();
     let saved = fs::read(&path).unwrap();
-    fs::write(folder.path().join("saved.sqlite3-journal"), "of another database").unwrap();
+    let journal = folder.path().join("saved.sqlite3-journal");
+    fs::write(&journal, "of another database").unwrap();
     let error = Engine::new().snapshot().save(&path).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("saved.sqlite3-journal"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), saved);
+    fs::write(&journal, "").unwrap();
+    snapshot.save(&path).expect("an empty journal belongs to nothing; `PRAGMA journal_mode = TRUNCATE` leaves one");
 
     let error = snapshot.save(folder.path().join("no such folder/saved.sqlite3")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
@@ -174,13 +177,14 @@ fn what_is_no_database_is_refused() {
         bytes[at] = byte;
         bytes
     };
-    let cases: [(&str, Vec<u8>); 8] = [
+    let cases: [(&str, Vec<u8>); 9] = [
         ("it is empty", vec![]),
         ("does not start with SQLite's header string", b"PK\x03\x04 something else".to_vec()),
         ("does not start with SQLite's header string", changed(5, b'?')),
         ("cut short: 60 bytes", good[..60].to_vec()),
         ("cut short: 4096 bytes, where its header promises 2 pages of 4096", good[..4096].to_vec()),
         ("cut short: 8000 bytes", good[..8000].to_vec()),
+        ("cut short: 8192 bytes, where its header promises 65538 pages", changed(29, 1)),
         ("page size of 1000", [&good[..16], &[3, 232], &good[18..]].concat()),
         ("version 9 of the file format", changed(19, 9)),
     ];
@@ -234,6 +238,7 @@ fn a_page_count_that_does_not_count_stays_without_meaning() {
     let snapshot = Snapshot::from_bytes(bytes).unwrap();
     let engine = Engine::new();
     engine.restore(&snapshot).unwrap();
+    assert_eq!(engine.snapshot().to_bytes()[28..32], 2u32.to_be_bytes(), "the first that counts is right");
     for connection in [engine.connect().unwrap(), snapshot.engine().connect().unwrap()] {
         assert_eq!(entries(&connection), [(1, 1)]);
         assert_integrity(&connection);

@@ -138,6 +138,26 @@ fn every_connection_is_set_up() {
     check(&CHILD.unit_of_work().unwrap());
 }
 
+#[test]
+fn a_template_is_called_by_its_place_and_by_its_key_unless_that_is_long() {
+    let long = "a key of more than forty characters, which no message should repeat";
+    for (key, start) in [("bank-v3", "the template `bank-v3`"), (long, "the template"), ("two\nlines", "the template")]
+    {
+        let template = Template::empty().key(key);
+        let name = template.to_string();
+        assert!(name.starts_with(&format!("{start} at {}:", file!())), "{name}");
+        assert_eq!(format!("{template:?}"), format!("Template({name})"));
+    }
+}
+
+#[test]
+#[should_panic(expected = "a template has at most 16 steps; Template::from goes on from one")]
+fn a_template_has_sixteen_steps() {
+    let full = (1..16).fold(Template::sql("SELECT 1"), |template, _| template.seed("SELECT 1"));
+    full.engine().unwrap();
+    let _ = full.seed("SELECT 1");
+}
+
 /// A macro makes several templates at one place, and their functions can't be told apart by a key that they share.
 #[test]
 fn one_key_for_two_functions_at_one_place_is_not_trusted() {

@@ -1,5 +1,7 @@
 //! What a database URL can be, and what is said of one that can't be served.
 
+use std::collections::{BTreeMap, HashMap};
+
 use proptest::prelude::*;
 use rusqlite_fixtures::{DatabaseUrl, Engine, ErrorKind};
 
@@ -123,6 +125,16 @@ fn names_hold_anything() {
         let engine = Engine::shared(url.to_string()).unwrap();
         engine.connect().unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
         assert_eq!(engine, Engine::shared(url.to_string()).unwrap());
+    }
+}
+
+#[test]
+fn a_map_of_urls_can_be_searched_by_name() {
+    let urls = [DatabaseUrl::MEMORY, parse("file:orders?mode=memory"), parse("file:customers?mode=memory")];
+    let sorted: BTreeMap<DatabaseUrl, usize> = urls.clone().into_iter().zip(0..).collect();
+    let hashed: HashMap<DatabaseUrl, usize> = urls.into_iter().zip(0..).collect();
+    for (number, name) in [":memory:", "orders", "customers"].into_iter().enumerate() {
+        assert_eq!((sorted.get(name), hashed.get(name)), (Some(&number), Some(&number)), "{name}");
     }
 }
 

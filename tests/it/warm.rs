@@ -46,6 +46,30 @@ fn an_engine_is_used_again_with_its_connections() {
     assert_eq!(work.last_insert_rowid(), 3, "AUTOINCREMENT starts anew");
 }
 
+/// It may know what the template does not have, as statistics, though the schema looks the same.
+#[test]
+fn a_connection_that_was_opened_on_other_content_is_not_used_again() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-other-content");
+    let engine = TEMPLATE.engine().unwrap();
+    engine.connect().unwrap().execute("INSERT INTO account (owner) VALUES ('Edsger')", []).unwrap();
+    engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+    drop(engine);
+    assert!(!is_warm(&TEMPLATE));
+}
+
+#[test]
+fn a_pooled_connection_tells_its_engine() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-names");
+    let engine = TEMPLATE.engine().unwrap();
+    let connection = engine.pooled_connection().unwrap();
+    assert_eq!(*connection.engine(), engine);
+    let described = format!("{connection:?}");
+    assert!(
+        described.starts_with("PooledConnection { engine: \"engine ") && described.contains("warm-names"),
+        "{described}"
+    );
+}
+
 /// As most code under test does, for which SQLite would compile all statements anew.
 #[test]
 fn foreign_keys_set_to_what_they_are_keep_nothing_from_being_used_again() {
