@@ -57,6 +57,16 @@ fn a_connection_that_was_opened_on_other_content_is_not_used_again() {
     assert!(!is_warm(&TEMPLATE));
 }
 
+/// It would go back to what it was created with, which is not what the template has.
+#[test]
+fn a_fork_does_not_become_an_engine_of_the_template() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-fork");
+    let engine = TEMPLATE.engine().unwrap();
+    engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+    drop(engine.fork());
+    assert_eq!(number(&TEMPLATE.unit_of_work().unwrap(), "SELECT count(*) FROM entry"), 2);
+}
+
 #[test]
 fn a_pooled_connection_tells_its_engine() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-names");
