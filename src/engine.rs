@@ -356,3 +356,34 @@ impl fmt::Debug for Engine {
         f.debug_struct("Engine").field("name", &self.name()).field("uri", &self.uri()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Content;
+
+    /// As many units of work at once, so that each has a connection of its own.
+    fn work_at_once(engine: &Engine, count: usize) {
+        let all: Vec<UnitOfWork> = (0..count).map(|_| engine.unit_of_work().unwrap()).collect();
+        drop(all);
+    }
+
+    /// One test, for some of it is counted for the whole process; no other in this binary has units of work.
+    #[test]
+    fn idle_connections_are_limited() {
+        let engines: Vec<Engine> = (0..MAX_IDLE_IN_ALL / MAX_IDLE).map(|_| Engine::new()).collect();
+        for engine in &engines {
+            work_at_once(engine, MAX_IDLE + 1);
+            assert_eq!(engine.idle().len(), MAX_IDLE);
+        }
+        let engine = Engine::new();
+        work_at_once(&engine, 1);
+        assert_eq!(engine.idle().len(), 0, "that would be one more than all may have");
+
+        let content = Content { snapshot: Snapshot::empty(), is_of_its_time: false };
+        let template = Arc::new(Built::new("template", content, Setup::DEFAULT));
+        let work = Engine::of(&template).unit_of_work().unwrap();
+        drop(work);
+        assert_eq!(Engine::of(&template).idle().len(), 1, "the last of its engine goes on to the template");
+    }
+}
