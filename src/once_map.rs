@@ -216,17 +216,17 @@ mod tests {
     /// Two threads whose creations ask for each other's values, in two maps: one of them is refused, whichever comes last.
     #[test]
     fn creations_that_wait_for_each_other_are_refused() {
-        let (maps, (to_other, from_one)) = ([Map::new(), Map::new()], mpsc::channel());
+        let (maps, (to_first, from_second)) = ([Map::new(), Map::new()], mpsc::channel());
         let [one, other] = &maps;
         thread::scope(|scope| {
             let first = scope.spawn(move || {
                 get(one, "a", || {
-                    to_other.send(()).unwrap();
+                    from_second.recv().unwrap(); // which makes it by now, or this thread would
                     get(other, "b", || unreachable!("the other thread makes it"))
                 })
             });
             let second = get(other, "b", || {
-                from_one.recv().unwrap();
+                to_first.send(()).unwrap();
                 until_waited_for();
                 get(one, "a", || unreachable!("the first thread makes it")).or(Ok::<i32, Failure>(7))
             });
