@@ -602,9 +602,10 @@ mod tests {
     #[test]
     fn an_empty_database_does_not_make_numbers_begin_again() {
         let store = store();
-        store.lock().highest = Stamp { change_counter: 3 << 30, schema_cookie: 3 << 30 };
-        commit(&store, &[1; 200]);
+        store.lock().highest = Stamp { change_counter: 0x8888_8888, schema_cookie: 0x8888_8888 };
+        commit(&store, &[0x99; 200]);
         let highest = store.lock().highest;
+        assert_eq!(highest, Stamp { change_counter: 0x9999_9999, schema_cookie: 0x9999_9999 });
         store.restore(&Snapshot::empty());
         assert_eq!((store.current().size(), store.lock().highest), (0, highest), "or they would repeat");
     }
