@@ -550,6 +550,17 @@ mod tests {
         assert!(store.try_acquire(&claim(writer, None)).is_err(), "what was reserved was taken");
     }
 
+    /// Marks are told by that when the slot is given back.
+    #[test]
+    fn only_who_has_the_slot_for_good_holds_it() {
+        let (store, one, other) = (store(), Token::new(), Token::new());
+        let mut state = store.lock();
+        state.acquire(&reservation(one, FOR_EVER)).unwrap();
+        assert!(!state.is_held_by(one), "it is only reserved");
+        state.acquire(&claim(one, None)).unwrap();
+        assert_eq!((state.is_held_by(one), state.is_held_by(other)), (true, false));
+    }
+
     /// Nobody tells a waiter that a reservation has lapsed which was made while it slept.
     #[test]
     fn a_waiter_behind_a_reservation_does_not_sleep_on() {
