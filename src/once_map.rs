@@ -174,6 +174,8 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
+        // `settle` takes all away that wait for its creation; this keeps a thread that wakes up early, again and again, from
+        // being in the list as often (exempted in mutants.toml).
         waits().retain(|wait| wait.waiter != self.waiter);
     }
 }
