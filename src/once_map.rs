@@ -174,6 +174,8 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
+        // `settle` takes all away that wait for its creation; this keeps a thread that wakes up early, again and again, from
+        // being in the list as often (exempted in mutants.toml).
         waits().retain(|wait| wait.waiter != self.waiter);
     }
 }
@@ -216,20 +218,17 @@ mod tests {
     /// Two threads whose creations ask for each other's values, in two maps: one of them is refused, whichever comes last.
     #[test]
     fn creations_that_wait_for_each_other_are_refused() {
-        let maps = [Map::new(), Map::new()];
+        let (maps, (to_first, from_second)) = ([Map::new(), Map::new()], mpsc::channel());
         let [one, other] = &maps;
-        let ((to_other, from_one), (to_one, from_other)) = (mpsc::channel(), mpsc::channel());
         thread::scope(|scope| {
             let first = scope.spawn(move || {
                 get(one, "a", || {
-                    to_other.send(()).unwrap();
-                    from_other.recv().unwrap();
+                    from_second.recv().unwrap(); // which makes it by now, or this thread would
                     get(other, "b", || unreachable!("the other thread makes it"))
                 })
             });
             let second = get(other, "b", || {
-                to_one.send(()).unwrap();
-                from_one.recv().unwrap();
+                to_first.send(()).unwrap();
                 until_waited_for();
                 get(one, "a", || unreachable!("the first thread makes it")).or(Ok::<i32, Failure>(7))
             });

@@ -550,6 +550,17 @@ mod tests {
         assert!(store.try_acquire(&claim(writer, None)).is_err(), "what was reserved was taken");
     }
 
+    /// Marks are told by that when the slot is given back.
+    #[test]
+    fn only_who_has_the_slot_for_good_holds_it() {
+        let (store, one, other) = (store(), Token::new(), Token::new());
+        let mut state = store.lock();
+        state.acquire(&reservation(one, FOR_EVER)).unwrap();
+        assert!(!state.is_held_by(one), "it is only reserved");
+        state.acquire(&claim(one, None)).unwrap();
+        assert_eq!((state.is_held_by(one), state.is_held_by(other)), (true, false));
+    }
+
     /// Nobody tells a waiter that a reservation has lapsed which was made while it slept.
     #[test]
     fn a_waiter_behind_a_reservation_does_not_sleep_on() {
@@ -602,12 +613,12 @@ mod tests {
     #[test]
     fn an_empty_database_does_not_make_numbers_begin_again() {
         let store = store();
-        let far = Stamp { change_counter: 3 << 30, schema_cookie: 3 << 30 };
-        store.lock().highest = far;
-        commit(&store, &[1; 200]);
-        store.restore(&Snapshot::empty());
+        store.lock().highest = Stamp { change_counter: 0x8888_8888, schema_cookie: 0x8888_8888 };
+        commit(&store, &[0x99; 200]);
         let highest = store.lock().highest;
-        assert_eq!(highest, far.max(highest), "or they would repeat");
+        assert_eq!(highest, Stamp { change_counter: 0x9999_9999, schema_cookie: 0x9999_9999 });
+        store.restore(&Snapshot::empty());
+        assert_eq!((store.current().size(), store.lock().highest), (0, highest), "or they would repeat");
     }
 
     #[test]
