@@ -3,7 +3,7 @@
 //! Each test runs `child` of this very program, as a process of its own, in a folder of its own.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
@@ -456,7 +456,14 @@ fn images_are_in_the_target_folder() {
         let mut command = Command::new(&copy);
         command.args(["--exact", "processes::child", "--ignored"]).env(ROLE, "share");
         command.env(BUILDS, folder.folder.path().join("builds")).env_remove("RUSQLITE_FIXTURES_DIR");
-        assert_eq!(succeeded(command.output().unwrap()), "");
+        // A process that another test starts just now has the copy open for writing, until it becomes another program.
+        let output = loop {
+            match command.output() {
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
+                output => break output.unwrap(),
+            }
+        };
+        assert_eq!(succeeded(output), "");
     };
     run();
     assert!(!target.join("rusqlite-fixtures").exists(), "it is not known to be Cargo's");
