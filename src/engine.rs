@@ -278,7 +278,7 @@ impl Engine {
         self.0.mount.as_ref().expect("an engine has its store until it is dropped")
     }
 
-    fn setup(&self) -> &Setup {
+    pub(crate) fn setup(&self) -> &Setup {
         /// Of an engine that is no template's.
         static DEFAULT: Setup = Setup::DEFAULT;
         self.template().map_or(&DEFAULT, |template| template.setup())

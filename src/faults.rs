@@ -177,7 +177,8 @@ impl Fault {
     /// [`from`](Fault::from) 1, 2, 3, … The test does its work in [`during`](Plan::during), and what it has to prepare and
     /// to check outside of that. It has to start with the same database each time.
     ///
-    /// Where the test panics, the plan is printed to stderr.
+    /// Where the test panics, the plan is printed to stderr. Code that tries again until it succeeds never ends under
+    /// [`from`](Fault::from).
     ///
     /// # Panics
     /// When the test does; and when its work makes no call that the fault can hit, for that tests nothing.

@@ -36,7 +36,10 @@
 //! assert_eq!(report.values().filter(|has_seat| **has_seat).count(), 2, "both have the one seat");
 //! ```
 //!
-//! The crate has marks of its own: the constants below. Where no hammer runs, a mark costs one load.
+//! The crate has marks of its own, the constants below, so that code under test may need none. Whatever reads, and then writes
+//! what it has read plus one, loses updates when all have read before the first writes:
+//! `.pause_at(SLOT_ASKED, Pause::for_all())`. (Who holds the slot at such a mark, keeps those waiting who are to come; then the
+//! pause takes all of its [patience](Pause::patience).) Where no hammer runs, a mark costs one load.
 
 mod pause;
 mod progress;

@@ -1,6 +1,7 @@
 //! Operations on real engines.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
@@ -240,6 +241,7 @@ fn take(engine: &Engine, kind: Kind) -> crate::Result<Held> {
         Kind::Uri => {
             let connection = Connection::open(engine.uri())?;
             connection.busy_timeout(Duration::ZERO)?;
+            engine.setup().carry_out(&connection)?; // as all other connections are
             Held::Connection(with_small_cache(connection)?)
         }
     })
@@ -267,16 +269,13 @@ pub(super) fn carry_out<R: Rows>(
     depth: &mut usize,
     statement: &Statement<R::Key, R::Value>,
 ) -> Outcome<R::Key, R::Value> {
-    let if_there = |was_there: rusqlite::Result<bool>| match was_there {
-        Ok(true) => Outcome::Done,
-        Ok(false) => Outcome::Missing,
-        Err(error) => refusal(&error),
-    };
+    if matches!(statement, Statement::Insert { .. } | Statement::Update { .. } | Statement::Delete { .. })
+        && !R::WRITES_FIRST
+    {
+        return with_slot(connection, || write(rows, connection, statement));
+    }
     match statement {
         Statement::Read => read(rows, connection).map_or_else(|error| refusal(&error), Outcome::Read),
-        Statement::Insert { key, value } => outcome_of(rows.insert(connection, key, value)),
-        Statement::Update { key, value } => if_there(rows.update(connection, key, value)),
-        Statement::Delete { key } => if_there(rows.delete(connection, key)),
         Statement::CreateTable { table, reversed, value } => {
             change_schema(connection, &create_table(*table, *reversed, *value))
         }
@@ -284,6 +283,46 @@ pub(super) fn carry_out<R: Rows>(
         Statement::Savepoint | Statement::RollbackTo { .. } | Statement::Release { .. } => {
             outcome_of(go_by_savepoints(connection, depth, statement))
         }
+        _ => write(rows, connection, statement),
+    }
+}
+
+fn write<R: Rows>(
+    rows: &R,
+    connection: &Connection,
+    statement: &Statement<R::Key, R::Value>,
+) -> Outcome<R::Key, R::Value> {
+    let was_there = match statement {
+        Statement::Insert { key, value } => rows.insert(connection, key, value).map(|()| true),
+        Statement::Update { key, value } => rows.update(connection, key, value),
+        Statement::Delete { key } => rows.delete(connection, key),
+        other => unreachable!("{other:?} writes no row"),
+    };
+    match was_there {
+        Ok(true) => Outcome::Done,
+        Ok(false) => Outcome::Missing,
+        Err(error) => refusal(&error),
+    }
+}
+
+/// Takes the writer slot before the work: within a transaction, BEGIN IMMEDIATE gets it and fails then. Without one, the
+/// work is a transaction of its own, as a statement is.
+fn with_slot<K: Debug + PartialEq, V: Debug + PartialEq>(
+    connection: &Connection,
+    work: impl FnOnce() -> Outcome<K, V>,
+) -> Outcome<K, V> {
+    look_at_schema(connection);
+    match outcome_of(connection.execute_batch("BEGIN IMMEDIATE")) {
+        Outcome::InTransaction => work(),
+        Outcome::Done => {
+            let outcome = work();
+            let is_kept = matches!(outcome, Outcome::Done | Outcome::Missing);
+            match outcome_of(connection.execute_batch(if is_kept { "COMMIT" } else { "ROLLBACK" })) {
+                Outcome::Done => outcome,
+                not_ended => not_ended,
+            }
+        }
+        refused => refused,
     }
 }
 
@@ -337,6 +376,10 @@ fn outcome_of<K, V>(result: rusqlite::Result<()>) -> Outcome<K, V> {
     result.map_or_else(|error| refusal(&error), |()| Outcome::Done)
 }
 
+/// The errors for a key that is there already.
+const OF_A_KEY: [i32; 3] =
+    [ffi::SQLITE_CONSTRAINT_PRIMARYKEY, ffi::SQLITE_CONSTRAINT_ROWID, ffi::SQLITE_CONSTRAINT_UNIQUE];
+
 /// What SQLite's errors mean.
 fn refusal<K, V>(error: &rusqlite::Error) -> Outcome<K, V> {
     let words = error.to_string();
@@ -346,7 +389,7 @@ fn refusal<K, V>(error: &rusqlite::Error) -> Outcome<K, V> {
             Outcome::Stale
         }
         Some(ErrorCode::DatabaseBusy) => Outcome::Locked,
-        Some(ErrorCode::ConstraintViolation) => Outcome::Exists,
+        _ if code.is_some_and(|code| OF_A_KEY.contains(&code.extended_code)) => Outcome::Exists,
         _ if words.contains("already exists") => Outcome::Exists,
         _ if words.contains("no such table: rusqlite_fixtures_") => Outcome::Missing,
         _ if words.contains("no such savepoint") => Outcome::NoSavepoint,

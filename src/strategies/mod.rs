@@ -61,7 +61,7 @@
 //! ```
 //! # use proptest::prelude::*;
 //! # use rusqlite_fixtures::Template;
-//! # use rusqlite_fixtures::hammer::{Hammer, SLOT_ASKED};
+//! use rusqlite_fixtures::hammer::{Hammer, SLOT_ASKED};
 //! use rusqlite_fixtures::strategies::{Table, check_on_threads, hammers, transactions};
 //!
 //! static COUNTERS: Template = Template::sql("CREATE TABLE counter (id INTEGER PRIMARY KEY, value INTEGER NOT NULL)");
@@ -76,6 +76,11 @@
 //! });
 //! # }
 //! ```
+//!
+//! What this finds in your code is a write that commits or stays by itself, something kept beside the database that a
+//! rollback or a restore makes wrong, a column forgotten. Transactions are the harness's own; for code that begins and
+//! commits by itself there are [`hammer`](crate::hammer) and [`faults`](crate::faults), which find a lost update, and half of
+//! a change.
 //!
 //! The harness has tables and savepoints of its own, whose names begin with `rusqlite_fixtures_`. It needs at least one table
 //! to be there from the start.

@@ -7,18 +7,21 @@ use rusqlite::{Connection, Result};
 
 /// The code under test: how rows with a key are written and read, by a repository for example.
 ///
-/// What is predicted holds for code that commits nothing by itself, though it may set savepoints. Each of `insert`,
-/// `update` and `delete` begins with a statement that writes; or else one that was refused the writer slot has read all the
-/// same, and what it may do next is not what the model says.
+/// What is predicted holds for code that neither commits nor rolls back by itself, though it may set savepoints. Keys and
+/// values are such that no constraint but the key's is violated, and keys are equal to SQLite exactly when they are to `Ord`.
 pub trait Rows {
     /// What tells rows apart.
     type Key: Clone + Debug + Ord;
     /// What else is in a row.
     type Value: Clone + Debug + PartialEq;
 
-    /// Whether SQLite writes no page for a statement that changes no row: one whose key is there already or is not, or whose
-    /// value is the same. It does where a trigger, an index or another table is involved. When it may, a commit of nothing
-    /// else may or may not make readers out of date, and the model takes either.
+    /// Whether each of `insert`, `update` and `delete` begins with a statement that writes. Where it is not said to, the
+    /// writer slot is taken before they are called, by `BEGIN IMMEDIATE`: what they read first is then what they build on.
+    const WRITES_FIRST: bool = false;
+
+    /// `false` is always right. `true` says that SQLite writes no page for a statement that changes no row (its key is there
+    /// already, or is not, or its value is the same), as it may where a trigger, an index or another table is involved; then
+    /// the model knows whether a commit of nothing else makes readers out of date, and takes nothing else.
     const UNCHANGED_IS_UNWRITTEN: bool = false;
 
     /// Inserts a row.
@@ -66,6 +69,7 @@ impl Rows for Table {
     type Key = i64;
     type Value = i64;
 
+    const WRITES_FIRST: bool = true;
     const UNCHANGED_IS_UNWRITTEN: bool = true;
 
     fn insert(&self, connection: &Connection, key: &i64, value: &i64) -> Result<()> {

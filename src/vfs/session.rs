@@ -24,6 +24,13 @@ pub(crate) struct Setup {
 impl Setup {
     /// The setup of engines that are no template's, and of a template that says nothing.
     pub(crate) const DEFAULT: Setup = Setup { foreign_keys: true, on_connect: Vec::new() };
+
+    pub(crate) fn carry_out(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;
+        // Which can't fail, so it is spared what is meant for the code under test.
+        faults::spare(|| self.on_connect.iter().for_each(|on_connect| on_connect(connection)));
+        Ok(())
+    }
 }
 
 /// Opens a connection that waits in the engine's queue for its turn to write.
@@ -50,9 +57,7 @@ fn connect_watched(
             ffi::sqlite3_set_authorizer(connection.handle(), Some(on_authorize), Arc::as_ptr(flag) as *mut c_void)
         };
     }
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, setup.foreign_keys)?;
-    // Which can't fail, so it is spared what is meant for the code under test.
-    faults::spare(|| setup.on_connect.iter().for_each(|on_connect| on_connect(&connection)));
+    setup.carry_out(&connection)?;
     if connection.is_autocommit() {
         return Ok(connection);
     }

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 use rusqlite_fixtures::hammer::{Hammer, SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_TAKEN};
 use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
-use rusqlite_fixtures::rusqlite::{self, Connection};
+use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
+use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, params};
 use rusqlite_fixtures::strategies::{
     self, Content, Difference, Effect, End, Engines, Operation, Outcome, Record, Rows, Statement, Subject, Table,
     Transaction, check_on_threads, check_serial, hammers, operations, prepare, transactions,
@@ -232,6 +233,7 @@ struct ReadBy<F>(F);
 impl<F: Fn(&Connection) -> rusqlite::Result<BTreeMap<i64, i64>>> Rows for ReadBy<F> {
     type Key = i64;
     type Value = i64;
+    const WRITES_FIRST: bool = true;
     const UNCHANGED_IS_UNWRITTEN: bool = true;
 
     fn insert(&self, connection: &Connection, key: &i64, value: &i64) -> rusqlite::Result<()> {
@@ -269,7 +271,8 @@ fn a_reader_that_sees_the_newest_commit_is_found() {
     assert!(steps.len() <= 8, "{steps:#?}");
 }
 
-/// As users have it: keys and values of their own, an index, and another table that is written too.
+/// As users have it: keys and values of their own, a function of each connection's, an index, another table that is written
+/// too, and a look before an update.
 struct Accounts;
 
 static ACCOUNTS: Template = Template::sql(
@@ -278,7 +281,12 @@ static ACCOUNTS: Template = Template::sql(
      CREATE TABLE change (owner TEXT NOT NULL, city TEXT NOT NULL);
      CREATE TRIGGER opened AFTER INSERT ON account BEGIN INSERT INTO change VALUES (new.owner, new.city); END;
      CREATE TRIGGER moved AFTER UPDATE ON account BEGIN INSERT INTO change VALUES (new.owner, new.city); END;",
-);
+)
+.on_connect(|connection| {
+    let flags = FunctionFlags::SQLITE_UTF8;
+    connection.create_scalar_function("same", 1, flags, |context| context.get::<String>(0)).unwrap();
+})
+.key("operations-accounts");
 
 impl Rows for Accounts {
     type Key = String;
@@ -289,7 +297,10 @@ impl Rows for Accounts {
     }
 
     fn update(&self, connection: &Connection, owner: &String, city: &String) -> rusqlite::Result<bool> {
-        Ok(connection.execute("UPDATE account SET city = ?2 WHERE owner = ?1", [owner, city])? == 1)
+        let find = "SELECT id FROM account WHERE owner = ?1";
+        let id: Option<i64> = connection.query_row(find, [owner], |row| row.get(0)).optional()?;
+        let Some(id) = id else { return Ok(false) };
+        Ok(connection.execute("UPDATE account SET city = same(?2) WHERE id = ?1", params![id, city])? == 1)
     }
 
     fn delete(&self, connection: &Connection, owner: &String) -> rusqlite::Result<bool> {
@@ -327,6 +338,14 @@ proptest! {
         strategies::check(&Accounts, ACCOUNTS.engine().unwrap(), &operations)?;
     }
 
+    #[test]
+    fn so_do_tables_of_ones_own_on_threads(
+        threads in transactions("[A-D]", "[xyz]", 3, 1..8),
+        hammer in hammers(Hammer::new(), 3, &[SLOT_ASKED, SLOT_GIVEN_BACK]),
+    ) {
+        check_on_threads(Accounts, &ACCOUNTS.engine().unwrap(), threads, hammer)?;
+    }
+
     /// Whatever threads do: it is as if their transactions had been carried out one after another.
     #[test]
     fn transactions_on_threads_are_serializable(
@@ -339,6 +358,17 @@ proptest! {
         });
         check_on_threads(yields, &ENTRIES.engine().unwrap(), threads, hammer)?;
     }
+}
+
+/// A constraint that is not the key's is told in SQLite's words.
+#[test]
+fn a_value_that_violates_a_constraint_is_told() {
+    let engine = Engine::new();
+    let table = "CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER CHECK (value < 5))";
+    engine.transaction(|work| work.execute_batch(table)).unwrap();
+    let step = Operation::Do { hand: 0, statement: Statement::Insert { key: 1, value: 7 } };
+    let told = strategies::check(&ENTRY, engine, &[step]).unwrap_err().to_string();
+    assert!(told.contains("expected Effect { outcome: Done") && told.contains("CHECK constraint failed"), "{told}");
 }
 
 #[test]
