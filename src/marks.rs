@@ -40,7 +40,7 @@ thread_local! {
 /// Tells a hammer, if this thread is one of its workers, that the code has come here: the same as
 /// [`Worker::reached`](crate::hammer::Worker::reached), for code that has no worker at hand.
 ///
-/// No lock should be held that another thread needs to come to the same place, if it is to be paused there.
+/// What threads do that a worker has started is not told. No lock should be held that another thread needs to come to the same place, if it is to be paused there.
 #[inline]
 pub fn reached(mark: &'static str) {
     reached_if(mark, || true);

@@ -69,9 +69,9 @@ impl MemoryEngines {
         marks::reached(marks::REGISTRY_ASKED);
         let create = || {
             marks::reached(marks::REGISTRY_CREATING);
-            let engine = create();
+            let engine = create()?;
             marks::reached(marks::REGISTRY_CREATED);
-            engine
+            Ok(engine)
         };
         self.0.get_or_create(url, create, || Error::recursive_creation(url))
     }

@@ -49,6 +49,7 @@ mod svg;
 mod timeline;
 
 use std::hash::Hash;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -57,6 +58,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use rusqlite::ErrorCode;
 
 pub use self::pause::Pause;
 use self::pause::{Kind, Meeting};
@@ -117,14 +119,14 @@ impl Hammer {
         Hammer { seed, ..self }
     }
 
-    /// How long a round may take. After that it is taken to hang: the report tells where each thread stands, and the
-    /// threads are left behind.
+    /// How long a round may take, which should be longer than the patience of a pause. After that it is taken to hang: the
+    /// report tells where each thread stands, and the threads are left behind.
     pub fn deadline(self, deadline: Duration) -> Hammer {
         Hammer { deadline, ..self }
     }
 
     /// Holds the workers up when they come to this mark. With several pauses at one mark, each of them does, one after
-    /// another.
+    /// another; all that wait for the others to be there wait at the first of them.
     pub fn pause_at(mut self, mark: &'static str, pause: Pause) -> Hammer {
         self.pauses.push((mark, pause));
         self
@@ -138,7 +140,8 @@ impl Hammer {
     /// Runs `work` on all threads, in each round.
     ///
     /// What it borrows it has to own: a round that hangs outlives the run. An [`Engine`](crate::Engine) is a handle that can
-    /// be cloned; other things want an `Arc`.
+    /// be cloned; other things want an `Arc`. What it returns is kept until the report is dropped, and told apart by `Eq`: of
+    /// other values, as of an `f64`, return what identifies them.
     ///
     /// # Panics
     /// When a thread can't be started.
@@ -175,13 +178,14 @@ impl Default for Hammer {
     }
 }
 
-/// One of the threads under a hammer, in one round.
+/// One of the threads under a hammer, in one round. It stays on that thread: threads that the work starts are not watched.
 #[derive(Debug)]
 pub struct Worker {
     number: usize,
     round: usize,
     threads: usize,
     random: Rng,
+    stays: PhantomData<*const ()>,
 }
 
 impl Worker {
@@ -282,6 +286,8 @@ struct Floor {
 /// What one worker has done in this round.
 struct Post {
     events: Vec<Event>,
+    /// The mark at which it is held up.
+    paused_at: Option<&'static str>,
     random: Rng,
 }
 
@@ -294,10 +300,10 @@ struct Event {
 
 impl Floor {
     fn new(hammer: &Hammer) -> Floor {
-        let post = |_| Mutex::new(Post { events: Vec::new(), random: Rng::with_seed(0) });
+        let post = |_| Mutex::new(Post { events: Vec::new(), paused_at: None, random: Rng::with_seed(0) });
         Floor {
             threads: hammer.threads,
-            seed: hammer.seed,
+            seed: Rng::with_seed(hammer.seed).u64(..), // far from that of the next number
             meeting: Meeting::new(hammer.threads, &hammer.pauses),
             pauses: hammer.pauses.clone(),
             awake: AtomicUsize::new(0),
@@ -321,7 +327,11 @@ impl Floor {
             let begun = Instant::now();
             let result = match catch_unwind(AssertUnwindSafe(|| work(&mut worker))) {
                 Ok(result) => result.map_err(|error| Failure::Error(explained(error))),
-                Err(panic) => Err(Failure::Panic(words_of_panic(&*panic).to_owned())),
+                Err(panic) => {
+                    let words = words_of_panic(&*panic).to_owned();
+                    std::mem::forget(panic); // to drop it may panic
+                    Err(Failure::Panic(words))
+                }
             };
             let ended = Instant::now();
             self.meeting.end(number);
@@ -337,7 +347,7 @@ impl Floor {
         let spread = |number: usize| (number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let seed = self.seed ^ spread(round * self.threads + number);
         self.post(number).random = Rng::with_seed(!seed);
-        Worker { number, round, threads: self.threads, random: Rng::with_seed(seed) }
+        Worker { number, round, threads: self.threads, random: Rng::with_seed(seed), stays: PhantomData }
     }
 
     /// To wake a thread takes longer than much of what is hammered: those that are awake let others run until all are.
@@ -349,9 +359,12 @@ impl Floor {
     }
 
     fn reached(&self, number: usize, mark: &'static str) {
-        if !self.post(number).has_reached(mark) {
+        if self.pauses.iter().any(|(at, _)| *at == mark) && !self.post(number).has_reached(mark) {
+            self.post(number).paused_at = Some(mark);
+            self.meeting.arrive(mark, number);
             let here = |(at, pause): &&(&str, Pause)| *at == mark && pause.concerns(number);
             self.pauses.iter().filter(here).for_each(|(_, pause)| self.hold_up(pause, mark, number));
+            self.post(number).paused_at = None;
         }
         self.post(number).events.push(Event { mark, at: Instant::now() });
         self.meeting.pass(mark, number); // after it has been noted, or the next could be noted before
@@ -364,18 +377,24 @@ impl Floor {
                 let part = self.post(number).random.f64();
                 thread::sleep(longest.mul_f64(part));
             }
-            Kind::ForAll => self.meeting.wait_for_all(pause, mark, number),
+            Kind::ForAll => self.meeting.wait_for_all(pause, mark),
             Kind::InOrder(order) => self.meeting.wait_for_those_before(pause, order, mark, number),
         }
     }
 
     /// What is known of a worker that has not ended its round.
     fn hung<T>(&self, number: usize, begun: Instant) -> Finished<T> {
-        let events = self.post(number).events.clone();
+        let (events, paused_at) = {
+            let post = self.post(number);
+            (post.events.clone(), post.paused_at)
+        };
         let ended = Instant::now();
-        let stands = match events.last() {
-            Some(Event { mark, at }) => format!("after the mark `{mark}`, which it reached {:.1?} ago", ended - *at),
-            None => "and has reached no mark".to_owned(),
+        let stands = match (paused_at, events.last()) {
+            (Some(mark), _) => format!("in a pause at the mark `{mark}`"),
+            (None, Some(Event { mark, at })) => {
+                format!("after the mark `{mark}`, which it reached {:.1?} ago", ended - *at)
+            }
+            (None, None) => "and has reached no mark".to_owned(),
         };
         Finished { number, begun, ended, result: Err(Failure::Hung(stands)), events }
     }
@@ -388,7 +407,12 @@ impl Floor {
 
 /// The same error; one of SQLite for a lock says who holds it, which is known on this thread only.
 fn explained(error: BoxError) -> BoxError {
-    error.downcast::<rusqlite::Error>().map_or_else(|other| other, |error| Error::from(*error).into())
+    let is_of_a_lock = |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+    match error.downcast::<rusqlite::Error>() {
+        Ok(error) if is_of_a_lock(&error) => Error::from(*error).into(),
+        Ok(error) => error,
+        Err(other) => other,
+    }
 }
 
 impl Post {

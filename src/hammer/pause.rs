@@ -97,9 +97,15 @@ impl Meeting {
         *state = State { given_up: std::mem::take(&mut state.given_up), ..State::default() };
     }
 
-    pub(super) fn wait_for_all(&self, pause: &Pause, mark: &'static str, worker: usize) {
-        self.lock().arrived.entry(mark).or_default().insert(worker);
-        self.changed.notify_all();
+    /// The worker is at the mark, and may be held up there.
+    pub(super) fn arrive(&self, mark: &'static str, worker: usize) {
+        if self.is_used {
+            self.lock().arrived.entry(mark).or_default().insert(worker);
+            self.changed.notify_all();
+        }
+    }
+
+    pub(super) fn wait_for_all(&self, pause: &Pause, mark: &'static str) {
         self.wait(pause, mark, |state| state.arrived[mark].union(&state.ended).count() < self.threads);
     }
 

@@ -1,6 +1,6 @@
 //! How far a long run is, on a terminal.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// Runs that are over sooner say nothing.
@@ -26,7 +26,7 @@ impl Progress {
         let is_due = self.shown.map_or(self.start.elapsed() >= PATIENCE, |shown| shown.elapsed() >= INTERVAL);
         if self.is_watched && is_due {
             self.shown = Some(Instant::now());
-            eprint!("\r\x1b[2K{}", line(done, self.rounds, self.start.elapsed()));
+            show(&line(done, self.rounds, self.start.elapsed()));
         }
     }
 }
@@ -34,9 +34,14 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown.is_some() {
-            eprint!("\r\x1b[2K"); // leaves the line empty
+            show("");
         }
     }
+}
+
+/// In the place of what the line had before.
+fn show(text: &str) {
+    let _ = write!(std::io::stderr(), "\r\x1b[2K{text}"); // that the terminal is gone is no failure
 }
 
 fn line(done: usize, rounds: usize, elapsed: Duration) -> String {

@@ -117,8 +117,8 @@ pub struct Report<T> {
 type Seen = BTreeMap<&'static str, BTreeMap<usize, BTreeSet<Vec<usize>>>>;
 
 impl<T> Report<T> {
-    /// How many different results there were. An error counts as a result, by its text, and so do a panic and a worker
-    /// that hung: where there is one, and nothing failed, all workers had the same.
+    /// How many different results there were. Each error, panic and worker that hung counts as one of its own. So where it is
+    /// one, of several results, nothing has failed and all are the same.
     pub fn distinct(&self) -> usize {
         self.distinct
     }
@@ -354,12 +354,12 @@ impl<T: Eq + Hash> Record<T> {
         let mut report = self.report;
         report.given_up = given_up;
         let marks: BTreeSet<&'static str> = pauses.iter().map(|(mark, _)| *mark).collect();
-        report.unreached = marks.into_iter().filter(|mark| !report.orders.contains_key(mark)).collect();
+        let has_ended = report.hung() == 0; // or some may have been on their way
+        report.unreached = marks.into_iter().filter(|mark| has_ended && !report.orders.contains_key(mark)).collect();
         report.latencies = report.outcomes.iter().map(|outcome| outcome.took).collect();
         report.latencies.sort_unstable();
         let values = report.values().collect::<HashSet<_>>().len();
-        let failures = report.failures().map(|(_, failure)| failure.to_string()).collect::<HashSet<_>>().len();
-        report.distinct = values + failures;
+        report.distinct = values + report.failures().count();
         report
     }
 }

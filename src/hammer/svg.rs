@@ -59,8 +59,8 @@ impl Timeline {
                 Rectangle::new([(at(span.start), middle - half), (at(span.end), middle + half)], color.filled())
             };
             chart.draw_series([bar(&lane.ran, 0.06, RAN)])?;
-            chart.draw_series(lane.waited.iter().map(|span| bar(span, 0.2, WAITED)))?;
             chart.draw_series(lane.held.iter().map(|span| bar(span, 0.36, HELD)))?;
+            chart.draw_series(lane.waited.iter().map(|span| bar(span, 0.2, WAITED)))?;
             let dot = |time| Circle::new((at(time), middle), 3, COMMIT.filled());
             chart.draw_series(commits(lane).map(dot))?;
             let label = Text::new(format!("worker {}", lane.worker), (-10, 0), name.clone());

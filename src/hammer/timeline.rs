@@ -11,7 +11,8 @@ use crate::marks::{SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED, SLOT_TAKEN};
 /// What each thread did in one round, and when: with a lane per thread, it prints as text, and with the feature `svg` it is
 /// drawn by `to_svg`. Times count from the start of the round.
 ///
-/// The marks don't say which engine they are of: who works on several has them in one lane.
+/// The marks don't say which engine they are of. Who works on several has them in one lane, and what is held of two at once
+/// can't be told apart. A wait that is given up goes on, here, to when a slot is asked for next.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
     round: usize,
@@ -125,8 +126,8 @@ impl fmt::Display for Timeline {
                 cells[start..column(span.end).clamp(start + 1, COLUMNS)].fill(with);
             };
             draw(&lane.ran, '·');
-            lane.waited.iter().for_each(|span| draw(span, '-'));
             lane.held.iter().for_each(|span| draw(span, '#'));
+            lane.waited.iter().for_each(|span| draw(span, '-')); // over it: who holds one slot may wait for another
             writeln!(f, "{:>4} {}", lane.worker, cells.iter().collect::<String>().trim_end())?;
         }
         Ok(())

@@ -71,7 +71,8 @@ where
 }
 
 /// A table of the harness's own counts those that write.
-const CREATE: &str = "CREATE TABLE rusqlite_fixtures_commits AS SELECT 0 AS count";
+const CREATE: &str = "DROP TABLE IF EXISTS rusqlite_fixtures_commits;
+    CREATE TABLE rusqlite_fixtures_commits AS SELECT 0 AS count";
 const COUNT: &str = "UPDATE rusqlite_fixtures_commits SET count = count + 1 RETURNING count";
 const COUNTED: &str = "SELECT count FROM rusqlite_fixtures_commits";
 

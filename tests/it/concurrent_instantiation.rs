@@ -54,7 +54,7 @@ type Found = (Engine, BTreeSet<i64>);
 /// meet between the registry's check and what it does about it, so that what can go wrong goes wrong every time.
 fn race(registry: impl Registry, threads: usize, urls: &[String], table: &str) -> Report<Vec<Found>> {
     let (urls, table) = (urls.to_owned(), table.to_owned());
-    let meet = || Pause::for_all().patience(Duration::from_secs(60));
+    let meet = || Pause::for_all().patience(Duration::from_secs(30));
     let hammer = Hammer::new().threads(threads).rounds(1).pause_at(REGISTRY_ASKED, meet());
     hammer.pause_at("checked", meet()).pause_at("committed", meet()).run(move |worker| {
         let begun = urls.iter().map(|url| registry.unit_of_work(url)).collect::<Result<Vec<_>, _>>()?;
