@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use crate::error::words_of_panic;
 use crate::once_map::OnceMap;
 use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
@@ -35,13 +36,15 @@ fn check_all(name: &str, model: impl Fn() + Send + Sync + 'static) {
     println!("{name}: {tried} orders, {}", if tried < most { "which are all" } else { "of more" });
 }
 
-/// The bug must be found, by one way of searching or the other.
-fn check_fails(model: impl Fn() + Send + Sync + Clone + 'static) {
-    let found = |search: &dyn Fn()| catch_unwind(AssertUnwindSafe(search)).is_err();
+/// The bug must be found, by one way of searching or the other, and for its own reason: the panic says these words.
+fn check_fails(words: &str, model: impl Fn() + Send + Sync + Clone + 'static) {
+    let found = |search: &dyn Fn()| catch_unwind(AssertUnwindSafe(search)).err();
     let (random, pct) = (model.clone(), model);
-    let is_found = found(&|| shuttle::check_random(random.clone(), orders()))
-        || found(&|| shuttle::check_pct(pct.clone(), orders(), 3));
-    assert!(is_found, "the bug was not found");
+    let panic = found(&|| shuttle::check_random(random.clone(), orders()))
+        .or_else(|| found(&|| shuttle::check_pct(pct.clone(), orders(), 3)))
+        .expect("the bug is found");
+    let told = words_of_panic(&*panic);
+    assert!(told.contains(words), "not for {words:?}: {told}");
 }
 
 fn spawn_all(count: usize, work: impl Fn(usize) + Send + Sync + 'static) {
@@ -100,7 +103,8 @@ mod once_map {
             match catch_unwind(AssertUnwindSafe(|| map.obtain(7, &create))) {
                 Ok(Ok(value)) => assert_eq!(value, 1, "it was created twice"),
                 Ok(Err(error)) => assert_eq!((error, counted.fetch_add(1, Ordering::Relaxed)), (Failure::Own, 0)),
-                Err(_) => assert!(panics && counted.fetch_add(1, Ordering::Relaxed) == 0),
+                Err(_) if panics => assert_eq!(counted.fetch_add(1, Ordering::Relaxed), 0),
+                Err(_) => panic!("who waited panicked"),
             }
         });
         assert_eq!(failures.load(Ordering::Relaxed), 1);
@@ -219,9 +223,9 @@ mod once_map {
     fn bugs_are_found() {
         check(|| one_value_for_all(Twin::new(Bug::None), 3));
         check(|| a_failure_is_followed_by_a_success(Twin::new(Bug::None), false));
-        check_fails(|| one_value_for_all(Twin::new(Bug::UnlockedCheck), 3));
-        check_fails(|| a_failure_is_followed_by_a_success(Twin::new(Bug::NoSecondLook), false));
-        check_fails(|| one_value_for_all(Twin::new(Bug::NotifyFirst), 3));
+        check_fails("it was created twice", || one_value_for_all(Twin::new(Bug::UnlockedCheck), 3));
+        check_fails("who waited panicked", || a_failure_is_followed_by_a_success(Twin::new(Bug::NoSecondLook), false));
+        check_fails("deadlock", || one_value_for_all(Twin::new(Bug::NotifyFirst), 3));
     }
 }
 
@@ -407,7 +411,8 @@ mod store {
         });
     }
 
-    /// The same without a clock: who gives up calls the next, or nobody does.
+    /// The same without a clock: who is called takes the slot before it looks at its patience, or calls the next. Otherwise
+    /// nobody would.
     fn an_impatient_one_calls_the_next(slot: impl Queue) {
         let (slot, holder) = (Arc::new(slot), Token::new());
         slot.acquire(holder);
@@ -459,7 +464,7 @@ mod store {
         slot.acquire(passing);
         slot.release(passing);
         waiters.into_iter().for_each(|thread| thread.join().unwrap());
-        assert_eq!(*served.lock().unwrap(), [0, 1]);
+        assert_eq!(*served.lock().unwrap(), [0, 1], "not in order of arrival");
     }
 
     trait Queue: Slot {
@@ -583,12 +588,14 @@ mod store {
     #[test]
     fn bugs_are_found() {
         check(|| one_at_a_time(Twin::new(Bug::None), 3, 2));
-        for bug in [Bug::UnlockedCheck, Bug::NotifyFirst, Bug::NoSecondLook] {
-            check_fails(move || one_at_a_time(Twin::new(bug), 3, 2));
+        for (bug, words) in
+            [(Bug::UnlockedCheck, "deadlock"), (Bug::NotifyFirst, "deadlock"), (Bug::NoSecondLook, "two have it")]
+        {
+            check_fails(words, move || one_at_a_time(Twin::new(bug), 3, 2));
         }
         check(|| in_order_of_arrival(Twin::new(Bug::None)));
-        check_fails(|| in_order_of_arrival(Twin::new(Bug::LastFirst)));
+        check_fails("not in order of arrival", || in_order_of_arrival(Twin::new(Bug::LastFirst)));
         check(|| an_impatient_one_calls_the_next(Twin::new(Bug::None)));
-        check_fails(|| an_impatient_one_calls_the_next(Twin::new(Bug::GivesUpSilently)));
+        check_fails("deadlock", || an_impatient_one_calls_the_next(Twin::new(Bug::GivesUpSilently)));
     }
 }

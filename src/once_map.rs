@@ -55,7 +55,9 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
             match entries.get(key) {
                 Some(Entry::Ready(value)) => return Ok(value.clone()),
                 Some(Entry::BeingCreated(creation)) => {
-                    let Some(_waiting) = Waiting::for_end_of(*creation) else { return Err(recursive()) };
+                    if !may_wait_for(*creation) {
+                        return Err(recursive());
+                    }
                     entries = self.settled.wait(entries).unwrap_or_else(PoisonError::into_inner);
                 }
                 None => break,
@@ -150,34 +152,22 @@ fn waits() -> MutexGuard<'static, Vec<Wait>> {
     WAITS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// This thread's entry in `WAITS`.
-struct Waiting {
-    waiter: ThreadId,
-}
-
-impl Waiting {
-    /// `None` if the creation's thread is this one, or waits for it, through however many others.
-    fn for_end_of(creation: Creation) -> Option<Waiting> {
-        let waiter = thread::current().id();
-        let mut waits = waits();
-        let mut last = creation.by;
-        while let Some(wait) = waits.iter().find(|wait| wait.waiter == last) {
-            last = wait.creation.by;
-        }
-        if last == waiter {
-            return None;
-        }
-        waits.push(Wait { waiter, creation });
-        Some(Waiting { waiter })
+/// Notes that this thread waits for the end of the creation, unless that would never come: its thread is this one, or waits
+/// for it, through however many others. What is noted, `settle` takes away.
+fn may_wait_for(creation: Creation) -> bool {
+    let waiter = thread::current().id();
+    let mut waits = waits();
+    let mut last = creation.by;
+    while let Some(wait) = waits.iter().find(|wait| wait.waiter == last) {
+        last = wait.creation.by;
     }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        // `settle` takes all away that wait for its creation; this keeps a thread that wakes up early, again and again, from
-        // being in the list as often (exempted in mutants.toml).
-        waits().retain(|wait| wait.waiter != self.waiter);
+    if last == waiter {
+        return false;
     }
+    if !waits.iter().any(|wait| wait.waiter == waiter) {
+        waits.push(Wait { waiter, creation }); // or it has woken up before its time
+    }
+    true
 }
 
 #[cfg(all(test, not(shuttle)))]

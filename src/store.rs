@@ -458,7 +458,13 @@ mod tests {
             let mut state = store.lock();
             state.enqueue(&claim(waiter, None));
             thread::sleep(MAX_PASSED_OVER);
+            let handed_over = Instant::now();
             state.release(holder);
+            let age = state.writer.as_ref().map(|writer| writer.origin.age());
+            assert!(
+                age.is_some_and(|age| age <= handed_over.elapsed()),
+                "since when it has the slot, not waits for it"
+            );
         }
         assert!(matches!(store.try_acquire(&claim(holder, Some(&store.current()))), Err(Refusal::Held { .. })));
         store.try_acquire(&claim(waiter, Some(&store.current()))).expect("it has the slot without having woken up");

@@ -48,6 +48,7 @@ mod report;
 mod svg;
 mod timeline;
 
+use std::ffi::OsString;
 use std::hash::Hash;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -94,7 +95,7 @@ impl Hammer {
     /// # Panics
     /// When that variable is set and is no number.
     pub fn new() -> Hammer {
-        let seed = seed(std::env::var("RUSQLITE_FIXTURES_SEED").ok());
+        let seed = seed(std::env::var_os("RUSQLITE_FIXTURES_SEED"));
         let (deadline, pauses) = (Duration::from_secs(60), Vec::new());
         Hammer { threads: 8, rounds: 100, seed, deadline, pauses, timeline_of: None }
     }
@@ -166,9 +167,11 @@ impl Hammer {
     }
 }
 
-fn seed(given: Option<String>) -> u64 {
-    let number =
-        |given: String| given.parse().unwrap_or_else(|_| panic!("RUSQLITE_FIXTURES_SEED is no number: {given}"));
+fn seed(given: Option<OsString>) -> u64 {
+    let number = |given: OsString| {
+        let number = given.to_str().and_then(|given| given.parse().ok());
+        number.unwrap_or_else(|| panic!("RUSQLITE_FIXTURES_SEED is no number: {}", given.display()))
+    };
     given.map_or_else(|| fastrand::u64(..), number)
 }
 
@@ -329,7 +332,9 @@ impl Floor {
                 Ok(result) => result.map_err(|error| Failure::Error(explained(error))),
                 Err(panic) => {
                     let words = words_of_panic(&*panic).to_owned();
-                    std::mem::forget(panic); // to drop it may panic
+                    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+                        std::mem::forget(again); // or there might be no end of it
+                    }
                     Err(Failure::Panic(words))
                 }
             };
@@ -427,9 +432,9 @@ mod tests {
 
     #[test]
     fn a_seed_may_be_given() {
-        assert_eq!(seed(Some("17".to_owned())), 17);
+        assert_eq!(seed(Some("17".into())), 17);
         assert_ne!(seed(None), seed(None));
-        let words = catch_unwind(|| seed(Some("seventeen".to_owned()))).unwrap_err();
+        let words = catch_unwind(|| seed(Some("seventeen".into()))).unwrap_err();
         assert_eq!(words_of_panic(&*words), "RUSQLITE_FIXTURES_SEED is no number: seventeen");
     }
 }

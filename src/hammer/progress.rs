@@ -23,11 +23,17 @@ impl Progress {
 
     /// So many rounds are done.
     pub(super) fn show(&mut self, done: usize) {
-        let is_due = self.shown.map_or(self.start.elapsed() >= PATIENCE, |shown| shown.elapsed() >= INTERVAL);
-        if self.is_watched && is_due {
-            self.shown = Some(Instant::now());
-            show(&line(done, self.rounds, self.start.elapsed()));
+        if let Some(line) = self.line_if_due(done) {
+            show(&line);
         }
+    }
+
+    fn line_if_due(&mut self, done: usize) -> Option<String> {
+        let is_due = self.shown.map_or(self.start.elapsed() >= PATIENCE, |shown| shown.elapsed() >= INTERVAL);
+        (self.is_watched && is_due).then(|| {
+            self.shown = Some(Instant::now());
+            line(done, self.rounds, self.start.elapsed())
+        })
     }
 }
 
@@ -88,16 +94,13 @@ mod tests {
     #[test]
     fn shows_nothing_before_its_time_nor_unwatched() {
         let mut progress = Progress { rounds: 10, start: Instant::now(), shown: None, is_watched: true };
-        progress.show(1);
-        assert!(progress.shown.is_none(), "it has only just begun");
+        assert_eq!(progress.line_if_due(1), None, "it has only just begun");
         progress.start = Instant::now() - 2 * PATIENCE;
         progress.is_watched = false;
-        progress.show(2);
-        assert!(progress.shown.is_none());
+        assert_eq!(progress.line_if_due(2), None);
         progress.is_watched = true;
-        progress.show(3);
-        let shown = progress.shown.expect("it is due");
-        progress.show(4);
-        assert_eq!(progress.shown, Some(shown), "it was shown just now");
+        assert!(progress.line_if_due(3).is_some_and(|line| line.starts_with("hammer: round 3 of 10, ")));
+        assert_eq!(progress.line_if_due(4), None, "it was shown just now");
+        progress.shown = None; // or the line would be cleared, where the test is run
     }
 }

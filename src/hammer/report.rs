@@ -36,7 +36,7 @@ pub struct Outcome<T> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The work returned this error.
+    /// The work returned this error; or `SQLITE_BUSY`, and this is the crate's own, which says who held the lock.
     Error(BoxError),
     /// The work panicked with these words.
     Panic(String),

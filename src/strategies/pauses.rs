@@ -10,6 +10,9 @@ use crate::hammer::{Hammer, Pause};
 /// Pauses of so many threads at marks, for [`pause_at`](Hammer::pause_at): for a time, of one of them or of all, or until
 /// others have passed. Shrinks to none.
 ///
+/// # Panics
+/// When there are no marks.
+///
 /// ```
 /// # use proptest::prelude::*;
 /// use rusqlite_fixtures::hammer::{Hammer, SLOT_ASKED, SLOT_GIVEN_BACK};
@@ -23,6 +26,7 @@ use crate::hammer::{Hammer, Pause};
 /// # }
 /// ```
 pub fn hammers(hammer: Hammer, threads: usize, marks: &'static [&'static str]) -> impl Strategy<Value = Hammer> {
+    assert!(!marks.is_empty(), "a pause needs a mark");
     let with = move |pauses: Vec<(&'static str, Pause)>| {
         let hammer = hammer.clone().threads(threads);
         pauses.into_iter().fold(hammer, |hammer, (mark, pause)| hammer.pause_at(mark, pause))

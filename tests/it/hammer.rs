@@ -67,6 +67,20 @@ fn no_result_error_or_panic_is_lost() {
     assert_eq!(*panic.downcast::<String>().unwrap(), report.to_string());
 }
 
+/// A panic may come with something that panics when it is dropped.
+#[test]
+fn a_panic_that_panics_again_is_one() {
+    struct Again;
+    impl Drop for Again {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("again"));
+        }
+    }
+    let report = hammer(2, 3).run(|_| -> Result<(), _> { std::panic::resume_unwind(Box::new(Again)) });
+    assert_eq!((report.rounds(), report.failures().count()), (3, 6));
+    assert!(report.failures().all(|(_, failure)| matches!(failure, Failure::Panic(_))), "{report}");
+}
+
 #[test]
 fn many_failures_are_counted_and_some_are_shown() {
     let report = hammer(2, 20).run(|_| Err::<(), _>("no".into()));
