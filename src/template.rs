@@ -48,6 +48,9 @@ use crate::{faults, image, outside};
 /// key with its place, SQLite's version and how it was compiled, the version of this crate. So it is left only where that is known: for scripts, and for whatever
 /// has a [`key`](Template::key); and not for a script that asks SQLite for the time or attaches a file, unless that has a key.
 ///
+/// While one process builds, the others wait. One that waits for longer than 5 s says on stderr for which process. After
+/// 300 s it builds the template itself; at once, if the other process waits for what this one is building.
+///
 /// The folder has to be the user's own and not writable for others, or it is not used. What goes wrong with an image is
 /// said once on stderr, and costs no more than building the template again. Images are read-only files, and mapped: to change
 /// one in its place while a test runs is undefined behaviour. Open one with `sqlite3 -readonly`, remove what is not wanted.

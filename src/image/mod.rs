@@ -4,6 +4,7 @@
 //! written aside, sealed, made read-only and renamed. So it can be mapped into memory, and its pages are read when they are
 //! needed and shared by all processes.
 
+mod lock;
 mod os;
 mod seal;
 
@@ -17,6 +18,7 @@ use std::{env, process};
 use rusqlite::Connection;
 use twox_hash::XxHash3_128;
 
+use self::lock::LockFile;
 use self::seal::Seal;
 use crate::error::Result;
 use crate::pages::Base;
@@ -101,13 +103,13 @@ pub(crate) fn get_or_build(
 fn warn(path: &Path, error: &io::Error) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let path = path.display();
-        // Not by eprintln, which test runners capture and show for failing tests only.
-        let _ = writeln!(
-            io::stderr(),
-            "rusqlite-fixtures: can't use `{path}` to share templates: {error}; each process builds its own"
-        );
+        say(&format!("can't use `{}` to share templates: {error}; each process builds its own", path.display()));
     });
+}
+
+fn say(what: &str) {
+    // Not by eprintln, which test runners capture and show for failing tests only.
+    let _ = writeln!(io::stderr(), "rusqlite-fixtures: {what}");
 }
 
 /// Where images are, if there is a place for them.
@@ -153,8 +155,8 @@ enum Lock {
     /// Another process has built it meanwhile.
     Built(Content),
     NotToBeShared,
-    /// It is this process' turn, as long as it has the file.
-    ToBuild(File),
+    /// It is this process' turn.
+    ToBuild(LockFile),
 }
 
 impl Image<'_> {
@@ -181,13 +183,12 @@ impl Image<'_> {
         Some(Content { snapshot, is_of_its_time: false }) // or it would not have been kept
     }
 
-    /// Waits until no other process is building it.
+    /// Waits until no other process is building it; not if that one waits for this process, or takes all patience.
     fn lock(&self) -> io::Result<Lock> {
         if self.forbidden.exists() {
             return Ok(Lock::NotToBeShared);
         }
-        let file = os::open_private(&self.lock)?;
-        file.lock()?; // the system takes it back when the process ends, however it does
+        let Some(file) = LockFile::acquire(&self.lock, lock::PATIENCE)? else { return Ok(Lock::NotToBeShared) };
         if let Some(content) = self.load() {
             return Ok(Lock::Built(content));
         }

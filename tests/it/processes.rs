@@ -3,14 +3,14 @@
 //! Each test runs `child` of this very program, as a process of its own, in a folder of its own.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use std::{env, thread};
 
 use rusqlite_fixtures::rusqlite::{Connection, OpenFlags};
-use rusqlite_fixtures::{Snapshot, Template};
+use rusqlite_fixtures::{BoxError, Snapshot, Template};
 use tempfile::TempDir;
 
 use crate::support::{assert_integrity, number};
@@ -51,6 +51,38 @@ static TIMELY_WITH_KEY: Template = Template::from(&TIMELY_PARENT).seed("INSERT I
 static TIMELY_PARENT: Template =
     Template::sql("CREATE TABLE visit (at TEXT); INSERT INTO visit VALUES (datetime('now'))").key("timely parent");
 
+/// Each asks for the other, once both are being built.
+static ONE_OF_TWO: Template = Template::build(|_| ask("one", "other", &OTHER_OF_TWO)).key("one-of-two");
+static OTHER_OF_TWO: Template = Template::build(|_| ask("other", "one", &ONE_OF_TWO)).key("other-of-two");
+
+/// The first two are built by two threads of one process, the third by another process.
+static FIRST_OF_THREE: Template = Template::build(|_| ask("first", "second", &SECOND_OF_THREE)).key("first-of-three");
+static SECOND_OF_THREE: Template = Template::build(|_| ask("second", "third", &THIRD_OF_THREE)).key("second-of-three");
+static THIRD_OF_THREE: Template = Template::build(|_| ask("third", "first", &FIRST_OF_THREE)).key("third-of-three");
+
+fn ask(this: &str, other: &str, template: &Template) -> Result<(), BoxError> {
+    let builds = PathBuf::from(env::var(BUILDS)?);
+    File::create(builds.with_file_name(this))?;
+    until("the other is being built", || builds.with_file_name(other).exists());
+    Ok(template.engine().map(drop)?)
+}
+
+fn assert_refused(template: &Template) {
+    let error = template.engine().unwrap_err();
+    assert!(error.to_string().contains("its build asks for the same template"), "{error}");
+}
+
+/// Waits until it is so, for which there is plenty of time.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < DEADLINE, "after {DEADLINE:?}, it is not so that {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
 /// Functions that are written at one place and have one key.
 macro_rules! namesakes {
     ($($name:ident makes $sql:literal;)*) => {$(
@@ -81,6 +113,16 @@ fn child() {
             let id = |template: &Template| number(&template.unit_of_work().unwrap(), "SELECT id FROM account");
             assert_eq!((id(&TEN), id(&TWENTY)), (10, 20));
         }
+        Ok(role @ ("one" | "other")) => {
+            let template = if role == "one" { &ONE_OF_TWO } else { &OTHER_OF_TWO };
+            assert_refused(template);
+            assert_eq!(count(&KEYED), 1000, "other templates are built as ever");
+        }
+        Ok("first and second") => thread::scope(|scope| {
+            scope.spawn(|| assert_refused(&FIRST_OF_THREE));
+            scope.spawn(|| assert_refused(&SECOND_OF_THREE));
+        }),
+        Ok("third") => assert_refused(&THIRD_OF_THREE),
         Ok("write") => {
             let engine = KEYED.engine().unwrap();
             engine.transaction(|work| work.execute("UPDATE account SET owner = 'me'", [])).unwrap();
@@ -336,6 +378,59 @@ fn a_crash_of_the_builder_leaves_no_lock() {
     folder.run("share");
     assert_eq!(folder.builds(), 2);
     assert_eq!(fs::read_dir(&folder.images).unwrap().count(), 2, "the image and its lock");
+}
+
+/// In one process the same is told at once; see `a_template_that_asks_for_itself_is_refused`.
+#[test]
+fn templates_that_ask_for_each_other_in_two_processes_are_refused() {
+    let folder = Folder::new();
+    let children: Vec<Child> = ["one", "other"].map(|role| folder.spawn(role)).into();
+    let said: String = children.into_iter().map(ended).map(succeeded).collect();
+    assert!(said.contains("-of-two-") && said.contains("waits for a template that this process builds"), "{said}");
+    assert_eq!(folder.files("sqlite3").len(), 1, "no image but that of the template that can be built");
+}
+
+/// One of the waits is for a thread, and the others are for files.
+#[test]
+fn a_circle_by_way_of_threads_and_processes_is_refused() {
+    let folder = Folder::new();
+    let children: Vec<Child> = ["first and second", "third"].map(|role| folder.spawn(role)).into();
+    children.into_iter().map(ended).for_each(|output| drop(succeeded(output)));
+    assert_eq!(folder.files("sqlite3").len(), 0);
+}
+
+/// As when the other process is stopped in a debugger.
+#[test]
+fn a_process_that_waits_for_long_says_what_it_waits_for() {
+    let folder = Folder::new();
+    folder.run("share");
+    fs::remove_file(folder.image()).unwrap();
+    let [lock] = folder.files("lock").try_into().expect("there is one lock");
+    let held = File::options().write(true).open(&lock).unwrap();
+    held.lock().unwrap();
+    let mut child = folder.spawn("share");
+    let mut said = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    let (lock, process) = (lock.display(), "process ");
+    assert!(said.starts_with(&format!("rusqlite-fixtures: waiting for {process}")), "{said}");
+    assert!(said.ends_with(&format!(" (it has locked `{lock}`), which builds a template\n")), "{said}");
+    assert!(child.try_wait().unwrap().is_none() && folder.builds() == 1, "it goes on waiting");
+    held.unlock().unwrap();
+    succeeded(ended(child));
+    assert_eq!(folder.builds(), 2);
+}
+
+/// What came of a child, which ends in time.
+fn ended(mut child: Child) -> Output {
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > DEADLINE {
+            child.kill().unwrap();
+            panic!("the child has not ended: {:?}", child.wait_with_output());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
 }
 
 #[test]
