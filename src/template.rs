@@ -52,8 +52,9 @@ use crate::{faults, image, outside};
 /// 300 s it builds the template itself; at once, if the other process waits for what this one is building.
 ///
 /// The folder has to be the user's own and not writable for others, or it is not used. What goes wrong with an image is
-/// said once on stderr, and costs no more than building the template again. Images are read-only files, and mapped: to change
-/// one in its place while a test runs is undefined behaviour. Open one with `sqlite3 -readonly`, remove what is not wanted.
+/// said once on stderr, and costs no more than building the template again. Images are read-only files. Those of more than
+/// 256 KB are mapped: another program that writes to one in its place while a test runs causes undefined behaviour, and one
+/// that truncates it kills the test's process. To replace or remove one is safe. `sqlite3 -readonly` opens one.
 ///
 /// # Engines are used again
 /// When the last handle of an engine is dropped, its content goes back to the template's, and it waits with its connections

@@ -1,17 +1,17 @@
 //! Images: the contents of templates as files, which the processes of a test run share.
 //!
 //! An image is an ordinary SQLite database with a seal behind its last page. Nobody writes to one in its place: it is
-//! written aside, sealed, made read-only and renamed. So it can be mapped into memory, and its pages are read when they are
-//! needed and shared by all processes.
+//! written aside, sealed, made read-only and renamed. So a large one can be mapped into memory: its pages are read when they
+//! are needed, and all processes share them.
 
 mod lock;
 mod os;
 mod seal;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Once, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, SystemTime};
 use std::{env, process};
 
@@ -95,7 +95,7 @@ pub(crate) fn get_or_build(
         warn(&image.path, &error);
     }
     prune(image.folder);
-    // Mapped, it takes no memory of its own.
+    // Mapped, a large one takes no memory of its own.
     Ok(image.load().unwrap_or(content))
 }
 
@@ -173,10 +173,11 @@ impl Image<'_> {
         if !metadata.is_file() || !os::is_private(&metadata) {
             return None;
         }
-        let bytes: Base = os::map(&file).ok()?;
+        let bytes = bytes_of(&file, metadata.len()).ok()?;
         let (content, seal) = Seal::split((*bytes).as_ref())?;
         let len = content.len();
-        if seal.identity != self.identity || !seal.is_whole(content, &file, &metadata) {
+        // The metadata as they are after it was read: by them it is known that nobody has written to it.
+        if seal.identity != self.identity || !seal.is_whole(content, &file, &file.metadata().ok()?) {
             return None;
         }
         let snapshot = Snapshot::from_base(bytes, len).ok()?;
@@ -225,6 +226,19 @@ impl Image<'_> {
         // Its time of modification is going to vouch for it, so it must not be there before the content is.
         file.sync_all()
     }
+}
+
+/// The largest image that is read into memory. To read it takes up to 0.1 ms longer than to map it (see DESIGN.md), and then
+/// it can't be taken away: to look at what is mapped of a file that was truncated since kills the process.
+const READ_UP_TO: u64 = 256 << 10;
+
+fn bytes_of(mut file: &File, len: u64) -> io::Result<Base> {
+    if len > READ_UP_TO {
+        return os::map(file);
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(Arc::new(bytes))
 }
 
 /// How long files are kept that nobody may need any more.

@@ -51,6 +51,12 @@ static TIMELY_WITH_KEY: Template = Template::from(&TIMELY_PARENT).seed("INSERT I
 static TIMELY_PARENT: Template =
     Template::sql("CREATE TABLE visit (at TEXT); INSERT INTO visit VALUES (datetime('now'))").key("timely parent");
 
+/// Its image is larger than those that are read into memory.
+static LARGE: Template = Template::sql(
+    "CREATE TABLE account AS WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < 1000)
+    SELECT id, zeroblob(1000) AS padding FROM ids",
+);
+
 /// Each asks for the other, once both are being built.
 static ONE_OF_TWO: Template = Template::build(|_| ask("one", "other", &OTHER_OF_TWO)).key("one-of-two");
 static OTHER_OF_TWO: Template = Template::build(|_| ask("other", "one", &ONE_OF_TWO)).key("other-of-two");
@@ -123,6 +129,20 @@ fn child() {
             scope.spawn(|| assert_refused(&SECOND_OF_THREE));
         }),
         Ok("third") => assert_refused(&THIRD_OF_THREE),
+        Ok("truncated") => {
+            let engine = KEYED.engine().unwrap(); // nothing but the header has been looked at
+            let builds = PathBuf::from(env::var(BUILDS).unwrap());
+            File::create(builds.with_file_name("loaded")).unwrap();
+            until("the image is truncated", || builds.with_file_name("truncated").exists());
+            assert_eq!(count(&KEYED), 1000);
+            assert_integrity(&engine.connect().unwrap());
+        }
+        Ok("mapped") => {
+            assert_eq!((count(&KEYED), count(&LARGE)), (1000, 1000));
+            let maps = fs::read_to_string("/proc/self/maps").unwrap();
+            let images: Vec<&str> = maps.lines().filter(|line| line.ends_with(".sqlite3")).collect();
+            assert_eq!(images.len(), 1, "{images:?}");
+        }
         Ok("write") => {
             let engine = KEYED.engine().unwrap();
             engine.transaction(|work| work.execute("UPDATE account SET owner = 'me'", [])).unwrap();
@@ -191,7 +211,7 @@ impl Folder {
 
 fn succeeded(output: Output) -> String {
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{stderr}");
+    assert!(output.status.success(), "{}: {stderr}", output.status);
     stderr
 }
 
@@ -331,6 +351,34 @@ fn make_writable(path: &Path) {
         permissions
     };
     fs::set_permissions(path, permissions).unwrap();
+}
+
+/// As `cp` does to a file that is there. What is mapped would be gone: to look at it kills the process (SIGBUS).
+#[test]
+fn a_small_image_may_be_truncated_while_a_process_has_it() {
+    let folder = Folder::new();
+    folder.run("share");
+    let child = folder.spawn("truncated");
+    let beside = |name: &str| folder.folder.path().join(name);
+    until("the child has the image", || beside("loaded").exists());
+    make_writable(&folder.image());
+    File::options().write(true).open(folder.image()).unwrap().set_len(0).unwrap();
+    File::create(beside("truncated")).unwrap();
+    succeeded(ended(child));
+    assert_eq!(folder.builds(), 1, "it went on with what it had");
+}
+
+/// A large one costs a process only what it looks at.
+#[cfg(target_os = "linux")]
+#[test]
+fn only_a_large_image_is_mapped() {
+    let folder = Folder::new();
+    for _ in 0..2 {
+        folder.run("mapped"); // which has built them, or found them
+    }
+    let mut sizes: Vec<u64> = folder.files("sqlite3").iter().map(|path| fs::metadata(path).unwrap().len()).collect();
+    sizes.sort_unstable();
+    assert!(matches!(*sizes, [small, large] if small < 256 << 10 && large > 256 << 10), "{sizes:?}");
 }
 
 /// One folder may serve several packages, and each may have a template of that key at that line.
