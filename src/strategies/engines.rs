@@ -11,6 +11,7 @@ use super::model::{Content, Effect, Model, Outcome};
 use super::operation::{AT_FIRST, ELSEWHERE, HANDS, Kind, Operation, Place, Statement, TABLES};
 use super::rows::Rows;
 use super::subject::{Difference, Subject};
+use crate::error::Error;
 use crate::{Engine, PooledConnection, Snapshot, UnitOfWork};
 
 /// Carries the operations out on this engine and forks of it, and compares what comes of each, and in the end what each
@@ -241,7 +242,8 @@ fn take(engine: &Engine, kind: Kind) -> crate::Result<Held> {
         Kind::Uri => {
             let connection = Connection::open(engine.uri())?;
             connection.busy_timeout(Duration::ZERO)?;
-            engine.setup().carry_out(&connection)?; // as all other connections are
+            let set_up = engine.setup().carry_out(&connection); // as all other connections are
+            set_up.map_err(|cause| Error::open_connection(&engine.name(), cause))?;
             Held::Connection(with_small_cache(connection)?)
         }
     })

@@ -1,7 +1,7 @@
 //! Connections: opening them, and telling whether one is as good as new after somebody has used it.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::panic::catch_unwind;
+use std::panic::{Location, catch_unwind};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,29 +12,46 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::waiting::wait_in_turn;
 use super::{File, METHODS, Mount, handle};
+use crate::error::{BoxError, NoConnection};
 use crate::faults;
 use crate::origin::{Purpose, Refusal};
 
 /// What every connection is given before anybody has it.
 pub(crate) struct Setup {
     pub(crate) foreign_keys: bool,
-    pub(crate) on_connect: Vec<fn(&Connection)>,
+    pub(crate) on_connect: Vec<OnConnect>,
+}
+
+/// What a template does to each connection, and where that is written.
+#[derive(Clone, Copy)]
+pub(crate) struct OnConnect {
+    pub(crate) function: fn(&Connection) -> Result<(), BoxError>,
+    pub(crate) at: &'static Location<'static>,
+}
+
+impl OnConnect {
+    fn carry_out(self, connection: &Connection) -> Result<(), NoConnection> {
+        let done = (self.function)(connection).and_then(|()| match connection.is_autocommit() {
+            true => Ok(()),
+            false => Err("it has left a transaction open".into()),
+        });
+        done.map_err(|cause| NoConnection::NotSetUp { at: self.at, cause })
+    }
 }
 
 impl Setup {
     /// The setup of engines that are no template's, and of a template that says nothing.
     pub(crate) const DEFAULT: Setup = Setup { foreign_keys: true, on_connect: Vec::new() };
 
-    pub(crate) fn carry_out(&self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn carry_out(&self, connection: &Connection) -> Result<(), NoConnection> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;
-        // Which can't fail, so it is spared what is meant for the code under test.
-        faults::spare(|| self.on_connect.iter().for_each(|on_connect| on_connect(connection)));
-        Ok(())
+        // It is the test's own set-up, so it is spared what is meant for the code under test.
+        faults::spare(|| self.on_connect.iter().try_for_each(|on_connect| on_connect.carry_out(connection)))
     }
 }
 
 /// Opens a connection that waits in the engine's queue for its turn to write.
-pub(crate) fn connect(uri: &str, setup: &Setup, purpose: Purpose) -> rusqlite::Result<Connection> {
+pub(crate) fn connect(uri: &str, setup: &Setup, purpose: Purpose) -> Result<Connection, NoConnection> {
     connect_watched(uri, setup, purpose, None)
 }
 
@@ -44,7 +61,7 @@ fn connect_watched(
     setup: &Setup,
     purpose: Purpose,
     has_changed_schema: Option<&Arc<AtomicBool>>,
-) -> rusqlite::Result<Connection> {
+) -> Result<Connection, NoConnection> {
     // SQLITE_OPEN_CREATE, which is among the default flags, is for files that are attached. With a cache of its own the
     // connection has a file of its own, whose purpose is its own.
     let connection = Connection::open_with_flags(uri, OpenFlags::default() | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE)?;
@@ -58,11 +75,7 @@ fn connect_watched(
         };
     }
     setup.carry_out(&connection)?;
-    if connection.is_autocommit() {
-        return Ok(connection);
-    }
-    let misuse = ffi::Error::new(ffi::SQLITE_MISUSE);
-    Err(rusqlite::Error::SqliteFailure(misuse, Some("on_connect has left a transaction open".to_owned())))
+    Ok(connection)
 }
 
 /// Whether the connection's main database is this one.
@@ -185,7 +198,7 @@ const LIMITS: usize = 12;
 unsafe impl Send for Session {}
 
 impl Session {
-    pub(crate) fn open(uri: &str, setup: &Setup, purpose: Purpose) -> rusqlite::Result<Session> {
+    pub(crate) fn open(uri: &str, setup: &Setup, purpose: Purpose) -> Result<Session, NoConnection> {
         Refusal::forget(); // of what came before
         let has_changed_schema = Arc::new(AtomicBool::new(false));
         let connection = connect_watched(uri, setup, purpose, Some(&has_changed_schema))?;

@@ -284,7 +284,7 @@ static ACCOUNTS: Template = Template::sql(
 )
 .on_connect(|connection| {
     let flags = FunctionFlags::SQLITE_UTF8;
-    connection.create_scalar_function("same", 1, flags, |context| context.get::<String>(0)).unwrap();
+    Ok(connection.create_scalar_function("same", 1, flags, |context| context.get::<String>(0))?)
 })
 .key("operations-accounts");
 

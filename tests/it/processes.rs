@@ -37,7 +37,7 @@ static UNKNOWN_PARENT: Template = Template::from(&UNKNOWN).seed("DELETE FROM acc
 static OTHER_KEY: Template = Template::build(build).key("processes-v2");
 static DERIVED: Template = Template::from(&KEYED).seed("DELETE FROM account WHERE id > 10");
 static UNKNOWN: Template = Template::build(build);
-static SET_UP: Template = Template::sql(SCHEMA).on_connect(|_| {});
+static SET_UP: Template = Template::sql(SCHEMA).on_connect(|_| Ok(()));
 static TIMELY: Template = Template::sql(SCHEMA).seed(
     "CREATE TABLE visit (account INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP); INSERT INTO visit (account) VALUES (1)",
 );
