@@ -144,8 +144,21 @@ impl Engine {
     /// connection.
     #[track_caller]
     pub fn begin(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
-        let purpose = Purpose::UnitOfWork(Location::caller());
-        let (session, begun) = self.session(purpose, |session| session.begin(behavior))?;
+        self.begin_as(Purpose::UnitOfWork(Location::caller()), |session| session.begin(behavior))
+    }
+
+    /// `begin`, by a connection that waits as [`set_lock_timeout`](Engine::set_lock_timeout) says whatever `on_connect` has set.
+    #[cfg(feature = "proptest")]
+    #[track_caller]
+    pub(crate) fn begin_in_turn(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
+        self.begin_as(Purpose::UnitOfWork(Location::caller()), |session| {
+            vfs::set_busy_handler(session.connection());
+            session.begin(behavior)
+        })
+    }
+
+    fn begin_as(&self, purpose: Purpose, begin: impl Fn(&mut Session) -> rusqlite::Result<()>) -> Result<UnitOfWork> {
+        let (session, begun) = self.session(purpose, begin)?;
         let unit_of_work = UnitOfWork::begun(self.clone(), session); // which gives the session back, if it has not begun
         begun?;
         Ok(unit_of_work)

@@ -342,6 +342,46 @@ mod tests {
         assert_eq!(shared, 38, "all but the one that was written");
     }
 
+    /// Where nodes of the tree end, and beside it.
+    const EDGES: [usize; 16] = [0, 1, 15, 16, 17, 32, 240, 255, 256, 257, 512, 4095, 4096, 4097, 8192, 65536];
+
+    #[test]
+    fn what_was_cut_off_a_tree_does_not_come_back() {
+        let mut full = Tree::default();
+        for index in EDGES {
+            *full.slot(index) = Some(new_page(&[7; PAGE]));
+        }
+        for count in EDGES {
+            let mut tree = full.clone();
+            tree.truncate(count);
+            tree.slot(EDGES[EDGES.len() - 1] + 1); // as large as before
+            let left: Vec<usize> = EDGES.into_iter().filter(|&index| tree.get(index).is_some()).collect();
+            let expected: Vec<usize> = EDGES.into_iter().filter(|&index| index < count).collect();
+            assert_eq!(left, expected, "cut to {count} pages");
+        }
+        assert!(EDGES.into_iter().all(|index| full.get(index).is_some()), "a clone was cut");
+    }
+
+    #[test]
+    fn what_was_cut_off_is_zeros_when_the_image_grows_again() {
+        const PAGES: usize = 300;
+        let mut full = Pages::default();
+        full.write(0, &[7; PAGES * PAGE]);
+        let mut page = [0; PAGE];
+        for count in (0..PAGES).filter(|count| count % 16 < 2) {
+            for len in [count * PAGE, count * PAGE + 100] {
+                let mut pages = full.clone();
+                pages.resize(len);
+                pages.resize(PAGES * PAGE);
+                for index in count.saturating_sub(1)..PAGES {
+                    pages.read(index * PAGE, &mut page);
+                    let left = len.saturating_sub(index * PAGE).min(PAGE);
+                    assert!(page[..left] == [7; PAGE][..left] && page[left..] == [0; PAGE][left..], "{len}: {index}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn bytes_are_kept_and_not_copied() {
         let bytes = vec![7; 10 * PAGE];

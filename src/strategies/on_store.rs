@@ -419,6 +419,7 @@ fn sequences() -> impl Strategy<Value = Vec<Operation<usize, u8>>> {
 fn check(bug: Bug, operations: &[Operation<usize, u8>]) -> Result<(), TestCaseError> {
     let (mut stores, mut model) = (Stores::new(bug), Model::new(BTreeMap::from([(1, 0)])).unchanged_is_unwritten(true));
     model.compare(&mut stores, operations)?;
+    prop_assert_eq!(stores.stores.len(), model.committed().count());
     for (store, expected) in stores.stores.iter().zip(model.committed()) {
         prop_assert_eq!(&decode(store.current().pages()), expected);
     }

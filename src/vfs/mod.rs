@@ -21,6 +21,8 @@ use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlit
 use self::handle::{Caller, Code, Handle, Lock, Pragma};
 use self::mount::FileName;
 pub(crate) use self::mount::{Mount, Name};
+#[cfg(feature = "proptest")]
+pub(crate) use self::session::set_busy_handler;
 pub(crate) use self::session::{Session, Setup, connect, is_connected};
 use crate::faults::{self, Call};
 use crate::outside;

@@ -89,7 +89,8 @@ fn find_file(connection: &Connection) -> Option<*mut File> {
     is_ours.then(|| file.cast())
 }
 
-fn set_busy_handler(connection: &Connection) {
+/// Has the connection wait in the engine's queue for its turn to write.
+pub(crate) fn set_busy_handler(connection: &Connection) {
     // SAFETY: the connection is open. The handler is a function, so it outlives the connection; its argument is the
     // connection itself, of which it uses nothing but the address.
     unsafe {

@@ -161,6 +161,25 @@ fn errors_become_rusqlite_errors() {
     assert!(other.to_string().contains("it is empty"), "{other}");
 }
 
+/// The extended code is what tells a serialization failure from a lock that was not given back in time.
+#[test]
+fn a_serialization_failure_keeps_its_code() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let reader = engine.unit_of_work().unwrap();
+    entries(&reader);
+    engine.transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap();
+    let code = |error: &rusqlite::Error| error.sqlite_error().map(|code| code.extended_code);
+    let stale = Error::from(reader.execute("UPDATE entry SET value = 3", []).unwrap_err());
+    assert_eq!(stale.kind(), ErrorKind::SerializationFailure);
+    assert_eq!(stale.sqlite().and_then(code), Some(ffi::SQLITE_BUSY_SNAPSHOT));
+    let words = stale.to_string();
+    let back = rusqlite::Error::from(stale);
+    assert_eq!(code(&back), Some(ffi::SQLITE_BUSY_SNAPSHOT));
+    assert_eq!(back.to_string(), words);
+    let again = Error::from(back);
+    assert_eq!(again.sqlite().and_then(code), Some(ffi::SQLITE_BUSY_SNAPSHOT), "and so it goes on");
+}
+
 /// The detail of a refusal goes to the error that it belongs to, and to no later one.
 #[test]
 fn a_refusal_is_told_once() {

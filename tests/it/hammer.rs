@@ -423,6 +423,32 @@ fn the_timeline_shows_waits_in_vain() {
     assert!(failure.to_string().contains("taken by thread"), "not only that the database is locked: {failure}");
 }
 
+/// A wait that ended in a refusal is not a part of the next one.
+#[test]
+fn a_wait_that_was_refused_ends_in_the_timeline() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(Duration::from_millis(5));
+    let writer = Mutex::new(Some(engine.begin(rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate).unwrap()));
+    let hammered = engine.clone();
+    let report = hammer(1, 1).run(move |worker| {
+        let nothing = hammered.snapshot();
+        assert!(hammered.restore(&nothing).is_err(), "the slot is taken");
+        worker.reached("refused");
+        drop(writer.lock().unwrap().take());
+        worker.reached("free again");
+        hammered.restore(&nothing)?;
+        Ok(hammered.transaction(|work| work.execute("DELETE FROM entry", [])).map(drop)?)
+    });
+    report.assert_no_failures();
+    let lane = &report.timeline().lanes()[0];
+    let at = |mark: &str| lane.marks.iter().find(|(_, its)| *its == mark).unwrap().0;
+    let [in_vain, after @ ..] = &lane.waited[..] else { panic!("no wait is told: {lane:?}") };
+    assert!(in_vain.end - in_vain.start >= Duration::from_millis(5) && in_vain.end <= at("refused"), "{lane:?}");
+    assert_eq!(after.len(), 2, "{lane:?}");
+    assert!(after.iter().all(|wait| wait.start >= at("free again")), "{lane:?}");
+    assert_eq!(lane.held.len(), 2, "{lane:?}");
+}
+
 #[test]
 fn a_report_can_be_read_as_json() {
     let hammer = hammer(2, 3).seed(11).pause_at("nowhere", Pause::time(Duration::ZERO));

@@ -1,5 +1,6 @@
 //! What the crate promises, a file per promise.
 
+mod callers;
 mod concurrent_instantiation;
 mod errors;
 mod fixtures;

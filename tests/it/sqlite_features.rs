@@ -1,9 +1,12 @@
 //! What SQLite does on a database works on an engine.
 
+use std::cell::Cell;
+use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use rusqlite_fixtures::rusqlite::{self, Connection, OpenFlags, backup};
+use rusqlite_fixtures::faults::Fault;
+use rusqlite_fixtures::rusqlite::{self, Connection, ErrorCode, OpenFlags, backup};
 use rusqlite_fixtures::{Engine, Snapshot};
 
 use crate::support::{assert_integrity, engine_with_entries, entries, number, text};
@@ -147,12 +150,41 @@ fn several_files_attached_are_committed_together() {
         .execute_batch("BEGIN; INSERT INTO one.note VALUES ('a'); INSERT INTO two.note VALUES ('b'); COMMIT")
         .unwrap();
     assert_eq!(number(&Connection::open(folder.path().join("two")).unwrap(), "SELECT count(*) FROM note"), 1);
-    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "no journal is left");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "no journal is left");
 }
 
-/// When one of them can't be committed, none is. To undo what it has written already, SQLite asks for the super-journal.
+/// When the second of them can't be committed, the first is written already. To undo that, SQLite asks whether the
+/// super-journal, which its journal names, exists. An engine comes after the file, for calls on an engine can be made to fail.
 #[test]
 fn several_files_attached_are_rolled_back_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("one");
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    let undone = Cell::new(0);
+    Fault::Io.everywhere(|plan| {
+        let _ = fs::remove_file(&path);
+        let (main, two) = (Engine::new(), engine_with_entries(&[]));
+        let connection = main.connect().unwrap();
+        connection.execute("ATTACH ?1 AS one", [path.to_str().unwrap()]).unwrap();
+        connection.execute("ATTACH ?1 AS two", [two.uri()]).unwrap();
+        connection.execute_batch("CREATE TABLE one.note (text)").unwrap();
+        let begin = "BEGIN; INSERT INTO one.note VALUES ('a'); INSERT INTO two.entry VALUES (1, 1)";
+        connection.execute_batch(begin).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+        let committed = plan.during(|| connection.execute_batch("COMMIT")).is_ok();
+        drop(connection);
+        let was_written = fs::metadata(&path).unwrap().modified().unwrap() != long_ago;
+        undone.set(undone.get() + usize::from(was_written && !committed));
+        let rows = i64::from(committed);
+        assert_eq!(number(&Connection::open(&path).unwrap(), "SELECT count(*) FROM note"), rows, "{plan:?}");
+        assert_eq!(number(&two.connect().unwrap(), "SELECT count(*) FROM entry"), rows, "{plan:?}");
+    });
+    assert!(undone.get() > 0, "the file was never written before the commit failed");
+}
+
+/// Where the second can't even be locked, nothing is written.
+#[test]
+fn several_files_attached_of_which_one_is_being_read_are_not_committed() {
     let folder = tempfile::tempdir().unwrap();
     let connection = Engine::new().connect().unwrap();
     for name in ["one", "two"] {
@@ -163,9 +195,10 @@ fn several_files_attached_are_rolled_back_together() {
     let reader = Connection::open(folder.path().join("two")).unwrap();
     let mut statement = reader.prepare("SELECT * FROM sqlite_schema").unwrap();
     let mut rows = statement.query([]).unwrap();
-    rows.next().unwrap(); // a reader, so that the second file can't be written
+    rows.next().unwrap();
     connection.execute_batch("BEGIN; INSERT INTO one.note VALUES ('a'); INSERT INTO two.note VALUES ('b')").unwrap();
-    assert!(connection.execute_batch("COMMIT").is_err());
+    let busy = connection.execute_batch("COMMIT").unwrap_err();
+    assert_eq!(busy.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
     connection.execute_batch("ROLLBACK").unwrap();
     for name in ["one", "two"] {
         assert_eq!(number(&Connection::open(folder.path().join(name)).unwrap(), "SELECT count(*) FROM note"), 0);
