@@ -20,6 +20,7 @@ mod outside;
 mod pages;
 mod pooled_connection;
 mod registry;
+mod schema;
 mod snapshot;
 mod store;
 #[cfg(feature = "proptest")]
