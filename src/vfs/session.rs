@@ -125,6 +125,8 @@ pub(crate) struct Session {
     settings: Settings,
     /// How many pages `PRAGMA wal_autocheckpoint` gave when the connection was opened.
     auto_checkpoint: c_int,
+    /// [`Handle::encoding_changes`](super::handle::Handle::encoding_changes) before it read anything.
+    encoding_changes: usize,
     /// Whether what it has read of the schema is that of the content that its engine was made with.
     has_seen_baseline: bool,
     /// Whether SQLite had to compile one of the statements again, which it does after something about the whole
@@ -139,19 +141,22 @@ impl Session {
     pub(crate) fn open(uri: &str, setup: &Setup, purpose: Purpose) -> rusqlite::Result<Session> {
         Refusal::forget(); // of what came before
         let connection = open(uri, purpose)?;
+        let file = file_of(&connection);
+        // SAFETY: the file is open as long as the connection is, and not in use. (Before anything reads the schema.)
+        let encoding_changes = unsafe { handle(file.cast()) }.encoding_changes();
         let watch = Watch::set(&connection);
         set_up(&connection, setup)?;
         let is_watched = setup.on_connect.is_empty() || watch.is_set(&connection);
         // Reads the schema now: the first time, SQLite settles the text encoding and compiles all statements again, which
         // would look like a change of the connection later.
         drop(connection.prepare("SELECT 1 FROM sqlite_schema")?);
-        let file = file_of(&connection);
         // From here on, `drop` finalizes what has been prepared.
         let mut session = Session {
             // SAFETY: the handle is only compared.
             opened: unsafe { connection.handle() },
             settings: Settings::of(&connection),
             auto_checkpoint: auto_checkpoint_of(&connection),
+            encoding_changes,
             connection,
             file,
             statements: [ptr::null_mut(); COMMANDS.len()],
@@ -182,6 +187,12 @@ impl Session {
     /// has compiled a change of the schema may know less than a new one.
     pub(crate) fn knows_baseline(&self) -> bool {
         self.has_seen_baseline && !self.watch.saw_schema_change()
+    }
+
+    /// Whether its text encoding still is that of a new connection. SQLite settles it for good when it reads the schema.
+    pub(crate) fn has_current_encoding(&self) -> bool {
+        // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
+        unsafe { handle(self.file.cast()) }.encoding_changes() == self.encoding_changes
     }
 
     pub(crate) fn connection(&self) -> &Connection {
