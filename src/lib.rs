@@ -10,6 +10,7 @@ mod error;
 pub mod faults;
 pub mod fixtures;
 pub mod hammer;
+mod idle;
 mod image;
 mod marks;
 #[cfg(all(test, shuttle))]
