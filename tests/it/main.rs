@@ -2,6 +2,7 @@
 
 mod callers;
 mod concurrent_instantiation;
+mod edited_schema;
 mod errors;
 mod fixtures;
 mod hammer;
