@@ -107,16 +107,13 @@ fn a_template_that_can_not_be_built() {
     ] {
         assert_names(&template.engine().unwrap_err().to_string(), "the template at ", line);
     }
-    let scripted = EMPTY_AND_NO_MORE;
+    let scripted = Template::empty(); // a template is not cloned
     let (scripted, line) = here!(scripted.seed("SELEC 4"));
     assert_names(&scripted.engine().unwrap_err().to_string(), "the script given at ", line);
-    let functional = EMPTY_AND_NO_MORE;
+    let functional = Template::empty();
     let (functional, line) = here!(functional.seed_with(|_| Err("no seed".into())));
     assert_names(&functional.engine().unwrap_err().to_string(), "the function given at ", line);
 }
-
-/// A template is not cloned; a constant is another one each time.
-const EMPTY_AND_NO_MORE: Template = Template::empty();
 
 #[test]
 fn a_fault_plan() {

@@ -253,8 +253,8 @@ fn nothing_is_left_of_hooks() {
     };
     for hook in 0..6 {
         after(
-            // SAFETY: used at once, while the connection is open.
             |work| {
+                // SAFETY: used at once, while the connection is open.
                 set(unsafe { work.handle() }, hook);
                 let before = CALLS.load(Ordering::Relaxed);
                 let update = "UPDATE entry SET value = 1";
