@@ -129,7 +129,8 @@ impl Engine {
     /// A unit of work: `BEGIN DEFERRED`, which takes no lock until it is used, and holds none up while it only reads.
     ///
     /// # Errors
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory.
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory;
+    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when [`Fault::Busy`](crate::faults::Fault::Busy) keeps it from that.
     #[track_caller]
     pub fn unit_of_work(&self) -> Result<UnitOfWork> {
         self.begin(TransactionBehavior::Deferred)

@@ -125,6 +125,10 @@ impl Error {
     }
 
     pub(crate) fn open_connection(engine: &str, cause: rusqlite::Error) -> Error {
+        // To open one is to read the schema, which a fault plan may refuse.
+        if let Some((engine, refusal)) = refusal_of(&cause) {
+            return Error::from_refusal(&engine, &refusal, cause);
+        }
         // Without memory there is no connection to ask for SQLite's words, and rusqlite has the path in their place.
         let is_without_memory = cause.sqlite_error_code() == Some(ErrorCode::OutOfMemory);
         let words = if is_without_memory { "out of memory".to_owned() } else { cause.to_string() };
@@ -308,11 +312,16 @@ fn code_of_a_lock(error: &rusqlite::Error) -> Option<i32> {
     }
 }
 
+/// Why an engine refused the lock that this error is about: what SQLite did not hand on.
+fn refusal_of(error: &rusqlite::Error) -> Option<(String, Refusal)> {
+    code_of_a_lock(error).and_then(Refusal::take)
+}
+
 impl From<rusqlite::Error> for Error {
     /// Keeps SQLite's error as the source. Where an engine refused a lock on this thread just now, the message says what
     /// SQLite's "database is locked" can't: who holds the writer slot, since when, and begun at which line.
     fn from(cause: rusqlite::Error) -> Error {
-        match code_of_a_lock(&cause).and_then(Refusal::take) {
+        match refusal_of(&cause) {
             Some((engine, refusal)) => Error::from_refusal(&engine, &refusal, cause),
             None => Error::new(ErrorKind::Sqlite, cause.to_string()).caused_by(Source::Sqlite(cause)),
         }
