@@ -226,10 +226,20 @@ impl Error {
         Error::from_refusal(engine, refusal, rusqlite::Error::SqliteFailure(code, None))
     }
 
+    /// What is printed when a wait is long, and not over.
+    pub(crate) fn still_waiting(engine: &str, refusal: &Refusal) -> String {
+        match refusal {
+            Refusal::Held { by, waited } => {
+                held("still waiting to write", engine, by, *waited, refusal.is_by_this_thread())
+            }
+            other => Error::refused(engine, other).to_string(),
+        }
+    }
+
     fn from_refusal(engine: &str, refusal: &Refusal, cause: rusqlite::Error) -> Error {
         let (kind, message) = match refusal {
             Refusal::Held { by, waited } => {
-                (ErrorKind::LockTimeout, held(engine, by, *waited, refusal.is_by_this_thread()))
+                (ErrorKind::LockTimeout, held("can't write", engine, by, *waited, refusal.is_by_this_thread()))
             }
             Refusal::Stale { by } => (ErrorKind::SerializationFailure, stale(engine, by)),
             Refusal::Injected { by } => {
@@ -240,13 +250,13 @@ impl Error {
     }
 }
 
-fn held(engine: &str, by: &impl fmt::Display, waited: Duration, by_this_thread: bool) -> String {
+fn held(what: &str, engine: &str, by: &impl fmt::Display, waited: Duration, by_this_thread: bool) -> String {
     let remedy = if by_this_thread {
         "this thread waits for itself: it has to commit, roll back or drop that one first"
     } else {
         "commit, roll back or drop that one sooner, or raise Engine::set_lock_timeout"
     };
-    format!("can't write to {engine}: waited {waited:.1?} for its writer slot, which was taken by {by}; {remedy}")
+    format!("{what} to {engine}: waited {waited:.1?} for its writer slot, which was taken by {by}; {remedy}")
 }
 
 fn stale(engine: &str, by: &impl fmt::Display) -> String {

@@ -19,6 +19,7 @@ mod origin;
 mod outside;
 mod pages;
 mod pooled_connection;
+mod queue;
 mod registry;
 mod snapshot;
 mod store;

@@ -428,7 +428,7 @@ const PERSISTENT: std::ffi::c_uint = ffi::SQLITE_PREPARE_PERSISTENT as std::ffi:
 
 unsafe extern "C" {
     // The bindings of the oldest SQLite that libsqlite3-sys supports don't have it; SQLite has since 3.39.
-    fn sqlite3_db_name(db: *mut sqlite3, number: c_int) -> *const c_char;
+    pub(super) fn sqlite3_db_name(db: *mut sqlite3, number: c_int) -> *const c_char;
 }
 
 fn prepare(connection: &Connection, sql: &CStr, statement: &mut *mut sqlite3_stmt) -> rusqlite::Result<()> {
