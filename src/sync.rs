@@ -62,6 +62,7 @@ mod model {
         }
 
         /// Wakes the thread if it sleeps for a certain time.
+        #[cfg(test)]
         pub(crate) fn pass_time(&self) {
             if self.is_timed.load(Ordering::Relaxed) {
                 self.notify_one();
