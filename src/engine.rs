@@ -173,6 +173,9 @@ impl Engine {
         first: impl Fn(&mut Session) -> rusqlite::Result<()>,
     ) -> Result<(Session, rusqlite::Result<()>)> {
         while let Some(mut session) = self.take_idle() {
+            if !session.has_current_encoding() {
+                continue; // closed, for the content has another one by now
+            }
             session.set_purpose(purpose);
             let done = first(&mut session);
             let is_busy = done.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));

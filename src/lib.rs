@@ -21,6 +21,7 @@ mod pages;
 mod pooled_connection;
 mod queue;
 mod registry;
+mod schema;
 mod snapshot;
 mod store;
 #[cfg(feature = "proptest")]

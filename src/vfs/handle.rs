@@ -114,6 +114,10 @@ impl Handle {
         std::ptr::eq(&*self.mount, mount)
     }
 
+    pub(super) fn encoding_changes(&self) -> usize {
+        self.mount.store.encoding_changes()
+    }
+
     /// Whether SQLite may have been left with what a later user of the connection would not expect.
     pub(super) fn is_altered(&self) -> bool {
         self.pragma_changed || self.has_met_fault

@@ -12,6 +12,7 @@ mod report;
 pub(crate) mod script;
 mod session;
 mod waiting;
+mod watch;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
