@@ -248,6 +248,7 @@ impl Handle {
         let mut polling = self.polling.take().unwrap_or_else(Polling::new);
         polling.come_back();
         let refusal = polling.refuse(refusal);
+        polling.tell(&self.mount, &refusal); // it may have slept for long already
         let result = self.wait_in_turns(caller, &mut polling, read, refusal);
         self.polling = Some(polling);
         result

@@ -66,7 +66,7 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
     if pending.is_fault {
         return outlasts_fault(timeout);
     }
-    match wait(&mount, &pending.claim, pending.place, timeout.saturating_sub(start.elapsed())) {
+    match wait_and_tell(&mount, &pending.claim, pending.place, timeout.saturating_sub(start.elapsed())) {
         // That what was read is out of date, SQLite will be told when it tries again.
         Ok(()) | Err(Refusal::Stale { .. }) => tries == 0 || start.elapsed() <= timeout,
         Err(refusal) => {
@@ -93,24 +93,29 @@ fn outlasts_fault(patience: Duration) -> bool {
 impl Mount {
     /// Takes the writer slot, waiting for it in the queue for `patience` at most.
     pub(crate) fn acquire(&self, claim: &Claim, patience: Duration) -> Result<(), Refusal> {
-        wait(self, claim, Place::new(), patience)
+        wait_and_tell(self, claim, Place::new(), patience)
     }
 }
 
 /// Waits for the writer slot at this place in the queue. What seems to wait for its own thread is printed soon: another thread
 /// may have the holder by now and give the slot back, so nobody can be sure that it waits in vain.
+fn wait_and_tell(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
+    let first = patience.min(SELF_TOLD_AFTER);
+    match wait(mount, claim, place, first) {
+        Err(refusal @ Refusal::Held { .. }) if patience > first => {
+            if refusal.is_by_this_thread() {
+                report_long_wait(mount, &refusal);
+            }
+            wait(mount, claim, place, patience - first)
+        }
+        result => result,
+    }
+}
+
+/// Waits for the writer slot at this place in the queue, and prints nothing.
 pub(super) fn wait(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
     marks::reached(marks::SLOT_ASKED);
-    let first = patience.min(SELF_TOLD_AFTER);
-    let mut result = mount.store.acquire(claim, place, first);
-    if let Err(refusal @ Refusal::Held { .. }) = &result
-        && patience > first
-    {
-        if refusal.is_by_this_thread() {
-            report_long_wait(mount, refusal);
-        }
-        result = mount.store.acquire(claim, place, patience - first);
-    }
+    let result = mount.store.acquire(claim, place, patience);
     match &result {
         Ok(()) => claim.mark_as_taken(),
         Err(_) => marks::reached(marks::SLOT_REFUSED),

@@ -22,6 +22,7 @@ fn child() {
         Ok("is refused at once") => is_refused_at_once(),
         Ok("retries by itself") => retries_by_itself(),
         Ok("waits for itself") => waits_for_itself(),
+        Ok("sleeps by itself") => sleeps_by_itself(),
         Ok("waits for another") => waits_for_another(),
         Ok("fails to serialize") => fails_to_serialize(),
         Ok("times out often") => times_out_often(),
@@ -139,6 +140,27 @@ fn a_wait_for_the_same_thread_is_told_soon_and_once() {
     let early: Vec<_> = printed.iter().filter(|line| line.starts_with("still waiting")).collect();
     assert_eq!(early.len(), 4, "a unit of work, a reset, and two that poll: {printed:#?}");
     early.iter().for_each(|line| assert!(waited(line) < Duration::from_millis(250), "{line}"));
+}
+
+/// Its turns in the queue are as long as its sleeps, so each of them is longer than it takes to be told.
+fn sleeps_by_itself() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    let _writer = engine.begin(Immediate).unwrap();
+    let mut foreign = Connection::open(engine.uri()).unwrap();
+    let handler = |tries| {
+        thread::sleep(Duration::from_millis(300));
+        tries < 3
+    };
+    foreign.busy_handler(Some(handler)).unwrap();
+    assert!(is_busy(update(&foreign)));
+}
+
+#[test]
+fn a_busy_handler_that_sleeps_long_is_told_once_as_well() {
+    let printed = printed_by("sleeps by itself");
+    let [early, fails] = &printed[..] else { panic!("{printed:#?}") };
+    assert!(early.starts_with("still waiting") && fails.starts_with("can't write"), "{printed:#?}");
+    assert!(waited(early) < Duration::from_millis(600), "after its first sleep: {early}");
 }
 
 fn waits_for_another() {
