@@ -208,12 +208,18 @@ impl Handle {
                     return Ok(());
                 }
                 Err(refusal @ Refusal::Held { .. }) if is_mid_transaction() => {
-                    self.wait_by_busy_handler(caller, self.read.clone(), refusal)?
+                    self.wait_mid_transaction(caller, refusal)?
                 }
                 Err(refusal) if is_mid_transaction() => return Err(self.fail_to_serialize(refusal)),
                 Err(refusal) => return Err(self.refuse(caller, refusal.of_fresh_transaction())),
             }
         }
+    }
+
+    fn wait_mid_transaction(&mut self, caller: &impl Caller, refusal: Refusal) -> Result<(), Refusal> {
+        let result = self.wait_by_busy_handler(caller, self.read.clone(), refusal);
+        self.polling.take_if(|polling| polling.is_over());
+        result
     }
 
     /// What the transaction has read is not the newest any more. It has to be rolled back, and ends its wait.
@@ -233,8 +239,7 @@ impl Handle {
         if !polling.has_given_up {
             self.announce(caller, None, polling.place, false);
         }
-        // Without a busy handler, code may come back by itself.
-        self.polling = Some(polling).filter(|polling| !polling.has_given_up || !polling.has_waited);
+        self.polling = Some(polling).filter(|polling| !polling.is_over());
         refusal
     }
 

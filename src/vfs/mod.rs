@@ -395,9 +395,6 @@ impl Connection {
 impl Connection {
     /// What the connection calls the database that this file is.
     fn name_of_database(&self) -> Option<*const c_char> {
-        if self.pointer.is_null() {
-            return None;
-        }
         // SAFETY: the connection is the one that is calling, so it is open and this thread has it; any number may be asked for.
         let name = |number| unsafe { session::sqlite3_db_name(self.pointer, number) };
         (0..).map(name).take_while(|name| !name.is_null()).find(|name| self.file_of(*name) == self.file)
@@ -418,11 +415,15 @@ impl Caller for Connection {
     }
 
     fn is_mid_transaction(&self) -> bool {
+        if self.pointer.is_null() {
+            return false;
+        }
+        // When only another one of its databases has been read, SQLite comes back by way of its busy handler. Under a VFS
+        // that is stacked above ours, the database is not found; then NULL asks for all of them.
+        let database = self.name_of_database().unwrap_or(ptr::null());
         // SAFETY: the connection is the one that is calling, so it is open and this thread has it; the name is one of its
-        // databases'.
-        let has_read = |name| unsafe { ffi::sqlite3_txn_state(self.pointer, name) } != ffi::SQLITE_TXN_NONE;
-        // When only another one of its databases has been read, SQLite comes back by way of its busy handler.
-        self.name_of_database().is_some_and(has_read)
+        // databases' or NULL.
+        unsafe { ffi::sqlite3_txn_state(self.pointer, database) != ffi::SQLITE_TXN_NONE }
     }
 
     fn may_write(&self) -> bool {

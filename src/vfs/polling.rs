@@ -48,6 +48,11 @@ impl Polling {
         refusal.after(self.place.age())
     }
 
+    /// Whether its busy handler has waited and given up. Without one that waits, code may come back by itself.
+    pub(super) fn is_over(&self) -> bool {
+        self.has_given_up && self.has_waited
+    }
+
     /// It is back, to go on waiting, or because it wants something else. After long, it is another wait.
     pub(super) fn come_back(&mut self) {
         if self.refused.elapsed() > KEPT {
