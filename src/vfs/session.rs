@@ -10,6 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use super::handle::PUT_BACK_PRAGMAS;
 use super::waiting::wait_in_turn;
 use super::{File, METHODS, Mount, handle};
 use crate::faults;
@@ -171,6 +172,8 @@ pub(crate) struct Session {
     has_changed_schema: Arc<AtomicBool>,
     /// SQLite's run-time limits as they were when the connection was opened.
     limits: [c_int; LIMITS],
+    /// Sets the pragmas that can be put back to what they were when the connection was opened.
+    put_back: String,
     /// Whether what it has read of the schema is that of the content that its engine was made with.
     has_seen_baseline: bool,
     /// Whether SQLite had to compile one of the statements anew, which it does after something about the whole
@@ -195,7 +198,7 @@ impl Session {
         // would look like a change of the connection later.
         drop(connection.prepare("SELECT 1 FROM sqlite_schema")?);
         let file = file_of(&connection);
-        let limits = limits_of(&connection);
+        let (limits, put_back) = (limits_of(&connection), put_back_of(&connection)?);
         // From here on, `drop` finalizes what has been prepared.
         let mut session = Session {
             // SAFETY: the handle is only compared.
@@ -206,6 +209,7 @@ impl Session {
             forget_changes: ptr::null_mut(),
             has_changed_schema,
             limits,
+            put_back,
             has_seen_baseline: false,
             was_changed: false,
         };
@@ -282,7 +286,19 @@ impl Session {
             return false;
         }
         self.connection.set_transaction_behavior(TransactionBehavior::Deferred);
-        self.take_hooks() && !self.has_leftovers() && self.forget_changes()
+        self.take_hooks() && !self.has_leftovers() && self.put_back_pragmas() && self.forget_changes()
+    }
+
+    /// Sets to what they were the pragmas that applications usually set, if they were set; says whether it could.
+    fn put_back_pragmas(&mut self) -> bool {
+        // SAFETY: the file is open as long as the connection is, and not in use.
+        let is_due = |session: &Session| unsafe { handle(session.file.cast()) }.take_has_to_be_put_back();
+        if !is_due(self) {
+            return true;
+        }
+        let is_done = self.connection.execute_batch(&self.put_back).is_ok();
+        is_due(self); // which that has set again
+        is_done
     }
 
     /// Makes `changes()` zero, as on a new connection, if that can be done.
@@ -437,6 +453,17 @@ fn prepare(connection: &Connection, sql: &CStr, statement: &mut *mut sqlite3_stm
         ffi::sqlite3_prepare_v3(connection.handle(), sql.as_ptr(), -1, PERSISTENT, statement, ptr::null_mut())
     };
     check(connection, code)
+}
+
+/// The statements that set what `PUT_BACK_PRAGMAS` says to what it is now.
+fn put_back_of(connection: &Connection) -> rusqlite::Result<String> {
+    PUT_BACK_PRAGMAS
+        .iter()
+        .map(|pragma| {
+            let value: c_int = connection.query_row(&format!("PRAGMA main.{pragma}"), [], |row| row.get(0))?;
+            Ok(format!("PRAGMA main.{pragma} = {value};"))
+        })
+        .collect()
 }
 
 fn limits_of(connection: &Connection) -> [c_int; LIMITS] {

@@ -2,10 +2,12 @@
 
 mod concurrent_instantiation;
 mod errors;
+mod file_controls;
 mod fixtures;
 mod hammer;
 mod lifetime;
 mod operations;
+mod pragmas;
 mod processes;
 mod readers;
 mod recycling;
