@@ -50,6 +50,21 @@ impl Pages {
             && same_or_none(self.changed.root.as_ref(), other.changed.root.as_ref())
     }
 
+    /// Whether both images hold the same bytes there. What they share is not looked at.
+    pub(crate) fn same_bytes(&self, other: &Pages, offset: usize, len: usize) -> bool {
+        let mut done = 0;
+        while done < len {
+            let (index, start) = split(offset + done);
+            let count = (PAGE - start).min(len - done);
+            let (ours, theirs) = (self.part(index, start, count), other.part(index, start, count));
+            if !std::ptr::eq(ours, theirs) && ours != theirs {
+                return false;
+            }
+            done += count;
+        }
+        true
+    }
+
     /// Fills `buffer` from `offset` on, with zeros beyond the end; returns how many bytes lay within the image.
     pub(crate) fn read(&self, offset: usize, buffer: &mut [u8]) -> usize {
         let mut done = 0;

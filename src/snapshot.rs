@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
 use crate::pages::{Base, Pages};
+use crate::schema::Schema;
 
 /// An immutable image of a database at one moment.
 ///
@@ -45,16 +46,6 @@ pub(crate) enum JournalMode {
 struct Image {
     pages: Pages,
     schema: Schema,
-}
-
-/// Identity of a schema. Two images with the same one have the same schema; with different ones they may not.
-#[derive(Clone)]
-struct Schema(Arc<()>);
-
-impl Schema {
-    fn new() -> Schema {
-        Schema(Arc::new(()))
-    }
 }
 
 /// The two numbers by which a connection tells whether what it keeps in memory is still what the database holds
@@ -239,10 +230,11 @@ impl Snapshot {
     pub(crate) fn committed(&self, mut pages: Pages, cookie_before: u32, highest: Stamp) -> Snapshot {
         let written = Stamp::of(&pages);
         let mut new = written;
-        let schema_changed = new.schema_cookie != cookie_before;
+        let has_new_cookie = new.schema_cookie != cookie_before;
+        let schema_changed = has_new_cookie || !self.0.schema.is_unchanged(&self.0.pages, &pages);
         if !schema_changed {
             new.schema_cookie = self.stamp().schema_cookie;
-        } else if !is_ahead(new.schema_cookie, highest.schema_cookie) {
+        } else if !has_new_cookie || !is_ahead(new.schema_cookie, highest.schema_cookie) {
             new.schema_cookie = next(highest.schema_cookie);
         }
         if new != written || !is_ahead(new.change_counter, highest.change_counter) {
@@ -258,7 +250,7 @@ impl Snapshot {
     /// cookie too unless both have the same schema.
     pub(crate) fn restamped(&self, current: &Snapshot, highest: Stamp) -> Snapshot {
         let (mut pages, schema) = (self.0.pages.clone(), self.0.schema.clone());
-        let same_schema = Arc::ptr_eq(&schema.0, &current.0.schema.0);
+        let same_schema = schema.ptr_eq(&current.0.schema);
         let schema_cookie = if same_schema { current.stamp().schema_cookie } else { next(highest.schema_cookie) };
         stamp(&mut pages, Stamp { change_counter: next(highest.change_counter), schema_cookie });
         Snapshot(Arc::new(Image { pages, schema }), self.1)

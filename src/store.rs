@@ -1,7 +1,7 @@
 //! The content of one engine and who may change it. Knows no SQLite connection, so it is tested alone.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ impl Claim {
 /// One engine's content: read by any number of connections without a lock, written by one at a time.
 pub(crate) struct Store {
     state: Mutex<State>,
+    /// How often the content has changed to another text encoding. A connection that has read one can't read another.
+    encoding_changes: AtomicUsize,
 }
 
 struct State {
@@ -53,7 +55,8 @@ struct State {
     /// Invariant: no image that `current` has ever been had a farther number (rule 1: none may repeat with other
     /// content, since that is all by which a connection tells that the pages it keeps are out of date).
     highest: Stamp,
-    /// SQLite's number of the encoding that texts are in. A connection that has seen one can't read another.
+    /// SQLite's number of the encoding that texts are in, or were in before the database became empty. A connection that
+    /// has seen one can't read another.
     encoding: Option<u32>,
     writer: Option<Writer>,
     /// Those who wait for the writer slot, in order of arrival. Invariant: while the slot is free, the first of them is
@@ -121,6 +124,7 @@ impl Store {
                 lock_timeout: LOCK_TIMEOUT,
                 replaced_by: Origin::here(Purpose::Uri),
             }),
+            encoding_changes: AtomicUsize::new(0),
         }
     }
 
@@ -222,6 +226,7 @@ impl Store {
     pub(crate) fn publish(&self, pages: Pages, schema_cookie: u32) -> Snapshot {
         let mut state = self.lock();
         let new = state.current.committed(pages, schema_cookie, state.highest);
+        self.count_encoding_change(&state, &new);
         let old = state.replace(new.clone());
         drop(state);
         drop(old); // may free many pages, which no other thread should wait for
@@ -245,10 +250,25 @@ impl Store {
             let mode = state.baseline.journal_mode();
             state.baseline = new.in_journal_mode(mode); // so that the next reset finds nothing to do, unless something is written
         }
+        self.count_encoding_change(&state, &new);
         let old = state.replace(new);
         drop(state);
         drop(old);
         true
+    }
+
+    /// How often the content has changed to another text encoding so far. Where it is empty, the encoding is UTF-8, as that
+    /// of a new connection is.
+    pub(crate) fn encoding_changes(&self) -> usize {
+        self.encoding_changes.load(Ordering::Acquire)
+    }
+
+    fn count_encoding_change(&self, state: &State, new: &Snapshot) {
+        const UTF_8: u32 = 1;
+        let encoding_of = |content: &Snapshot| content.text_encoding().unwrap_or(UTF_8);
+        if encoding_of(&state.current) != encoding_of(new) {
+            self.encoding_changes.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// Goes back to what the engine was created with, and to how it was, for the next who has it. Nobody uses it
@@ -331,7 +351,7 @@ impl State {
     fn replace(&mut self, new: Snapshot) -> Snapshot {
         if new.size() > 0 {
             self.highest = self.highest.max(new.stamp());
-            self.encoding = self.encoding.or(new.text_encoding());
+            self.encoding = new.text_encoding().or(self.encoding);
         }
         if let Some(writer) = &self.writer {
             self.replaced_by = writer.origin.clone();

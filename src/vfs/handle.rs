@@ -87,8 +87,8 @@ pub(super) struct Handle {
     settings: Settings,
     /// Whether a pragma or a file control has changed what a later user of the connection would not expect.
     pragma_changed: bool,
-    /// Whether a pragma has set what the session can put back.
-    has_to_be_put_back: bool,
+    /// Whether `PRAGMA synchronous` was set, which the session puts back.
+    synchronous_was_set: bool,
     /// How many calls of this thread had been made to fail when the connection began to read.
     faults_before: usize,
     /// Whether one was made to fail while it did. SQLite does not tell of each error: it goes on without the statistics for
@@ -141,7 +141,7 @@ impl Handle {
             is_read_only,
             settings: Settings::DEFAULT,
             pragma_changed: false,
-            has_to_be_put_back: false,
+            synchronous_was_set: false,
             faults_before: faults::count(),
             has_met_fault: false,
         }
@@ -153,6 +153,10 @@ impl Handle {
 
     pub(super) fn is_on(&self, mount: &Mount) -> bool {
         std::ptr::eq(&*self.mount, mount)
+    }
+
+    pub(super) fn encoding_changes(&self) -> usize {
+        self.mount.store.encoding_changes()
     }
 
     /// Whether SQLite may have been left with what a later user of the connection would not expect.
@@ -359,8 +363,8 @@ impl Handle {
         if is("locking_mode") && argument.eq_ignore_ascii_case("exclusive") {
             return Pragma::MadeQuery;
         }
-        self.has_to_be_put_back |= PUT_BACK_PRAGMAS.iter().any(|put_back| is(put_back));
-        self.pragma_changed |= !HARMLESS_PRAGMAS.iter().chain(&PUT_BACK_PRAGMAS).any(|known| is(known));
+        self.synchronous_was_set |= is("synchronous");
+        self.pragma_changed |= !HARMLESS_PRAGMAS.iter().any(|harmless| is(harmless));
         Pragma::LeftToSqlite
     }
 
@@ -394,12 +398,12 @@ impl Handle {
     /// What pragmas and file controls have changed so far is how the connection is to be.
     pub(super) fn approve_pragmas(&mut self) {
         self.pragma_changed = false;
-        self.has_to_be_put_back = false;
+        self.synchronous_was_set = false;
     }
 
-    /// Whether one of `PUT_BACK_PRAGMAS` has been set since this was asked last.
-    pub(super) fn take_has_to_be_put_back(&mut self) -> bool {
-        std::mem::take(&mut self.has_to_be_put_back)
+    /// Whether `PRAGMA synchronous` was set since this was asked last.
+    pub(super) fn take_synchronous_was_set(&mut self) -> bool {
+        std::mem::take(&mut self.synchronous_was_set)
     }
 }
 
@@ -430,12 +434,9 @@ impl Drop for Handle {
     }
 }
 
-/// Pragmas whose settings, of one number each, a session takes back itself.
-pub(super) const PUT_BACK_PRAGMAS: [&str; 2] = ["synchronous", "wal_autocheckpoint"];
-
 /// Pragmas that take an argument and leave nothing behind in the connection: they ask; they change what is in the
-/// database, which is the transaction's business; or they set the busy handler, which a session sets again in any case.
-const HARMLESS_PRAGMAS: [&str; 19] = [
+/// database, which is the transaction's business; or a session puts back what they set.
+const HARMLESS_PRAGMAS: [&str; 21] = [
     "application_id",
     "busy_timeout",
     "data_version",
@@ -450,10 +451,12 @@ const HARMLESS_PRAGMAS: [&str; 19] = [
     "optimize",
     "quick_check",
     "schema_version",
+    "synchronous",
     "table_info",
     "table_list",
     "table_xinfo",
     "user_version",
+    "wal_autocheckpoint",
     "wal_checkpoint",
 ];
 

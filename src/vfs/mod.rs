@@ -10,6 +10,7 @@ mod mount;
 pub(crate) mod script;
 mod session;
 mod waiting;
+mod watch;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ops::Range;

@@ -1,6 +1,7 @@
 //! What the crate promises, a file per promise.
 
 mod concurrent_instantiation;
+mod edited_schema;
 mod errors;
 mod file_controls;
 mod fixtures;
