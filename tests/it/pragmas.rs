@@ -248,6 +248,31 @@ fn wal_mode_is_of_the_content() {
     }
 }
 
+/// Nothing else was changed, so there is no other content to go back from.
+#[test]
+fn wal_mode_alone_does_not_reach_the_next_test() {
+    static TEMPLATE: Template = Template::sql("CREATE TABLE entry (key, value)").key("wal-4");
+    for _ in 0..3 {
+        let engine = TEMPLATE.engine().unwrap();
+        let connection = engine.pooled_connection().unwrap();
+        assert_eq!(text(&connection, "PRAGMA journal_mode"), "delete");
+        connection.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    }
+}
+
+/// A read transaction of another connection keeps a file from leaving WAL mode; an engine goes on.
+#[test]
+fn wal_mode_is_left_beside_other_connections() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let [connection, reader] = [engine.connect().unwrap(), engine.connect().unwrap()];
+    connection.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    reader.execute_batch("BEGIN; SELECT * FROM entry").unwrap();
+    assert_eq!(text(&connection, "PRAGMA journal_mode = DELETE"), "delete");
+    connection.execute_batch("UPDATE entry SET value = 2").unwrap();
+    assert_eq!(entries(&reader), [(1, 1)]);
+    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "delete");
+}
+
 #[test]
 fn a_snapshot_in_wal_mode_is_saved_as_such() {
     let folder = tempfile::tempdir().unwrap();
@@ -264,7 +289,7 @@ fn a_snapshot_in_wal_mode_is_saved_as_such() {
 
 /// What an application does with each connection that it opens.
 const USUAL: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 7000;
-    PRAGMA wal_autocheckpoint = 77; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA locking_mode = NORMAL";
+    PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 77; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA locking_mode = NORMAL";
 
 #[test]
 fn the_usual_set_up_keeps_no_connection_from_being_used_again() {
