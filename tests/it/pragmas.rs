@@ -15,7 +15,10 @@ type Answer = Result<(Vec<String>, Vec<Vec<Value>>), String>;
 fn ask(connection: &Connection, sql: &str) -> Answer {
     let answer = || -> rusqlite::Result<_> {
         let mut statement = connection.prepare(sql)?;
-        let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let mut columns = Vec::new();
+        for column in statement.column_names() {
+            columns.push(column.to_owned()); // a Vec or an iterator, by the version of rusqlite
+        }
         let count = columns.len();
         let rows = statement.query_map([], |row| (0..count).map(|column| row.get(column)).collect())?;
         Ok((columns, rows.collect::<rusqlite::Result<_>>()?))
