@@ -151,8 +151,11 @@ fn a_connection_that_can_not_be_set_up_is_an_error() {
         let sql = if IS_BUILT.load(Ordering::Relaxed) { "BEGIN" } else { "" };
         Ok(connection.execute_batch(sql)?)
     }
-    let functions: [fn(&Connection) -> Result<(), BoxError>; 3] = [by_sqlite, by_itself, in_transaction];
-    let templates = functions.map(|function| Template::sql(SCHEMA).on_connect(function));
+    let templates = [
+        Template::sql(SCHEMA).on_connect(by_sqlite),
+        Template::sql(SCHEMA).on_connect(by_itself),
+        Template::sql(SCHEMA).on_connect(in_transaction),
+    ];
     let engines = templates.each_ref().map(|template| template.engine().unwrap());
     IS_BUILT.store(true, Ordering::Relaxed);
     let causes = ["SQLite says: no such column: missing", "no such extension", "it has left a transaction open"];

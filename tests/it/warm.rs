@@ -523,6 +523,7 @@ proptest! {
         for (warm, cold) in warm.iter().zip(&cold) {
             prop_assert_eq!(warm, cold);
         }
+        prop_assert_eq!(warm.len(), cold.len());
     }
 }
 
