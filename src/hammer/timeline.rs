@@ -30,9 +30,9 @@ pub struct Lane {
     pub worker: usize,
     /// From its start to its end.
     pub ran: Range<Duration>,
-    /// When it waited for a writer slot, in the order in which the waits ended.
+    /// When it waited for a writer slot, in the order in which it began to.
     pub waited: Vec<Span>,
-    /// When it held a writer slot, in the order in which it gave them back.
+    /// When it held a writer slot, in the order in which it took them.
     pub held: Vec<Span>,
     /// When it came to which mark.
     pub marks: Vec<Arrival>,
@@ -146,6 +146,7 @@ impl Lane {
             let end = self.ran.end;
             self.held.extend(taken.into_iter().map(|start| Span { engine, start, end }));
         }
+        [&mut self.waited, &mut self.held].into_iter().for_each(|spans| spans.sort_by_key(|span| span.start));
     }
 
     fn follow(&mut self, engine: u64, slot: &mut Slot, mark: &str, at: Duration) {
