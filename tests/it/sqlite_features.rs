@@ -153,8 +153,8 @@ fn several_files_attached_are_committed_together() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "no journal is left");
 }
 
-/// When the last of them can't be committed, both files are written already. The first that is undone must not remove the
-/// super-journal, which the other still needs: SQLite reads in it which files those are.
+/// When the last of them can't be committed, both files are written already. SQLite undoes each of them only as long as the
+/// super-journal exists, so the first must leave it to the other.
 #[test]
 fn files_that_are_written_already_are_all_rolled_back() {
     let folder = tempfile::tempdir().unwrap();
