@@ -412,3 +412,22 @@ fn refusal<K, V>(error: &rusqlite::Error) -> Outcome<K, V> {
         _ => Outcome::Failed(words),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dropped_in_a_panic_notices() {
+        struct Notices<'a>(&'a mut bool);
+        impl Drop for Notices<'_> {
+            fn drop(&mut self) {
+                *self.0 = std::thread::panicking();
+            }
+        }
+        let (mut in_panic, mut in_none) = (false, true);
+        drop_in_panic(Notices(&mut in_panic));
+        drop(Notices(&mut in_none));
+        assert_eq!((in_panic, in_none), (true, false));
+    }
+}
