@@ -101,7 +101,8 @@ impl Engine {
     /// A URI that opens this database from anything in the process that uses the same SQLite library: rusqlite, sqlx,
     /// diesel, r2d2. Once the engine is gone, opening it is an error.
     ///
-    /// A connection that is opened so takes turns with all others, and waits as its own `busy_timeout` says.
+    /// A connection that is opened so takes turns with all others, and waits as its own `busy_timeout` says. A busy handler
+    /// that sleeps by itself keeps its place in the queue, and may be waited for up to twice as long as it sleeps.
     pub fn uri(&self) -> &str {
         self.0.uri.get_or_init(|| vfs::uri(self.mount()))
     }
@@ -120,7 +121,8 @@ impl Engine {
     /// A unit of work: `BEGIN DEFERRED`, which takes no lock until it is used, and holds none up while it only reads.
     ///
     /// # Errors
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory.
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory;
+    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when [`Fault::Busy`](crate::faults::Fault::Busy) keeps it from that.
     #[track_caller]
     pub fn unit_of_work(&self) -> Result<UnitOfWork> {
         self.begin(TransactionBehavior::Deferred)
@@ -247,7 +249,7 @@ impl Engine {
     fn restore_at(&self, snapshot: &Snapshot, caller: &'static Location<'static>) -> Result<()> {
         let (store, token) = (&self.mount().store, Token::new());
         let claim = Claim { token, purpose: Purpose::Restore(caller), read: None, reserve: None };
-        store.acquire(&claim, store.lock_timeout()).map_err(|refusal| Error::refused(&self.name(), &refusal))?;
+        self.mount().acquire(&claim, store.lock_timeout()).map_err(|refusal| Error::refused(&self.name(), &refusal))?;
         let restored = store.restore(snapshot);
         store.release(token);
         if restored { Ok(()) } else { Err(Error::other_encoding(&self.name())) }

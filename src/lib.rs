@@ -20,6 +20,7 @@ mod origin;
 mod outside;
 mod pages;
 mod pooled_connection;
+mod queue;
 mod registry;
 mod schema;
 mod snapshot;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::faults::Order;
 
 /// What wants to write.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     UnitOfWork(&'static Location<'static>),
     Connection(&'static Location<'static>),
@@ -46,6 +46,7 @@ impl Origin {
         Origin { since: Instant::now(), ..self }
     }
 
+    #[cfg(all(test, not(shuttle)))]
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed()
     }
@@ -118,6 +119,14 @@ impl Refusal {
     pub(crate) fn after(self, waited: Duration) -> Refusal {
         match self {
             Refusal::Held { by, .. } => Refusal::Held { by, waited },
+            other => other,
+        }
+    }
+
+    /// The refusal of a transaction that has read nothing, which can start again with what is committed now.
+    pub(crate) fn of_fresh_transaction(self) -> Refusal {
+        match self {
+            Refusal::Stale { by } => Refusal::Held { by, waited: Duration::ZERO },
             other => other,
         }
     }

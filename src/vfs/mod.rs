@@ -7,6 +7,8 @@
 mod handle;
 mod journal;
 mod mount;
+mod polling;
+mod report;
 pub(crate) mod script;
 mod session;
 mod waiting;
@@ -15,7 +17,8 @@ mod watch;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
-use std::{ptr, slice};
+use std::time::Duration;
+use std::{iter, ptr, slice};
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 
@@ -127,10 +130,21 @@ delegate! {
     dl_sym is xDlSym(library: *mut c_void, name: *const c_char) -> Symbol, or None;
     dl_close is xDlClose(library: *mut c_void) -> (), or ();
     randomness is xRandomness(size: c_int, out: *mut c_char) -> c_int, or 0;
-    sleep is xSleep(microseconds: c_int) -> c_int, or 0;
+    default_sleep is xSleep(microseconds: c_int) -> c_int, or 0;
     default_current_time is xCurrentTime(out: *mut f64) -> c_int, or ffi::SQLITE_ERROR;
     get_last_error is xGetLastError(size: c_int, out: *mut c_char) -> c_int, or 0;
     default_current_time_int64 is xCurrentTimeInt64(out: *mut sqlite3_int64) -> c_int, or ffi::SQLITE_ERROR;
+}
+
+/// What SQLite's own busy handler (`sqlite3_busy_timeout`) does between two looks. Where an engine's connection called it, that
+/// waits in the engine's queue instead.
+unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
+    let time = Duration::from_micros(u64::try_from(microseconds).unwrap_or_default());
+    if catch_unwind(|| polling::sleep(time)).unwrap_or_default() {
+        return microseconds;
+    }
+    // SAFETY: SQLite's own arguments.
+    unsafe { default_sleep(vfs, microseconds) }
 }
 
 unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
@@ -221,7 +235,10 @@ unsafe fn open_engine(
     guard(ffi::SQLITE_CANTOPEN, || {
         // SAFETY: only for a database file does SQLite give a name with URI parameters, and only then are they read.
         let can_serve = flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { takes_locks(name) };
-        let mount = can_serve.then(|| Mount::find(id)).flatten().ok_or(ffi::SQLITE_CANTOPEN)?;
+        if !can_serve {
+            return Err(ffi::SQLITE_CANTOPEN);
+        }
+        let mount = Mount::find(id).ok_or(ffi::SQLITE_CANTOPEN).inspect_err(|_| mount::report_gone(id))?;
         faults::check(Call::Open)?;
         let opened = File::new(Handle::new(mount));
         // SAFETY: szOsFile is at least the size of `File`, which SQLite aligns to 8 bytes.
@@ -360,6 +377,7 @@ impl File {
 /// The connection that calls a method of a file. Apart from the file's `handle`, for both are used at once.
 struct Connection {
     pointer: *mut ffi::sqlite3,
+    file: *mut sqlite3_file,
     busy_handler: BusyHandler,
 }
 
@@ -367,12 +385,29 @@ impl Connection {
     /// # Safety
     /// As for `handle`, within a method of the file.
     unsafe fn calling(file: *mut sqlite3_file) -> Connection {
-        let file = file.cast::<File>();
+        let ours = file.cast::<File>();
         // SAFETY: as the caller promises.
-        let (connection, busy_handler) = unsafe { ((*file).connection, (*file).busy_handler) };
+        let (connection, busy_handler) = unsafe { ((*ours).connection, (*ours).busy_handler) };
         // SAFETY: what SQLite has told is valid as long as the file is open, and a method is called by that connection.
         let pointer = if connection.is_null() { ptr::null_mut() } else { unsafe { *connection } };
-        Connection { pointer, busy_handler }
+        Connection { pointer, file, busy_handler }
+    }
+}
+
+impl Connection {
+    /// What the connection calls the database that this file is.
+    fn name_of_database(&self) -> Option<*const c_char> {
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; any number may be asked for.
+        let name = |number| unsafe { session::sqlite3_db_name(self.pointer, number) };
+        (0..).map(name).take_while(|name| !name.is_null()).find(|name| self.file_of(*name) == self.file)
+    }
+
+    fn file_of(&self, database: *const c_char) -> *mut sqlite3_file {
+        let mut file: *mut sqlite3_file = ptr::null_mut();
+        let out: *mut *mut sqlite3_file = &mut file;
+        // SAFETY: as above; with this opcode the argument is a sqlite3_file* to write to, which SQLite does by itself.
+        unsafe { ffi::sqlite3_file_control(self.pointer, database, ffi::SQLITE_FCNTL_FILE_POINTER, out.cast()) };
+        file
     }
 }
 
@@ -382,9 +417,32 @@ impl Caller for Connection {
     }
 
     fn is_mid_transaction(&self) -> bool {
-        // SAFETY: the connection is the one that is calling, so it is open and this thread has it. NULL asks for all its
-        // databases: when only another one of them has been read, SQLite comes back by way of its busy handler.
-        !self.pointer.is_null() && unsafe { ffi::sqlite3_txn_state(self.pointer, ptr::null()) } != ffi::SQLITE_TXN_NONE
+        if self.pointer.is_null() {
+            return false;
+        }
+        // When only another one of its databases has been read, SQLite comes back by way of its busy handler. Under a VFS
+        // that is stacked above ours, the database is not found; then NULL asks for all of them.
+        let database = self.name_of_database().unwrap_or(ptr::null());
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; the name is one of its
+        // databases' or NULL.
+        unsafe { ffi::sqlite3_txn_state(self.pointer, database) != ffi::SQLITE_TXN_NONE }
+    }
+
+    fn may_write(&self) -> bool {
+        if self.pointer.is_null() {
+            return true;
+        }
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it. After NULL comes the first
+        // of its statements, after the last one NULL.
+        let next = |statement| unsafe { ffi::sqlite3_next_stmt(self.pointer, statement) };
+        let statements = iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
+        let mut running = statements
+            .take_while(|statement| !statement.is_null())
+            // SAFETY: a statement of this connection, which nobody finalizes meanwhile.
+            .filter(|statement| unsafe { ffi::sqlite3_stmt_busy(*statement) } != 0)
+            .peekable();
+        // SAFETY: as above.
+        running.peek().is_none() || running.any(|statement| unsafe { ffi::sqlite3_stmt_readonly(statement) } == 0)
     }
 
     fn foreign_keys_would_become(&self, on: bool) -> bool {

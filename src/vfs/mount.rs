@@ -33,6 +33,12 @@ pub(crate) enum Name {
 /// The engines that live, by number. Holds none of them alive.
 static MOUNTS: Mutex<BTreeMap<u64, Weak<Mount>>> = Mutex::new(BTreeMap::new());
 
+/// The number of the next store that gets a name.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// The engines of which it has been printed that they are gone.
+static TOLD_GONE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
 impl Mount {
     /// Makes a store that can be opened by its file name.
     pub(crate) fn new(snapshot: Snapshot, name: Name) -> Arc<Mount> {
@@ -43,7 +49,6 @@ impl Mount {
 
     /// Gives the store a file name that there has never been, by which it can be opened.
     pub(crate) fn expose(self: &Arc<Mount>) {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         self.id.store(id, Ordering::Relaxed);
         mounts().insert(id, Arc::downgrade(self));
@@ -74,12 +79,22 @@ impl Mount {
         format!("{PREFIX}{}", self.id())
     }
 
-    fn id(&self) -> u64 {
+    pub(super) fn id(&self) -> u64 {
         self.id.load(Ordering::Relaxed)
     }
 
     pub(super) fn find(id: u64) -> Option<Arc<Mount>> {
         mounts().get(&id)?.upgrade()
+    }
+}
+
+/// Prints that the engine with this number is gone, once, if there was one: SQLite says only that it is "unable to open
+/// database file", and some connection pools try again for half a minute before they say that.
+pub(super) fn report_gone(id: u64) {
+    let has_been = (1..NEXT.load(Ordering::Relaxed)).contains(&id);
+    let is_news = || TOLD_GONE.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    if has_been && is_news() {
+        eprintln!("rusqlite-fixtures: engine {id} is gone; keep an Engine as long as code connects to it");
     }
 }
 

@@ -406,7 +406,7 @@ const PERSISTENT: std::ffi::c_uint = ffi::SQLITE_PREPARE_PERSISTENT as std::ffi:
 
 unsafe extern "C" {
     // The bindings of the oldest SQLite that libsqlite3-sys supports don't have it; SQLite has since 3.39.
-    fn sqlite3_db_name(db: *mut sqlite3, number: c_int) -> *const c_char;
+    pub(super) fn sqlite3_db_name(db: *mut sqlite3, number: c_int) -> *const c_char;
     // Since 3.44.
     fn sqlite3_get_clientdata(db: *mut sqlite3, name: *const c_char) -> *mut c_void;
     fn sqlite3_set_clientdata(

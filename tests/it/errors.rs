@@ -180,6 +180,23 @@ fn a_serialization_failure_keeps_its_code() {
     assert_eq!(again.sqlite().and_then(code), Some(ffi::SQLITE_BUSY_SNAPSHOT), "and so it goes on");
 }
 
+/// To open a connection is to read, so a plan that hits every lock hits it there, if no connection is idle.
+#[test]
+fn a_lock_that_is_refused_while_a_connection_is_opened_is_a_time_out() {
+    let begin = |engine: &Engine| Fault::Busy.from(1).during(|| engine.begin(Immediate)).unwrap_err();
+    let cold = engine_with_entries(&[]);
+    cold.retire();
+    let warm = engine_with_entries(&[]);
+    drop(warm.unit_of_work().unwrap());
+    for engine in [cold, warm] {
+        let error = begin(&engine);
+        assert_eq!(error.kind(), ErrorKind::LockTimeout);
+        let expected = "can't lock engine N: Fault::Busy.from(N) of tests/it/errors.rs:N:N makes it seem taken";
+        assert_eq!(normalised(&error), expected);
+        assert_eq!(error.sqlite().unwrap().sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
+    }
+}
+
 /// The detail of a refusal goes to the error that it belongs to, and to no later one.
 #[test]
 fn a_refusal_is_told_once() {

@@ -8,6 +8,7 @@ mod fixtures;
 mod hammer;
 mod lifetime;
 mod operations;
+mod printed;
 mod processes;
 mod readers;
 mod recycling;
