@@ -416,6 +416,22 @@ fn refusal<K, V>(error: &rusqlite::Error) -> Outcome<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::strategies::Table;
+
+    /// Or a sequence in which no hand opens anything would be about pooled connections only.
+    #[test]
+    fn hands_that_open_nothing_have_connections_of_several_kinds() {
+        let engine = Engine::new();
+        engine.connect().unwrap().execute_batch("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER)").unwrap();
+        let table: Table = Table::new("entry", "key", "value");
+        let mut engines = Engines::new(&table, engine).unwrap();
+        for hand in 0..HANDS {
+            let outcome = engines.outcome(&Operation::Do { hand, statement: Statement::Read });
+            assert!(matches!(outcome, Outcome::Read(_)), "{outcome:?}");
+        }
+        let is_pooled = |hand: &Option<Hand>| matches!(hand, Some(Hand { held: Held::Pooled(_), .. }));
+        assert_eq!(engines.hands.each_ref().map(is_pooled), [true, false, false]);
+    }
 
     #[test]
     fn what_is_dropped_in_a_panic_notices() {
