@@ -78,7 +78,8 @@ impl Pages {
     pub(crate) fn read_by_parts(&self, offset: usize, len: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut done = 0;
         while done < len {
-            let (index, start) = split(offset + done);
+            // What lies beyond the address space is beyond the end as well.
+            let (index, start) = split(offset.saturating_add(done));
             let count = (PAGE - start).min(len - done);
             let there = self.part(index, start, count);
             take(there);
@@ -91,7 +92,11 @@ impl Pages {
     }
 
     /// Writes `data` at `offset`; the image grows as needed, with zeros between its old end and `offset`.
+    ///
+    /// # Panics
+    /// When the data would end beyond the address space.
     pub(crate) fn write(&mut self, offset: usize, data: &[u8]) {
+        let end = offset.checked_add(data.len()).expect("an image is no larger than the address space");
         let mut done = 0;
         while done < data.len() {
             let (index, start) = split(offset + done);
@@ -99,7 +104,7 @@ impl Pages {
             self.write_page(index, start, &data[done..done + count]);
             done += count;
         }
-        self.len = self.len.max(offset + data.len());
+        self.len = self.len.max(end);
     }
 
     /// Cuts the image to `len` bytes, or lengthens it with zeros.
@@ -134,8 +139,8 @@ impl Pages {
         if let Some(page) = self.page(index) {
             return &page[start..start + count];
         }
-        let from = (index * PAGE + start).min(self.base_len);
-        let end = self.base_len.min(from + count);
+        let from = (index * PAGE + start).min(self.base_len); // which a page's index came from, so it fits
+        let end = self.base_len.min(from.saturating_add(count));
         self.base.as_ref().map_or(&[], |base| &(**base).as_ref()[from..end])
     }
 
@@ -395,6 +400,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// As offsets of 32 bits are soon, where `usize` has no more.
+    #[test]
+    fn nothing_wraps_around_at_the_end_of_the_address_space() {
+        let mut pages = Pages::from_base(Arc::new(vec![7; 10]), 10);
+        pages.write(usize::MAX - 3, &[1, 2, 3]);
+        assert_eq!(pages.len(), usize::MAX);
+        for (offset, expected) in [(usize::MAX - 3, [1, 2, 3, 0, 0]), (usize::MAX, [0; 5]), (0, [7; 5])] {
+            let mut read = [0xff; 5];
+            assert_eq!(pages.read(offset, &mut read), 5.min(usize::MAX - offset));
+            assert_eq!(read, expected, "at {offset}");
+        }
+        let too_far = std::panic::catch_unwind(move || pages.write(usize::MAX - 3, &[1; 4]));
+        assert!(too_far.is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::marks;
 use crate::origin::{Origin, Purpose, Refusal};
 use crate::pages::Pages;
 use crate::queue::{Place, Queue, Stage, Waiter};
-use crate::snapshot::{Snapshot, Stamp};
+use crate::snapshot::{JournalMode, Snapshot, Stamp};
 use crate::sync::{Condvar, Mutex, MutexGuard, Patience, thread};
 
 /// Stands for one connection among those that ask for the writer slot.
@@ -117,6 +117,16 @@ impl Store {
         self.lock().baseline.clone()
     }
 
+    pub(crate) fn journal_mode(&self) -> JournalMode {
+        self.lock().current.journal_mode()
+    }
+
+    /// Sets it for what is committed now and later, until something else is restored.
+    pub(crate) fn set_journal_mode(&self, mode: JournalMode) {
+        let mut state = self.lock();
+        state.current = state.current.in_journal_mode(mode);
+    }
+
     pub(crate) fn lock_timeout(&self) -> Duration {
         self.lock().lock_timeout
     }
@@ -199,6 +209,7 @@ impl Store {
     pub(crate) fn restore(&self, snapshot: &Snapshot) -> bool {
         let mut state = self.lock();
         if state.current.same_content(snapshot) {
+            state.current = state.current.in_journal_mode(snapshot.journal_mode());
             return true;
         }
         if state.encoding.zip(snapshot.text_encoding()).is_some_and(|(seen, new)| seen != new) {
@@ -206,7 +217,8 @@ impl Store {
         }
         let new = snapshot.restamped(&state.current, state.highest);
         if state.baseline.same_content(snapshot) {
-            state.baseline = new.clone(); // so that the next reset finds nothing to do, unless something is written
+            let mode = state.baseline.journal_mode();
+            state.baseline = new.in_journal_mode(mode); // so that the next reset finds nothing to do, unless something is written
         }
         self.count_encoding_change(&state, &new);
         let old = state.replace(new);

@@ -14,7 +14,7 @@ use crate::faults::{self, Call};
 use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
 use crate::queue::Place;
-use crate::snapshot::{Snapshot, Stamp};
+use crate::snapshot::{self, JournalMode, Snapshot, Stamp};
 use crate::store::{Claim, Token};
 
 /// A SQLite result code other than `SQLITE_OK`.
@@ -38,6 +38,30 @@ impl Lock {
             _ => Lock::Exclusive, // PENDING is on the way to it, and here nobody has to get out of the way
         }
     }
+
+    fn to_raw(self) -> i32 {
+        match self {
+            Lock::None => ffi::SQLITE_LOCK_NONE,
+            Lock::Shared => ffi::SQLITE_LOCK_SHARED,
+            Lock::Reserved => ffi::SQLITE_LOCK_RESERVED,
+            Lock::Exclusive => ffi::SQLITE_LOCK_EXCLUSIVE,
+        }
+    }
+}
+
+/// What file controls set and ask for. It means something to a file on a disk; here it is only remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Settings {
+    /// `SQLITE_FCNTL_PERSIST_WAL`
+    pub(super) persist_wal: bool,
+    /// `SQLITE_FCNTL_POWERSAFE_OVERWRITE`
+    pub(super) powersafe_overwrite: bool,
+    /// `SQLITE_FCNTL_MMAP_SIZE`
+    pub(super) mmap_size: i64,
+}
+
+impl Settings {
+    const DEFAULT: Settings = Settings { persist_wal: false, powersafe_overwrite: true, mmap_size: 0 };
 }
 
 /// One connection's open file on an engine.
@@ -52,14 +76,21 @@ pub(super) struct Handle {
     read: Option<Snapshot>,
     /// What it has written and not committed, from its first write on.
     written: Option<Pages>,
+    /// Whether what it has written is a database in WAL mode.
+    becomes_wal: bool,
     /// The schema cookie of its latest commit, as it wrote it, until it reads anew: `read` may have another one by then.
     own_cookie: Option<u32>,
     /// Its wait for the writer slot, if it may come back for it.
     polling: Option<Polling>,
     /// Whether the slot may have been handed over while it was waiting, without a lock that tells SQLite to give it back.
     may_hold_slot: bool,
-    /// Whether a pragma has changed what a later user of the connection would not expect.
+    is_read_only: bool,
+    /// What file controls set.
+    settings: Settings,
+    /// Whether a pragma or a file control has changed what a later user of the connection would not expect.
     pragma_changed: bool,
+    /// Whether `PRAGMA synchronous` was set, which the session puts back.
+    synchronous_was_set: bool,
     /// How many calls of this thread had been made to fail when the connection began to read.
     faults_before: usize,
     /// Whether one was made to fail while it did. SQLite does not tell of each error: it goes on without the statistics for
@@ -75,9 +106,10 @@ pub(super) trait Caller {
     fn is_mid_transaction(&self) -> bool;
     /// Whether it may be about to write: not if all that it is running only reads. (A backup into it runs no statement.)
     fn may_write(&self) -> bool;
-    /// Whether it would make a difference to set `PRAGMA foreign_keys` so. "This pragma is a no-op within a transaction"
-    /// (SQLite, "PRAGMA foreign_keys").
-    fn foreign_keys_would_become(&self, on: bool) -> bool;
+    /// Whether it is in a transaction, be it one that has not read yet.
+    fn is_in_transaction(&self) -> bool;
+    /// Whether it is not to write what could corrupt a database (`SQLITE_DBCONFIG_DEFENSIVE`).
+    fn is_defensive(&self) -> bool;
     /// Calls its busy handler, which waits; says whether to try again.
     fn call_busy_handler(&self) -> bool;
 }
@@ -87,7 +119,7 @@ pub(super) trait Caller {
 const RESERVATION: Duration = Duration::from_millis(100);
 
 impl Handle {
-    pub(super) fn new(mount: Arc<Mount>) -> Handle {
+    pub(super) fn new(mount: Arc<Mount>, is_read_only: bool) -> Handle {
         Handle {
             mount,
             token: Token::new(),
@@ -96,10 +128,14 @@ impl Handle {
             lock: Lock::None,
             read: None,
             written: None,
+            becomes_wal: false,
             own_cookie: None,
             polling: None,
             may_hold_slot: false,
+            is_read_only,
+            settings: Settings::DEFAULT,
             pragma_changed: false,
+            synchronous_was_set: false,
             faults_before: faults::count(),
             has_met_fault: false,
         }
@@ -123,6 +159,21 @@ impl Handle {
         self.pragma_changed || self.has_met_fault
     }
 
+    /// The level of the lock, in SQLite's number.
+    pub(super) fn lock_level(&self) -> i32 {
+        self.lock.to_raw()
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Sets what a file control asks for.
+    pub(super) fn set_settings(&mut self, settings: Settings) {
+        self.pragma_changed |= settings != self.settings;
+        self.settings = settings;
+    }
+
     /// Gives out `len` bytes from `offset` on, in parts, with zeros beyond the end; says whether there were enough.
     pub(super) fn read(&self, offset: usize, len: usize, take: impl FnMut(&[u8])) -> bool {
         self.with_pages(|pages| pages.read_by_parts(offset, len, take) == len)
@@ -143,11 +194,22 @@ impl Handle {
 
     /// Writes within the connection's transaction. A connection that does not hold the writer slot can't.
     pub(super) fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code> {
-        if marks_as_wal(offset, data) {
-            return Err(ffi::SQLITE_IOERR_WRITE);
-        }
         self.writable()?.write(offset, data);
+        if offset == 0 {
+            self.write_journal_mode()?;
+        }
         Ok(())
+    }
+
+    /// Takes the mark of a database in WAL mode out of a page 1 that has it: nobody could open the engine with it.
+    fn write_journal_mode(&mut self) -> Result<(), Code> {
+        let schema_before = self.read.as_ref().map(|read| read.stamp().schema_cookie);
+        let Some(pages) = &mut self.written else { return Ok(()) };
+        self.becomes_wal = snapshot::take_wal_mark(pages);
+        // SQLite is to change the mode and nothing else, past us, which it tries in exclusive locking mode. Then it would
+        // go on to use a WAL. In a copy of a database that is in WAL mode, the schema has changed too.
+        let is_switch = self.becomes_wal && schema_before == Some(Stamp::of(pages).schema_cookie);
+        if is_switch { Err(ffi::SQLITE_IOERR_WRITE) } else { Ok(()) }
     }
 
     pub(super) fn resize(&mut self, size: usize) -> Result<(), Code> {
@@ -340,6 +402,7 @@ impl Handle {
     pub(super) fn unlock(&mut self, level: Lock) {
         if self.lock >= Lock::Reserved && level < Lock::Reserved {
             self.written = None;
+            self.becomes_wal = false;
             self.mount.store.release(self.token);
         }
         if level == Lock::None {
@@ -354,7 +417,11 @@ impl Handle {
 
     /// SQLite's transaction is committed (`SQLITE_FCNTL_COMMIT_PHASETWO`).
     pub(super) fn commit(&mut self) {
-        if let (Some(pages), Some(read)) = (self.written.take(), &self.read) {
+        if let (Some(mut pages), Some(read)) = (self.written.take(), &self.read) {
+            if std::mem::take(&mut self.becomes_wal) {
+                snapshot::count_on(&mut pages); // so that this connection does not keep the page 1 that it wrote
+                self.mount.store.set_journal_mode(JournalMode::Wal);
+            }
             let cookie_before = self.own_cookie.unwrap_or(read.stamp().schema_cookie);
             self.own_cookie = Some(Stamp::of(&pages).schema_cookie);
             self.read = Some(self.mount.store.publish(pages, cookie_before));
@@ -363,49 +430,77 @@ impl Handle {
 
     /// SQLite is compiling a pragma for this database.
     pub(super) fn pragma(&mut self, name: &str, argument: Option<&str>, caller: &impl Caller) -> Pragma {
-        let Some(argument) = argument else { return Pragma::LeftToSqlite };
         let is = |other: &str| name.eq_ignore_ascii_case(other);
-        if is("locking_mode") {
-            return Pragma::Answered(LOCKING_MODE);
+        if is("journal_mode") {
+            return self.journal_mode(argument, caller);
         }
-        // Code under test often begins with this one. SQLite would compile all statements anew, for nothing.
-        if is("foreign_keys") && boolean(argument).is_some_and(|on| !caller.foreign_keys_would_become(on)) {
-            return Pragma::Done;
+        let Some(argument) = argument else { return Pragma::LeftToSqlite };
+        if is("locking_mode") && argument.eq_ignore_ascii_case("exclusive") {
+            return Pragma::MadeQuery;
         }
+        self.synchronous_was_set |= is("synchronous");
         self.pragma_changed |= !HARMLESS_PRAGMAS.iter().any(|harmless| is(harmless));
         Pragma::LeftToSqlite
     }
 
-    /// What pragmas have changed so far is how the connection is to be.
+    /// Answers in SQLite's place where the engine is in WAL mode, or is to be: SQLite takes it for impossible.
+    fn journal_mode(&mut self, argument: Option<&str>, caller: &impl Caller) -> Pragma {
+        let store = &self.mount.store;
+        let old = store.journal_mode();
+        let new = argument.and_then(|argument| requested_journal_mode(argument, caller)).unwrap_or(old);
+        if new != old {
+            if let Some(refusal) = self.refuse_journal_mode(new, caller) {
+                return refusal;
+            }
+            store.set_journal_mode(new);
+        }
+        self.pragma_changed |= new == JournalMode::Rollback && argument.is_some();
+        if new == JournalMode::Wal { Pragma::Answered(c"wal") } else { Pragma::LeftToSqlite }
+    }
+
+    /// As SQLite refuses to change into or out of WAL mode.
+    fn refuse_journal_mode(&self, new: JournalMode, caller: &impl Caller) -> Option<Pragma> {
+        if caller.is_in_transaction() {
+            let message = match new {
+                JournalMode::Wal => c"cannot change into wal mode from within a transaction",
+                JournalMode::Rollback => c"cannot change out of wal mode from within a transaction",
+            };
+            return Some(Pragma::Refused(ffi::SQLITE_ERROR, Some(message)));
+        }
+        self.is_read_only.then_some(Pragma::Refused(ffi::SQLITE_READONLY, None))
+    }
+
+    /// What pragmas and file controls have changed so far is how the connection is to be.
     pub(super) fn approve_pragmas(&mut self) {
         self.pragma_changed = false;
+        self.synchronous_was_set = false;
+    }
+
+    /// Whether `PRAGMA synchronous` was set since this was asked last.
+    pub(super) fn take_synchronous_was_set(&mut self) -> bool {
+        std::mem::take(&mut self.synchronous_was_set)
     }
 }
 
 /// What comes of a pragma.
 pub(super) enum Pragma {
     LeftToSqlite,
+    /// Left to SQLite, without its argument, so that it asks and sets nothing.
+    MadeQuery,
+    /// The one row. SQLite gives its column the same name.
     Answered(&'static CStr),
-    /// Carried out, without an answer.
-    Done,
+    Refused(Code, Option<&'static CStr>),
 }
 
-fn boolean(argument: &str) -> Option<bool> {
-    let is_one_of = |words: [&str; 4]| words.iter().any(|word| word.eq_ignore_ascii_case(argument));
-    if is_one_of(["1", "on", "yes", "true"]) {
-        return Some(true);
+/// The mode that the argument of `PRAGMA journal_mode` stands for: SQLite takes the first that starts so. With none of
+/// them it only asks.
+fn requested_journal_mode(argument: &str, caller: &impl Caller) -> Option<JournalMode> {
+    let starts_so = |mode: &&str| mode.get(..argument.len()).is_some_and(|start| start.eq_ignore_ascii_case(argument));
+    match ["delete", "persist", "off", "truncate", "memory", "wal"].into_iter().find(starts_so)? {
+        "wal" => Some(JournalMode::Wal),
+        "off" if caller.is_defensive() => None,
+        _ => Some(JournalMode::Rollback),
     }
-    is_one_of(["0", "off", "no", "false"]).then_some(false)
-}
-
-/// "The locking mode of temp and in-memory databases cannot be changed" (SQLite, "PRAGMA locking_mode"). Nor can it here,
-/// where a connection that kept its lock would never see what others commit.
-const LOCKING_MODE: &CStr = c"normal";
-
-/// Whether this is a page 1 that says the database is in WAL mode. An engine has no WAL, so nobody could open it again.
-/// SQLite tries only in exclusive locking mode, which can be set past us, for a main database that is a file.
-fn marks_as_wal(offset: usize, data: &[u8]) -> bool {
-    offset == 0 && data.get(18..20).is_some_and(|versions| versions.contains(&2))
 }
 
 impl Drop for Handle {
@@ -414,10 +509,11 @@ impl Drop for Handle {
     }
 }
 
-/// Pragmas that take an argument and leave nothing behind in the connection: they ask, or they change what is in the
-/// database, which is the transaction's business.
-const HARMLESS_PRAGMAS: [&str; 16] = [
+/// Pragmas that take an argument and leave nothing behind in the connection: they ask; they change what is in the
+/// database, which is the transaction's business; or a session puts back what they set.
+const HARMLESS_PRAGMAS: [&str; 21] = [
     "application_id",
+    "busy_timeout",
     "data_version",
     "foreign_key_check",
     "foreign_key_list",
@@ -426,13 +522,17 @@ const HARMLESS_PRAGMAS: [&str; 16] = [
     "index_list",
     "index_xinfo",
     "integrity_check",
+    "locking_mode",
     "optimize",
     "quick_check",
     "schema_version",
+    "synchronous",
     "table_info",
     "table_list",
     "table_xinfo",
     "user_version",
+    "wal_autocheckpoint",
+    "wal_checkpoint",
 ];
 
 #[cfg(test)]
@@ -464,8 +564,12 @@ mod tests {
             self.writes
         }
 
-        fn foreign_keys_would_become(&self, _: bool) -> bool {
-            true
+        fn is_in_transaction(&self) -> bool {
+            false
+        }
+
+        fn is_defensive(&self) -> bool {
+            false
         }
 
         fn call_busy_handler(&self) -> bool {
@@ -493,7 +597,7 @@ mod tests {
 
     fn handles() -> [Handle; 2] {
         let mount = Mount::new(Snapshot::empty(), Name::Numbered);
-        [Handle::new(mount.clone()), Handle::new(mount)]
+        [Handle::new(mount.clone(), false), Handle::new(mount, false)]
     }
 
     /// A connection that is refused, because another one writes, and has given up what it read.

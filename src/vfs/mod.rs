@@ -14,7 +14,8 @@ mod session;
 mod waiting;
 mod watch;
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -33,6 +34,9 @@ use crate::outside;
 
 /// Of SQLite 3.48, so that not all bindings have it. Older versions of SQLite don't look at it.
 const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
+
+/// Of SQLite 3.38, which the bindings of the oldest libsqlite3-sys don't have.
+const SQLITE_FCNTL_EXTERNAL_READER: c_int = 40;
 
 /// With the version, so that two versions of this crate in one program don't take each other's place.
 const NAME: &CStr =
@@ -194,21 +198,16 @@ unsafe extern "C" fn open(
     match unsafe { parse(name) } {
         // SAFETY: SQLite's own arguments, with the name of a database file if the flags say so.
         FileName::Database(id) => unsafe { open_engine(id, name, file, flags, out_flags) },
-        FileName::SuperJournal => {
-            // SAFETY: SQLite's own arguments.
-            let code = unsafe { journal::open(file, flags, out_flags) };
-            if code == ffi::SQLITE_OK {
-                // SAFETY: a C string, as above. The journals of the files attached name it, and count only as long as it
-                // exists.
-                mount::add_super_journal(unsafe { CStr::from_ptr(name) });
-            }
-            code
+        FileName::SuperJournal if flags & ffi::SQLITE_OPEN_SUPER_JOURNAL != 0 => {
+            // SAFETY: SQLite's own arguments; the name is a C string, as above.
+            unsafe { journal::open_super(CStr::from_ptr(name), file, flags, out_flags) }
         }
         FileName::Beside if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 => {
             // SAFETY: SQLite's own arguments.
             unsafe { journal::open(file, flags, out_flags) }
         }
-        FileName::Beside => ffi::SQLITE_CANTOPEN,
+        // A database or a WAL of such a name would be nobody's but the connection's.
+        FileName::SuperJournal | FileName::Beside => ffi::SQLITE_CANTOPEN,
         // SAFETY: only a database file's name has URI parameters, and `flags` says that it is one.
         FileName::Other if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { asks_for_an_engine(name) } => {
             ffi::SQLITE_CANTOPEN
@@ -240,7 +239,7 @@ unsafe fn open_engine(
         }
         let mount = Mount::find(id).ok_or(ffi::SQLITE_CANTOPEN).inspect_err(|_| mount::report_gone(id))?;
         faults::check(Call::Open)?;
-        let opened = File::new(Handle::new(mount));
+        let opened = File::new(Handle::new(mount, flags & ffi::SQLITE_OPEN_READONLY != 0));
         // SAFETY: szOsFile is at least the size of `File`, which SQLite aligns to 8 bytes.
         unsafe { file.cast::<File>().write(opened) };
         if !out_flags.is_null() {
@@ -344,7 +343,7 @@ struct BusyHandler {
 }
 
 static METHODS: sqlite3_io_methods = sqlite3_io_methods {
-    iVersion: 1,
+    iVersion: 3,
     xClose: Some(close),
     xRead: Some(read),
     xWrite: Some(write),
@@ -357,13 +356,14 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xFileControl: Some(file_control),
     xSectorSize: None, // not asked for where neighbouring bytes stay as they are
     xDeviceCharacteristics: Some(device_characteristics),
-    // Version 1 has none of the rest, so that SQLite takes neither WAL nor memory-mapped I/O for possible.
+    // Without it, SQLite takes WAL for impossible.
     xShmMap: None,
     xShmLock: None,
     xShmBarrier: None,
     xShmUnmap: None,
-    xFetch: None,
-    xUnfetch: None,
+    // They map nothing. But SQLite tells only a file that has them what `PRAGMA mmap_size` says.
+    xFetch: Some(fetch),
+    xUnfetch: Some(unfetch),
 };
 
 impl File {
@@ -445,15 +445,18 @@ impl Caller for Connection {
         running.peek().is_none() || running.any(|statement| unsafe { ffi::sqlite3_stmt_readonly(statement) } == 0)
     }
 
-    fn foreign_keys_would_become(&self, on: bool) -> bool {
-        let mut are_on: c_int = 0;
+    fn is_in_transaction(&self) -> bool {
+        // SAFETY: the connection is the one that is calling.
+        let has_begun = !self.pointer.is_null() && unsafe { ffi::sqlite3_get_autocommit(self.pointer) } == 0;
+        has_begun || self.is_mid_transaction()
+    }
+
+    fn is_defensive(&self) -> bool {
+        let mut is_on: c_int = 0;
         // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument is
         // an int to write to.
-        let (is_in_transaction, code) = unsafe {
-            let code = ffi::sqlite3_db_config(self.pointer, ffi::SQLITE_DBCONFIG_ENABLE_FKEY, -1, &raw mut are_on);
-            (ffi::sqlite3_get_autocommit(self.pointer) == 0, code)
-        };
-        code == ffi::SQLITE_OK && !is_in_transaction && (are_on != 0) != on
+        let code = unsafe { ffi::sqlite3_db_config(self.pointer, ffi::SQLITE_DBCONFIG_DEFENSIVE, -1, &raw mut is_on) };
+        code == ffi::SQLITE_OK && is_on != 0
     }
 
     fn call_busy_handler(&self) -> bool {
@@ -471,9 +474,15 @@ unsafe fn handle<'a>(file: *mut sqlite3_file) -> &'a mut Handle {
     unsafe { &mut *(*file.cast::<File>()).handle }
 }
 
-/// Offsets and lengths that are never negative (sqlite3_io_methods gives none that is).
+/// Offsets and lengths that are never negative (sqlite3_io_methods gives none that is), nor beyond the address space.
 fn unsigned(number: impl TryInto<usize>) -> Result<usize, Code> {
     number.try_into().map_err(|_| ffi::SQLITE_IOERR)
+}
+
+/// The bytes that a method reads or writes. None lies beyond the address space.
+fn region(offset: impl TryInto<usize>, amount: c_int) -> Result<Range<usize>, Code> {
+    let (start, len) = (unsigned(offset)?, unsigned(amount)?);
+    Ok(start..start.checked_add(len).ok_or(ffi::SQLITE_IOERR)?)
 }
 
 unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
@@ -488,10 +497,10 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
 unsafe extern "C" fn read(file: *mut sqlite3_file, out: *mut c_void, amount: c_int, offset: sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_READ, || {
         faults::check(Call::Read)?;
-        let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
+        let region = region(offset, amount)?;
         let mut out = out.cast::<u8>();
         // SAFETY: SQLite gives its methods files that `open` opened and `close` has not closed.
-        let complete = unsafe { handle(file) }.read(offset, amount, |part| {
+        let complete = unsafe { handle(file) }.read(region.start, region.len(), |part| {
             // SAFETY: xRead has a buffer of `amount` bytes, which is what the parts have together; it is SQLite's own.
             unsafe {
                 ptr::copy_nonoverlapping(part.as_ptr(), out, part.len());
@@ -511,11 +520,11 @@ unsafe extern "C" fn write(
 ) -> c_int {
     guard(ffi::SQLITE_IOERR_WRITE, || {
         faults::check(Call::Write)?;
-        let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
+        let region = region(offset, amount)?;
         // SAFETY: xWrite has `amount` bytes to write.
-        let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), amount) };
+        let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), region.len()) };
         // SAFETY: as in `read`.
-        unsafe { handle(file) }.write(offset, data)
+        unsafe { handle(file) }.write(region.start, data)
     })
 }
 
@@ -579,24 +588,106 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
             ffi::SQLITE_FCNTL_BUSYHANDLER => unsafe { (*file.cast::<File>()).busy_handler = *arg.cast() },
             // SAFETY: with this opcode the argument is a char* to write a string of sqlite3_malloc's to.
             ffi::SQLITE_FCNTL_VFSNAME => unsafe { *arg.cast::<*mut c_char>() = to_sqlite(NAME) },
-            ffi::SQLITE_FCNTL_PRAGMA => {
-                // SAFETY: with this opcode the argument is an array of three char*: for the answer, the pragma's name,
-                // and its argument or NULL.
-                let [answer, name, argument] = unsafe { &mut *arg.cast::<[*mut c_char; 3]>() };
-                // SAFETY: the strings live until the method returns.
-                let (name, argument) = unsafe { (text(*name), text(*argument)) };
-                // SAFETY: as in `read`.
-                let caller = unsafe { Connection::calling(file) };
-                match handle.pragma(&name.unwrap_or_default(), argument.as_deref(), &caller) {
-                    Pragma::LeftToSqlite => return Err(ffi::SQLITE_NOTFOUND), // so that SQLite carries it out
-                    Pragma::Answered(row) => *answer = to_sqlite(row),
-                    Pragma::Done => {} // without an answer, there is no row
-                }
-            }
-            _ => return Err(ffi::SQLITE_NOTFOUND),
+            // SAFETY: with this opcode the argument is an array of three char*.
+            ffi::SQLITE_FCNTL_PRAGMA => return unsafe { pragma(file, &mut *arg.cast::<[*mut c_char; 3]>()) },
+            // SAFETY: as the opcode has it.
+            _ => return unsafe { answer_as_a_file(handle, op, arg) },
         }
         Ok(())
     })
+}
+
+/// Sees to a pragma, the name and argument of which are the second and the third string; the first is for the answer.
+///
+/// # Safety
+/// As for `handle`, and the strings are those of `SQLITE_FCNTL_PRAGMA`.
+unsafe fn pragma(file: *mut sqlite3_file, [answer, name, argument]: &mut [*mut c_char; 3]) -> Result<(), Code> {
+    // SAFETY: the strings live until the method returns.
+    let (name, given) = unsafe { (text(*name).unwrap_or_default(), text(*argument)) };
+    // SAFETY: as the caller promises.
+    let (handle, caller) = unsafe { (handle(file), Connection::calling(file)) };
+    match handle.pragma(&name, given.as_deref(), &caller) {
+        Pragma::LeftToSqlite => {}
+        // SAFETY: where there is an argument, it is a copy of the token in the SQL that SQLite made for this statement,
+        // and goes on with if it carries out the pragma itself (`sqlite3Pragma`, in all versions since 3.39 alike). The
+        // one that SQLite has as a literal is of `experimental_pragma_20251114`, to which this never comes.
+        Pragma::MadeQuery => unsafe { **argument = 0 },
+        Pragma::Answered(row) => {
+            *answer = to_sqlite(row);
+            return if answer.is_null() { Err(ffi::SQLITE_NOMEM) } else { Ok(()) };
+        }
+        Pragma::Refused(code, message) => {
+            *answer = message.map_or(ptr::null_mut(), to_sqlite);
+            return Err(code);
+        }
+    }
+    Err(ffi::SQLITE_NOTFOUND) // so that SQLite carries it out
+}
+
+/// Answers a file control as an ordinary file does.
+///
+/// # Safety
+/// The argument is as the opcode has it ("Standard File Control Opcodes").
+unsafe fn answer_as_a_file(handle: &mut Handle, op: c_int, arg: *mut c_void) -> Result<(), Code> {
+    let mut settings = handle.settings();
+    // SAFETY: as the caller promises: `int`s; a 64-bit integer for the size of the map; and for the name a char* to write
+    // a string of sqlite3_malloc's to.
+    unsafe {
+        match op {
+            ffi::SQLITE_FCNTL_LOCKSTATE => *arg.cast() = handle.lock_level(),
+            ffi::SQLITE_FCNTL_HAS_MOVED | ffi::SQLITE_FCNTL_LAST_ERRNO | SQLITE_FCNTL_EXTERNAL_READER => {
+                *arg.cast::<c_int>() = 0;
+            }
+            ffi::SQLITE_FCNTL_PERSIST_WAL => switch(&mut settings.persist_wal, &mut *arg.cast()),
+            ffi::SQLITE_FCNTL_POWERSAFE_OVERWRITE => switch(&mut settings.powersafe_overwrite, &mut *arg.cast()),
+            ffi::SQLITE_FCNTL_MMAP_SIZE => limit_map(&mut settings.mmap_size, &mut *arg.cast()),
+            ffi::SQLITE_FCNTL_TEMPFILENAME => *arg.cast() = temporary_name(),
+            // In how large steps a file grows makes no difference to memory.
+            ffi::SQLITE_FCNTL_SIZE_HINT | ffi::SQLITE_FCNTL_CHUNK_SIZE => {}
+            _ => return Err(ffi::SQLITE_NOTFOUND),
+        }
+    }
+    handle.set_settings(settings);
+    Ok(())
+}
+
+/// Sets what is to be 0 or 1, and answers what a negative number asks for.
+fn switch(setting: &mut bool, argument: &mut c_int) {
+    match *argument {
+        ..0 => *argument = c_int::from(*setting),
+        value => *setting = value != 0,
+    }
+}
+
+/// Sets the most that is to be mapped, unless the argument is negative; answers what it was before.
+fn limit_map(limit: &mut sqlite3_int64, argument: &mut sqlite3_int64) {
+    let asked = std::mem::replace(argument, *limit);
+    if asked >= 0 {
+        *limit = asked.min(MAX_MMAP_SIZE);
+    }
+}
+
+/// What SQLite caps `PRAGMA mmap_size` at, unless it was compiled or configured otherwise.
+const MAX_MMAP_SIZE: sqlite3_int64 = 0x7fff_0000;
+
+/// A name that no file has, which SQLite can free; NULL when there is no memory for it.
+fn temporary_name() -> *mut c_char {
+    let mut chance = [0u8; 8];
+    // SAFETY: there is room for as many random bytes.
+    unsafe { ffi::sqlite3_randomness(chance.len() as c_int, chance.as_mut_ptr().cast()) };
+    let path = std::env::temp_dir().join(format!("etilqs_{:016x}", u64::from_ne_bytes(chance)));
+    CString::new(path.to_string_lossy().as_bytes()).map_or(ptr::null_mut(), |name| to_sqlite(&name))
+}
+
+/// Maps nothing, so that SQLite calls xRead.
+unsafe extern "C" fn fetch(_: *mut sqlite3_file, _: sqlite3_int64, _: c_int, page: *mut *mut c_void) -> c_int {
+    // SAFETY: xFetch has a pointer to write its answer to.
+    unsafe { *page = ptr::null_mut() };
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn unfetch(_: *mut sqlite3_file, _: sqlite3_int64, _: *mut c_void) -> c_int {
+    ffi::SQLITE_OK // nothing is mapped
 }
 
 /// A copy of the string that SQLite can free; NULL when there is no memory for it.
@@ -613,10 +704,9 @@ unsafe fn text(text: *const c_char) -> Option<String> {
 }
 
 unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
-    // What holds of memory: a write is whole or not there, writes happen in order, neighbouring bytes stay as they are,
-    // and any part of a page can be read.
-    ffi::SQLITE_IOCAP_ATOMIC
-        | ffi::SQLITE_IOCAP_SAFE_APPEND
+    // What holds of memory: writes happen in order, neighbouring bytes stay as they are, and any part of a page can be
+    // read. A write is atomic as well; but to say so changes the default page size where SQLite makes use of it.
+    ffi::SQLITE_IOCAP_SAFE_APPEND
         | ffi::SQLITE_IOCAP_SEQUENTIAL
         | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE
         | SQLITE_IOCAP_SUBPAGE_READ
@@ -637,5 +727,13 @@ mod tests {
     fn negative_offsets_are_errors() {
         assert_eq!(unsigned(-1), Err(ffi::SQLITE_IOERR));
         assert_eq!(unsigned(7), Ok(7));
+    }
+
+    #[test]
+    fn no_region_wraps_around() {
+        assert_eq!(region(usize::MAX - 7, 7), Ok(usize::MAX - 7..usize::MAX));
+        assert_eq!(region(usize::MAX - 6, 7), Err(ffi::SQLITE_IOERR));
+        assert_eq!(region(-1, 7), Err(ffi::SQLITE_IOERR));
+        assert_eq!(region(0, -1), Err(ffi::SQLITE_IOERR));
     }
 }

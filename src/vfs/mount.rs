@@ -1,5 +1,6 @@
 //! The names under which SQLite finds engines.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -109,12 +110,31 @@ fn mounts() -> MutexGuard<'static, BTreeMap<u64, Weak<Mount>>> {
     MOUNTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The super-journals that exist. SQLite names them after the main database, so that they come to be beside an engine.
+/// The super-journals that exist, with their content as it was when they were closed. SQLite names them after the main
+/// database, so that they come to be beside an engine.
 /// (After a crash none is there for the files that were attached: each of them is whole, but they may not fit together.)
-static SUPER_JOURNALS: Mutex<BTreeSet<CString>> = Mutex::new(BTreeSet::new());
+static SUPER_JOURNALS: Mutex<BTreeMap<CString, Vec<u8>>> = Mutex::new(BTreeMap::new());
 
-pub(super) fn add_super_journal(name: &CStr) {
-    super_journals().insert(name.to_owned());
+/// Makes one that is empty; says whether there was none of this name.
+pub(super) fn create_super_journal(name: &CStr) -> bool {
+    match super_journals().entry(name.to_owned()) {
+        Entry::Vacant(place) => {
+            place.insert(Vec::new());
+            true
+        }
+        Entry::Occupied(_) => false,
+    }
+}
+
+/// Keeps what was written to it, unless it is gone by now.
+pub(super) fn keep_super_journal(name: &CStr, content: Vec<u8>) {
+    if let Some(kept) = super_journals().get_mut(name) {
+        *kept = content;
+    }
+}
+
+pub(super) fn super_journal(name: &CStr) -> Option<Vec<u8>> {
+    super_journals().get(name).cloned()
 }
 
 pub(super) fn remove_super_journal(name: &CStr) {
@@ -122,10 +142,10 @@ pub(super) fn remove_super_journal(name: &CStr) {
 }
 
 pub(super) fn is_super_journal(name: &CStr) -> bool {
-    super_journals().contains(name)
+    super_journals().contains_key(name)
 }
 
-fn super_journals() -> MutexGuard<'static, BTreeSet<CString>> {
+fn super_journals() -> MutexGuard<'static, BTreeMap<CString, Vec<u8>>> {
     SUPER_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -126,6 +126,8 @@ pub(crate) struct Session {
     settings: Settings,
     /// How many pages `PRAGMA wal_autocheckpoint` gave when the connection was opened.
     auto_checkpoint: c_int,
+    /// What `PRAGMA synchronous` gave when the connection was opened.
+    synchronous: c_int,
     /// [`Handle::encoding_changes`](super::handle::Handle::encoding_changes) before it read anything.
     encoding_changes: usize,
     /// Whether what it has read of the schema is that of the content that its engine was made with.
@@ -157,6 +159,7 @@ impl Session {
             opened: unsafe { connection.handle() },
             settings: Settings::of(&connection),
             auto_checkpoint: auto_checkpoint_of(&connection),
+            synchronous: synchronous_of(&connection)?,
             encoding_changes,
             connection,
             file,
@@ -247,7 +250,19 @@ impl Session {
             return false;
         }
         self.connection.set_transaction_behavior(TransactionBehavior::Deferred);
-        self.take_hooks() && !self.has_leftovers() && self.forget_changes()
+        self.take_hooks() && !self.has_leftovers() && self.put_back_synchronous() && self.forget_changes()
+    }
+
+    /// Sets `PRAGMA synchronous`, which applications usually set, to what it was. Returns whether it could.
+    fn put_back_synchronous(&mut self) -> bool {
+        // SAFETY: the file is open as long as the connection is, and not in use.
+        if !unsafe { handle(self.file.cast()) }.take_synchronous_was_set() {
+            return true;
+        }
+        let is_done = self.connection.execute_batch(&format!("PRAGMA main.synchronous = {}", self.synchronous)).is_ok();
+        // SAFETY: as above. That has set it again.
+        unsafe { handle(self.file.cast()) }.take_synchronous_was_set();
+        is_done
     }
 
     /// Makes `changes()` zero, as on a new connection, if that can be done.
@@ -423,6 +438,10 @@ fn prepare(connection: &Connection, sql: &CStr, statement: &mut *mut sqlite3_stm
         ffi::sqlite3_prepare_v3(connection.handle(), sql.as_ptr(), -1, PERSISTENT, statement, ptr::null_mut())
     };
     check(connection, code)
+}
+
+fn synchronous_of(connection: &Connection) -> rusqlite::Result<c_int> {
+    connection.query_row("PRAGMA main.synchronous", [], |row| row.get(0))
 }
 
 /// What is set by calls of SQLite's, not by statements, and can be asked for.

@@ -159,7 +159,7 @@ fn a_file_in_wal_mode_is_read_with_what_is_in_its_wal() {
 
     let engine = Snapshot::open(&path).unwrap().engine();
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 10)]);
-    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "delete");
+    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "wal");
 
     drop(writer); // which moves everything into the database file; it stays in WAL mode
     let engine = Snapshot::from_bytes(fs::read(&path).unwrap()).unwrap().engine();
