@@ -133,3 +133,34 @@ impl fmt::Display for Timeline {
         Ok(())
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::marks::COMMITTED;
+
+    /// Two workers in a round of 10 ms: one waits, holds the slot and commits; one takes a slot as it ends, and keeps it.
+    pub(in crate::hammer) fn timeline() -> Timeline {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let worker = |number, begun, events: &[(&'static str, u64)]| Finished {
+            number,
+            begun: at(begun),
+            ended: at(10),
+            result: Ok(()),
+            events: events.iter().map(|&(mark, millis)| Event { mark, at: at(millis) }).collect(),
+        };
+        let first = [(SLOT_ASKED, 1), (SLOT_TAKEN, 2), (COMMITTED, 3), (SLOT_GIVEN_BACK, 6)];
+        let second = [(SLOT_ASKED, 4), (SLOT_TAKEN, 4), (SLOT_GIVEN_BACK, 4), (SLOT_ASKED, 10), (SLOT_TAKEN, 10)];
+        Timeline::new(3, &[worker(0, 0, &first), worker(1, 2, &second)])
+    }
+
+    #[test]
+    fn a_timeline_as_text() {
+        let cells = |parts: &[(&str, usize)]| parts.iter().map(|(cell, times)| cell.repeat(*times)).collect::<String>();
+        let first = cells(&[("·", 10), ("-", 10), ("#", 40), ("·", 40)]);
+        let second = cells(&[(" ", 20), ("·", 20), ("-", 1), ("·", 58), ("-", 1)]);
+        let heading = "round 3, 10.0ms: · runs, - waits for a writer slot, # holds it";
+        assert_eq!(timeline().to_string(), format!("{heading}\n   0 {first}\n   1 {second}\n"));
+    }
+}
