@@ -399,3 +399,15 @@ impl fmt::Debug for Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_reads_as_it_was_written() {
+        let order = Fault::Io.from(2).order;
+        assert!(format!("{order:?}").starts_with("Fault::Io.from(2) of src/faults.rs:"), "{order:?}");
+        assert_eq!(format!("{order:?}"), order.to_string());
+    }
+}

@@ -169,6 +169,14 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_that_is_restarted_is_new() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let since = Instant::now().checked_sub(HOUR).expect("the system runs for longer");
+        let old = Origin { since, ..Origin::here(Purpose::Uri) };
+        assert!(old.age() >= HOUR && old.restarted().age() < HOUR);
+    }
+
+    #[test]
     fn a_refusal_is_for_the_error_of_its_code() {
         Refusal::Stale { by: Origin::here(Purpose::Uri) }.remember("engine 1".to_owned());
         assert!(Refusal::take(ffi::SQLITE_BUSY).is_none());

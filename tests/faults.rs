@@ -655,6 +655,9 @@ fn who_finds_a_lock_taken_tries_again() {
     }
     let in_vain = Fault::Busy.from(1).during(|| engine.begin(Immediate)).unwrap_err();
     assert_eq!(in_vain.kind(), ErrorKind::LockTimeout);
+    let (connection, for_ever) = (engine.connect().unwrap(), Fault::Busy.from(1));
+    assert!(for_ever.during(|| connection.execute_batch("BEGIN IMMEDIATE")).is_err());
+    assert_eq!(for_ever.calls(), 1, "it is known at once that more would be in vain");
     assert_eq!(in_vain.sqlite().and_then(rusqlite::Error::sqlite_error_code), Some(ErrorCode::DatabaseBusy));
     engine.set_lock_timeout(Duration::ZERO);
     assert!(Fault::Busy.at(1).during(|| engine.begin(Immediate)).is_err(), "it is not to wait");

@@ -430,7 +430,28 @@ impl Post {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
+
+    #[test]
+    fn a_round_begins_when_all_are_awake() {
+        let floor = Floor::new(&Hammer::new().threads(2));
+        for round in 0..3 {
+            let has_begun = AtomicBool::new(false);
+            let was_early = thread::scope(|scope| {
+                scope.spawn(|| {
+                    floor.wait_until_all_are_awake(round);
+                    has_begun.store(true, Ordering::SeqCst);
+                });
+                thread::sleep(Duration::from_millis(20)); // in which it could begin; that it does not needs no time
+                let was_early = has_begun.load(Ordering::SeqCst);
+                floor.wait_until_all_are_awake(round);
+                was_early
+            });
+            assert!(!was_early && has_begun.into_inner(), "round {round}");
+        }
+    }
 
     #[test]
     fn a_seed_may_be_given() {

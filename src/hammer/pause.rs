@@ -150,3 +150,24 @@ impl Meeting {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_what_it_was_made() {
+        const PATIENCE: Duration = Duration::from_millis(3);
+        let pause = Pause::for_all().patience(PATIENCE).of_worker(1);
+        assert!(pause.patience == PATIENCE && pause.concerns(1) && !pause.concerns(0));
+        assert!(Pause::for_all().concerns(0));
+    }
+
+    /// Without one, a hammer puts no lock between the threads.
+    #[test]
+    fn only_pauses_that_wait_for_others_need_a_meeting() {
+        let is_used = |pause: Pause| Meeting::new(2, &[("mark", Pause::time(Duration::ZERO)), ("mark", pause)]).is_used;
+        assert!(is_used(Pause::for_all()) && is_used(Pause::in_order([1, 0])));
+        assert!(!is_used(Pause::time(Duration::ZERO)) && !is_used(Pause::up_to(Duration::ZERO)));
+    }
+}

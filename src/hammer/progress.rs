@@ -59,8 +59,12 @@ fn line(done: usize, rounds: usize, elapsed: Duration) -> String {
 /// would be in the way. Cargo ends the names of tests' executables with 16 hexadecimal digits.
 fn is_captured() -> bool {
     let exe = std::env::current_exe().unwrap_or_default();
-    let stem = exe.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    is_test(&stem) && std::env::var_os("RUST_TEST_NOCAPTURE").is_none() && !std::env::args().any(|arg| shows_all(&arg))
+    let stem = exe.file_stem().unwrap_or_default().to_string_lossy();
+    is_captured_by(&stem, std::env::var_os("RUST_TEST_NOCAPTURE").is_some(), std::env::args())
+}
+
+fn is_captured_by(stem: &str, has_variable: bool, mut arguments: impl Iterator<Item = String>) -> bool {
+    is_test(stem) && !has_variable && !arguments.any(|argument| shows_all(&argument))
 }
 
 fn is_test(stem: &str) -> bool {
@@ -80,8 +84,16 @@ mod tests {
     fn tests_are_known_by_their_names() {
         assert!(is_test("it-0123456789abcdef"));
         assert!(!is_test("quickstart") && !is_test("bank-transfer") && !is_test("it-0123456789abcdeX"));
+        let is_captured = |has_variable, argument: &str| {
+            is_captured_by("it-0123456789abcdef", has_variable, ["it", argument].map(str::to_owned).into_iter())
+        };
+        assert!(is_captured(false, "--quiet"));
+        assert!(
+            !is_captured(true, "--quiet") && !is_captured(false, "--nocapture") && !is_captured(true, "--nocapture")
+        );
+        assert!(!is_captured_by("quickstart", false, std::iter::empty()));
         let is_shown = std::env::args().any(|arg| shows_all(&arg)) | std::env::var_os("RUST_TEST_NOCAPTURE").is_some();
-        assert_ne!(is_captured(), is_shown, "this is a test");
+        assert_ne!(super::is_captured(), is_shown, "this is a test");
         assert!(shows_all("--nocapture") && shows_all("--no-capture") && !shows_all("--quiet"));
     }
 

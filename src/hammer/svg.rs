@@ -17,8 +17,8 @@ const WIDTH: u32 = 1200;
 const LANE: u32 = 30;
 const ABOVE: u32 = 56;
 const BELOW: u32 = 56;
-/// How wide the names of lanes are.
-const LABELS: u32 = 160;
+/// How wide the names of lanes are: of workers, and of their engines.
+const LABELS: [u32; 2] = [96, 160];
 
 const RAN: RGBColor = RGBColor(198, 204, 214);
 const WAITED: RGBColor = RGBColor(245, 170, 60);
@@ -41,6 +41,7 @@ impl Timeline {
 
     fn draw<'a>(&self, svg: &'a mut String) -> Drawn<'a> {
         let rows = self.rows();
+        let are_several = rows.iter().any(|row| row.engine.is_some());
         let height = ABOVE + LANE * rows.len() as u32 + BELOW;
         let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
         root.fill(&WHITE)?;
@@ -51,7 +52,7 @@ impl Timeline {
             .margin_top(ABOVE)
             .margin_right(24)
             .x_label_area_size(BELOW)
-            .y_label_area_size(LABELS)
+            .y_label_area_size(LABELS[usize::from(are_several)])
             .build_cartesian_2d(0.0..end, rows.len() as f64..0.0)?;
         let mut mesh = chart.configure_mesh();
         mesh.disable_y_mesh().disable_y_axis().y_labels(0).light_line_style(WHITE).bold_line_style(RAN.mix(0.5));
@@ -109,6 +110,33 @@ fn unit(longest: Duration) -> (&'static str, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hammer::timeline::tests::timeline;
+
+    /// Each of these shapes, as the numbers with which its attributes begin: where it is, and how large.
+    fn shapes(svg: &str, tag: &str) -> Vec<Vec<u32>> {
+        let shapes = svg.lines().filter(|line| line.starts_with(tag)).filter_map(|line| line.split(" opacity").next());
+        let numbers = |shape: &str| shape.split('"').skip(1).step_by(2).map_while(|value| value.parse().ok()).collect();
+        shapes.map(numbers).collect()
+    }
+
+    /// Lanes of 30 pixels, and 107.9 pixels for each of 10 ms, from 96 on.
+    #[test]
+    fn a_timeline_as_a_picture() {
+        let svg = timeline().to_svg();
+        assert_eq!(shapes(&svg, "<svg"), [[1200, 56 + 2 * 30 + 56]]);
+        let first = [[96, 69, 1079, 4], [311, 61, 432, 21], [203, 65, 108, 12]]; // ran, held, waited
+        let second = [[311, 99, 864, 4], [527, 90, 0, 21], [1175, 90, 0, 21], [527, 95, 0, 12], [1175, 95, 0, 12]];
+        let legend = [230, 330, 560].map(|x| [x, 20, 18, 14]);
+        assert_eq!(shapes(&svg, "<rect")[1..], [&first[..], &second, &legend].concat());
+        assert_eq!(shapes(&svg, "<circle"), [[419, 71, 3]]);
+        let texts: Vec<&str> = svg.lines().filter(|line| !line.starts_with('<')).collect();
+        let ticks = (0..=10).map(|tick| format!("{tick}.0"));
+        assert!(ticks.into_iter().all(|tick| texts.contains(&&*tick)) && texts.contains(&"ms"), "{texts:?}");
+        let places = shapes(&svg, "<text");
+        let legend = [[24, 20], [256, 20], [356, 20], [586, 20]];
+        assert_eq!(places[places.len() - 4..], legend);
+        assert!([[86, 71], [86, 101]].iter().all(|name| places.contains(&name.to_vec())), "{places:?}");
+    }
 
     #[test]
     fn times_are_in_a_legible_unit() {

@@ -236,3 +236,65 @@ impl fmt::Display for Timeline {
         Ok(())
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::marks::COMMITTED;
+
+    /// Two workers in a round of 10 ms: one waits, holds the slot and commits; one takes a slot as it ends, and keeps it.
+    pub(in crate::hammer) fn timeline() -> Timeline {
+        let first = [(SLOT_ASKED, 7, 1), (SLOT_TAKEN, 7, 2), (COMMITTED, 7, 3), (SLOT_GIVEN_BACK, 7, 6)];
+        let second =
+            [(SLOT_ASKED, 7, 4), (SLOT_TAKEN, 7, 4), (SLOT_GIVEN_BACK, 7, 4), (SLOT_ASKED, 7, 10), (SLOT_TAKEN, 7, 10)];
+        of_workers(&[&first, &second])
+    }
+
+    /// The second begins at 2 ms.
+    fn of_workers(workers: &[&[(&'static str, u64, u64)]]) -> Timeline {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let event = |&(mark, engine, millis): &(_, u64, u64)| Event { mark, engine: Some(engine), at: at(millis) };
+        let worker = |(number, events): (usize, &&[_])| Finished {
+            number,
+            begun: at(2 * number as u64),
+            ended: at(10),
+            result: Ok(()),
+            events: events.iter().map(event).collect(),
+        };
+        Timeline::new(3, &workers.iter().enumerate().map(worker).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_timeline_as_text() {
+        let cells = |parts: &[(&str, usize)]| parts.iter().map(|(cell, times)| cell.repeat(*times)).collect::<String>();
+        let first = cells(&[("·", 10), ("-", 10), ("#", 40), ("·", 40)]);
+        let second = cells(&[(" ", 20), ("·", 20), ("-", 1), ("·", 58), ("-", 1)]);
+        let heading = "round 3, 10.0ms: · runs, - waits for a writer slot, # holds it";
+        assert_eq!(timeline().to_string(), format!("{heading}\n   0 {first}\n   1 {second}\n"));
+    }
+
+    /// The first worker holds both slots and gives the first one back first. The second is refused one, and gets another.
+    #[test]
+    fn engines_have_lines_of_their_own() {
+        let first = [
+            (SLOT_ASKED, 7, 1),
+            (SLOT_TAKEN, 7, 1),
+            (SLOT_ASKED, 8, 2),
+            (SLOT_TAKEN, 8, 4),
+            (SLOT_GIVEN_BACK, 7, 6),
+            (SLOT_GIVEN_BACK, 8, 8),
+        ];
+        let second = [(SLOT_ASKED, 7, 3), (SLOT_ASKED, 9, 4), (SLOT_REFUSED, 9, 5), (SLOT_TAKEN, 7, 6)];
+        let cells = |parts: &[(&str, usize)]| parts.iter().map(|(cell, times)| cell.repeat(*times)).collect::<String>();
+        let lines = [
+            ("   0 engine 7", cells(&[("·", 10), ("-", 1), ("#", 49), ("·", 40)])),
+            ("     engine 8", cells(&[("·", 20), ("-", 20), ("#", 40), ("·", 20)])),
+            ("   1 engine 7", cells(&[(" ", 20), ("·", 10), ("-", 30), ("#", 40)])),
+            ("     engine 9", cells(&[(" ", 20), ("·", 20), ("-", 10), ("·", 50)])),
+        ];
+        let expected: String = lines.iter().map(|(label, cells)| format!("{label}      {cells}\n")).collect();
+        let text = of_workers(&[&first, &second]).to_string();
+        assert_eq!(text.split_once('\n').unwrap().1, expected);
+    }
+}

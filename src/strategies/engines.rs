@@ -414,3 +414,38 @@ fn refusal<K, V>(error: &rusqlite::Error) -> Outcome<K, V> {
         _ => Outcome::Failed(words),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategies::Table;
+
+    /// Or a sequence in which no hand opens anything would be about pooled connections only.
+    #[test]
+    fn hands_that_open_nothing_have_connections_of_several_kinds() {
+        let engine = Engine::new();
+        engine.connect().unwrap().execute_batch("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER)").unwrap();
+        let table: Table = Table::new("entry", "key", "value");
+        let mut engines = Engines::new(&table, engine).unwrap();
+        for hand in 0..HANDS {
+            let outcome = engines.outcome(&Operation::Do { hand, statement: Statement::Read });
+            assert!(matches!(outcome, Outcome::Read(_)), "{outcome:?}");
+        }
+        let is_pooled = |hand: &Option<Hand>| matches!(hand, Some(Hand { held: Held::Pooled(_), .. }));
+        assert_eq!(engines.hands.each_ref().map(is_pooled), [true, false, false]);
+    }
+
+    #[test]
+    fn what_is_dropped_in_a_panic_notices() {
+        struct Notices<'a>(&'a mut bool);
+        impl Drop for Notices<'_> {
+            fn drop(&mut self) {
+                *self.0 = std::thread::panicking();
+            }
+        }
+        let (mut in_panic, mut in_none) = (false, true);
+        drop_in_panic(Notices(&mut in_panic));
+        drop(Notices(&mut in_none));
+        assert_eq!((in_panic, in_none), (true, false));
+    }
+}

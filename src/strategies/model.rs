@@ -94,7 +94,7 @@ struct Transaction<K, V> {
 }
 
 /// Whether SQLite has written a page.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Written {
     Nothing,
     Perhaps,
@@ -345,9 +345,7 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
         let before = transaction.view.content.clone();
         let outcome = transaction.view.apply(statement);
         let written = if transaction.view.content == before { unless_changed } else { Written::Something };
-        if written > transaction.written {
-            transaction.written = written;
-        }
+        transaction.written = transaction.written.max(written);
         outcome
     }
 
@@ -435,5 +433,76 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
             }
         }
         Outcome::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Step = Operation<u8, u8>;
+
+    fn model() -> Model<u8, u8> {
+        Model::new(BTreeMap::from([(1, 0)]))
+    }
+
+    fn step(hand: usize, statement: Statement<u8, u8>) -> Step {
+        Operation::Do { hand, statement }
+    }
+
+    fn update(hand: usize, value: u8) -> Step {
+        step(hand, Statement::Update { key: 1, value })
+    }
+
+    fn apply(model: &mut Model<u8, u8>, steps: &[Step], replaced: bool) -> Effect<u8, u8> {
+        steps.iter().map(|step| model.apply(step, replaced)).last().expect("there are steps")
+    }
+
+    /// Whether a transaction that wrote what was there already replaces it, is what has been seen; unless that is known.
+    #[test]
+    fn what_is_written_unchanged_may_replace_or_not() {
+        let steps = [Operation::Begin { hand: 0, immediate: true }, update(0, 0), Operation::Commit { hand: 0 }];
+        for (is_known, replaced, expected) in
+            [(false, false, false), (false, true, true), (true, false, false), (true, true, false)]
+        {
+            let effect = apply(&mut model().unchanged_is_unwritten(is_known), &steps, replaced);
+            assert_eq!(effect, Effect { outcome: Outcome::Done, replaced: expected }, "{is_known}");
+        }
+    }
+
+    /// What is written unchanged after a change is a change all the same.
+    #[test]
+    fn what_was_written_stays_written() {
+        let begin = Operation::Begin { hand: 0, immediate: true };
+        let steps = [begin, update(0, 5), update(0, 5), Operation::Commit { hand: 0 }];
+        for is_known in [false, true] {
+            assert!(apply(&mut model().unchanged_is_unwritten(is_known), &steps, false).replaced);
+        }
+    }
+
+    /// To go back to a savepoint forgets those that were set after it.
+    #[test]
+    fn deeper_savepoints_are_gone_after_a_rollback_to_one() {
+        let [set, back_to] = [Statement::Savepoint, Statement::RollbackTo { savepoint: 0 }];
+        let mut view = View::of(Content { rows: BTreeMap::from([(1u8, 0u8)]), tables: BTreeMap::new() });
+        let change = Statement::Update { key: 1, value: 5 };
+        for statement in [set.clone(), change, set, back_to] {
+            assert_eq!(view.apply(&statement), Outcome::Done);
+        }
+        assert_eq!(view.savepoints.len(), 1);
+        assert_eq!(view.apply(&Statement::RollbackTo { savepoint: 1 }), Outcome::Done);
+        assert_eq!(view.content.rows[&1], 0, "there is only the first one to go back to");
+    }
+
+    /// Each hand opens what it needs by itself, whatever others have.
+    #[test]
+    fn a_hand_has_a_connection_when_it_needs_one() {
+        for first in 0..2 * HANDS {
+            for second in 0..2 * HANDS {
+                let steps = [step(first, Statement::Read), step(second, Statement::Read)];
+                let effect = apply(&mut model(), &steps, false);
+                assert!(matches!(effect.outcome, Outcome::Read(_)), "{first}, {second}: {effect:?}");
+            }
+        }
     }
 }

@@ -182,6 +182,8 @@ impl FileName {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Engine;
+    use crate::faults::Fault;
 
     #[test]
     fn names_are_told_apart() {
@@ -192,5 +194,30 @@ mod tests {
             assert_eq!(parse(name), FileName::Beside, "{name}");
         }
         assert_eq!(FileName::parse(b"/tmp/file.sqlite3"), FileName::Other);
+    }
+
+    /// SQLite deletes it when the last of the files is undone, which it tells by what is in it.
+    #[test]
+    fn no_super_journal_is_left_when_attached_files_are_rolled_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rolled_back = 0;
+        for call in 1..=30 {
+            let (main, other) = (Engine::new(), Engine::new());
+            let connection = main.connect().unwrap();
+            for name in ["one", "two"] {
+                let path = folder.path().join(format!("{name}{call}"));
+                connection.execute(&format!("ATTACH ?1 AS {name}"), [path.to_str().unwrap()]).unwrap();
+            }
+            connection.execute("ATTACH ?1 AS three", [other.uri()]).unwrap();
+            let change = ["one", "two", "three"].map(|name| format!("CREATE TABLE {name}.t (a);")).concat();
+            connection.execute_batch(&format!("BEGIN; {change}")).unwrap();
+            let plan = Fault::Io.at(call);
+            rolled_back += u32::from(plan.during(|| connection.execute_batch("COMMIT")).is_err());
+            drop(connection);
+            let path = main.uri().trim_start_matches("file:").split_once('?').unwrap().0;
+            let is_left = |name: &CString| name.to_str().is_ok_and(|name| name.starts_with(&format!("{path}-mj")));
+            assert!(!super_journals().keys().any(is_left), "{plan:?}");
+        }
+        assert!((4..30).contains(&rolled_back), "{rolled_back} of 30");
     }
 }

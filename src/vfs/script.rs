@@ -100,3 +100,20 @@ fn skip_blanks(sql: &str) -> usize {
         rest = &next[comment_end..];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// And no statement is left, for SQLite does not close a connection that has one.
+    #[test]
+    fn a_failure_says_where_its_statement_is_without_the_comments_before_it() {
+        let connection = Connection::open_in_memory().unwrap();
+        let script = "SELECT 1; -- one\n;/* two */ -- three\nSELEC 2; SELECT 3 -- four";
+        let failure = run(&connection, script).err().unwrap();
+        assert_eq!(&script[failure.statement], "SELEC", "as far as SQLite has read it");
+        assert_eq!(Some(failure.at), script.find("SELEC "));
+        assert!(run(&connection, &script.replace("SELEC ", "SELECT ")).is_ok());
+        connection.close().map_err(|(_, error)| error).unwrap();
+    }
+}

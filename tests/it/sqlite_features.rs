@@ -153,37 +153,39 @@ fn several_files_attached_are_committed_together() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "no journal is left");
 }
 
-/// When one of them can't be committed, none is, and neither is the engine. To undo what they have written already, SQLite
-/// asks for the super-journal, and what is in it, for each of them.
+/// When the last of them can't be committed, both files are written already. SQLite undoes each of them only as long as the
+/// super-journal exists, so the first must leave it to the other.
 #[test]
-fn an_engine_and_files_attached_are_rolled_back_together() {
+fn files_that_are_written_already_are_all_rolled_back() {
     let folder = tempfile::tempdir().unwrap();
-    let engine = engine_with_entries(&[(1, 1)]);
-    let connection = engine.connect().unwrap();
-    for name in ["one", "two", "three"] {
-        connection.execute(&format!("ATTACH ?1 AS {name}"), [folder.path().join(name).to_str().unwrap()]).unwrap();
-        connection.execute_batch(&format!("CREATE TABLE {name}.note (text)")).unwrap();
-    }
-    connection.busy_timeout(Duration::ZERO).unwrap();
-    let reader = Connection::open(folder.path().join("three")).unwrap();
-    let mut statement = reader.prepare("SELECT * FROM sqlite_schema").unwrap();
-    let mut rows = statement.query([]).unwrap();
-    rows.next().unwrap(); // a reader, so that the last file can't be written, when the others have been
-    let write = "BEGIN; UPDATE entry SET value = 2; INSERT INTO one.note VALUES ('a');
-                 INSERT INTO two.note VALUES ('b'); INSERT INTO three.note VALUES ('c')";
-    connection.execute_batch(write).unwrap();
-    assert!(connection.execute_batch("COMMIT").is_err());
-    connection.execute_batch("ROLLBACK").unwrap();
-    assert_eq!((entries(&connection), entries(&engine.connect().unwrap())), (vec![(1, 1)], vec![(1, 1)]));
-    for name in ["one", "two", "three"] {
-        assert_eq!(number(&Connection::open(folder.path().join(name)).unwrap(), "SELECT count(*) FROM note"), 0);
-        assert_eq!(number(&connection, &format!("SELECT count(*) FROM {name}.note")), 0, "{name}");
-    }
-    drop(rows);
-    drop(statement);
-    connection.execute_batch(&format!("{write}; COMMIT")).unwrap();
-    assert_eq!(entries(&engine.connect().unwrap()), [(1, 2)]);
-    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "no journal is left");
+    let paths = ["one", "two"].map(|name| folder.path().join(name));
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    let undone = Cell::new(0);
+    Fault::Io.everywhere(|plan| {
+        let (main, three) = (Engine::new(), engine_with_entries(&[]));
+        let connection = main.connect().unwrap();
+        for (path, name) in paths.iter().zip(["one", "two"]) {
+            let _ = fs::remove_file(path);
+            connection.execute(&format!("ATTACH ?1 AS {name}"), [path.to_str().unwrap()]).unwrap();
+            connection.execute_batch(&format!("CREATE TABLE {name}.note (text)")).unwrap();
+        }
+        connection.execute("ATTACH ?1 AS three", [three.uri()]).unwrap();
+        let insert = "INSERT INTO one.note VALUES ('a'); INSERT INTO two.note VALUES ('b')";
+        connection.execute_batch(&format!("BEGIN; {insert}; INSERT INTO three.entry VALUES (1, 1)")).unwrap();
+        for path in &paths {
+            fs::File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
+        }
+        let committed = plan.during(|| connection.execute_batch("COMMIT")).is_ok();
+        drop(connection);
+        let was_written = |path| fs::metadata(path).unwrap().modified().unwrap() != long_ago;
+        undone.set(undone.get() + usize::from(paths.iter().all(was_written) && !committed));
+        for path in &paths {
+            let file = Connection::open(path).unwrap();
+            assert_eq!(number(&file, "SELECT count(*) FROM note"), i64::from(committed), "{} {plan:?}", path.display());
+        }
+        assert_eq!(number(&three.connect().unwrap(), "SELECT count(*) FROM entry"), i64::from(committed), "{plan:?}");
+    });
+    assert!(undone.get() > 0, "the files were never written before the commit failed");
 }
 
 /// When the second of them can't be committed, the first is written already. To undo that, SQLite asks whether the

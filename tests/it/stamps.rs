@@ -294,6 +294,9 @@ fn commits_of_a_connection_that_goes_on_reading_are_told_apart() {
         writer.execute_batch(&format!("CREATE TABLE {table} (x)")).unwrap();
         assert_eq!(number(&other, &format!("SELECT count(*) FROM {table}")), 0);
         assert_eq!((number(&writer, SCHEMA_VERSION), number(&other, SCHEMA_VERSION)), (own, given));
+        writer.execute_batch(&format!("INSERT INTO {table} VALUES (1)")).unwrap();
+        assert_eq!(number(&other, &format!("SELECT count(*) FROM {table}")), 1);
+        assert_eq!(number(&other, SCHEMA_VERSION), given, "a row is no new schema, though the two numbers differ");
     }
     drop(reading);
     assert_integrity(&other);
