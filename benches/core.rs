@@ -1,6 +1,7 @@
 //! The core beside what people use instead, each peer in the same run.
 //!
-//! `cargo bench --bench core -- GROUP` runs one group: shared, update, writers, readers, bulk, sizes.
+//! `cargo bench --bench core -- GROUP` runs one group: shared, update, writers, polling, waiters, readers, bulk,
+//! sizes.
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -220,6 +221,100 @@ fn retry(connection: &mut Connection, behavior: TransactionBehavior, id: i64) {
     }
 }
 
+/// How often a polling connection writes in one iteration. There are at least ten of these.
+const POLLED_WRITES: u64 = 100;
+
+/// A connection that waits by `busy_timeout`, as sqlx has them, beside 8 writers by units of work. None of its writes may fail.
+fn polling(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("polling");
+    group.sample_size(10).throughput(Throughput::Elements(POLLED_WRITES));
+    let engine = engine();
+    engine.set_lock_timeout(Duration::from_secs(60));
+    let (polling, units_of_work) = (Mutex::default(), Mutex::default());
+    group.bench_function("beside 8 units of work", |bencher| {
+        bencher.iter_custom(|n| poll_beside_writers(&engine, n * POLLED_WRITES, &polling, &units_of_work));
+    });
+    let [polling, units_of_work] = [polling, units_of_work].map(|longest| longest.into_inner().unwrap());
+    println!("polling: longest write {polling:.1?}, longest unit of work beside it {units_of_work:.1?}");
+}
+
+fn poll_beside_writers(
+    engine: &Engine,
+    writes: u64,
+    polling: &Mutex<Duration>,
+    units_of_work: &Mutex<Duration>,
+) -> Duration {
+    let note = |longest: &Mutex<Duration>, time: Duration| {
+        let mut longest = longest.lock().unwrap();
+        *longest = longest.max(time);
+    };
+    let mut connection = open(engine.uri());
+    connection.busy_timeout(Duration::from_secs(5)).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for id in 1..=8 {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    let start = Instant::now();
+                    update_by_unit_of_work(engine, TransactionBehavior::Immediate, id);
+                    note(units_of_work, start.elapsed());
+                }
+            });
+        }
+        let start = Instant::now();
+        for id in 0..writes {
+            let start = Instant::now();
+            update_by_transaction(&mut connection, TransactionBehavior::Immediate, 9 + id as i64 % 900);
+            note(polling, start.elapsed());
+        }
+        is_over.store(true, Ordering::Relaxed);
+        start.elapsed()
+    })
+}
+
+/// What it costs the processor when 2,000 threads wait for 2 s.
+fn waiters(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("waiters");
+    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(20));
+    let engine = engine();
+    engine.set_lock_timeout(Duration::from_secs(60));
+    group.bench_function("processor time of 2,000 for 2 s", |bencher| {
+        bencher.iter_custom(|n| (0..n).map(|_| processor_time_of_waiters(&engine, 2000)).sum());
+    });
+}
+
+fn processor_time_of_waiters(engine: &Engine, waiters: usize) -> Duration {
+    let writer = engine.begin(TransactionBehavior::Immediate).unwrap();
+    // A restore waits as a writer does, and needs no connection of its own, to open which takes more time than to wait.
+    let content = engine.snapshot();
+    let have_begun = Barrier::new(waiters + 1);
+    thread::scope(|scope| {
+        for _ in 0..waiters {
+            let small = thread::Builder::new().stack_size(128 << 10);
+            let wait = || {
+                have_begun.wait();
+                engine.restore(&content).unwrap();
+            };
+            small.spawn_scoped(scope, wait).unwrap();
+        }
+        have_begun.wait();
+        let before = processor_time();
+        thread::sleep(Duration::from_secs(2));
+        let used = processor_time() - before;
+        writer.rollback().unwrap();
+        used
+    })
+}
+
+/// What this process has used of the processors. Linux tells it in hundredths of a second.
+fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("only Linux tells it so");
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks: u64 = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(10 * ticks)
+}
+
 fn readers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("readers");
     group.sample_size(10);
@@ -355,6 +450,6 @@ fn sizes(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
-    targets = shared, one_row_update, writers, readers, bulk, sizes
+    targets = shared, one_row_update, writers, polling, waiters, readers, bulk, sizes
 }
 criterion_main!(benches);

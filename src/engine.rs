@@ -1,14 +1,14 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::panic::Location;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use crate::built::{Built, Warm};
 use crate::error::{Error, Result};
+use crate::idle::{Budget, Idle};
 use crate::origin::Purpose;
 use crate::pooled_connection::PooledConnection;
 use crate::snapshot::Snapshot;
@@ -42,9 +42,9 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
-    /// Connections whose last unit of work has left nothing behind. Closed before `mount` is let go of, though either
-    /// order would do: each of them holds the mount too.
-    idle: Mutex<Vec<Session>>,
+    /// Connections that can be used again. Closed before `mount` is dropped, though either order would do: each of them
+    /// holds the mount too. Closed for good (`Idle::close`) when the engine is retired.
+    idle: Arc<Idle<Session>>,
     /// `None` only within `drop`.
     mount: Option<Arc<Mount>>,
     uri: OnceLock<String>,
@@ -52,18 +52,11 @@ struct Inner {
     template: Option<Arc<Built>>,
     /// Whether the store goes back to the template with the last handle. That of a shared engine or a fork does not.
     goes_back: bool,
-    /// Whether its connections are closed rather than used again.
-    is_retired: AtomicBool,
 }
 
-/// How many connections an engine keeps for its next units of work.
-const MAX_IDLE: usize = 32;
-
-/// How many connections the engines that somebody has keep together. Beyond, they are closed, since each takes some 100 KB,
-/// and a suite may have thousands of engines.
-const MAX_IDLE_IN_ALL: usize = 256;
-
-static IDLE_IN_ALL: AtomicUsize = AtomicUsize::new(0);
+/// How many connections wait for the next unit of work: in one engine, and in all engines that somebody has. Each takes some
+/// 100 KB, and a suite may have thousands of engines.
+static IDLE: Budget<Session> = Budget::new(32, 256);
 
 impl Engine {
     /// A new engine of your own, empty.
@@ -96,21 +89,20 @@ impl Engine {
     }
 
     fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<Built>>, goes_back: bool) -> Engine {
-        IDLE_IN_ALL.fetch_add(sessions.len(), Ordering::Relaxed);
         Engine(Arc::new(Inner {
-            idle: Mutex::new(sessions),
+            idle: Idle::new(&IDLE, sessions),
             mount: Some(mount),
             uri: OnceLock::new(),
             template,
             goes_back,
-            is_retired: AtomicBool::new(false),
         }))
     }
 
     /// A URI that opens this database from anything in the process that uses the same SQLite library: rusqlite, sqlx,
     /// diesel, r2d2. Once the engine is gone, opening it is an error.
     ///
-    /// A connection that is opened so takes turns with all others, and waits as its own `busy_timeout` says.
+    /// A connection that is opened so takes turns with all others, and waits as its own `busy_timeout` says. A busy handler
+    /// that sleeps by itself keeps its place in the queue, and may be waited for up to twice as long as it sleeps.
     pub fn uri(&self) -> &str {
         self.0.uri.get_or_init(|| vfs::uri(self.mount()))
     }
@@ -129,7 +121,8 @@ impl Engine {
     /// A unit of work: `BEGIN DEFERRED`, which takes no lock until it is used, and holds none up while it only reads.
     ///
     /// # Errors
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory.
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory;
+    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when [`Fault::Busy`](crate::faults::Fault::Busy) keeps it from that.
     #[track_caller]
     pub fn unit_of_work(&self) -> Result<UnitOfWork> {
         self.begin(TransactionBehavior::Deferred)
@@ -144,8 +137,21 @@ impl Engine {
     /// connection.
     #[track_caller]
     pub fn begin(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
-        let purpose = Purpose::UnitOfWork(Location::caller());
-        let (session, begun) = self.session(purpose, |session| session.begin(behavior))?;
+        self.begin_as(Purpose::UnitOfWork(Location::caller()), |session| session.begin(behavior))
+    }
+
+    /// `begin`, by a connection that waits as [`set_lock_timeout`](Engine::set_lock_timeout) says whatever `on_connect` has set.
+    #[cfg(feature = "proptest")]
+    #[track_caller]
+    pub(crate) fn begin_in_turn(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
+        self.begin_as(Purpose::UnitOfWork(Location::caller()), |session| {
+            vfs::set_busy_handler(session.connection());
+            session.begin(behavior)
+        })
+    }
+
+    fn begin_as(&self, purpose: Purpose, begin: impl Fn(&mut Session) -> rusqlite::Result<()>) -> Result<UnitOfWork> {
+        let (session, begun) = self.session(purpose, begin)?;
         let unit_of_work = UnitOfWork::begun(self.clone(), session); // which gives the session back, if it has not begun
         begun?;
         Ok(unit_of_work)
@@ -170,7 +176,10 @@ impl Engine {
         purpose: Purpose,
         first: impl Fn(&mut Session) -> rusqlite::Result<()>,
     ) -> Result<(Session, rusqlite::Result<()>)> {
-        while let Some(mut session) = self.take_idle() {
+        while let Some(mut session) = self.0.idle.pop() {
+            if !session.has_current_encoding() {
+                continue; // closed, for the content has another one by now
+            }
             session.set_purpose(purpose);
             let done = first(&mut session);
             let is_busy = done.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));
@@ -240,7 +249,7 @@ impl Engine {
     fn restore_at(&self, snapshot: &Snapshot, caller: &'static Location<'static>) -> Result<()> {
         let (store, token) = (&self.mount().store, Token::new());
         let claim = Claim { token, purpose: Purpose::Restore(caller), read: None, reserve: None };
-        store.acquire(&claim, store.lock_timeout()).map_err(|refusal| Error::refused(&self.name(), &refusal))?;
+        self.mount().acquire(&claim, store.lock_timeout()).map_err(|refusal| Error::refused(&self.name(), &refusal))?;
         let restored = store.restore(snapshot);
         store.release(token);
         if restored { Ok(()) } else { Err(Error::other_encoding(&self.name())) }
@@ -257,13 +266,7 @@ impl Engine {
     /// a [`Template`](crate::Template) not used again either. For a test that does to a connection what can't be told
     /// afterwards, as registering a new SQL function or collation.
     pub fn retire(&self) {
-        let idle = {
-            let mut idle = self.idle(); // under which it is looked at, too
-            self.0.is_retired.store(true, Ordering::Relaxed);
-            std::mem::take(&mut *idle)
-        };
-        IDLE_IN_ALL.fetch_sub(idle.len(), Ordering::Relaxed);
-        drop(idle); // not under the lock, for to close connections takes time
+        drop(self.0.idle.close());
     }
 
     pub(crate) fn template(&self) -> Option<&Arc<Built>> {
@@ -286,26 +289,9 @@ impl Engine {
 
     /// Takes back the connection of a unit of work that has ended, unless something is left in it of that.
     pub(crate) fn take_back(&self, mut session: Session) {
-        // With the last handle, it goes on to the template.
-        let is_wanted = IDLE_IN_ALL.load(Ordering::Relaxed) < MAX_IDLE_IN_ALL || Arc::strong_count(&self.0) == 1;
-        if is_wanted && session.make_clean() {
-            let mut idle = self.idle();
-            if idle.len() < MAX_IDLE && !self.0.is_retired.load(Ordering::Relaxed) {
-                IDLE_IN_ALL.fetch_add(1, Ordering::Relaxed);
-                idle.push(session);
-            }
+        if session.make_clean() {
+            self.0.idle.push(session);
         }
-    }
-
-    fn take_idle(&self) -> Option<Session> {
-        let session = self.idle().pop()?;
-        IDLE_IN_ALL.fetch_sub(1, Ordering::Relaxed);
-        Some(session)
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Session>> {
-        // Only ever pushed to and popped from: nothing can be half done.
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -321,9 +307,7 @@ impl Snapshot {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let sessions = std::mem::take(self.idle.get_mut().unwrap_or_else(PoisonError::into_inner));
-        IDLE_IN_ALL.fetch_sub(sessions.len(), Ordering::Relaxed);
-        let is_retired = *self.is_retired.get_mut();
+        let (sessions, is_retired) = (self.idle.take(), self.idle.is_closed());
         let Some(mount) = self.mount.take() else { return };
         if let Some(template) = self.template.as_ref().filter(|_| self.goes_back && !is_retired) {
             template.take_back(Warm { sessions, mount });
@@ -354,36 +338,5 @@ impl Hash for Engine {
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("name", &self.name()).field("uri", &self.uri()).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::image::Content;
-
-    /// As many units of work at once, so that each has a connection of its own.
-    fn work_at_once(engine: &Engine, count: usize) {
-        let all: Vec<UnitOfWork> = (0..count).map(|_| engine.unit_of_work().unwrap()).collect();
-        drop(all);
-    }
-
-    /// One test, for some of it is counted for the whole process; no other in this binary has units of work.
-    #[test]
-    fn idle_connections_are_limited() {
-        let engines: Vec<Engine> = (0..MAX_IDLE_IN_ALL / MAX_IDLE).map(|_| Engine::new()).collect();
-        for engine in &engines {
-            work_at_once(engine, MAX_IDLE + 1);
-            assert_eq!(engine.idle().len(), MAX_IDLE);
-        }
-        let engine = Engine::new();
-        work_at_once(&engine, 1);
-        assert_eq!(engine.idle().len(), 0, "that would be one more than all may have");
-
-        let content = Content { snapshot: Snapshot::empty(), is_of_its_time: false };
-        let template = Arc::new(Built::new("template", content, Setup::DEFAULT));
-        let work = Engine::of(&template).unit_of_work().unwrap();
-        drop(work);
-        assert_eq!(Engine::of(&template).idle().len(), 1, "the last of its engine goes on to the template");
     }
 }

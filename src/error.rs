@@ -125,6 +125,10 @@ impl Error {
     }
 
     pub(crate) fn open_connection(engine: &str, cause: rusqlite::Error) -> Error {
+        // To open one is to read the schema, which a fault plan may refuse.
+        if let Some((engine, refusal)) = refusal_of(&cause) {
+            return Error::from_refusal(&engine, &refusal, cause);
+        }
         // Without memory there is no connection to ask for SQLite's words, and rusqlite has the path in their place.
         let is_without_memory = cause.sqlite_error_code() == Some(ErrorCode::OutOfMemory);
         let words = if is_without_memory { "out of memory".to_owned() } else { cause.to_string() };
@@ -222,10 +226,20 @@ impl Error {
         Error::from_refusal(engine, refusal, rusqlite::Error::SqliteFailure(code, None))
     }
 
+    /// What is printed when a wait is long, and not over.
+    pub(crate) fn still_waiting(engine: &str, refusal: &Refusal) -> String {
+        match refusal {
+            Refusal::Held { by, waited } => {
+                held("still waiting to write", engine, by, *waited, refusal.is_by_this_thread())
+            }
+            other => Error::refused(engine, other).to_string(),
+        }
+    }
+
     fn from_refusal(engine: &str, refusal: &Refusal, cause: rusqlite::Error) -> Error {
         let (kind, message) = match refusal {
             Refusal::Held { by, waited } => {
-                (ErrorKind::LockTimeout, held(engine, by, *waited, refusal.is_by_this_thread()))
+                (ErrorKind::LockTimeout, held("can't write", engine, by, *waited, refusal.is_by_this_thread()))
             }
             Refusal::Stale { by } => (ErrorKind::SerializationFailure, stale(engine, by)),
             Refusal::Injected { by } => {
@@ -236,13 +250,13 @@ impl Error {
     }
 }
 
-fn held(engine: &str, by: &impl fmt::Display, waited: Duration, by_this_thread: bool) -> String {
+fn held(what: &str, engine: &str, by: &impl fmt::Display, waited: Duration, by_this_thread: bool) -> String {
     let remedy = if by_this_thread {
         "this thread waits for itself: it has to commit, roll back or drop that one first"
     } else {
         "commit, roll back or drop that one sooner, or raise Engine::set_lock_timeout"
     };
-    format!("can't write to {engine}: waited {waited:.1?} for its writer slot, which was taken by {by}; {remedy}")
+    format!("{what} to {engine}: waited {waited:.1?} for its writer slot, which was taken by {by}; {remedy}")
 }
 
 fn stale(engine: &str, by: &impl fmt::Display) -> String {
@@ -308,11 +322,16 @@ fn code_of_a_lock(error: &rusqlite::Error) -> Option<i32> {
     }
 }
 
+/// Why an engine refused the lock that this error is about: what SQLite did not hand on.
+fn refusal_of(error: &rusqlite::Error) -> Option<(String, Refusal)> {
+    code_of_a_lock(error).and_then(Refusal::take)
+}
+
 impl From<rusqlite::Error> for Error {
     /// Keeps SQLite's error as the source. Where an engine refused a lock on this thread just now, the message says what
     /// SQLite's "database is locked" can't: who holds the writer slot, since when, and begun at which line.
     fn from(cause: rusqlite::Error) -> Error {
-        match code_of_a_lock(&cause).and_then(Refusal::take) {
+        match refusal_of(&cause) {
             Some((engine, refusal)) => Error::from_refusal(&engine, &refusal, cause),
             None => Error::new(ErrorKind::Sqlite, cause.to_string()).caused_by(Source::Sqlite(cause)),
         }

@@ -10,6 +10,7 @@ mod error;
 pub mod faults;
 pub mod fixtures;
 pub mod hammer;
+mod idle;
 mod image;
 mod marks;
 #[cfg(all(test, shuttle))]
@@ -19,7 +20,9 @@ mod origin;
 mod outside;
 mod pages;
 mod pooled_connection;
+mod queue;
 mod registry;
+mod schema;
 mod snapshot;
 mod store;
 #[cfg(feature = "proptest")]

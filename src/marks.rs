@@ -49,6 +49,7 @@ pub fn reached(mark: &'static str) {
 /// `reached`, if so; which is not asked where no hammer runs.
 #[inline]
 pub(crate) fn reached_if(mark: &'static str, is_so: impl FnOnce() -> bool) {
+    // `>=` would tell the same, and ask `is_so` more often (exempted in mutants.toml).
     if OBSERVED.load(Ordering::Relaxed) > 0 && is_so() {
         tell(mark);
     }
@@ -76,5 +77,28 @@ impl Drop for Observed {
     fn drop(&mut self) {
         OBSERVED.fetch_sub(1, Ordering::Relaxed);
         OBSERVER.take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn marks_are_told_as_long_as_somebody_observes() {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let observed = observe({
+            let told = told.clone();
+            move |mark| told.borrow_mut().push(mark)
+        });
+        reached("one");
+        reached_if("two", || true);
+        reached_if("not so", || false);
+        drop(observed);
+        reached("too late");
+        assert_eq!(told.take(), ["one", "two"]);
+        assert_eq!(Rc::strong_count(&told), 1, "the observer is dropped");
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Beside each stands a twin with a bug, which must be found; the same twin without a bug must pass.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -13,6 +13,7 @@ use crate::error::words_of_panic;
 use crate::once_map::OnceMap;
 use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
+use crate::queue::Place;
 use crate::snapshot::Snapshot;
 use crate::store::{Claim, Store, Token};
 use crate::sync::{Condvar, Mutex, MutexGuard, Patience, thread};
@@ -249,7 +250,7 @@ mod store {
 
     impl Slot for Store {
         fn acquire(&self, token: Token) {
-            Store::acquire(self, &claim(token, None), FOR_EVER).unwrap();
+            Store::acquire(self, &claim(token, None), Place::new(), FOR_EVER).unwrap();
         }
 
         fn release(&self, token: Token) {
@@ -329,7 +330,7 @@ mod store {
             let count = written.clone();
             spawn_all(3, move |_| {
                 let (token, read) = (Token::new(), shared.current());
-                match Store::acquire(&shared, &claim(token, Some(read.clone())), FOR_EVER) {
+                match Store::acquire(&shared, &claim(token, Some(read.clone())), Place::new(), FOR_EVER) {
                     Ok(()) => {
                         let mut pages = read.pages().clone();
                         write(&mut pages, value(&read) + 1);
@@ -354,7 +355,7 @@ mod store {
             spawn_all(2, move |number| {
                 let token = Token::new();
                 if number == 0 {
-                    let result = Store::acquire(&shared, &claim(token, Some(read.clone())), FOR_EVER);
+                    let result = Store::acquire(&shared, &claim(token, Some(read.clone())), Place::new(), FOR_EVER);
                     assert!(matches!(result, Ok(()) | Err(Refusal::Stale { .. })));
                     done.store(1, Ordering::Relaxed);
                 } else {
@@ -379,7 +380,7 @@ mod store {
             spawn_all(3, move |number| {
                 let token = Token::new();
                 let patience = if number == 0 { Duration::ZERO } else { FOR_EVER };
-                let result = Store::acquire(&shared, &claim(token, None), patience);
+                let result = Store::acquire(&shared, &claim(token, None), Place::new(), patience);
                 assert!(result.is_ok() || number == 0);
                 shared.release(token);
             });
@@ -401,7 +402,7 @@ mod store {
             spawn_all(3, move |number| {
                 let token = Token::new();
                 let patience = if number == 2 { FOR_EVER } else { SHORT };
-                let result = Store::acquire(&shared, &claim(token, None), patience);
+                let result = Store::acquire(&shared, &claim(token, None), Place::new(), patience);
                 assert!(result.is_ok() || number < 2);
                 thread::yield_now();
                 shared.release(token);
@@ -416,20 +417,16 @@ mod store {
     fn an_impatient_one_calls_the_next(slot: impl Queue) {
         let (slot, holder) = (Arc::new(slot), Token::new());
         slot.acquire(holder);
-        let wait = |wait: fn(&dyn Queue, Token)| {
+        let wait = |patience| {
             let slot = slot.clone();
             thread::spawn(move || {
                 let token = Token::new();
-                wait(&*slot, token);
+                let has_it = slot.acquire_at(slot.place(), token, patience);
+                assert!(has_it || patience == SHORT);
                 slot.release(token);
             })
         };
-        let waiters = [
-            wait(|slot, token| {
-                slot.acquire_impatiently(token);
-            }),
-            wait(|slot, token| slot.acquire(token)),
-        ];
+        let waiters = [wait(SHORT), wait(FOR_EVER)];
         slot.release(holder);
         waiters.into_iter().for_each(|thread| thread.join().unwrap());
     }
@@ -468,34 +465,156 @@ mod store {
     }
 
     trait Queue: Slot {
+        type Place: Copy + Send;
+
         fn queued(&self) -> usize;
-        /// Like `acquire`, but it may give up.
-        fn acquire_impatiently(&self, token: Token) -> bool;
+        /// A place behind all others.
+        fn place(&self) -> Self::Place;
+        /// Like `acquire`, at this place, and it may give up.
+        fn acquire_at(&self, place: Self::Place, token: Token, patience: Duration) -> bool;
+        /// Reserves the slot for a moment; nobody gives that back.
+        fn reserve(&self);
+        /// See `Store::pass_time`.
+        fn pass_time(&self);
     }
 
     impl Queue for Store {
+        type Place = Place;
+
         fn queued(&self) -> usize {
             Store::queued(self)
         }
 
-        fn acquire_impatiently(&self, token: Token) -> bool {
-            Store::acquire(self, &claim(token, None), SHORT).is_ok()
-        }
-    }
-
-    impl Queue for Twin {
-        fn queued(&self) -> usize {
-            self.lock().1.len()
+        fn place(&self) -> Place {
+            Place::new()
         }
 
-        fn acquire_impatiently(&self, token: Token) -> bool {
-            self.acquire_within(token, SHORT)
+        fn acquire_at(&self, place: Place, token: Token, patience: Duration) -> bool {
+            Store::acquire(self, &claim(token, None), place, patience).is_ok()
+        }
+
+        fn reserve(&self) {
+            let claim = Claim { reserve: Some(SHORT), ..claim(Token::new(), None) };
+            self.try_acquire(&claim).unwrap();
+        }
+
+        fn pass_time(&self) {
+            Store::pass_time(self);
         }
     }
 
     #[test]
     fn waiters_are_served_in_order_of_arrival() {
         check(|| in_order_of_arrival(store()));
+    }
+
+    fn until_queued(slot: &impl Queue, count: usize) {
+        while slot.queued() < count {
+            thread::yield_now();
+        }
+    }
+
+    /// One that was refused, and is away when another one queues up, comes back before it, whoever else takes the slot in
+    /// between. All of them get it.
+    fn in_order_of_first_refusals(slot: impl Queue) {
+        let (slot, holder) = (Arc::new(slot), Token::new());
+        slot.acquire(holder);
+        let served = Arc::new(Mutex::new(Vec::new()));
+        let wait = |number: usize, place| {
+            let (slot, served) = (slot.clone(), served.clone());
+            thread::spawn(move || {
+                let token = Token::new();
+                assert!(slot.acquire_at(place, token, FOR_EVER));
+                served.lock().unwrap().push(number);
+                slot.release(token);
+            })
+        };
+        let first = slot.place();
+        let second = wait(1, slot.place());
+        until_queued(&*slot, 1);
+        let first = wait(0, first);
+        until_queued(&*slot, 2);
+        slot.release(holder);
+        let passing = Token::new();
+        slot.acquire(passing);
+        slot.release(passing);
+        [first, second].into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(*served.lock().unwrap(), [0, 1], "not in order of first refusals");
+    }
+
+    #[test]
+    fn who_comes_back_has_its_old_place() {
+        check(|| in_order_of_first_refusals(store()));
+    }
+
+    /// One comes back before another that was called just then, which has to be called again when it is its turn.
+    fn all_get_it_though_one_comes_back(slot: impl Queue) {
+        let (slot, holder) = (Arc::new(slot), Token::new());
+        slot.acquire(holder);
+        let wait = |place| {
+            let slot = slot.clone();
+            thread::spawn(move || {
+                let token = Token::new();
+                assert!(slot.acquire_at(place, token, FOR_EVER));
+                slot.release(token);
+            })
+        };
+        let away = slot.place();
+        let called = wait(slot.place());
+        until_queued(&*slot, 1);
+        slot.release(holder);
+        let waiters = [wait(away), wait(slot.place()), called];
+        waiters.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn who_was_called_and_is_not_the_first_any_more_is_called_again() {
+        check(|| all_get_it_though_one_comes_back(store()));
+    }
+
+    /// One comes and goes, as one does whose busy handler sleeps elsewhere. The slot is never kept free for it, and it gets it
+    /// in the end; so do the others.
+    #[test]
+    fn who_comes_and_goes_keeps_nobody_waiting() {
+        check(|| {
+            let shared = Arc::new(store());
+            spawn_all(3, move |number| {
+                let (token, place) = (Token::new(), Place::new());
+                let patience = if number == 0 { SHORT } else { FOR_EVER };
+                while !shared.acquire_at(place, token, patience) {
+                    assert_eq!(number, 0, "it does not give up");
+                    thread::yield_now(); // away
+                }
+                shared.release(token);
+            });
+        });
+    }
+
+    /// A reservation that nobody takes up expires some time. One of the waiters looks for that, whoever leaves the queue.
+    fn a_reservation_expires(slot: impl Queue) {
+        let (slot, running) = (Arc::new(slot), Arc::new(AtomicUsize::new(3)));
+        slot.reserve();
+        let (clock, left) = (slot.clone(), running.clone());
+        let clock = thread::spawn(move || {
+            while left.load(Ordering::Relaxed) > 0 {
+                clock.pass_time();
+                thread::yield_now();
+            }
+        });
+        spawn_all(3, move |number| {
+            let token = Token::new();
+            let patience = if number == 0 { SHORT } else { FOR_EVER };
+            let has_it = slot.acquire_at(slot.place(), token, patience);
+            assert!(has_it || number == 0);
+            slot.release(token);
+            running.fetch_sub(1, Ordering::Relaxed);
+        });
+        clock.join().unwrap();
+    }
+
+    #[test]
+    fn a_reservation_that_nobody_takes_up_keeps_nobody_waiting() {
+        check(|| a_reservation_expires(store()));
     }
 
     #[derive(Clone, Copy, PartialEq)]
@@ -511,77 +630,161 @@ mod store {
         LastFirst,
         /// Who was called and has given up does not call the next.
         GivesUpSilently,
+        /// Who comes back is the last one.
+        LosesPlace,
+        /// Who was called and found the slot taken counts as called for ever.
+        CalledOnce,
+        /// The last one looks for reservations that expire, and when it leaves, tells nobody to do so.
+        LeavesWatch,
     }
-
-    type Waiters = VecDeque<(Token, Arc<Condvar>)>;
 
     /// A slot with a queue, in few words, and with a bug.
     struct Twin {
-        state: Mutex<(Option<Token>, Waiters)>,
+        state: Mutex<TwinState>,
         bug: Bug,
+    }
+
+    #[derive(Default)]
+    struct TwinState {
+        holder: Option<Token>,
+        is_reserved: bool,
+        waiters: BTreeMap<u64, TwinWaiter>,
+        places: u64,
+    }
+
+    #[derive(Default)]
+    struct TwinWaiter {
+        woken: Arc<Condvar>,
+        is_called: bool,
+    }
+
+    impl TwinState {
+        fn new_place(&mut self) -> u64 {
+            self.places += 1;
+            self.places
+        }
+
+        fn is_last(&self, place: u64) -> bool {
+            self.waiters.last_key_value().is_some_and(|(last, _)| *last == place)
+        }
+
+        fn call_first(&mut self, bug: Bug) {
+            let next = if bug == Bug::LastFirst { self.waiters.last_entry() } else { self.waiters.first_entry() };
+            if let Some(mut next) = next.filter(|next| !next.get().is_called) {
+                next.get_mut().is_called = true;
+                next.get().woken.notify_one();
+            }
+        }
+
+        /// Looks whether it may have the slot.
+        fn look(&mut self, place: u64, bug: Bug) -> bool {
+            if self.is_reserved && !Patience::of(SHORT).lasts() {
+                (self.holder, self.is_reserved) = (None, false);
+                self.call_first(bug);
+            }
+            let is_first = self.waiters.first_key_value().is_some_and(|(first, _)| *first == place);
+            if bug == Bug::NoSecondLook || self.holder.is_none() && (is_first || bug == Bug::LastFirst) {
+                return true;
+            }
+            if let Some(waiter) = self.waiters.get_mut(&place).filter(|_| bug != Bug::CalledOnce) {
+                waiter.is_called = false;
+            }
+            false
+        }
+
+        fn leave(&mut self, place: u64, bug: Bug) {
+            let was_last = self.is_last(place);
+            self.waiters.remove(&place);
+            if was_last
+                && bug != Bug::LeavesWatch
+                && let Some((_, last)) = self.waiters.last_key_value()
+            {
+                last.woken.notify_one();
+            }
+        }
     }
 
     impl Twin {
         fn new(bug: Bug) -> Twin {
-            Twin { state: Mutex::new((None, VecDeque::new())), bug }
+            Twin { state: Mutex::default(), bug }
         }
 
-        fn lock(&self) -> MutexGuard<'_, (Option<Token>, Waiters)> {
+        fn lock(&self) -> MutexGuard<'_, TwinState> {
             self.state.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
-        fn acquire_within(&self, token: Token, patience: Duration) -> bool {
+        fn acquire_within(&self, token: Token, place: u64, patience: Duration) -> bool {
             let patience = Patience::of(patience);
             let mut state = self.lock();
-            if state.0.is_some() {
+            if state.holder.is_some() {
                 if self.bug == Bug::UnlockedCheck {
                     drop(state);
                     state = self.lock();
                 }
+                let place = if self.bug == Bug::LosesPlace { state.new_place() } else { place };
                 let woken = Arc::new(Condvar::new());
-                state.1.push_back((token, woken.clone()));
-                loop {
-                    state = woken.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.waiters.insert(place, TwinWaiter { woken: woken.clone(), is_called: false });
+                let gets_it = loop {
+                    let time = if state.is_last(place) { SHORT } else { patience.left() };
+                    state = woken.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0;
                     if !patience.lasts() {
-                        state.1.retain(|(waiter, _)| *waiter != token);
-                        drop(state);
-                        if self.bug != Bug::GivesUpSilently {
-                            self.call_first();
-                        }
-                        return false;
+                        break false;
                     }
-                    if state.0.is_none() || self.bug == Bug::NoSecondLook {
-                        break;
+                    if state.look(place, self.bug) {
+                        break true;
                     }
+                };
+                state.leave(place, self.bug);
+                if !gets_it {
+                    if self.bug != Bug::GivesUpSilently {
+                        state.call_first(self.bug);
+                    }
+                    return false;
                 }
-                state.1.retain(|(waiter, _)| *waiter != token);
             }
-            state.0 = Some(token);
+            state.holder = Some(token);
             true
-        }
-
-        fn call_first(&self) {
-            let queue = &self.lock().1;
-            let next = if self.bug == Bug::LastFirst { queue.back() } else { queue.front() };
-            if let Some((_, next)) = next {
-                next.notify_one();
-            }
         }
     }
 
     impl Slot for Twin {
         fn acquire(&self, token: Token) {
-            self.acquire_within(token, FOR_EVER);
+            self.acquire_within(token, self.place(), FOR_EVER);
         }
 
         fn release(&self, token: Token) {
             if self.bug == Bug::NotifyFirst {
-                self.call_first();
+                self.lock().call_first(self.bug);
             }
-            let was_held = self.lock().0.take_if(|holder| *holder == token).is_some();
+            let was_held = self.lock().holder.take_if(|holder| *holder == token).is_some();
             if was_held && self.bug != Bug::NotifyFirst {
-                self.call_first();
+                self.lock().call_first(self.bug);
             }
+        }
+    }
+
+    impl Queue for Twin {
+        type Place = u64;
+
+        fn queued(&self) -> usize {
+            self.lock().waiters.len()
+        }
+
+        fn place(&self) -> u64 {
+            self.lock().new_place()
+        }
+
+        fn acquire_at(&self, place: u64, token: Token, patience: Duration) -> bool {
+            self.acquire_within(token, place, patience)
+        }
+
+        fn reserve(&self) {
+            let mut state = self.lock();
+            (state.holder, state.is_reserved) = (Some(Token::new()), true);
+        }
+
+        fn pass_time(&self) {
+            self.lock().waiters.values().for_each(|waiter| waiter.woken.pass_time());
         }
     }
 
@@ -595,6 +798,12 @@ mod store {
         }
         check(|| in_order_of_arrival(Twin::new(Bug::None)));
         check_fails("not in order of arrival", || in_order_of_arrival(Twin::new(Bug::LastFirst)));
+        check(|| in_order_of_first_refusals(Twin::new(Bug::None)));
+        check_fails("not in order of first refusals", || in_order_of_first_refusals(Twin::new(Bug::LosesPlace)));
+        check(|| all_get_it_though_one_comes_back(Twin::new(Bug::None)));
+        check_fails("deadlock", || all_get_it_though_one_comes_back(Twin::new(Bug::CalledOnce)));
+        check(|| a_reservation_expires(Twin::new(Bug::None)));
+        check_fails("max_steps", || a_reservation_expires(Twin::new(Bug::LeavesWatch)));
         check(|| an_impatient_one_calls_the_next(Twin::new(Bug::None)));
         check_fails("deadlock", || an_impatient_one_calls_the_next(Twin::new(Bug::GivesUpSilently)));
     }

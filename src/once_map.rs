@@ -226,6 +226,32 @@ mod tests {
         });
     }
 
+    /// Nor is it missed when others wait, who have nothing to do with it.
+    #[test]
+    fn creations_that_wait_for_each_other_are_refused_beside_one_that_waits() {
+        let (map, (started, wait)) = (&Map::new(), mpsc::channel());
+        thread::scope(|scope| {
+            let maker = scope.spawn(move || {
+                get(map, "slow", || {
+                    until_waited_for();
+                    started.send(()).unwrap();
+                    while map.get("done").is_none() {
+                        thread::yield_now();
+                    }
+                    Ok(1)
+                })
+            });
+            while !map.lock().contains_key("slow") {
+                thread::yield_now();
+            }
+            let waiter = scope.spawn(move || get(map, "slow", || unreachable!("it is being made")));
+            wait.recv().unwrap();
+            creations_that_wait_for_each_other_are_refused();
+            get(map, "done", || Ok(1)).unwrap();
+            assert_eq!((maker.join().unwrap(), waiter.join().unwrap()), (Ok(1), Ok(1)));
+        });
+    }
+
     /// Who has what it waited for is not waited for any more, though it may not have woken up yet.
     #[test]
     fn a_wait_that_has_ended_is_no_recursion() {

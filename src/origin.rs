@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::faults::Order;
 
 /// What wants to write.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     UnitOfWork(&'static Location<'static>),
     Connection(&'static Location<'static>),
@@ -46,6 +46,7 @@ impl Origin {
         Origin { since: Instant::now(), ..self }
     }
 
+    #[cfg(all(test, not(shuttle)))]
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed()
     }
@@ -122,6 +123,14 @@ impl Refusal {
         }
     }
 
+    /// The refusal of a transaction that has read nothing, which can start again with what is committed now.
+    pub(crate) fn of_fresh_transaction(self) -> Refusal {
+        match self {
+            Refusal::Stale { by } => Refusal::Held { by, waited: Duration::ZERO },
+            other => other,
+        }
+    }
+
     pub(crate) fn extended_code(&self) -> i32 {
         match self {
             Refusal::Held { .. } | Refusal::Injected { .. } => rusqlite::ffi::SQLITE_BUSY,
@@ -131,5 +140,39 @@ impl Refusal {
 
     pub(crate) fn is_by_this_thread(&self) -> bool {
         matches!(self, Refusal::Held { by, .. } | Refusal::Stale { by } if by.is_this_thread())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    /// Whether a refusal that is so old is taken for the error that comes now.
+    fn is_taken_after(age: Duration) -> bool {
+        let by = Origin::here(Purpose::Uri);
+        Refusal::Stale { by }.remember("engine 1".to_owned());
+        LATEST.with_borrow_mut(|latest| {
+            let latest = latest.as_mut().expect("it was remembered just now");
+            latest.at = latest.at.checked_sub(age).expect("the system runs for longer");
+        });
+        Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT).is_some()
+    }
+
+    #[test]
+    fn a_refusal_is_forgotten_after_a_while() {
+        assert!(is_taken_after(Duration::ZERO));
+        assert!(!is_taken_after(RECENT));
+        Refusal::forget();
+        assert!(Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT).is_none());
+    }
+
+    #[test]
+    fn a_refusal_is_for_the_error_of_its_code() {
+        Refusal::Stale { by: Origin::here(Purpose::Uri) }.remember("engine 1".to_owned());
+        assert!(Refusal::take(ffi::SQLITE_BUSY).is_none());
+        assert!(matches!(Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT), Some((engine, _)) if engine == "engine 1"));
+        assert!(Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT).is_none(), "it is told once");
     }
 }

@@ -50,6 +50,21 @@ impl Pages {
             && same_or_none(self.changed.root.as_ref(), other.changed.root.as_ref())
     }
 
+    /// Whether both images hold the same bytes there. What they share is not looked at.
+    pub(crate) fn same_bytes(&self, other: &Pages, offset: usize, len: usize) -> bool {
+        let mut done = 0;
+        while done < len {
+            let (index, start) = split(offset + done);
+            let count = (PAGE - start).min(len - done);
+            let (ours, theirs) = (self.part(index, start, count), other.part(index, start, count));
+            if !std::ptr::eq(ours, theirs) && ours != theirs {
+                return false;
+            }
+            done += count;
+        }
+        true
+    }
+
     /// Fills `buffer` from `offset` on, with zeros beyond the end; returns how many bytes lay within the image.
     pub(crate) fn read(&self, offset: usize, buffer: &mut [u8]) -> usize {
         let mut done = 0;
@@ -63,7 +78,8 @@ impl Pages {
     pub(crate) fn read_by_parts(&self, offset: usize, len: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut done = 0;
         while done < len {
-            let (index, start) = split(offset + done);
+            // What lies beyond the address space is beyond the end as well.
+            let (index, start) = split(offset.saturating_add(done));
             let count = (PAGE - start).min(len - done);
             let there = self.part(index, start, count);
             take(there);
@@ -76,7 +92,11 @@ impl Pages {
     }
 
     /// Writes `data` at `offset`; the image grows as needed, with zeros between its old end and `offset`.
+    ///
+    /// # Panics
+    /// When the data would end beyond the address space.
     pub(crate) fn write(&mut self, offset: usize, data: &[u8]) {
+        let end = offset.checked_add(data.len()).expect("an image is no larger than the address space");
         let mut done = 0;
         while done < data.len() {
             let (index, start) = split(offset + done);
@@ -84,7 +104,7 @@ impl Pages {
             self.write_page(index, start, &data[done..done + count]);
             done += count;
         }
-        self.len = self.len.max(offset + data.len());
+        self.len = self.len.max(end);
     }
 
     /// Cuts the image to `len` bytes, or lengthens it with zeros.
@@ -119,8 +139,8 @@ impl Pages {
         if let Some(page) = self.page(index) {
             return &page[start..start + count];
         }
-        let from = (index * PAGE + start).min(self.base_len);
-        let end = self.base_len.min(from + count);
+        let from = (index * PAGE + start).min(self.base_len); // which a page's index came from, so it fits
+        let end = self.base_len.min(from.saturating_add(count));
         self.base.as_ref().map_or(&[], |base| &(**base).as_ref()[from..end])
     }
 
@@ -340,6 +360,61 @@ mod tests {
         assert!(!one.same(&other));
         let shared = (1..40).filter(|&page| std::ptr::eq(one.page(page).unwrap(), other.page(page).unwrap())).count();
         assert_eq!(shared, 38, "all but the one that was written");
+    }
+
+    /// Where nodes of the tree end, and beside it.
+    const EDGES: [usize; 16] = [0, 1, 15, 16, 17, 32, 240, 255, 256, 257, 512, 4095, 4096, 4097, 8192, 65536];
+
+    #[test]
+    fn what_was_cut_off_a_tree_does_not_come_back() {
+        let mut full = Tree::default();
+        for index in EDGES {
+            *full.slot(index) = Some(new_page(&[7; PAGE]));
+        }
+        for count in EDGES {
+            let mut tree = full.clone();
+            tree.truncate(count);
+            tree.slot(EDGES[EDGES.len() - 1] + 1); // as large as before
+            let left: Vec<usize> = EDGES.into_iter().filter(|&index| tree.get(index).is_some()).collect();
+            let expected: Vec<usize> = EDGES.into_iter().filter(|&index| index < count).collect();
+            assert_eq!(left, expected, "cut to {count} pages");
+        }
+        assert!(EDGES.into_iter().all(|index| full.get(index).is_some()), "a clone was cut");
+    }
+
+    #[test]
+    fn what_was_cut_off_is_zeros_when_the_image_grows_again() {
+        const PAGES: usize = 300;
+        let mut full = Pages::default();
+        full.write(0, &[7; PAGES * PAGE]);
+        let mut page = [0; PAGE];
+        for count in (0..PAGES).filter(|count| count % 16 < 2) {
+            for len in [count * PAGE, count * PAGE + 100] {
+                let mut pages = full.clone();
+                pages.resize(len);
+                pages.resize(PAGES * PAGE);
+                for index in count.saturating_sub(1)..PAGES {
+                    pages.read(index * PAGE, &mut page);
+                    let left = len.saturating_sub(index * PAGE).min(PAGE);
+                    assert!(page[..left] == [7; PAGE][..left] && page[left..] == [0; PAGE][left..], "{len}: {index}");
+                }
+            }
+        }
+    }
+
+    /// As offsets of 32 bits are soon, where `usize` has no more.
+    #[test]
+    fn nothing_wraps_around_at_the_end_of_the_address_space() {
+        let mut pages = Pages::from_base(Arc::new(vec![7; 10]), 10);
+        pages.write(usize::MAX - 3, &[1, 2, 3]);
+        assert_eq!(pages.len(), usize::MAX);
+        for (offset, expected) in [(usize::MAX - 3, [1, 2, 3, 0, 0]), (usize::MAX, [0; 5]), (0, [7; 5])] {
+            let mut read = [0xff; 5];
+            assert_eq!(pages.read(offset, &mut read), 5.min(usize::MAX - offset));
+            assert_eq!(read, expected, "at {offset}");
+        }
+        let too_far = std::panic::catch_unwind(move || pages.write(usize::MAX - 3, &[1; 4]));
+        assert!(too_far.is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
 use crate::pages::{Base, Pages};
+use crate::schema::Schema;
 
 /// An immutable image of a database at one moment.
 ///
@@ -32,21 +33,19 @@ use crate::pages::{Base, Pages};
 /// [`Engine::snapshot`]: crate::Engine::snapshot
 /// [`Engine::restore`]: crate::Engine::restore
 #[derive(Clone)]
-pub struct Snapshot(Arc<Image>);
+pub struct Snapshot(Arc<Image>, JournalMode);
+
+/// What `PRAGMA journal_mode` says of a database: in a file, the two bytes of the header that hold the format versions.
+/// Here it is kept apart from the pages, in which those bytes always say rollback, or SQLite would look for a WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JournalMode {
+    Rollback,
+    Wal,
+}
 
 struct Image {
     pages: Pages,
     schema: Schema,
-}
-
-/// Identity of a schema. Two images with the same one have the same schema; with different ones they may not.
-#[derive(Clone)]
-struct Schema(Arc<()>);
-
-impl Schema {
-    fn new() -> Schema {
-        Schema(Arc::new(()))
-    }
 }
 
 /// The two numbers by which a connection tells whether what it keeps in memory is still what the database holds
@@ -104,12 +103,11 @@ impl Snapshot {
     pub(crate) fn from_base(base: Base, len: usize) -> std::result::Result<Snapshot, String> {
         check_header(&(*base).as_ref()[..len], len)?;
         let mut pages = Pages::from_base(base, len);
-        // An engine has no WAL, so a database in WAL mode would not open; these two bytes are all that says so.
-        pages.write(FORMAT_VERSIONS, &ROLLBACK_JOURNAL);
+        let journal_mode = if take_wal_mark(&mut pages) { JournalMode::Wal } else { JournalMode::Rollback };
         if number(&pages, SCHEMA_COOKIE) == 0 {
             pages.write(SCHEMA_COOKIE, &1u32.to_be_bytes()); // zero is an empty database's
         }
-        Ok(Snapshot::new(pages))
+        Ok(Snapshot(Snapshot::new(pages).0, journal_mode))
     }
 
     /// The content of a database file, as SQLite reads it: with what is committed in its `-wal` file, and waiting up to
@@ -126,7 +124,7 @@ impl Snapshot {
         let flawed = |flaw| Error::not_a_database(&format!("the file `{}`", path.display()), flaw);
         let mut header = Vec::new();
         let file = fs::File::open(path).map_err(io_error)?;
-        let len = file.metadata().map_err(io_error)?.len() as usize;
+        let len = in_memory(file.metadata().map_err(io_error)?.len());
         file.take(HEADER as u64).read_to_end(&mut header).map_err(io_error)?;
         check_start(&header, len).map_err(flawed)?;
         match read_through_sqlite(path) {
@@ -153,8 +151,28 @@ impl Snapshot {
     }
 
     /// A copy of the image: the bytes of a SQLite database file. An engine to which nothing was ever written gives none.
+    /// Of an engine in WAL mode, they are those of a database in WAL mode, which SQLite opens as a file but does not
+    /// deserialize.
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.0.pages.to_vec()
+        let mut bytes = self.0.pages.to_vec();
+        self.mark(&mut bytes);
+        bytes
+    }
+
+    /// Has the header, in these first bytes of the image, say the journal mode.
+    fn mark(&self, start: &mut [u8]) {
+        if let (JournalMode::Wal, Some(versions)) = (self.1, start.get_mut(FORMAT_VERSIONS..FORMAT_VERSIONS + 2)) {
+            versions.fill(WAL);
+        }
+    }
+
+    pub(crate) fn journal_mode(&self) -> JournalMode {
+        self.1
+    }
+
+    /// The same image in this mode.
+    pub(crate) fn in_journal_mode(&self, mode: JournalMode) -> Snapshot {
+        Snapshot(self.0.clone(), mode)
     }
 
     /// Gives out the bytes of the image, in chunks.
@@ -162,6 +180,9 @@ impl Snapshot {
         let mut chunk = vec![0; 1 << 16];
         (0..self.size()).step_by(chunk.len()).try_for_each(|at| {
             let len = self.0.pages.read(at, &mut chunk);
+            if at == 0 {
+                self.mark(&mut chunk[..len]);
+            }
             write(&chunk[..len])
         })
     }
@@ -176,7 +197,7 @@ impl Snapshot {
     }
 
     fn new(pages: Pages) -> Snapshot {
-        Snapshot(Arc::new(Image { pages, schema: Schema::new() }))
+        Snapshot(Arc::new(Image { pages, schema: Schema::new() }), JournalMode::Rollback)
     }
 
     pub(crate) fn pages(&self) -> &Pages {
@@ -209,10 +230,11 @@ impl Snapshot {
     pub(crate) fn committed(&self, mut pages: Pages, cookie_before: u32, highest: Stamp) -> Snapshot {
         let written = Stamp::of(&pages);
         let mut new = written;
-        let schema_changed = new.schema_cookie != cookie_before;
+        let has_new_cookie = new.schema_cookie != cookie_before;
+        let schema_changed = has_new_cookie || !self.0.schema.is_unchanged(&self.0.pages, &pages);
         if !schema_changed {
             new.schema_cookie = self.stamp().schema_cookie;
-        } else if !is_ahead(new.schema_cookie, highest.schema_cookie) {
+        } else if !has_new_cookie || !is_ahead(new.schema_cookie, highest.schema_cookie) {
             new.schema_cookie = next(highest.schema_cookie);
         }
         if new != written || !is_ahead(new.change_counter, highest.change_counter) {
@@ -221,17 +243,17 @@ impl Snapshot {
             stamp(&mut pages, new);
         }
         let schema = if schema_changed { Schema::new() } else { self.0.schema.clone() };
-        Snapshot(Arc::new(Image { pages, schema }))
+        Snapshot(Arc::new(Image { pages, schema }), self.1)
     }
 
     /// `self` as it can follow `current`: with a change counter that `highest` has not seen, and with a new schema
     /// cookie too unless both have the same schema.
     pub(crate) fn restamped(&self, current: &Snapshot, highest: Stamp) -> Snapshot {
         let (mut pages, schema) = (self.0.pages.clone(), self.0.schema.clone());
-        let same_schema = Arc::ptr_eq(&schema.0, &current.0.schema.0);
+        let same_schema = schema.ptr_eq(&current.0.schema);
         let schema_cookie = if same_schema { current.stamp().schema_cookie } else { next(highest.schema_cookie) };
         stamp(&mut pages, Stamp { change_counter: next(highest.change_counter), schema_cookie });
-        Snapshot(Arc::new(Image { pages, schema }))
+        Snapshot(Arc::new(Image { pages, schema }), self.1)
     }
 
     fn write_aside(&self, path: &Path) -> io::Result<()> {
@@ -283,7 +305,7 @@ fn read_through_sqlite(path: &Path) -> rusqlite::Result<ReadFile> {
     // the file stays as it is until its length is known.
     connection.execute_batch("BEGIN; SELECT 1 FROM sqlite_schema")?;
     let bytes = connection.serialize("main")?.to_vec();
-    let len = fs::metadata(&path).map_or(bytes.len(), |file| file.len() as usize);
+    let len = fs::metadata(&path).map_or(bytes.len(), |file| in_memory(file.len()));
     Ok(ReadFile { bytes, len })
 }
 
@@ -315,13 +337,23 @@ fn check_header(bytes: &[u8], len: usize) -> std::result::Result<(), String> {
     let number = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let counted = number(CHANGE_COUNTER) == number(VERSION_VALID_FOR);
     let pages = if counted { number(PAGE_COUNT) as usize } else { 1 };
-    if len < pages.max(1) * page_size {
+    if !has_room(len, pages.max(1), page_size) {
         return Err(format!("it is cut short: {len} bytes, where its header promises {pages} pages of {page_size}"));
     }
     if !len.is_multiple_of(page_size) {
         return Err(format!("it has {len} bytes, which is no whole number of its pages of {page_size}"));
     }
     Ok(())
+}
+
+/// Whether so many pages fit into `len` bytes; not if they would not even fit into the address space.
+fn has_room(len: usize, pages: usize, page_size: usize) -> bool {
+    pages.checked_mul(page_size).is_some_and(|promised| promised <= len)
+}
+
+/// A file's length; one that does not fit into the address space is as long as that.
+fn in_memory(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
 }
 
 fn number(pages: &Pages, at: usize) -> u32 {
@@ -345,6 +377,23 @@ fn stamp(pages: &mut Pages, stamp: Stamp) {
     pages.write(SCHEMA_COOKIE, &stamp.schema_cookie.to_be_bytes());
 }
 
+/// Has the header say that the database is in no WAL mode; says whether it was. An engine has no WAL, so a database in WAL
+/// mode would not open; these two bytes are all that says so.
+pub(crate) fn take_wal_mark(pages: &mut Pages) -> bool {
+    let mut versions = [0; 2];
+    pages.read(FORMAT_VERSIONS, &mut versions);
+    if versions.contains(&WAL) {
+        pages.write(FORMAT_VERSIONS, &ROLLBACK_JOURNAL);
+    }
+    versions.contains(&WAL)
+}
+
+/// Gives the image the next change counter.
+pub(crate) fn count_on(pages: &mut Pages) {
+    let Stamp { change_counter, schema_cookie } = Stamp::of(pages);
+    stamp(pages, Stamp { change_counter: next(change_counter), schema_cookie });
+}
+
 fn page_size(pages: &Pages) -> usize {
     match number(pages, PAGE_SIZE) >> 16 {
         1 => 65_536,
@@ -360,4 +409,19 @@ fn is_ahead(number: u32, other: u32) -> bool {
 /// The number after this one; never zero, which is what an empty database has.
 fn next(number: u32) -> u32 {
     number.wrapping_add(1).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 65,536 pages of 65,536 bytes are none in 32 bits.
+    #[test]
+    fn a_header_may_promise_more_than_the_address_space_has() {
+        assert!(has_room(8192, 2, 4096));
+        assert!(!has_room(8191, 2, 4096));
+        assert!(has_room(usize::MAX, 1, usize::MAX));
+        assert!(!has_room(usize::MAX, usize::MAX / 2 + 1, 2), "which would wrap around to zero");
+        assert_eq!(in_memory(100), 100);
+    }
 }

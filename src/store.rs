@@ -1,14 +1,14 @@
 //! The content of one engine and who may change it. Knows no SQLite connection, so it is tested alone.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::marks;
 use crate::origin::{Origin, Purpose, Refusal};
 use crate::pages::Pages;
-use crate::snapshot::{Snapshot, Stamp};
+use crate::queue::{Place, Queue, Stage, Waiter};
+use crate::snapshot::{JournalMode, Snapshot, Stamp};
 use crate::sync::{Condvar, Mutex, MutexGuard, Patience, thread};
 
 /// Stands for one connection among those that ask for the writer slot.
@@ -33,7 +33,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    fn mark_as_taken(&self) {
+    pub(crate) fn mark_as_taken(&self) {
         if self.reserve.is_none() {
             marks::reached(marks::SLOT_TAKEN);
         }
@@ -43,6 +43,8 @@ impl Claim {
 /// One engine's content: read by any number of connections without a lock, written by one at a time.
 pub(crate) struct Store {
     state: Mutex<State>,
+    /// How often the content has changed to another text encoding. A connection that has read one can't read another.
+    encoding_changes: AtomicUsize,
 }
 
 struct State {
@@ -53,12 +55,13 @@ struct State {
     /// Invariant: no image that `current` has ever been had a farther number (rule 1: none may repeat with other
     /// content, since that is all by which a connection tells that the pages it keeps are out of date).
     highest: Stamp,
-    /// SQLite's number of the encoding that texts are in. A connection that has seen one can't read another.
+    /// SQLite's number of the encoding that texts are in, or were in before the database became empty. A connection that
+    /// has seen one can't read another.
     encoding: Option<u32>,
     writer: Option<Writer>,
     /// Those who wait for the writer slot, in order of arrival. Invariant: while the slot is free, the first of them is
-    /// on its way ([`Stage::Called`]). A reservation that has lapsed does not make it free; waiters look for that.
-    queue: VecDeque<Waiter>,
+    /// on its way ([`Stage::Called`]). A reservation that has expired does not make it free; the last waiter looks for that.
+    queue: Queue,
     lock_timeout: Duration,
     /// Who replaced `current` last.
     replaced_by: Origin,
@@ -67,32 +70,14 @@ struct State {
 struct Writer {
     token: Token,
     origin: Origin,
-    /// Until when the slot is only reserved; then it is anybody's.
-    reserved: Option<Instant>,
+    /// How long the slot is only reserved; then it is anybody's.
+    reserved: Option<Patience>,
 }
 
 impl Writer {
     fn holds(&self) -> bool {
-        // Nobody can tell whether the very last nanosecond belongs to it: `<=` would do (exempted in mutants.toml).
-        self.reserved.is_none_or(|end| Instant::now() < end)
+        self.reserved.as_ref().is_none_or(Patience::lasts)
     }
-}
-
-struct Waiter {
-    token: Token,
-    origin: Origin,
-    has_read: bool,
-    woken: Arc<Condvar>,
-    stage: Stage,
-}
-
-/// To wake a thread takes far longer than most units of work do. So while the first waiter is on its way, the slot is
-/// anybody's who is running; once it is there, the slot is handed to it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Asleep,
-    Called,
-    There,
 }
 
 /// How long a writer waits for its turn, unless it is set.
@@ -100,9 +85,6 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a waiter may be passed over; then it is handed the slot wherever it is.
 const MAX_PASSED_OVER: Duration = Duration::from_millis(20);
-
-/// How often a waiter looks whether a reservation has lapsed, of which nobody would tell it.
-const RECHECK: Duration = Duration::from_millis(20);
 
 /// How often a waiter that has been called, and found the slot taken, looks again before it goes back to sleep. Together
 /// that is some 10 µs, in which most units of work end.
@@ -117,10 +99,11 @@ impl Store {
                 baseline: snapshot.clone(),
                 current: snapshot,
                 writer: None,
-                queue: VecDeque::new(),
+                queue: Queue::default(),
                 lock_timeout: LOCK_TIMEOUT,
                 replaced_by: Origin::here(Purpose::Uri),
             }),
+            encoding_changes: AtomicUsize::new(0),
         }
     }
 
@@ -134,6 +117,16 @@ impl Store {
         self.lock().baseline.clone()
     }
 
+    pub(crate) fn journal_mode(&self) -> JournalMode {
+        self.lock().current.journal_mode()
+    }
+
+    /// Sets it for what is committed now and later, until something else is restored.
+    pub(crate) fn set_journal_mode(&self, mode: JournalMode) {
+        let mut state = self.lock();
+        state.current = state.current.in_journal_mode(mode);
+    }
+
     pub(crate) fn lock_timeout(&self) -> Duration {
         self.lock().lock_timeout
     }
@@ -145,7 +138,7 @@ impl Store {
     /// Takes the writer slot if it is free, or already the claimant's.
     pub(crate) fn try_acquire(&self, claim: &Claim) -> Result<(), Refusal> {
         marks::reached(marks::SLOT_ASKED);
-        let result = self.lock().acquire(claim);
+        let result = self.lock().acquire(claim, None);
         match &result {
             Ok(()) => claim.mark_as_taken(),
             Err(Refusal::Held { .. }) => {} // it may come back
@@ -154,45 +147,36 @@ impl Store {
         result
     }
 
-    /// Takes the writer slot, waiting for it behind those who came before, for `patience` at most. A claim that builds on
-    /// something read is refused as soon as that is replaced.
-    pub(crate) fn acquire(&self, claim: &Claim, patience: Duration) -> Result<(), Refusal> {
-        marks::reached(marks::SLOT_ASKED);
-        let result = self.acquire_in_turn(claim, patience);
-        match &result {
-            Ok(()) => claim.mark_as_taken(),
-            Err(_) => marks::reached(marks::SLOT_REFUSED),
-        }
-        result
-    }
-
-    fn acquire_in_turn(&self, claim: &Claim, patience: Duration) -> Result<(), Refusal> {
+    /// Takes the writer slot, waiting for it at this place among the others, for `patience` at most. A claim that builds on
+    /// something read is refused as soon as that is replaced. Who is refused may come back to the same place.
+    pub(crate) fn acquire(&self, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
         let patience = Patience::of(patience);
         let mut state = self.lock();
-        let mut result = state.acquire(claim);
+        let mut result = state.acquire(claim, None);
         if !matches!(result, Err(Refusal::Held { .. })) {
             return result;
         }
-        let woken = state.enqueue(claim);
+        let woken = state.enqueue(claim, place);
         let mut looks = 0..0;
         while matches!(result, Err(Refusal::Held { .. })) && patience.lasts() {
-            looks = if state.arrive(claim.token) { 0..LOOKS } else { looks };
+            looks = if state.queue.arrive(place) { 0..LOOKS } else { looks };
             state = match looks.next() {
                 Some(_) => self.look_again(state),
                 None => {
-                    woken.wait_timeout(state, patience.left().min(RECHECK)).unwrap_or_else(PoisonError::into_inner).0
+                    let time = patience.left().min(state.queue.longest_sleep(place));
+                    woken.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
-            result = state.acquire(claim);
+            result = state.acquire(claim, Some(place));
         }
-        state.leave_queue(claim.token);
-        result.map_err(|refusal| refusal.after(patience.waited()))
+        state.leave_queue(place);
+        result.map_err(|refusal| refusal.after(place.age()))
     }
 
-    /// Wakes all who sleep, as the time does that a wait in `acquire` may last. In a model nothing else would.
+    /// Wakes those who sleep for a certain time, as that time does. In a model nothing else would.
     #[cfg(all(test, shuttle))]
     pub(crate) fn pass_time(&self) {
-        self.lock().queue.iter().for_each(|waiter| waiter.woken.notify_one());
+        self.lock().queue.pass_time();
     }
 
     /// How many wait in the queue.
@@ -212,6 +196,7 @@ impl Store {
     pub(crate) fn publish(&self, pages: Pages, schema_cookie: u32) -> Snapshot {
         let mut state = self.lock();
         let new = state.current.committed(pages, schema_cookie, state.highest);
+        self.count_encoding_change(&state, &new);
         let old = state.replace(new.clone());
         drop(state);
         drop(old); // may free many pages, which no other thread should wait for
@@ -224,6 +209,7 @@ impl Store {
     pub(crate) fn restore(&self, snapshot: &Snapshot) -> bool {
         let mut state = self.lock();
         if state.current.same_content(snapshot) {
+            state.current = state.current.in_journal_mode(snapshot.journal_mode());
             return true;
         }
         if state.encoding.zip(snapshot.text_encoding()).is_some_and(|(seen, new)| seen != new) {
@@ -231,12 +217,28 @@ impl Store {
         }
         let new = snapshot.restamped(&state.current, state.highest);
         if state.baseline.same_content(snapshot) {
-            state.baseline = new.clone(); // so that the next reset finds nothing to do, unless something is written
+            let mode = state.baseline.journal_mode();
+            state.baseline = new.in_journal_mode(mode); // so that the next reset finds nothing to do, unless something is written
         }
+        self.count_encoding_change(&state, &new);
         let old = state.replace(new);
         drop(state);
         drop(old);
         true
+    }
+
+    /// How often the content has changed to another text encoding so far. Where it is empty, the encoding is UTF-8, as that
+    /// of a new connection is.
+    pub(crate) fn encoding_changes(&self) -> usize {
+        self.encoding_changes.load(Ordering::Acquire)
+    }
+
+    fn count_encoding_change(&self, state: &State, new: &Snapshot) {
+        const UTF_8: u32 = 1;
+        let encoding_of = |content: &Snapshot| content.text_encoding().unwrap_or(UTF_8);
+        if encoding_of(&state.current) != encoding_of(new) {
+            self.encoding_changes.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// Goes back to what the engine was created with, and to how it was, for the next who has it. Nobody uses it
@@ -269,48 +271,46 @@ impl Store {
 }
 
 impl State {
-    /// Takes the slot if it is free, or its own already; waiters only in their order. A slot that a claim can't use any more
-    /// is given up.
-    fn acquire(&mut self, claim: &Claim) -> Result<(), Refusal> {
+    /// Takes the slot if it is free, or its own already; who waits at a place only if nobody is before it. A slot that a
+    /// claim can't use any more is given up.
+    fn acquire(&mut self, claim: &Claim, place: Option<Place>) -> Result<(), Refusal> {
         if claim.read.as_ref().is_some_and(|read| !read.is(&self.current)) {
             self.release(claim.token);
             return Err(Refusal::Stale { by: self.replaced_by.clone() });
         }
-        let reserved = claim.reserve.map(|time| Instant::now() + time);
-        let before = self.first_before(claim.token);
+        let reserved = claim.reserve.map(Patience::of);
+        let before = place.and_then(|place| self.queue.first_before(place)).map(|first| first.origin.clone());
         match (&mut self.writer, before) {
             (Some(writer), _) if writer.token == claim.token => writer.reserved = reserved,
             (Some(writer), _) if writer.holds() => {
                 return Err(Refusal::Held { by: writer.origin.clone(), waited: Duration::ZERO });
             }
-            (_, Some(by)) => return Err(Refusal::Held { by, waited: Duration::ZERO }),
+            (_, Some(by)) => {
+                self.end_expired_reservation();
+                return Err(Refusal::Held { by, waited: Duration::ZERO });
+            }
             _ => self.writer = Some(Writer { token: claim.token, origin: Origin::here(claim.purpose), reserved }),
         }
         Ok(())
     }
 
-    /// The first waiter, for one that waits behind it: that may look at the slot just when the first is on its way.
-    fn first_before(&self, token: Token) -> Option<Origin> {
-        let is_behind = self.queue.iter().skip(1).any(|waiter| waiter.token == token);
-        self.queue.front().filter(|_| is_behind).map(|first| first.origin.clone())
+    /// Makes the slot free if it was reserved, and for a time that is over.
+    fn end_expired_reservation(&mut self) {
+        if self.writer.take_if(|writer| !writer.holds()).is_some() {
+            self.offer();
+        }
     }
 
-    fn enqueue(&mut self, claim: &Claim) -> Arc<Condvar> {
+    fn enqueue(&mut self, claim: &Claim, place: Place) -> Arc<Condvar> {
         let woken = Arc::new(Condvar::new());
         let (token, has_read) = (claim.token, claim.read.is_some());
         let origin = Origin::here(claim.purpose);
-        self.queue.push_back(Waiter { token, origin, has_read, woken: woken.clone(), stage: Stage::Asleep });
+        self.queue.enter(Waiter { token, origin, place, has_read, woken: woken.clone(), stage: Stage::Asleep });
         woken
     }
 
-    /// Notes that the waiter who was called is there; says whether it was called.
-    fn arrive(&mut self, token: Token) -> bool {
-        let called = |first: &&mut Waiter| first.token == token && first.stage == Stage::Called;
-        self.queue.front_mut().filter(called).map(|first| first.stage = Stage::There).is_some()
-    }
-
-    fn leave_queue(&mut self, token: Token) {
-        self.queue.retain(|waiter| waiter.token != token);
+    fn leave_queue(&mut self, place: Place) {
+        self.queue.leave(place);
         if !self.writer.as_ref().is_some_and(Writer::holds) {
             self.offer();
         }
@@ -319,14 +319,12 @@ impl State {
     fn replace(&mut self, new: Snapshot) -> Snapshot {
         if new.size() > 0 {
             self.highest = self.highest.max(new.stamp());
-            self.encoding = self.encoding.or(new.text_encoding());
+            self.encoding = new.text_encoding().or(self.encoding);
         }
         if let Some(writer) = &self.writer {
             self.replaced_by = writer.origin.clone();
         }
-        for waiter in self.queue.iter().filter(|waiter| waiter.has_read) {
-            waiter.woken.notify_one();
-        }
+        self.queue.wake_readers();
         std::mem::replace(&mut self.current, new)
     }
 
@@ -344,11 +342,10 @@ impl State {
 
     /// Hands the free slot to the first waiter if it is there, and calls it if it sleeps.
     fn offer(&mut self) {
-        match self.queue.front_mut() {
-            Some(first) if first.stage == Stage::There || first.origin.age() >= MAX_PASSED_OVER => {
+        match self.queue.first_mut() {
+            Some(first) if first.stage == Stage::There || first.place.age() >= MAX_PASSED_OVER => {
                 first.woken.notify_one(); // it may have gone back to sleep
-                let first = self.queue.pop_front();
-                self.writer = first.map(|first| {
+                self.writer = self.queue.take_first().map(|first| {
                     let origin = first.origin.restarted();
                     Writer { token: first.token, origin, reserved: None }
                 });
@@ -367,6 +364,7 @@ impl State {
 mod tests {
     use std::panic::Location;
     use std::sync::mpsc;
+    use std::time::Instant;
 
     use super::*;
 
@@ -392,12 +390,26 @@ mod tests {
 
     fn commit(store: &Store, content: &[u8]) {
         let token = Token::new();
-        store.acquire(&claim(token, None), FOR_EVER).unwrap();
+        acquire(store, &claim(token, None)).unwrap();
         let mut pages = store.current().pages().clone();
         pages.resize(0);
         pages.write(0, content);
         store.publish(pages, 0);
         store.release(token);
+    }
+
+    fn acquire(store: &Store, claim: &Claim) -> Result<(), Refusal> {
+        store.acquire(claim, Place::new(), FOR_EVER)
+    }
+
+    fn enqueue(state: &mut State, claim: &Claim) -> Place {
+        let place = Place::new();
+        state.enqueue(claim, place);
+        place
+    }
+
+    fn stage_of_first(state: &State) -> Stage {
+        state.queue.first().expect("somebody waits").stage
     }
 
     /// Waits until so many are in the queue. (What no test from outside could see.)
@@ -432,13 +444,13 @@ mod tests {
     #[test]
     fn waiters_come_in_order_of_arrival() {
         let (store, holder, (order, arrivals)) = (store(), Token::new(), mpsc::channel());
-        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
+        acquire(&store, &claim(holder, None)).unwrap();
         thread::scope(|scope| {
             for number in 0..6 {
                 let (store, order) = (&store, order.clone());
                 scope.spawn(move || {
                     let token = Token::new();
-                    store.acquire(&claim(token, None), FOR_EVER).unwrap();
+                    acquire(store, &claim(token, None)).unwrap();
                     order.send(number).unwrap();
                     store.release(token);
                 });
@@ -453,10 +465,10 @@ mod tests {
     #[test]
     fn a_waiter_that_was_passed_over_for_long_is_handed_the_slot() {
         let (store, holder, waiter) = (store(), Token::new(), Token::new());
-        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
+        acquire(&store, &claim(holder, None)).unwrap();
         {
             let mut state = store.lock();
-            state.enqueue(&claim(waiter, None));
+            enqueue(&mut state, &claim(waiter, None));
             thread::sleep(MAX_PASSED_OVER);
             let handed_over = Instant::now();
             state.release(holder);
@@ -474,13 +486,12 @@ mod tests {
     fn a_waiter_on_its_way_may_be_passed_over_but_once_it_is_there_it_is_next() {
         let (store, holder, waiter) = (store(), Token::new(), Token::new());
         let now = store.current();
-        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
-        store.lock().enqueue(&claim(waiter, None));
+        acquire(&store, &claim(holder, None)).unwrap();
+        let place = enqueue(&mut store.lock(), &claim(waiter, None));
         store.release(holder);
-        assert!(store.lock().queue[0].stage == Stage::Called);
+        assert_eq!(stage_of_first(&store.lock()), Stage::Called);
         store.try_acquire(&claim(holder, Some(&now))).expect("the waiter has not come yet");
-        assert!(store.lock().arrive(waiter));
-        assert!(!store.lock().arrive(waiter), "it arrives once");
+        assert!(store.lock().queue.arrive(place));
         store.release(holder);
         assert!(store.try_acquire(&claim(holder, Some(&now))).is_err());
         store.try_acquire(&claim(waiter, Some(&now))).unwrap();
@@ -492,34 +503,74 @@ mod tests {
     fn a_waiter_does_not_go_before_the_first_which_is_on_its_way() {
         let (store, holder, first, second) = (store(), Token::new(), Token::new(), Token::new());
         let mut state = store.lock();
-        state.acquire(&claim(holder, None)).unwrap();
-        state.enqueue(&claim(first, None));
-        state.enqueue(&claim(second, None));
+        state.acquire(&claim(holder, None), None).unwrap();
+        let places = [first, second].map(|token| enqueue(&mut state, &claim(token, None)));
         state.release(holder);
-        assert!(matches!(state.acquire(&claim(second, None)), Err(Refusal::Held { .. })));
-        state.acquire(&claim(first, None)).unwrap();
+        assert!(matches!(state.acquire(&claim(second, None), Some(places[1])), Err(Refusal::Held { .. })));
+        state.acquire(&claim(first, None), Some(places[0])).unwrap();
+    }
+
+    /// It may have been away for so long that it is to be passed over no more.
+    #[test]
+    fn a_waiter_that_comes_back_goes_before_those_who_came_later() {
+        let (store, holder, early, late) = (store(), Token::new(), Token::new(), Token::new());
+        let mut state = store.lock();
+        state.acquire(&claim(holder, None), None).unwrap();
+        let [away, present] = [early, late].map(|token| enqueue(&mut state, &claim(token, None)));
+        state.leave_queue(away);
+        state.enqueue(&claim(early, None), away);
+        state.queue.first_mut().unwrap().stage = Stage::There;
+        state.release(holder);
+        assert!(state.acquire(&claim(late, None), Some(present)).is_err());
+        assert!(state.is_held_by(early));
+    }
+
+    #[test]
+    fn the_slot_does_not_wait_for_one_that_is_away() {
+        let (store, holder, [early, late]) = (store(), Token::new(), [Token::new(), Token::new()]);
+        let mut state = store.lock();
+        state.acquire(&claim(holder, None), None).unwrap();
+        let [away, present] = [early, late].map(|token| enqueue(&mut state, &claim(token, None)));
+        state.leave_queue(away);
+        state.release(holder);
+        assert_eq!(stage_of_first(&state), Stage::Called);
+        state.acquire(&claim(late, None), Some(present)).unwrap();
+    }
+
+    /// The last one looks for that, and is not the one that gets the slot.
+    #[test]
+    fn a_reservation_that_expired_makes_who_looks_call_the_first() {
+        let (store, reader, first, last) = (store(), Token::new(), Token::new(), Token::new());
+        let mut state = store.lock();
+        state.acquire(&reservation(reader, RESERVATION), None).unwrap();
+        let places = [first, last].map(|token| enqueue(&mut state, &claim(token, None)));
+        assert!(state.acquire(&claim(last, None), Some(places[1])).is_err());
+        assert_eq!(stage_of_first(&state), Stage::Asleep, "as long as it is reserved");
+        thread::sleep(2 * RESERVATION);
+        assert!(state.acquire(&claim(last, None), Some(places[1])).is_err());
+        assert_eq!(stage_of_first(&state), Stage::Called);
+        assert!(state.writer.is_none());
     }
 
     #[test]
     fn when_the_first_waiter_gives_up_the_next_is_called() {
         let (store, first, second) = (store(), Token::new(), Token::new());
         let mut state = store.lock();
-        state.enqueue(&claim(first, None));
-        state.enqueue(&claim(second, None));
+        let [first, _] = [first, second].map(|token| enqueue(&mut state, &claim(token, None)));
         state.offer();
-        assert!(state.queue[0].stage == Stage::Called);
+        assert_eq!(stage_of_first(&state), Stage::Called);
         state.leave_queue(first);
         assert_eq!(state.queue.len(), 1);
-        assert!(state.queue[0].stage == Stage::Called, "or the free slot would be nobody's");
+        assert_eq!(stage_of_first(&state), Stage::Called, "or the free slot would be nobody's");
     }
 
     #[test]
     fn a_waiter_who_builds_on_what_is_replaced_is_told_at_once() {
         let (store, holder) = (store(), Token::new());
         let old = store.current();
-        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
+        acquire(&store, &claim(holder, None)).unwrap();
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| store.acquire(&claim(Token::new(), Some(&old)), FOR_EVER));
+            let waiter = scope.spawn(|| acquire(&store, &claim(Token::new(), Some(&old))));
             until_queued(&store, 1);
             store.publish(Pages::from_base(Arc::new(vec![1; 200]), 200), 0);
             assert!(matches!(waiter.join().unwrap(), Err(Refusal::Stale { .. })), "while the slot is still held");
@@ -531,9 +582,9 @@ mod tests {
     fn a_slot_that_was_handed_to_who_can_not_use_it_is_handed_on() {
         let (store, holder, stale) = (store(), Token::new(), Token::new());
         let old = store.current();
-        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
-        store.lock().enqueue(&claim(stale, Some(&old)));
-        store.lock().queue[0].stage = Stage::There;
+        acquire(&store, &claim(holder, None)).unwrap();
+        enqueue(&mut store.lock(), &claim(stale, Some(&old)));
+        store.lock().queue.first_mut().unwrap().stage = Stage::There;
         store.publish(Pages::from_base(Arc::new(vec![1; 200]), 200), 0);
         store.release(holder);
         assert!(matches!(store.try_acquire(&claim(stale, Some(&old))), Err(Refusal::Stale { .. })));
@@ -545,12 +596,12 @@ mod tests {
         let (store, reader, writer) = (store(), Token::new(), Token::new());
         store.try_acquire(&reservation(reader, FOR_EVER)).unwrap();
         assert!(store.try_acquire(&claim(writer, None)).is_err(), "it holds until then");
-        store.acquire(&reservation(reader, RESERVATION), FOR_EVER).unwrap();
-        store.acquire(&claim(writer, None), FOR_EVER).expect("nobody has to give it back");
+        acquire(&store, &reservation(reader, RESERVATION)).unwrap();
+        acquire(&store, &claim(writer, None)).expect("nobody has to give it back");
         store.release(reader);
         assert!(store.try_acquire(&claim(reader, None)).is_err(), "it is the writer's now");
         store.release(writer);
-        store.acquire(&reservation(reader, RESERVATION), FOR_EVER).unwrap();
+        acquire(&store, &reservation(reader, RESERVATION)).unwrap();
         store.try_acquire(&claim(reader, None)).unwrap();
         thread::sleep(2 * RESERVATION);
         assert!(store.try_acquire(&claim(writer, None)).is_err(), "what was reserved was taken");
@@ -561,9 +612,9 @@ mod tests {
     fn only_who_has_the_slot_for_good_holds_it() {
         let (store, one, other) = (store(), Token::new(), Token::new());
         let mut state = store.lock();
-        state.acquire(&reservation(one, FOR_EVER)).unwrap();
+        state.acquire(&reservation(one, FOR_EVER), None).unwrap();
         assert!(!state.is_held_by(one), "it is only reserved");
-        state.acquire(&claim(one, None)).unwrap();
+        state.acquire(&claim(one, None), None).unwrap();
         assert_eq!((state.is_held_by(one), state.is_held_by(other)), (true, false));
     }
 
@@ -571,11 +622,11 @@ mod tests {
     #[test]
     fn a_waiter_behind_a_reservation_does_not_sleep_on() {
         let (store, holder, reader) = (store(), Token::new(), Token::new());
-        store.acquire(&claim(holder, None), FOR_EVER).unwrap();
+        acquire(&store, &claim(holder, None)).unwrap();
         thread::scope(|scope| {
-            scope.spawn(|| store.acquire(&reservation(reader, RESERVATION), FOR_EVER).unwrap());
+            scope.spawn(|| acquire(&store, &reservation(reader, RESERVATION)).unwrap());
             until_queued(&store, 1);
-            let waiter = scope.spawn(|| store.acquire(&claim(Token::new(), None), FOR_EVER));
+            let waiter = scope.spawn(|| acquire(&store, &claim(Token::new(), None)));
             until_queued(&store, 2);
             store.release(holder);
             let start = Instant::now();
@@ -603,12 +654,12 @@ mod tests {
     fn nothing_is_renewed_that_somebody_uses_or_that_has_texts_in_another_encoding() {
         let (store, token) = (store(), Token::new());
         store.set_lock_timeout(Duration::ZERO);
-        store.acquire(&claim(token, None), FOR_EVER).unwrap();
+        acquire(&store, &claim(token, None)).unwrap();
         assert!(!store.renew(), "it is being written to");
         store.release(token);
-        store.lock().enqueue(&claim(token, None));
+        let place = enqueue(&mut store.lock(), &claim(token, None));
         assert!(!store.renew(), "somebody waits for it");
-        store.lock().leave_queue(token);
+        store.lock().leave_queue(place);
         assert!(store.renew());
         assert_eq!(store.lock_timeout(), LOCK_TIMEOUT);
         commit(&store, &[1; 200]);

@@ -1,9 +1,11 @@
 //! What the modules that are model-checked lock and wait with: std's, or in a model (`cargo model`) shuttle's, which runs
 //! their threads in one order after another.
 
-use std::time::Duration;
+#[cfg(shuttle)]
+mod in_models;
+
 #[cfg(not(shuttle))]
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[cfg(not(shuttle))]
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
@@ -11,14 +13,17 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 pub(crate) use std::thread;
 
 #[cfg(shuttle)]
-pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard};
+pub(crate) use shuttle::sync::{Mutex, MutexGuard};
 #[cfg(shuttle)]
 pub(crate) use shuttle::thread;
 
+#[cfg(shuttle)]
+pub(crate) use self::in_models::{Condvar, Patience};
+
 /// How long somebody is going to wait.
+#[cfg(not(shuttle))]
 pub(crate) struct Patience {
     most: Duration,
-    #[cfg(not(shuttle))]
     start: Instant,
 }
 
@@ -36,30 +41,22 @@ impl Patience {
     pub(crate) fn left(&self) -> Duration {
         self.most.saturating_sub(self.start.elapsed())
     }
-
-    pub(crate) fn waited(&self) -> Duration {
-        self.start.elapsed()
-    }
 }
 
-/// In a model no time passes: patience of less than an hour may be over whenever it is looked at.
-#[cfg(shuttle)]
-impl Patience {
-    pub(crate) fn of(most: Duration) -> Patience {
-        Patience { most }
-    }
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
 
-    pub(crate) fn lasts(&self) -> bool {
-        use shuttle::rand::Rng;
-
-        self.most >= Duration::from_secs(3600) || !self.most.is_zero() && shuttle::rand::thread_rng().r#gen()
-    }
-
-    pub(crate) fn left(&self) -> Duration {
-        self.most
-    }
-
-    pub(crate) fn waited(&self) -> Duration {
-        Duration::ZERO
+    #[test]
+    fn patience_is_used_up() {
+        const LONG: Duration = Duration::from_secs(3600);
+        let long = Patience::of(LONG);
+        assert!(long.lasts() && long.left() > LONG / 2);
+        let short = Patience::of(Duration::from_millis(5));
+        while short.lasts() {
+            thread::sleep(short.left());
+        }
+        assert!(short.left().is_zero());
+        assert!(!Patience::of(Duration::ZERO).lasts());
     }
 }

@@ -543,6 +543,29 @@ fn a_plan_counts_on() {
     assert_eq!(code_of(plan.during(|| insert(&connection))), Some(ffi::SQLITE_FULL));
 }
 
+/// The first and the last among them.
+#[test]
+fn everywhere_is_at_each_call() {
+    let _alone = alone();
+    let insert_under = |plan: &Plan| {
+        let engine = fork();
+        let connection = engine.connect().unwrap();
+        plan.during(|| insert(&connection)).is_ok()
+    };
+    let all = Fault::Full.at(1000);
+    assert!(insert_under(&all) && all.calls() > 2);
+    let hit = RefCell::new(BTreeSet::new());
+    Fault::Full.everywhere(|plan| {
+        let is_done = insert_under(plan);
+        assert_eq!(is_done, !plan.was_hit(), "{plan:?}");
+        if plan.was_hit() {
+            hit.borrow_mut().insert(format!("{plan:?}").split_once(" of ").unwrap().0.to_owned());
+        }
+    });
+    let plans = |kind: &'static str| (1..=all.calls()).map(move |n| format!("Fault::Full.{kind}({n})"));
+    assert_eq!(hit.into_inner(), plans("at").chain(plans("from")).collect());
+}
+
 #[test]
 fn each_call_fails_with_its_own_code() {
     let _alone = alone();

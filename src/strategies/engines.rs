@@ -11,6 +11,7 @@ use super::model::{Content, Effect, Model, Outcome};
 use super::operation::{AT_FIRST, ELSEWHERE, HANDS, Kind, Operation, Place, Statement, TABLES};
 use super::rows::Rows;
 use super::subject::{Difference, Subject};
+use crate::vfs::set_busy_handler;
 use crate::{Engine, PooledConnection, Snapshot, UnitOfWork};
 
 /// Carries the operations out on this engine and forks of it, and compares what comes of each, and in the end what each
@@ -93,6 +94,10 @@ impl<'a, R: Rows> Engines<'a, R> {
     /// The first difference.
     pub fn check(mut self, model: &Model<R::Key, R::Value>) -> Result<(), Difference> {
         self.hands = [const { None }; HANDS];
+        let expected = model.committed().count();
+        if self.engines.len() != expected {
+            return Err(Difference::new("the engines in the end", &expected, &self.engines.len()));
+        }
         for (number, (engine, expected)) in self.engines.iter().zip(model.committed()).enumerate() {
             let at = format!("engine {number} in the end");
             let got = self.content(engine)?;
@@ -232,16 +237,25 @@ fn integrity_of(engine: &Engine) -> crate::Result<String> {
     Ok(engine.unit_of_work()?.query_row("PRAGMA integrity_check", [], |row| row.get(0))?)
 }
 
+/// None of them waits: what `on_connect` sets comes first, and what that takes comes after it.
 fn take(engine: &Engine, kind: Kind) -> crate::Result<Held> {
     Ok(match kind {
-        Kind::UnitOfWork => Held::UnitOfWork(engine.unit_of_work()?),
-        Kind::Immediate => Held::UnitOfWork(engine.begin(TransactionBehavior::Immediate)?),
-        Kind::Pooled => Held::Pooled(engine.pooled_connection()?),
-        Kind::Connection => Held::Connection(with_small_cache(engine.connect()?)?),
+        Kind::UnitOfWork => Held::UnitOfWork(engine.begin_in_turn(TransactionBehavior::Deferred)?),
+        Kind::Immediate => Held::UnitOfWork(engine.begin_in_turn(TransactionBehavior::Immediate)?),
+        Kind::Pooled => {
+            let connection = engine.pooled_connection()?;
+            set_busy_handler(&connection);
+            Held::Pooled(connection)
+        }
+        Kind::Connection => {
+            let connection = engine.connect()?;
+            set_busy_handler(&connection);
+            Held::Connection(with_small_cache(connection)?)
+        }
         Kind::Uri => {
             let connection = Connection::open(engine.uri())?;
-            connection.busy_timeout(Duration::ZERO)?;
             engine.setup().carry_out(&connection)?; // as all other connections are
+            connection.busy_timeout(Duration::ZERO)?;
             Held::Connection(with_small_cache(connection)?)
         }
     })

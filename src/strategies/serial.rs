@@ -81,7 +81,9 @@ const COUNTED: &str = "SELECT count FROM rusqlite_fixtures_commits";
 /// # Errors
 /// SQLite's own.
 pub fn prepare(engine: &Engine) -> Result<()> {
-    engine.transaction(|work| Ok(work.execute_batch(CREATE)?))
+    let work = engine.begin_in_turn(TransactionBehavior::Immediate)?;
+    work.execute_batch(CREATE)?;
+    work.commit()
 }
 
 impl<K: Clone + Debug + Ord, V: Clone + Debug + PartialEq> Transaction<K, V> {
@@ -92,7 +94,7 @@ impl<K: Clone + Debug + Ord, V: Clone + Debug + PartialEq> Transaction<K, V> {
     #[track_caller]
     pub fn carry_out<R: Rows<Key = K, Value = V>>(&self, rows: &R, engine: &Engine) -> Result<Record<K, V>> {
         let behavior = if self.immediate { TransactionBehavior::Immediate } else { TransactionBehavior::Deferred };
-        let work = engine.begin(behavior)?;
+        let work = engine.begin_in_turn(behavior)?;
         let record = self.record(rows, &work)?;
         match self.end {
             End::Commit if record.was_refused(self) => work.rollback()?,

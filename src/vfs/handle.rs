@@ -1,18 +1,20 @@
 //! What one connection sees of an engine: the meaning of SQLite's file operations, in safe code.
 
 use std::ffi::CStr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
 
 use super::mount::Mount;
+use super::polling::{self, Polling};
+use super::report::report;
 use super::waiting::{self, Pending};
 use crate::faults::{self, Call};
 use crate::origin::{Purpose, Refusal};
 use crate::pages::Pages;
-use crate::snapshot::{Snapshot, Stamp};
+use crate::queue::Place;
+use crate::snapshot::{self, JournalMode, Snapshot, Stamp};
 use crate::store::{Claim, Token};
 
 /// A SQLite result code other than `SQLITE_OK`.
@@ -36,6 +38,30 @@ impl Lock {
             _ => Lock::Exclusive, // PENDING is on the way to it, and here nobody has to get out of the way
         }
     }
+
+    fn to_raw(self) -> i32 {
+        match self {
+            Lock::None => ffi::SQLITE_LOCK_NONE,
+            Lock::Shared => ffi::SQLITE_LOCK_SHARED,
+            Lock::Reserved => ffi::SQLITE_LOCK_RESERVED,
+            Lock::Exclusive => ffi::SQLITE_LOCK_EXCLUSIVE,
+        }
+    }
+}
+
+/// What file controls set and ask for. It means something to a file on a disk; here it is only remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Settings {
+    /// `SQLITE_FCNTL_PERSIST_WAL`
+    pub(super) persist_wal: bool,
+    /// `SQLITE_FCNTL_POWERSAFE_OVERWRITE`
+    pub(super) powersafe_overwrite: bool,
+    /// `SQLITE_FCNTL_MMAP_SIZE`
+    pub(super) mmap_size: i64,
+}
+
+impl Settings {
+    const DEFAULT: Settings = Settings { persist_wal: false, powersafe_overwrite: true, mmap_size: 0 };
 }
 
 /// One connection's open file on an engine.
@@ -50,14 +76,21 @@ pub(super) struct Handle {
     read: Option<Snapshot>,
     /// What it has written and not committed, from its first write on.
     written: Option<Pages>,
+    /// Whether what it has written is a database in WAL mode.
+    becomes_wal: bool,
     /// The schema cookie of its latest commit, as it wrote it, until it reads anew: `read` may have another one by then.
     own_cookie: Option<u32>,
-    /// When it was refused the writer slot last, if it may come back for it.
-    refused: Option<Instant>,
+    /// Its wait for the writer slot, if it may come back for it.
+    polling: Option<Polling>,
     /// Whether the slot may have been handed over while it was waiting, without a lock that tells SQLite to give it back.
     may_hold_slot: bool,
-    /// Whether a pragma has changed what a later user of the connection would not expect.
+    is_read_only: bool,
+    /// What file controls set.
+    settings: Settings,
+    /// Whether a pragma or a file control has changed what a later user of the connection would not expect.
     pragma_changed: bool,
+    /// Whether `PRAGMA synchronous` was set, which the session puts back.
+    synchronous_was_set: bool,
     /// How many calls of this thread had been made to fail when the connection began to read.
     faults_before: usize,
     /// Whether one was made to fail while it did. SQLite does not tell of each error: it goes on without the statistics for
@@ -69,31 +102,24 @@ pub(super) struct Handle {
 pub(super) trait Caller {
     /// Which one it is: the address of its `sqlite3`.
     fn id(&self) -> usize;
-    /// Whether its transaction has read before, so that it can't be given newer content.
+    /// Whether its transaction has read this file before, so that it can't be given newer content.
     fn is_mid_transaction(&self) -> bool;
-    /// Whether it would make a difference to set `PRAGMA foreign_keys` so. "This pragma is a no-op within a transaction"
-    /// (SQLite, "PRAGMA foreign_keys").
-    fn foreign_keys_would_become(&self, on: bool) -> bool;
+    /// Whether it may be about to write: not if all that it is running only reads. (A backup into it runs no statement.)
+    fn may_write(&self) -> bool;
+    /// Whether it is in a transaction, be it one that has not read yet.
+    fn is_in_transaction(&self) -> bool;
+    /// Whether it is not to write what could corrupt a database (`SQLITE_DBCONFIG_DEFENSIVE`).
+    fn is_defensive(&self) -> bool;
     /// Calls its busy handler, which waits; says whether to try again.
     fn call_busy_handler(&self) -> bool;
 }
 
-/// How long a connection that polls (its busy handler is not ours) queues with the others each time it comes back.
-const POLL_PATIENCE: Duration = Duration::from_millis(10);
-
-/// How long the slot is kept for it then: SQLite asks for it some µs after, if it still wants it.
-const POLL_RESERVATION: Duration = Duration::from_millis(1);
-
-/// How long the slot is kept for a connection that has waited for it in our busy handler, until SQLite comes back for it.
+/// How long the slot is kept for a connection that has waited for it in a busy handler, until SQLite comes back for it.
 /// That takes some µs, unless the thread is kept from running.
 const RESERVATION: Duration = Duration::from_millis(100);
 
-/// When a connection that was refused has to come back to be seen as polling. SQLite's own busy handler sleeps between 1
-/// and 100 ms; a connection that has given up may well do its next thing at once.
-const POLL_INTERVAL: Range<Duration> = Duration::from_micros(900)..Duration::from_millis(200);
-
 impl Handle {
-    pub(super) fn new(mount: Arc<Mount>) -> Handle {
+    pub(super) fn new(mount: Arc<Mount>, is_read_only: bool) -> Handle {
         Handle {
             mount,
             token: Token::new(),
@@ -102,10 +128,14 @@ impl Handle {
             lock: Lock::None,
             read: None,
             written: None,
+            becomes_wal: false,
             own_cookie: None,
-            refused: None,
+            polling: None,
             may_hold_slot: false,
+            is_read_only,
+            settings: Settings::DEFAULT,
             pragma_changed: false,
+            synchronous_was_set: false,
             faults_before: faults::count(),
             has_met_fault: false,
         }
@@ -113,15 +143,35 @@ impl Handle {
 
     pub(super) fn set_purpose(&mut self, purpose: Purpose) {
         self.purpose = purpose;
+        self.polling = None; // which was the wait of somebody else
     }
 
     pub(super) fn is_on(&self, mount: &Mount) -> bool {
         std::ptr::eq(&*self.mount, mount)
     }
 
+    pub(super) fn encoding_changes(&self) -> usize {
+        self.mount.store.encoding_changes()
+    }
+
     /// Whether SQLite may have been left with what a later user of the connection would not expect.
     pub(super) fn is_altered(&self) -> bool {
         self.pragma_changed || self.has_met_fault
+    }
+
+    /// The level of the lock, in SQLite's number.
+    pub(super) fn lock_level(&self) -> i32 {
+        self.lock.to_raw()
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Sets what a file control asks for.
+    pub(super) fn set_settings(&mut self, settings: Settings) {
+        self.pragma_changed |= settings != self.settings;
+        self.settings = settings;
     }
 
     /// Gives out `len` bytes from `offset` on, in parts, with zeros beyond the end; says whether there were enough.
@@ -144,11 +194,22 @@ impl Handle {
 
     /// Writes within the connection's transaction. A connection that does not hold the writer slot can't.
     pub(super) fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code> {
-        if marks_as_wal(offset, data) {
-            return Err(ffi::SQLITE_IOERR_WRITE);
-        }
         self.writable()?.write(offset, data);
+        if offset == 0 {
+            self.write_journal_mode()?;
+        }
         Ok(())
+    }
+
+    /// Takes the mark of a database in WAL mode out of a page 1 that has it: nobody could open the engine with it.
+    fn write_journal_mode(&mut self) -> Result<(), Code> {
+        let schema_before = self.read.as_ref().map(|read| read.stamp().schema_cookie);
+        let Some(pages) = &mut self.written else { return Ok(()) };
+        self.becomes_wal = snapshot::take_wal_mark(pages);
+        // SQLite is to change the mode and nothing else, past us, which it tries in exclusive locking mode. Then it would
+        // go on to use a WAL. In a copy of a database that is in WAL mode, the schema has changed too.
+        let is_switch = self.becomes_wal && schema_before == Some(Stamp::of(pages).schema_cookie);
+        if is_switch { Err(ffi::SQLITE_IOERR_WRITE) } else { Ok(()) }
     }
 
     pub(super) fn resize(&mut self, size: usize) -> Result<(), Code> {
@@ -167,7 +228,7 @@ impl Handle {
     pub(super) fn lock(&mut self, level: Lock, caller: &impl Caller) -> Result<(), Code> {
         self.meet_fault(level, caller)?;
         if self.lock < Lock::Shared {
-            self.come_back();
+            self.come_back(caller);
             self.read = Some(self.mount.store.current());
             self.lock = Lock::Shared;
         }
@@ -188,7 +249,7 @@ impl Handle {
         let call = if level <= Lock::Reserved { Call::Lock } else { Call::LockExclusive };
         faults::check(call).inspect_err(|code| {
             if let (ffi::SQLITE_BUSY, Some(by)) = (*code, faults::order()) {
-                self.announce(caller, None, true);
+                self.announce(caller, None, Place::new(), true);
                 Refusal::Injected { by }.remember(self.mount.name());
             }
         })
@@ -201,59 +262,139 @@ impl Handle {
     /// refused at once, gives up SHARED, waits in the busy handler, and then starts with what is committed by then.
     fn acquire(&mut self, caller: &impl Caller) -> Result<(), Refusal> {
         let claim = self.claim(self.read.clone(), None);
+        let is_mid_transaction = || caller.is_mid_transaction();
         loop {
             match self.mount.store.try_acquire(&claim) {
-                Ok(()) => return Ok(()),
-                Err(refusal @ Refusal::Held { .. }) if caller.is_mid_transaction() => {
-                    if !self.wait_here(caller, refusal.clone()) {
-                        return Err(refusal);
-                    }
+                Ok(()) => {
+                    self.polling = None;
+                    return Ok(());
                 }
-                Err(refusal) => {
-                    // Who was held up may poll; what has read something old is to begin anew.
-                    self.refused = matches!(refusal, Refusal::Held { .. }).then(Instant::now);
-                    self.announce(caller, None, false);
-                    refusal.clone().remember(self.mount.name());
-                    return Err(refusal);
+                Err(refusal @ Refusal::Held { .. }) if is_mid_transaction() => {
+                    self.wait_mid_transaction(caller, refusal)?
                 }
+                Err(refusal) if is_mid_transaction() => return Err(self.fail_to_serialize(refusal)),
+                Err(refusal) => return Err(self.refuse(caller, refusal.of_fresh_transaction())),
             }
         }
     }
 
-    /// Has the connection's busy handler wait; says whether to try again.
-    fn wait_here(&self, caller: &impl Caller, refusal: Refusal) -> bool {
-        self.announce(caller, self.read.clone(), false);
-        let try_again = caller.call_busy_handler();
-        // Our own busy handler has taken what was announced, and remembers more than we know.
-        if Pending::take(|pending| pending.claim.token == self.token).is_some() && !try_again {
-            refusal.remember(self.mount.name());
+    fn wait_mid_transaction(&mut self, caller: &impl Caller, refusal: Refusal) -> Result<(), Refusal> {
+        let result = self.wait_by_busy_handler(caller, self.read.clone(), refusal);
+        self.polling.take_if(|polling| polling.is_over());
+        result
+    }
+
+    /// What the transaction has read is not the newest any more. It has to be rolled back, and ends its wait.
+    fn fail_to_serialize(&mut self, refusal: Refusal) -> Refusal {
+        self.polling = None;
+        report(&self.mount, self.purpose, &refusal);
+        refusal.clone().remember(self.mount.name());
+        refusal
+    }
+
+    /// The connection is to come back by way of its busy handler, if it has one that waits.
+    fn refuse(&mut self, caller: &impl Caller, refusal: Refusal) -> Refusal {
+        let mut polling = self.polling.take().unwrap_or_else(Polling::new);
+        let refusal = polling.refuse(refusal);
+        polling.tell(&self.mount, &refusal);
+        refusal.clone().remember(self.mount.name());
+        if !polling.has_given_up {
+            self.announce(caller, None, polling.place, false);
         }
-        try_again
+        self.polling = Some(polling).filter(|polling| !polling.is_over());
+        refusal
+    }
+
+    /// Has the connection's busy handler wait, until the slot is reserved or `read` is replaced. Fails when it gives up.
+    fn wait_by_busy_handler(
+        &mut self,
+        caller: &impl Caller,
+        read: Option<Snapshot>,
+        refusal: Refusal,
+    ) -> Result<(), Refusal> {
+        let mut polling = self.polling.take().unwrap_or_else(Polling::new);
+        polling.come_back();
+        let refusal = polling.refuse(refusal);
+        polling.tell(&self.mount, &refusal); // it may have slept for long already
+        let result = self.wait_in_turns(caller, &mut polling, read, refusal);
+        self.polling = Some(polling);
+        result
+    }
+
+    fn wait_in_turns(
+        &self,
+        caller: &impl Caller,
+        polling: &mut Polling,
+        read: Option<Snapshot>,
+        mut refusal: Refusal,
+    ) -> Result<(), Refusal> {
+        let claim = || self.claim(read.clone(), Some(RESERVATION));
+        loop {
+            self.announce(caller, read.clone(), polling.place, false);
+            let start = Instant::now();
+            let (tries_again, waited) =
+                polling::call(|| caller.call_busy_handler(), &self.mount, claim(), polling.place);
+            let is_ours = Pending::take(|pending| pending.claim.token == self.token).is_none();
+            if is_ours && tries_again {
+                return Ok(());
+            }
+            if !tries_again {
+                return Err(self.give_up(polling, refusal, is_ours));
+            }
+            polling.has_waited = true;
+            let elsewhere =
+                || waiting::wait(&self.mount, &claim(), polling.place, polling::turn_after(start.elapsed()));
+            match waited.unwrap_or_else(elsewhere) {
+                Err(held @ Refusal::Held { .. }) => refusal = held,
+                _ => return Ok(()), // that what was read is out of date, it is told when it asks again
+            }
+            polling.tell(&self.mount, &refusal);
+        }
+    }
+
+    /// The busy handler waits no longer. Our own has said all that there is to say.
+    fn give_up(&self, polling: &mut Polling, refusal: Refusal, is_ours: bool) -> Refusal {
+        polling.has_given_up = true;
+        let refusal = refusal.after(polling.place.age());
+        if is_ours {
+            return refusal;
+        }
+        if polling.has_waited {
+            report(&self.mount, self.purpose, &refusal);
+        } else {
+            polling.tell(&self.mount, &refusal); // code may retry by itself
+        }
+        refusal.clone().remember(self.mount.name());
+        refusal
     }
 
     /// Says to the busy handler that may be called next what it is called for.
-    fn announce(&self, caller: &impl Caller, read: Option<Snapshot>, is_fault: bool) {
+    fn announce(&self, caller: &impl Caller, read: Option<Snapshot>, place: Place, is_fault: bool) {
         let (mount, alive) = (Arc::downgrade(&self.mount), Arc::downgrade(&self.alive));
         let claim = self.claim(read, Some(RESERVATION));
-        Pending::set(Pending { connection: caller.id(), mount, alive, claim, is_fault });
+        Pending::set(Pending { connection: caller.id(), mount, alive, claim, place, is_fault });
     }
 
     fn claim(&self, read: Option<Snapshot>, reserve: Option<Duration>) -> Claim {
         Claim { token: self.token, purpose: self.purpose, read, reserve }
     }
 
-    /// The connection reads anew. If it was refused before, it may have come back for the writer slot.
-    fn come_back(&mut self) {
+    /// The connection begins to read. If it was refused before, it may have come back for the writer slot.
+    fn come_back(&mut self, caller: &impl Caller) {
         self.own_cookie = None;
-        let Some(refused) = self.refused.take() else { return };
+        let Some(polling) = &mut self.polling else { return };
         self.may_hold_slot = true;
-        // What our own busy handler has seen to is not pending any more. So this connection polls, or has given up, which
-        // can't be told apart: it queues before it takes what it reads, or it would find the slot taken every time others
-        // queue; but it gets no more than a reservation, since it may only want to read.
+        polling.come_back();
+        // What our own busy handler has seen to is not pending any more. So the busy handler of this connection is another
+        // one, which does not wait in the queue. It waits there now, before it takes what it reads, or it would find the slot
+        // taken every time others wait.
         let polls = Pending::take(|pending| pending.claim.token == self.token).is_some();
-        if polls && POLL_INTERVAL.contains(&refused.elapsed()) {
-            // Whether it gets the slot or not, it goes on: if it wants to write, it will ask again.
-            let _ = self.mount.store.acquire(&self.claim(None, Some(POLL_RESERVATION)), POLL_PATIENCE);
+        if polls && caller.may_write() {
+            let claim = self.claim(None, Some(RESERVATION));
+            if let Err(refusal) = self.mount.store.try_acquire(&claim) {
+                // Whether it gets the slot or not, it goes on: it is going to ask for it.
+                let _ = self.wait_by_busy_handler(caller, None, refusal);
+            }
         }
     }
 
@@ -261,6 +402,7 @@ impl Handle {
     pub(super) fn unlock(&mut self, level: Lock) {
         if self.lock >= Lock::Reserved && level < Lock::Reserved {
             self.written = None;
+            self.becomes_wal = false;
             self.mount.store.release(self.token);
         }
         if level == Lock::None {
@@ -275,7 +417,11 @@ impl Handle {
 
     /// SQLite's transaction is committed (`SQLITE_FCNTL_COMMIT_PHASETWO`).
     pub(super) fn commit(&mut self) {
-        if let (Some(pages), Some(read)) = (self.written.take(), &self.read) {
+        if let (Some(mut pages), Some(read)) = (self.written.take(), &self.read) {
+            if std::mem::take(&mut self.becomes_wal) {
+                snapshot::count_on(&mut pages); // so that this connection does not keep the page 1 that it wrote
+                self.mount.store.set_journal_mode(JournalMode::Wal);
+            }
             let cookie_before = self.own_cookie.unwrap_or(read.stamp().schema_cookie);
             self.own_cookie = Some(Stamp::of(&pages).schema_cookie);
             self.read = Some(self.mount.store.publish(pages, cookie_before));
@@ -284,49 +430,77 @@ impl Handle {
 
     /// SQLite is compiling a pragma for this database.
     pub(super) fn pragma(&mut self, name: &str, argument: Option<&str>, caller: &impl Caller) -> Pragma {
-        let Some(argument) = argument else { return Pragma::LeftToSqlite };
         let is = |other: &str| name.eq_ignore_ascii_case(other);
-        if is("locking_mode") {
-            return Pragma::Answered(LOCKING_MODE);
+        if is("journal_mode") {
+            return self.journal_mode(argument, caller);
         }
-        // Code under test often begins with this one. SQLite would compile all statements anew, for nothing.
-        if is("foreign_keys") && boolean(argument).is_some_and(|on| !caller.foreign_keys_would_become(on)) {
-            return Pragma::Done;
+        let Some(argument) = argument else { return Pragma::LeftToSqlite };
+        if is("locking_mode") && argument.eq_ignore_ascii_case("exclusive") {
+            return Pragma::MadeQuery;
         }
+        self.synchronous_was_set |= is("synchronous");
         self.pragma_changed |= !HARMLESS_PRAGMAS.iter().any(|harmless| is(harmless));
         Pragma::LeftToSqlite
     }
 
-    /// What pragmas have changed so far is how the connection is to be.
+    /// Answers in SQLite's place where the engine is in WAL mode, or is to be: SQLite takes it for impossible.
+    fn journal_mode(&mut self, argument: Option<&str>, caller: &impl Caller) -> Pragma {
+        let store = &self.mount.store;
+        let old = store.journal_mode();
+        let new = argument.and_then(|argument| requested_journal_mode(argument, caller)).unwrap_or(old);
+        if new != old {
+            if let Some(refusal) = self.refuse_journal_mode(new, caller) {
+                return refusal;
+            }
+            store.set_journal_mode(new);
+        }
+        self.pragma_changed |= new == JournalMode::Rollback && argument.is_some();
+        if new == JournalMode::Wal { Pragma::Answered(c"wal") } else { Pragma::LeftToSqlite }
+    }
+
+    /// As SQLite refuses to change into or out of WAL mode.
+    fn refuse_journal_mode(&self, new: JournalMode, caller: &impl Caller) -> Option<Pragma> {
+        if caller.is_in_transaction() {
+            let message = match new {
+                JournalMode::Wal => c"cannot change into wal mode from within a transaction",
+                JournalMode::Rollback => c"cannot change out of wal mode from within a transaction",
+            };
+            return Some(Pragma::Refused(ffi::SQLITE_ERROR, Some(message)));
+        }
+        self.is_read_only.then_some(Pragma::Refused(ffi::SQLITE_READONLY, None))
+    }
+
+    /// What pragmas and file controls have changed so far is how the connection is to be.
     pub(super) fn approve_pragmas(&mut self) {
         self.pragma_changed = false;
+        self.synchronous_was_set = false;
+    }
+
+    /// Whether `PRAGMA synchronous` was set since this was asked last.
+    pub(super) fn take_synchronous_was_set(&mut self) -> bool {
+        std::mem::take(&mut self.synchronous_was_set)
     }
 }
 
 /// What comes of a pragma.
 pub(super) enum Pragma {
     LeftToSqlite,
+    /// Left to SQLite, without its argument, so that it asks and sets nothing.
+    MadeQuery,
+    /// The one row. SQLite gives its column the same name.
     Answered(&'static CStr),
-    /// Carried out, without an answer.
-    Done,
+    Refused(Code, Option<&'static CStr>),
 }
 
-fn boolean(argument: &str) -> Option<bool> {
-    let is_one_of = |words: [&str; 4]| words.iter().any(|word| word.eq_ignore_ascii_case(argument));
-    if is_one_of(["1", "on", "yes", "true"]) {
-        return Some(true);
+/// The mode that the argument of `PRAGMA journal_mode` stands for: SQLite takes the first that starts so. With none of
+/// them it only asks.
+fn requested_journal_mode(argument: &str, caller: &impl Caller) -> Option<JournalMode> {
+    let starts_so = |mode: &&str| mode.get(..argument.len()).is_some_and(|start| start.eq_ignore_ascii_case(argument));
+    match ["delete", "persist", "off", "truncate", "memory", "wal"].into_iter().find(starts_so)? {
+        "wal" => Some(JournalMode::Wal),
+        "off" if caller.is_defensive() => None,
+        _ => Some(JournalMode::Rollback),
     }
-    is_one_of(["0", "off", "no", "false"]).then_some(false)
-}
-
-/// "The locking mode of temp and in-memory databases cannot be changed" (SQLite, "PRAGMA locking_mode"). Nor can it here,
-/// where a connection that kept its lock would never see what others commit.
-const LOCKING_MODE: &CStr = c"normal";
-
-/// Whether this is a page 1 that says the database is in WAL mode. An engine has no WAL, so nobody could open it again.
-/// SQLite tries only in exclusive locking mode, which can be set past us, for a main database that is a file.
-fn marks_as_wal(offset: usize, data: &[u8]) -> bool {
-    offset == 0 && data.get(18..20).is_some_and(|versions| versions.contains(&2))
 }
 
 impl Drop for Handle {
@@ -335,10 +509,11 @@ impl Drop for Handle {
     }
 }
 
-/// Pragmas that take an argument and leave nothing behind in the connection: they ask, or they change what is in the
-/// database, which is the transaction's business.
-const HARMLESS_PRAGMAS: [&str; 16] = [
+/// Pragmas that take an argument and leave nothing behind in the connection: they ask; they change what is in the
+/// database, which is the transaction's business; or a session puts back what they set.
+const HARMLESS_PRAGMAS: [&str; 21] = [
     "application_id",
+    "busy_timeout",
     "data_version",
     "foreign_key_check",
     "foreign_key_list",
@@ -347,24 +522,34 @@ const HARMLESS_PRAGMAS: [&str; 16] = [
     "index_list",
     "index_xinfo",
     "integrity_check",
+    "locking_mode",
     "optimize",
     "quick_check",
     "schema_version",
+    "synchronous",
     "table_info",
     "table_list",
     "table_xinfo",
     "user_version",
+    "wal_autocheckpoint",
+    "wal_checkpoint",
 ];
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::thread;
 
     use super::*;
     use crate::vfs::Name;
 
     /// One whose transaction has read nothing, and whose busy handler is not ours.
-    struct Foreign;
+    struct Foreign {
+        writes: bool,
+        /// How often its busy handler waits, and how it does. SQLite would call it as well.
+        patience: Cell<u32>,
+        sleep: fn(Duration),
+    }
 
     impl Caller for Foreign {
         fn id(&self) -> usize {
@@ -375,52 +560,125 @@ mod tests {
             false
         }
 
-        fn foreign_keys_would_become(&self, _: bool) -> bool {
-            true
+        fn may_write(&self) -> bool {
+            self.writes
+        }
+
+        fn is_in_transaction(&self) -> bool {
+            false
+        }
+
+        fn is_defensive(&self) -> bool {
+            false
         }
 
         fn call_busy_handler(&self) -> bool {
-            unreachable!("it is for SQLite to call")
+            let left = self.patience.get();
+            if left > 0 {
+                self.patience.set(left - 1);
+                (self.sleep)(Duration::from_millis(20));
+            }
+            left > 0
         }
+    }
+
+    /// As `sqlite3_busy_timeout` has it.
+    fn by_the_vfs(time: Duration) {
+        assert!(polling::sleep(time));
+    }
+
+    fn writing(patience: u32, sleep: fn(Duration)) -> Foreign {
+        Foreign { writes: true, patience: Cell::new(patience), sleep }
+    }
+
+    fn impatient() -> Foreign {
+        writing(0, thread::sleep)
     }
 
     fn handles() -> [Handle; 2] {
         let mount = Mount::new(Snapshot::empty(), Name::Numbered);
-        [Handle::new(mount.clone()), Handle::new(mount)]
+        [Handle::new(mount.clone(), false), Handle::new(mount, false)]
+    }
+
+    /// A connection that is refused, because another one writes, and has given up what it read.
+    fn refused() -> [Handle; 2] {
+        let [mut writer, mut polling] = handles();
+        writer.lock(Lock::Reserved, &impatient()).unwrap();
+        assert_eq!(polling.lock(Lock::Reserved, &impatient()), Err(ffi::SQLITE_BUSY));
+        polling.unlock(Lock::None);
+        [writer, polling]
+    }
+
+    fn place(handle: &Handle) -> Place {
+        handle.polling.as_ref().expect("it waits").place
     }
 
     #[test]
-    fn a_connection_that_polls_queues_when_it_comes_back() {
-        let [mut writer, mut polling] = handles();
-        writer.lock(Lock::Reserved, &Foreign).unwrap();
-        assert_eq!(polling.lock(Lock::Reserved, &Foreign), Err(ffi::SQLITE_BUSY));
-        polling.unlock(Lock::None);
-        thread::sleep(2 * POLL_INTERVAL.start); // as SQLite's busy handler does
-        let start = Instant::now();
-        polling.lock(Lock::Shared, &Foreign).unwrap();
-        assert!(start.elapsed() >= POLL_PATIENCE);
+    fn a_connection_that_comes_back_waits_until_its_busy_handler_gives_up() {
+        for sleep in [by_the_vfs, thread::sleep] {
+            let [_writer, mut polling] = refused();
+            let caller = writing(3, sleep);
+            polling.lock(Lock::Shared, &caller).unwrap();
+            assert_eq!(caller.patience.get(), 0);
+            assert!(polling.polling.as_ref().is_some_and(|polling| polling.has_given_up && polling.has_waited));
+            assert_eq!(polling.lock(Lock::Reserved, &caller), Err(ffi::SQLITE_BUSY));
+            assert!(polling.polling.is_none(), "it keeps no place after that");
+        }
     }
 
     #[test]
-    fn a_connection_that_polled_and_only_reads_gives_the_slot_back() {
-        let [mut writer, mut polling] = handles();
-        writer.lock(Lock::Reserved, &Foreign).unwrap();
-        polling.lock(Lock::Reserved, &Foreign).unwrap_err();
-        polling.unlock(Lock::None);
+    fn a_connection_that_waits_is_given_the_slot_before_it_reads() {
+        for sleep in [by_the_vfs, thread::sleep] {
+            let [mut writer, mut polling] = refused();
+            thread::scope(|scope| {
+                scope.spawn(move || {
+                    writer.write(0, &[1; 512]).unwrap();
+                    writer.commit();
+                    writer.unlock(Lock::None);
+                });
+                polling.lock(Lock::Reserved, &writing(u32::MAX, sleep)).unwrap();
+            });
+            assert_eq!(polling.size(), 512);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_refused_again_keeps_its_place() {
+        let [_writer, mut polling] = refused();
+        let first = place(&polling);
+        assert_eq!(polling.lock(Lock::Reserved, &impatient()), Err(ffi::SQLITE_BUSY));
+        assert!(!first.is_before(&place(&polling)));
+        polling.set_purpose(Purpose::Uri); // for the next to have the connection
+        assert!(polling.polling.is_none());
+    }
+
+    #[test]
+    fn a_connection_that_was_refused_and_only_reads_does_not_wait() {
+        let [mut writer, mut polling] = refused();
+        let caller = Foreign { writes: false, patience: Cell::new(u32::MAX), sleep: |_| panic!("it waits") };
+        polling.lock(Lock::Shared, &caller).unwrap();
         writer.unlock(Lock::None);
-        thread::sleep(2 * POLL_INTERVAL.start);
-        polling.lock(Lock::Shared, &Foreign).unwrap(); // with a reservation
+        writer.lock(Lock::Reserved, &impatient()).expect("nothing is reserved for it");
+    }
+
+    #[test]
+    fn a_connection_that_does_not_take_the_slot_after_all_gives_it_back() {
+        let [mut writer, mut polling] = refused();
+        writer.unlock(Lock::None);
+        polling.lock(Lock::Shared, &impatient()).unwrap(); // with a reservation
+        writer.lock(Lock::Reserved, &impatient()).expect_err("it is reserved");
+        writer.unlock(Lock::None);
         polling.unlock(Lock::None);
-        writer.lock(Lock::Reserved, &Foreign).expect("at once, not when the reservation has lapsed");
+        writer.lock(Lock::Reserved, &impatient()).expect("at once, not when the reservation has expired");
     }
 
     #[test]
     fn nothing_is_written_without_the_writer_slot() {
         let [mut handle, _] = handles();
         assert_eq!(handle.write(0, &[0; 512]), Err(ffi::SQLITE_IOERR_WRITE));
-        handle.lock(Lock::Shared, &Foreign).unwrap();
+        handle.lock(Lock::Shared, &impatient()).unwrap();
         assert_eq!(handle.resize(512), Err(ffi::SQLITE_IOERR_WRITE));
-        handle.lock(Lock::Reserved, &Foreign).unwrap();
+        handle.lock(Lock::Reserved, &impatient()).unwrap();
         assert_eq!(handle.write(0, &[0; 512]), Ok(()));
     }
 }

@@ -7,26 +7,36 @@
 mod handle;
 mod journal;
 mod mount;
+mod polling;
+mod report;
 pub(crate) mod script;
 mod session;
 mod waiting;
+mod watch;
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
-use std::{ptr, slice};
+use std::time::Duration;
+use std::{iter, ptr, slice};
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 
 use self::handle::{Caller, Code, Handle, Lock, Pragma};
 use self::mount::FileName;
 pub(crate) use self::mount::{Mount, Name};
+#[cfg(feature = "proptest")]
+pub(crate) use self::session::set_busy_handler;
 pub(crate) use self::session::{Session, Setup, connect, is_connected};
 use crate::faults::{self, Call};
 use crate::outside;
 
 /// Of SQLite 3.48, so that not all bindings have it. Older versions of SQLite don't look at it.
 const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
+
+/// Of SQLite 3.38, which the bindings of the oldest libsqlite3-sys don't have.
+const SQLITE_FCNTL_EXTERNAL_READER: c_int = 40;
 
 /// With the version, so that two versions of this crate in one program don't take each other's place.
 const NAME: &CStr =
@@ -124,10 +134,21 @@ delegate! {
     dl_sym is xDlSym(library: *mut c_void, name: *const c_char) -> Symbol, or None;
     dl_close is xDlClose(library: *mut c_void) -> (), or ();
     randomness is xRandomness(size: c_int, out: *mut c_char) -> c_int, or 0;
-    sleep is xSleep(microseconds: c_int) -> c_int, or 0;
+    default_sleep is xSleep(microseconds: c_int) -> c_int, or 0;
     default_current_time is xCurrentTime(out: *mut f64) -> c_int, or ffi::SQLITE_ERROR;
     get_last_error is xGetLastError(size: c_int, out: *mut c_char) -> c_int, or 0;
     default_current_time_int64 is xCurrentTimeInt64(out: *mut sqlite3_int64) -> c_int, or ffi::SQLITE_ERROR;
+}
+
+/// What SQLite's own busy handler (`sqlite3_busy_timeout`) does between two looks. Where an engine's connection called it, that
+/// waits in the engine's queue instead.
+unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
+    let time = Duration::from_micros(u64::try_from(microseconds).unwrap_or_default());
+    if catch_unwind(|| polling::sleep(time)).unwrap_or_default() {
+        return microseconds;
+    }
+    // SAFETY: SQLite's own arguments.
+    unsafe { default_sleep(vfs, microseconds) }
 }
 
 unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
@@ -177,21 +198,16 @@ unsafe extern "C" fn open(
     match unsafe { parse(name) } {
         // SAFETY: SQLite's own arguments, with the name of a database file if the flags say so.
         FileName::Database(id) => unsafe { open_engine(id, name, file, flags, out_flags) },
-        FileName::SuperJournal => {
-            // SAFETY: SQLite's own arguments.
-            let code = unsafe { journal::open(file, flags, out_flags) };
-            if code == ffi::SQLITE_OK {
-                // SAFETY: a C string, as above. The journals of the files attached name it, and count only as long as it
-                // exists.
-                mount::add_super_journal(unsafe { CStr::from_ptr(name) });
-            }
-            code
+        FileName::SuperJournal if flags & ffi::SQLITE_OPEN_SUPER_JOURNAL != 0 => {
+            // SAFETY: SQLite's own arguments; the name is a C string, as above.
+            unsafe { journal::open_super(CStr::from_ptr(name), file, flags, out_flags) }
         }
         FileName::Beside if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 => {
             // SAFETY: SQLite's own arguments.
             unsafe { journal::open(file, flags, out_flags) }
         }
-        FileName::Beside => ffi::SQLITE_CANTOPEN,
+        // A database or a WAL of such a name would be nobody's but the connection's.
+        FileName::SuperJournal | FileName::Beside => ffi::SQLITE_CANTOPEN,
         // SAFETY: only a database file's name has URI parameters, and `flags` says that it is one.
         FileName::Other if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { asks_for_an_engine(name) } => {
             ffi::SQLITE_CANTOPEN
@@ -218,9 +234,12 @@ unsafe fn open_engine(
     guard(ffi::SQLITE_CANTOPEN, || {
         // SAFETY: only for a database file does SQLite give a name with URI parameters, and only then are they read.
         let can_serve = flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { takes_locks(name) };
-        let mount = can_serve.then(|| Mount::find(id)).flatten().ok_or(ffi::SQLITE_CANTOPEN)?;
+        if !can_serve {
+            return Err(ffi::SQLITE_CANTOPEN);
+        }
+        let mount = Mount::find(id).ok_or(ffi::SQLITE_CANTOPEN).inspect_err(|_| mount::report_gone(id))?;
         faults::check(Call::Open)?;
-        let opened = File::new(Handle::new(mount));
+        let opened = File::new(Handle::new(mount, flags & ffi::SQLITE_OPEN_READONLY != 0));
         // SAFETY: szOsFile is at least the size of `File`, which SQLite aligns to 8 bytes.
         unsafe { file.cast::<File>().write(opened) };
         if !out_flags.is_null() {
@@ -324,7 +343,7 @@ struct BusyHandler {
 }
 
 static METHODS: sqlite3_io_methods = sqlite3_io_methods {
-    iVersion: 1,
+    iVersion: 3,
     xClose: Some(close),
     xRead: Some(read),
     xWrite: Some(write),
@@ -337,13 +356,14 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xFileControl: Some(file_control),
     xSectorSize: None, // not asked for where neighbouring bytes stay as they are
     xDeviceCharacteristics: Some(device_characteristics),
-    // Version 1 has none of the rest, so that SQLite takes neither WAL nor memory-mapped I/O for possible.
+    // Without it, SQLite takes WAL for impossible.
     xShmMap: None,
     xShmLock: None,
     xShmBarrier: None,
     xShmUnmap: None,
-    xFetch: None,
-    xUnfetch: None,
+    // They map nothing. But SQLite tells only a file that has them what `PRAGMA mmap_size` says.
+    xFetch: Some(fetch),
+    xUnfetch: Some(unfetch),
 };
 
 impl File {
@@ -357,6 +377,7 @@ impl File {
 /// The connection that calls a method of a file. Apart from the file's `handle`, for both are used at once.
 struct Connection {
     pointer: *mut ffi::sqlite3,
+    file: *mut sqlite3_file,
     busy_handler: BusyHandler,
 }
 
@@ -364,12 +385,29 @@ impl Connection {
     /// # Safety
     /// As for `handle`, within a method of the file.
     unsafe fn calling(file: *mut sqlite3_file) -> Connection {
-        let file = file.cast::<File>();
+        let ours = file.cast::<File>();
         // SAFETY: as the caller promises.
-        let (connection, busy_handler) = unsafe { ((*file).connection, (*file).busy_handler) };
+        let (connection, busy_handler) = unsafe { ((*ours).connection, (*ours).busy_handler) };
         // SAFETY: what SQLite has told is valid as long as the file is open, and a method is called by that connection.
         let pointer = if connection.is_null() { ptr::null_mut() } else { unsafe { *connection } };
-        Connection { pointer, busy_handler }
+        Connection { pointer, file, busy_handler }
+    }
+}
+
+impl Connection {
+    /// What the connection calls the database that this file is.
+    fn name_of_database(&self) -> Option<*const c_char> {
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; any number may be asked for.
+        let name = |number| unsafe { session::sqlite3_db_name(self.pointer, number) };
+        (0..).map(name).take_while(|name| !name.is_null()).find(|name| self.file_of(*name) == self.file)
+    }
+
+    fn file_of(&self, database: *const c_char) -> *mut sqlite3_file {
+        let mut file: *mut sqlite3_file = ptr::null_mut();
+        let out: *mut *mut sqlite3_file = &mut file;
+        // SAFETY: as above; with this opcode the argument is a sqlite3_file* to write to, which SQLite does by itself.
+        unsafe { ffi::sqlite3_file_control(self.pointer, database, ffi::SQLITE_FCNTL_FILE_POINTER, out.cast()) };
+        file
     }
 }
 
@@ -379,20 +417,46 @@ impl Caller for Connection {
     }
 
     fn is_mid_transaction(&self) -> bool {
-        // SAFETY: the connection is the one that is calling, so it is open and this thread has it. NULL asks for all its
-        // databases: when only another one of them has been read, SQLite comes back by way of its busy handler.
-        !self.pointer.is_null() && unsafe { ffi::sqlite3_txn_state(self.pointer, ptr::null()) } != ffi::SQLITE_TXN_NONE
+        if self.pointer.is_null() {
+            return false;
+        }
+        // When only another one of its databases has been read, SQLite comes back by way of its busy handler. Under a VFS
+        // that is stacked above ours, the database is not found; then NULL asks for all of them.
+        let database = self.name_of_database().unwrap_or(ptr::null());
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; the name is one of its
+        // databases' or NULL.
+        unsafe { ffi::sqlite3_txn_state(self.pointer, database) != ffi::SQLITE_TXN_NONE }
     }
 
-    fn foreign_keys_would_become(&self, on: bool) -> bool {
-        let mut are_on: c_int = 0;
+    fn may_write(&self) -> bool {
+        if self.pointer.is_null() {
+            return true;
+        }
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it. After NULL comes the first
+        // of its statements, after the last one NULL.
+        let next = |statement| unsafe { ffi::sqlite3_next_stmt(self.pointer, statement) };
+        let statements = iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
+        let mut running = statements
+            .take_while(|statement| !statement.is_null())
+            // SAFETY: a statement of this connection, which nobody finalizes meanwhile.
+            .filter(|statement| unsafe { ffi::sqlite3_stmt_busy(*statement) } != 0)
+            .peekable();
+        // SAFETY: as above.
+        running.peek().is_none() || running.any(|statement| unsafe { ffi::sqlite3_stmt_readonly(statement) } == 0)
+    }
+
+    fn is_in_transaction(&self) -> bool {
+        // SAFETY: the connection is the one that is calling.
+        let has_begun = !self.pointer.is_null() && unsafe { ffi::sqlite3_get_autocommit(self.pointer) } == 0;
+        has_begun || self.is_mid_transaction()
+    }
+
+    fn is_defensive(&self) -> bool {
+        let mut is_on: c_int = 0;
         // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument is
         // an int to write to.
-        let (is_in_transaction, code) = unsafe {
-            let code = ffi::sqlite3_db_config(self.pointer, ffi::SQLITE_DBCONFIG_ENABLE_FKEY, -1, &raw mut are_on);
-            (ffi::sqlite3_get_autocommit(self.pointer) == 0, code)
-        };
-        code == ffi::SQLITE_OK && !is_in_transaction && (are_on != 0) != on
+        let code = unsafe { ffi::sqlite3_db_config(self.pointer, ffi::SQLITE_DBCONFIG_DEFENSIVE, -1, &raw mut is_on) };
+        code == ffi::SQLITE_OK && is_on != 0
     }
 
     fn call_busy_handler(&self) -> bool {
@@ -410,9 +474,15 @@ unsafe fn handle<'a>(file: *mut sqlite3_file) -> &'a mut Handle {
     unsafe { &mut *(*file.cast::<File>()).handle }
 }
 
-/// Offsets and lengths that are never negative (sqlite3_io_methods gives none that is).
+/// Offsets and lengths that are never negative (sqlite3_io_methods gives none that is), nor beyond the address space.
 fn unsigned(number: impl TryInto<usize>) -> Result<usize, Code> {
     number.try_into().map_err(|_| ffi::SQLITE_IOERR)
+}
+
+/// The bytes that a method reads or writes. None lies beyond the address space.
+fn region(offset: impl TryInto<usize>, amount: c_int) -> Result<Range<usize>, Code> {
+    let (start, len) = (unsigned(offset)?, unsigned(amount)?);
+    Ok(start..start.checked_add(len).ok_or(ffi::SQLITE_IOERR)?)
 }
 
 unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
@@ -427,10 +497,10 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
 unsafe extern "C" fn read(file: *mut sqlite3_file, out: *mut c_void, amount: c_int, offset: sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_READ, || {
         faults::check(Call::Read)?;
-        let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
+        let region = region(offset, amount)?;
         let mut out = out.cast::<u8>();
         // SAFETY: SQLite gives its methods files that `open` opened and `close` has not closed.
-        let complete = unsafe { handle(file) }.read(offset, amount, |part| {
+        let complete = unsafe { handle(file) }.read(region.start, region.len(), |part| {
             // SAFETY: xRead has a buffer of `amount` bytes, which is what the parts have together; it is SQLite's own.
             unsafe {
                 ptr::copy_nonoverlapping(part.as_ptr(), out, part.len());
@@ -450,11 +520,11 @@ unsafe extern "C" fn write(
 ) -> c_int {
     guard(ffi::SQLITE_IOERR_WRITE, || {
         faults::check(Call::Write)?;
-        let (amount, offset) = (unsigned(amount)?, unsigned(offset)?);
+        let region = region(offset, amount)?;
         // SAFETY: xWrite has `amount` bytes to write.
-        let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), amount) };
+        let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), region.len()) };
         // SAFETY: as in `read`.
-        unsafe { handle(file) }.write(offset, data)
+        unsafe { handle(file) }.write(region.start, data)
     })
 }
 
@@ -518,24 +588,106 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
             ffi::SQLITE_FCNTL_BUSYHANDLER => unsafe { (*file.cast::<File>()).busy_handler = *arg.cast() },
             // SAFETY: with this opcode the argument is a char* to write a string of sqlite3_malloc's to.
             ffi::SQLITE_FCNTL_VFSNAME => unsafe { *arg.cast::<*mut c_char>() = to_sqlite(NAME) },
-            ffi::SQLITE_FCNTL_PRAGMA => {
-                // SAFETY: with this opcode the argument is an array of three char*: for the answer, the pragma's name,
-                // and its argument or NULL.
-                let [answer, name, argument] = unsafe { &mut *arg.cast::<[*mut c_char; 3]>() };
-                // SAFETY: the strings live until the method returns.
-                let (name, argument) = unsafe { (text(*name), text(*argument)) };
-                // SAFETY: as in `read`.
-                let caller = unsafe { Connection::calling(file) };
-                match handle.pragma(&name.unwrap_or_default(), argument.as_deref(), &caller) {
-                    Pragma::LeftToSqlite => return Err(ffi::SQLITE_NOTFOUND), // so that SQLite carries it out
-                    Pragma::Answered(row) => *answer = to_sqlite(row),
-                    Pragma::Done => {} // without an answer, there is no row
-                }
-            }
-            _ => return Err(ffi::SQLITE_NOTFOUND),
+            // SAFETY: with this opcode the argument is an array of three char*.
+            ffi::SQLITE_FCNTL_PRAGMA => return unsafe { pragma(file, &mut *arg.cast::<[*mut c_char; 3]>()) },
+            // SAFETY: as the opcode has it.
+            _ => return unsafe { answer_as_a_file(handle, op, arg) },
         }
         Ok(())
     })
+}
+
+/// Sees to a pragma, the name and argument of which are the second and the third string; the first is for the answer.
+///
+/// # Safety
+/// As for `handle`, and the strings are those of `SQLITE_FCNTL_PRAGMA`.
+unsafe fn pragma(file: *mut sqlite3_file, [answer, name, argument]: &mut [*mut c_char; 3]) -> Result<(), Code> {
+    // SAFETY: the strings live until the method returns.
+    let (name, given) = unsafe { (text(*name).unwrap_or_default(), text(*argument)) };
+    // SAFETY: as the caller promises.
+    let (handle, caller) = unsafe { (handle(file), Connection::calling(file)) };
+    match handle.pragma(&name, given.as_deref(), &caller) {
+        Pragma::LeftToSqlite => {}
+        // SAFETY: where there is an argument, it is a copy of the token in the SQL that SQLite made for this statement,
+        // and goes on with if it carries out the pragma itself (`sqlite3Pragma`, in all versions since 3.39 alike). The
+        // one that SQLite has as a literal is of `experimental_pragma_20251114`, to which this never comes.
+        Pragma::MadeQuery => unsafe { **argument = 0 },
+        Pragma::Answered(row) => {
+            *answer = to_sqlite(row);
+            return if answer.is_null() { Err(ffi::SQLITE_NOMEM) } else { Ok(()) };
+        }
+        Pragma::Refused(code, message) => {
+            *answer = message.map_or(ptr::null_mut(), to_sqlite);
+            return Err(code);
+        }
+    }
+    Err(ffi::SQLITE_NOTFOUND) // so that SQLite carries it out
+}
+
+/// Answers a file control as an ordinary file does.
+///
+/// # Safety
+/// The argument is as the opcode has it ("Standard File Control Opcodes").
+unsafe fn answer_as_a_file(handle: &mut Handle, op: c_int, arg: *mut c_void) -> Result<(), Code> {
+    let mut settings = handle.settings();
+    // SAFETY: as the caller promises: `int`s; a 64-bit integer for the size of the map; and for the name a char* to write
+    // a string of sqlite3_malloc's to.
+    unsafe {
+        match op {
+            ffi::SQLITE_FCNTL_LOCKSTATE => *arg.cast() = handle.lock_level(),
+            ffi::SQLITE_FCNTL_HAS_MOVED | ffi::SQLITE_FCNTL_LAST_ERRNO | SQLITE_FCNTL_EXTERNAL_READER => {
+                *arg.cast::<c_int>() = 0;
+            }
+            ffi::SQLITE_FCNTL_PERSIST_WAL => switch(&mut settings.persist_wal, &mut *arg.cast()),
+            ffi::SQLITE_FCNTL_POWERSAFE_OVERWRITE => switch(&mut settings.powersafe_overwrite, &mut *arg.cast()),
+            ffi::SQLITE_FCNTL_MMAP_SIZE => limit_map(&mut settings.mmap_size, &mut *arg.cast()),
+            ffi::SQLITE_FCNTL_TEMPFILENAME => *arg.cast() = temporary_name(),
+            // In how large steps a file grows makes no difference to memory.
+            ffi::SQLITE_FCNTL_SIZE_HINT | ffi::SQLITE_FCNTL_CHUNK_SIZE => {}
+            _ => return Err(ffi::SQLITE_NOTFOUND),
+        }
+    }
+    handle.set_settings(settings);
+    Ok(())
+}
+
+/// Sets what is to be 0 or 1, and answers what a negative number asks for.
+fn switch(setting: &mut bool, argument: &mut c_int) {
+    match *argument {
+        ..0 => *argument = c_int::from(*setting),
+        value => *setting = value != 0,
+    }
+}
+
+/// Sets the most that is to be mapped, unless the argument is negative; answers what it was before.
+fn limit_map(limit: &mut sqlite3_int64, argument: &mut sqlite3_int64) {
+    let asked = std::mem::replace(argument, *limit);
+    if asked >= 0 {
+        *limit = asked.min(MAX_MMAP_SIZE);
+    }
+}
+
+/// What SQLite caps `PRAGMA mmap_size` at, unless it was compiled or configured otherwise.
+const MAX_MMAP_SIZE: sqlite3_int64 = 0x7fff_0000;
+
+/// A name that no file has, which SQLite can free; NULL when there is no memory for it.
+fn temporary_name() -> *mut c_char {
+    let mut chance = [0u8; 8];
+    // SAFETY: there is room for as many random bytes.
+    unsafe { ffi::sqlite3_randomness(chance.len() as c_int, chance.as_mut_ptr().cast()) };
+    let path = std::env::temp_dir().join(format!("etilqs_{:016x}", u64::from_ne_bytes(chance)));
+    CString::new(path.to_string_lossy().as_bytes()).map_or(ptr::null_mut(), |name| to_sqlite(&name))
+}
+
+/// Maps nothing, so that SQLite calls xRead.
+unsafe extern "C" fn fetch(_: *mut sqlite3_file, _: sqlite3_int64, _: c_int, page: *mut *mut c_void) -> c_int {
+    // SAFETY: xFetch has a pointer to write its answer to.
+    unsafe { *page = ptr::null_mut() };
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn unfetch(_: *mut sqlite3_file, _: sqlite3_int64, _: *mut c_void) -> c_int {
+    ffi::SQLITE_OK // nothing is mapped
 }
 
 /// A copy of the string that SQLite can free; NULL when there is no memory for it.
@@ -552,10 +704,9 @@ unsafe fn text(text: *const c_char) -> Option<String> {
 }
 
 unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
-    // What holds of memory: a write is whole or not there, writes happen in order, neighbouring bytes stay as they are,
-    // and any part of a page can be read.
-    ffi::SQLITE_IOCAP_ATOMIC
-        | ffi::SQLITE_IOCAP_SAFE_APPEND
+    // What holds of memory: writes happen in order, neighbouring bytes stay as they are, and any part of a page can be
+    // read. A write is atomic as well; but to say so changes the default page size where SQLite makes use of it.
+    ffi::SQLITE_IOCAP_SAFE_APPEND
         | ffi::SQLITE_IOCAP_SEQUENTIAL
         | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE
         | SQLITE_IOCAP_SUBPAGE_READ
@@ -576,5 +727,13 @@ mod tests {
     fn negative_offsets_are_errors() {
         assert_eq!(unsigned(-1), Err(ffi::SQLITE_IOERR));
         assert_eq!(unsigned(7), Ok(7));
+    }
+
+    #[test]
+    fn no_region_wraps_around() {
+        assert_eq!(region(usize::MAX - 7, 7), Ok(usize::MAX - 7..usize::MAX));
+        assert_eq!(region(usize::MAX - 6, 7), Err(ffi::SQLITE_IOERR));
+        assert_eq!(region(-1, 7), Err(ffi::SQLITE_IOERR));
+        assert_eq!(region(0, -1), Err(ffi::SQLITE_IOERR));
     }
 }

@@ -1,6 +1,7 @@
 //! The names under which SQLite finds engines.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry;
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -33,6 +34,12 @@ pub(crate) enum Name {
 /// The engines that live, by number. Holds none of them alive.
 static MOUNTS: Mutex<BTreeMap<u64, Weak<Mount>>> = Mutex::new(BTreeMap::new());
 
+/// The number of the next store that gets a name.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// The engines of which it has been printed that they are gone.
+static TOLD_GONE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
 impl Mount {
     /// Makes a store that can be opened by its file name.
     pub(crate) fn new(snapshot: Snapshot, name: Name) -> Arc<Mount> {
@@ -43,7 +50,6 @@ impl Mount {
 
     /// Gives the store a file name that there has never been, by which it can be opened.
     pub(crate) fn expose(self: &Arc<Mount>) {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         self.id.store(id, Ordering::Relaxed);
         mounts().insert(id, Arc::downgrade(self));
@@ -74,12 +80,22 @@ impl Mount {
         format!("{PREFIX}{}", self.id())
     }
 
-    fn id(&self) -> u64 {
+    pub(super) fn id(&self) -> u64 {
         self.id.load(Ordering::Relaxed)
     }
 
     pub(super) fn find(id: u64) -> Option<Arc<Mount>> {
         mounts().get(&id)?.upgrade()
+    }
+}
+
+/// Prints that the engine with this number is gone, once, if there was one: SQLite says only that it is "unable to open
+/// database file", and some connection pools try again for half a minute before they say that.
+pub(super) fn report_gone(id: u64) {
+    let has_been = (1..NEXT.load(Ordering::Relaxed)).contains(&id);
+    let is_news = || TOLD_GONE.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    if has_been && is_news() {
+        eprintln!("rusqlite-fixtures: engine {id} is gone; keep an Engine as long as code connects to it");
     }
 }
 
@@ -94,12 +110,31 @@ fn mounts() -> MutexGuard<'static, BTreeMap<u64, Weak<Mount>>> {
     MOUNTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The super-journals that exist. SQLite names them after the main database, so that they come to be beside an engine.
+/// The super-journals that exist, with their content as it was when they were closed. SQLite names them after the main
+/// database, so that they come to be beside an engine.
 /// (After a crash none is there for the files that were attached: each of them is whole, but they may not fit together.)
-static SUPER_JOURNALS: Mutex<BTreeSet<CString>> = Mutex::new(BTreeSet::new());
+static SUPER_JOURNALS: Mutex<BTreeMap<CString, Vec<u8>>> = Mutex::new(BTreeMap::new());
 
-pub(super) fn add_super_journal(name: &CStr) {
-    super_journals().insert(name.to_owned());
+/// Makes one that is empty; says whether there was none of this name.
+pub(super) fn create_super_journal(name: &CStr) -> bool {
+    match super_journals().entry(name.to_owned()) {
+        Entry::Vacant(place) => {
+            place.insert(Vec::new());
+            true
+        }
+        Entry::Occupied(_) => false,
+    }
+}
+
+/// Keeps what was written to it, unless it is gone by now.
+pub(super) fn keep_super_journal(name: &CStr, content: Vec<u8>) {
+    if let Some(kept) = super_journals().get_mut(name) {
+        *kept = content;
+    }
+}
+
+pub(super) fn super_journal(name: &CStr) -> Option<Vec<u8>> {
+    super_journals().get(name).cloned()
 }
 
 pub(super) fn remove_super_journal(name: &CStr) {
@@ -107,10 +142,10 @@ pub(super) fn remove_super_journal(name: &CStr) {
 }
 
 pub(super) fn is_super_journal(name: &CStr) -> bool {
-    super_journals().contains(name)
+    super_journals().contains_key(name)
 }
 
-fn super_journals() -> MutexGuard<'static, BTreeSet<CString>> {
+fn super_journals() -> MutexGuard<'static, BTreeMap<CString, Vec<u8>>> {
     SUPER_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -4,13 +4,13 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::catch_unwind;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::waiting::wait_in_turn;
+use super::watch::Watch;
 use super::{File, METHODS, Mount, handle};
 use crate::faults;
 use crate::origin::{Purpose, Refusal};
@@ -35,31 +35,25 @@ impl Setup {
 
 /// Opens a connection that waits in the engine's queue for its turn to write.
 pub(crate) fn connect(uri: &str, setup: &Setup, purpose: Purpose) -> rusqlite::Result<Connection> {
-    connect_watched(uri, setup, purpose, None)
+    let connection = open(uri, purpose)?;
+    set_up(&connection, setup)?;
+    Ok(connection)
 }
 
-/// `connect`; the flag, which has to outlive the connection, is set when a statement is compiled that changes the schema.
-fn connect_watched(
-    uri: &str,
-    setup: &Setup,
-    purpose: Purpose,
-    has_changed_schema: Option<&Arc<AtomicBool>>,
-) -> rusqlite::Result<Connection> {
-    // SQLITE_OPEN_CREATE, which is among the default flags, is for files that are attached. With a cache of its own the
-    // connection has a file of its own, whose purpose is its own.
+fn open(uri: &str, purpose: Purpose) -> rusqlite::Result<Connection> {
+    // SQLITE_OPEN_CREATE, which is among the default flags, is for files that are attached. With a private cache the
+    // connection has a file that no other connection uses, and that file knows its purpose.
     let connection = Connection::open_with_flags(uri, OpenFlags::default() | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE)?;
     // SAFETY: the file is ours (`file_of` has checked it) and open as long as the connection is, which is not in use.
     unsafe { handle(file_of(&connection).cast()) }.set_purpose(purpose);
     set_busy_handler(&connection);
-    if let Some(flag) = has_changed_schema {
-        // SAFETY: the connection is open, and the caller keeps the flag as long as the connection.
-        unsafe {
-            ffi::sqlite3_set_authorizer(connection.handle(), Some(on_authorize), Arc::as_ptr(flag) as *mut c_void)
-        };
-    }
-    setup.carry_out(&connection)?;
+    Ok(connection)
+}
+
+fn set_up(connection: &Connection, setup: &Setup) -> rusqlite::Result<()> {
+    setup.carry_out(connection)?;
     if connection.is_autocommit() {
-        return Ok(connection);
+        return Ok(());
     }
     let misuse = ffi::Error::new(ffi::SQLITE_MISUSE);
     Err(rusqlite::Error::SqliteFailure(misuse, Some("on_connect has left a transaction open".to_owned())))
@@ -89,7 +83,8 @@ fn find_file(connection: &Connection) -> Option<*mut File> {
     is_ours.then(|| file.cast())
 }
 
-fn set_busy_handler(connection: &Connection) {
+/// Has the connection wait in the engine's queue for its turn to write.
+pub(crate) fn set_busy_handler(connection: &Connection) {
     // SAFETY: the connection is open. The handler is a function, so it outlives the connection; its argument is the
     // connection itself, of which it uses nothing but the address.
     unsafe {
@@ -101,50 +96,6 @@ fn set_busy_handler(connection: &Connection) {
 unsafe extern "C" fn on_busy(connection: *mut c_void, tries: c_int) -> c_int {
     c_int::from(catch_unwind(|| wait_in_turn(connection.addr(), tries)).unwrap_or(false))
 }
-
-/// Allows everything, and notes what changes the schema. Who sets an authorizer of their own makes SQLite compile all
-/// statements anew, which is noticed; one that `Setup::on_connect` sets takes this one's place, and is part of the setup.
-unsafe extern "C" fn on_authorize(
-    has_changed_schema: *mut c_void,
-    action: c_int,
-    _: *const c_char,
-    _: *const c_char,
-    _: *const c_char,
-    _: *const c_char,
-) -> c_int {
-    if SCHEMA_CHANGES.contains(&action) {
-        // SAFETY: `connect_watched` was given it for as long as the connection lives.
-        unsafe { &*has_changed_schema.cast::<AtomicBool>() }.store(true, Ordering::Relaxed);
-    }
-    ffi::SQLITE_OK
-}
-
-/// Whether the authorizer still is ours, after somebody has set up the connection.
-fn is_watched(connection: &Connection, has_changed_schema: &AtomicBool) -> bool {
-    has_changed_schema.store(false, Ordering::Relaxed);
-    drop(connection.prepare("CREATE VIEW rusqlite_fixtures_probe AS SELECT 1")); // compiled, not run
-    has_changed_schema.load(Ordering::Relaxed)
-}
-
-/// "Authorizer Action Codes" that stand for a change of the schema, or of the statistics beside it.
-const SCHEMA_CHANGES: [c_int; 16] = [
-    ffi::SQLITE_CREATE_INDEX,
-    ffi::SQLITE_CREATE_TABLE,
-    ffi::SQLITE_CREATE_TEMP_INDEX,
-    ffi::SQLITE_CREATE_TRIGGER,
-    ffi::SQLITE_CREATE_VIEW,
-    ffi::SQLITE_CREATE_VTABLE,
-    ffi::SQLITE_DROP_INDEX,
-    ffi::SQLITE_DROP_TABLE,
-    ffi::SQLITE_DROP_TEMP_INDEX,
-    ffi::SQLITE_DROP_TRIGGER,
-    ffi::SQLITE_DROP_VIEW,
-    ffi::SQLITE_DROP_VTABLE,
-    ffi::SQLITE_ALTER_TABLE,
-    ffi::SQLITE_REINDEX,
-    ffi::SQLITE_ANALYZE,
-    ffi::SQLITE_ATTACH,
-];
 
 /// What a unit of work says to SQLite.
 #[derive(Clone, Copy)]
@@ -167,19 +118,24 @@ pub(crate) struct Session {
     statements: [*mut sqlite3_stmt; COMMANDS.len()],
     /// Compiled when it is needed first: what makes `changes()` zero.
     forget_changes: *mut sqlite3_stmt,
-    /// Whether it has compiled a statement that changes the schema. After the connection, whose authorizer sets it.
-    has_changed_schema: Arc<AtomicBool>,
-    /// SQLite's run-time limits as they were when the connection was opened.
-    limits: [c_int; LIMITS],
+    /// After the connection, whose authorizer uses it.
+    watch: Arc<Watch>,
+    /// Whether that still is the connection's authorizer. The setup may have put another in its place.
+    is_watched: bool,
+    /// What SQLite can be asked for and no statement changes, as it was when the connection was opened.
+    settings: Settings,
+    /// How many pages `PRAGMA wal_autocheckpoint` gave when the connection was opened.
+    auto_checkpoint: c_int,
+    /// What `PRAGMA synchronous` gave when the connection was opened.
+    synchronous: c_int,
+    /// [`Handle::encoding_changes`](super::handle::Handle::encoding_changes) before it read anything.
+    encoding_changes: usize,
     /// Whether what it has read of the schema is that of the content that its engine was made with.
     has_seen_baseline: bool,
-    /// Whether SQLite had to compile one of the statements anew, which it does after something about the whole
+    /// Whether SQLite had to compile one of the statements again, which it does after something about the whole
     /// connection has changed: a flag, a function or a collation redefined, an authorizer set.
     was_changed: bool,
 }
-
-/// The categories of sqlite3_limit, numbered from 0, that every supported version has.
-const LIMITS: usize = 12;
 
 // SAFETY: a rusqlite::Connection is Send, and the pointers are to parts of that same connection, used by nobody else.
 unsafe impl Send for Session {}
@@ -187,25 +143,30 @@ unsafe impl Send for Session {}
 impl Session {
     pub(crate) fn open(uri: &str, setup: &Setup, purpose: Purpose) -> rusqlite::Result<Session> {
         Refusal::forget(); // of what came before
-        let has_changed_schema = Arc::new(AtomicBool::new(false));
-        let connection = connect_watched(uri, setup, purpose, Some(&has_changed_schema))?;
-        has_changed_schema
-            .store(!setup.on_connect.is_empty() && !is_watched(&connection, &has_changed_schema), Ordering::Relaxed);
-        // Reads the schema now: the first time, SQLite settles the text encoding and compiles all statements anew, which
+        let connection = open(uri, purpose)?;
+        let file = file_of(&connection);
+        // SAFETY: the file is open as long as the connection is, and not in use. (Before anything reads the schema.)
+        let encoding_changes = unsafe { handle(file.cast()) }.encoding_changes();
+        let watch = Watch::set(&connection);
+        set_up(&connection, setup)?;
+        let is_watched = setup.on_connect.is_empty() || watch.is_set(&connection);
+        // Reads the schema now: the first time, SQLite settles the text encoding and compiles all statements again, which
         // would look like a change of the connection later.
         drop(connection.prepare("SELECT 1 FROM sqlite_schema")?);
-        let file = file_of(&connection);
-        let limits = limits_of(&connection);
         // From here on, `drop` finalizes what has been prepared.
         let mut session = Session {
             // SAFETY: the handle is only compared.
             opened: unsafe { connection.handle() },
+            settings: Settings::of(&connection),
+            auto_checkpoint: auto_checkpoint_of(&connection),
+            synchronous: synchronous_of(&connection)?,
+            encoding_changes,
             connection,
             file,
             statements: [ptr::null_mut(); COMMANDS.len()],
             forget_changes: ptr::null_mut(),
-            has_changed_schema,
-            limits,
+            watch,
+            is_watched,
             has_seen_baseline: false,
             was_changed: false,
         };
@@ -215,6 +176,7 @@ impl Session {
         session.take_hooks(); // as they will be taken after each unit of work
         // SAFETY: the file is open as long as the connection is, and not in use.
         unsafe { handle(session.file.cast()) }.approve_pragmas();
+        session.watch.restart();
         Ok(session)
     }
 
@@ -225,10 +187,16 @@ impl Session {
 
     /// Whether what it knows of the schema is what a new connection to that content would know.
     ///
-    /// One that was opened later may have read a schema that was edited, or statistics for the query planner, of which the
-    /// schema cookie says nothing. And SQLite forgets the statistics that it has read when it fails to create an index.
+    /// A connection that was opened later may have kept something of another header, as its default cache size. One that
+    /// has compiled a change of the schema may know less than a new one.
     pub(crate) fn knows_baseline(&self) -> bool {
-        self.has_seen_baseline && !self.has_changed_schema.load(Ordering::Relaxed)
+        self.has_seen_baseline && !self.watch.saw_schema_change()
+    }
+
+    /// Whether its text encoding still is that of a new connection. SQLite settles it for good when it reads the schema.
+    pub(crate) fn has_current_encoding(&self) -> bool {
+        // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
+        unsafe { handle(self.file.cast()) }.encoding_changes() == self.encoding_changes
     }
 
     pub(crate) fn connection(&self) -> &Connection {
@@ -272,8 +240,8 @@ impl Session {
 
     /// Makes the connection ready for the next unit of work, if that can be done. Otherwise it is to be closed.
     ///
-    /// What can't be told, and is left: SQL functions, collations and virtual-table modules that replace none, the
-    /// pre-update hook, the permission to load extensions, `total_changes()`.
+    /// These can't be detected, and stay: SQL functions, collations and virtual-table modules that replace none, a
+    /// pre-update hook of rusqlite before 0.41, `total_changes()`, and a backup that was neither finished nor dropped.
     pub(crate) fn make_clean(&mut self) -> bool {
         if !self.is_whole() {
             return false;
@@ -282,7 +250,19 @@ impl Session {
             return false;
         }
         self.connection.set_transaction_behavior(TransactionBehavior::Deferred);
-        self.take_hooks() && !self.has_leftovers() && self.forget_changes()
+        self.take_hooks() && !self.has_leftovers() && self.put_back_synchronous() && self.forget_changes()
+    }
+
+    /// Sets `PRAGMA synchronous`, which applications usually set, to what it was. Returns whether it could.
+    fn put_back_synchronous(&mut self) -> bool {
+        // SAFETY: the file is open as long as the connection is, and not in use.
+        if !unsafe { handle(self.file.cast()) }.take_synchronous_was_set() {
+            return true;
+        }
+        let is_done = self.connection.execute_batch(&format!("PRAGMA main.synchronous = {}", self.synchronous)).is_ok();
+        // SAFETY: as above. That has set it again.
+        unsafe { handle(self.file.cast()) }.take_synchronous_was_set();
+        is_done
     }
 
     /// Makes `changes()` zero, as on a new connection, if that can be done.
@@ -340,7 +320,10 @@ impl Session {
             || self.is_stepping()
             || self.has_temporary_schema()
             || self.has_attached_databases()
-            || limits_of(&self.connection) != self.limits
+            || !self.is_watched
+            || self.watch.saw_leftovers()
+            || Settings::of(&self.connection) != self.settings
+            || self.has_pre_update_hook()
     }
 
     /// Whether a statement has been left before its last row.
@@ -371,21 +354,31 @@ impl Session {
         unsafe { !sqlite3_db_name(self.db(), 2).is_null() }
     }
 
-    /// Takes off every callback and sets our busy handler again; says whether no closure was among the hooks, which
-    /// rusqlite would keep until the connection is closed.
+    /// Whether rusqlite, from version 0.41 on, keeps the closure of a pre-update hook. Only some builds of SQLite have a call
+    /// that takes it off.
+    fn has_pre_update_hook(&self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { !sqlite3_get_clientdata(self.db(), c"sqlite3_preupdate_hook".as_ptr()).is_null() }
+    }
+
+    /// Takes off every callback, drops the closures that they were, and sets our busy handler again. Returns whether none
+    /// of the hooks may be one that an older rusqlite keeps in the connection until it is closed.
     fn take_hooks(&mut self) -> bool {
         set_busy_handler(&self.connection);
         let _ = self.connection.progress_handler(0, None::<fn() -> bool>); // by rusqlite, which drops the closure
         let db = self.db();
         // SAFETY: the connection is open, NULL takes a callback off, and no statement is running.
-        unsafe {
+        let is_without_hooks = unsafe {
             ffi::sqlite3_collation_needed(db, ptr::null_mut(), None);
             ffi::sqlite3_trace_v2(db, 0, None, ptr::null_mut());
+            ffi::sqlite3_wal_autocheckpoint(db, self.auto_checkpoint); // in the place of a hook for WAL
             ffi::sqlite3_set_last_insert_rowid(db, 0);
             ffi::sqlite3_commit_hook(db, None, ptr::null_mut()).is_null()
                 & ffi::sqlite3_rollback_hook(db, None, ptr::null_mut()).is_null()
                 & ffi::sqlite3_update_hook(db, None, ptr::null_mut()).is_null()
-        }
+        };
+        drop_closures(db);
+        is_without_hooks
     }
 
     fn run(&mut self, command: Command) -> rusqlite::Result<()> {
@@ -413,7 +406,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.has_its_connection() {
-            std::mem::forget(self.has_changed_schema.clone());
+            std::mem::forget(self.watch.clone()); // which the authorizer of that connection uses
             return; // the statements are of a connection that another thread may be using: they are given up
         }
         for statement in self.statements.into_iter().chain([self.forget_changes]) {
@@ -428,7 +421,15 @@ const PERSISTENT: std::ffi::c_uint = ffi::SQLITE_PREPARE_PERSISTENT as std::ffi:
 
 unsafe extern "C" {
     // The bindings of the oldest SQLite that libsqlite3-sys supports don't have it; SQLite has since 3.39.
-    fn sqlite3_db_name(db: *mut sqlite3, number: c_int) -> *const c_char;
+    pub(super) fn sqlite3_db_name(db: *mut sqlite3, number: c_int) -> *const c_char;
+    // Since 3.44.
+    fn sqlite3_get_clientdata(db: *mut sqlite3, name: *const c_char) -> *mut c_void;
+    fn sqlite3_set_clientdata(
+        db: *mut sqlite3,
+        name: *const c_char,
+        data: *mut c_void,
+        destructor: Option<unsafe extern "C" fn(*mut c_void)>,
+    ) -> c_int;
 }
 
 fn prepare(connection: &Connection, sql: &CStr, statement: &mut *mut sqlite3_stmt) -> rusqlite::Result<()> {
@@ -439,9 +440,69 @@ fn prepare(connection: &Connection, sql: &CStr, statement: &mut *mut sqlite3_stm
     check(connection, code)
 }
 
-fn limits_of(connection: &Connection) -> [c_int; LIMITS] {
-    // SAFETY: the connection is open; a negative value only asks.
-    std::array::from_fn(|id| unsafe { ffi::sqlite3_limit(connection.handle(), id as c_int, -1) })
+fn synchronous_of(connection: &Connection) -> rusqlite::Result<c_int> {
+    connection.query_row("PRAGMA main.synchronous", [], |row| row.get(0))
+}
+
+/// What is set by calls of SQLite's, not by statements, and can be asked for.
+#[derive(PartialEq)]
+struct Settings {
+    /// Of each category of sqlite3_limit; SQLite answers -1 for those that it does not have.
+    limits: [c_int; LIMITS],
+    /// Bytes at the end of each page that SQLite is to leave alone in a new database.
+    reserved_bytes: c_int,
+    /// Whether SQL may load extensions.
+    load_extension: c_int,
+}
+
+/// More categories of sqlite3_limit than any version of SQLite has, which are numbered from 0. (SQLite 3.54 has 15.)
+const LIMITS: usize = 24;
+
+impl Settings {
+    fn of(connection: &Connection) -> Settings {
+        // SAFETY: the handle is used for single calls on the open connection.
+        let db = unsafe { connection.handle() };
+        // SAFETY: a negative value only asks, and the answer for a category that is not there is -1 (sqlite3_limit).
+        let limits = std::array::from_fn(|id| unsafe { ffi::sqlite3_limit(db, id as c_int, -1) });
+        let (mut reserved_bytes, mut load_extension): (c_int, c_int) = (-1, -1);
+        // SAFETY: with this opcode the argument is an int, of which a negative one only asks; the answer is written to it.
+        unsafe {
+            let argument = (&raw mut reserved_bytes).cast();
+            ffi::sqlite3_file_control(db, ptr::null(), ffi::SQLITE_FCNTL_RESERVE_BYTES, argument);
+        }
+        // SAFETY: with this verb, -1 changes nothing, and the last argument is an int to write to.
+        unsafe {
+            let verb = ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION;
+            ffi::sqlite3_db_config(db, verb, -1, &raw mut load_extension);
+        }
+        Settings { limits, reserved_bytes, load_extension }
+    }
+}
+
+/// The number of pages that `PRAGMA wal_autocheckpoint` gives, which SQLite keeps as the argument of a hook.
+fn auto_checkpoint_of(connection: &Connection) -> c_int {
+    // SAFETY: the connection is open, and NULL takes the hook off; `take_hooks` puts it back.
+    let argument = unsafe { ffi::sqlite3_wal_hook(connection.handle(), None, ptr::null_mut()) };
+    c_int::try_from(argument.addr()).unwrap_or(0)
+}
+
+/// Under which names rusqlite, from version 0.41 on, keeps the closures of the callbacks that `take_hooks` takes off.
+const CLOSURES: [&CStr; 7] = [
+    c"sqlite3_busy_handler",
+    c"sqlite3_trace_v2",
+    c"sqlite3_wal_hook",
+    c"sqlite3_commit_hook",
+    c"sqlite3_rollback_hook",
+    c"sqlite3_update_hook",
+    c"sqlite3_progress_handler",
+];
+
+/// Drops the closures of callbacks that have been taken off. One that captures an engine would keep it alive for ever.
+fn drop_closures(db: *mut sqlite3) {
+    for name in CLOSURES {
+        // SAFETY: the connection is open. SQLite calls the destructor that came with the data; no callback has it any more.
+        unsafe { sqlite3_set_clientdata(db, name.as_ptr(), ptr::null_mut(), None) };
+    }
 }
 
 /// The error of the connection's latest call, if it was one.

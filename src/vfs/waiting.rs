@@ -6,9 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::mount::Mount;
-use crate::error::Error;
+use super::polling::SELF_TOLD_AFTER;
+use super::report::{report, report_long_wait};
 use crate::faults;
+use crate::marks;
 use crate::origin::Refusal;
+use crate::queue::Place;
 use crate::store::Claim;
 
 /// A refusal that a busy handler may be called for next, on this thread.
@@ -20,6 +23,8 @@ pub(super) struct Pending {
     pub(super) mount: Weak<Mount>,
     pub(super) alive: Weak<()>,
     pub(super) claim: Claim,
+    /// Where it waits among the others.
+    pub(super) place: Place,
     /// Whether a fault plan has refused it, where there may be nothing to wait for.
     pub(super) is_fault: bool,
 }
@@ -61,13 +66,13 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
     if pending.is_fault {
         return outlasts_fault(timeout);
     }
-    match mount.store.acquire(&pending.claim, timeout.saturating_sub(start.elapsed())) {
+    match wait_and_tell(&mount, &pending.claim, pending.place, timeout.saturating_sub(start.elapsed())) {
         // That what was read is out of date, SQLite will be told when it tries again.
         Ok(()) | Err(Refusal::Stale { .. }) => tries == 0 || start.elapsed() <= timeout,
         Err(refusal) => {
             let refusal = refusal.after(start.elapsed());
             if !timeout.is_zero() {
-                report(&mount, &refusal);
+                report(&mount, pending.claim.purpose, &refusal);
             }
             refusal.remember(mount.name());
             false
@@ -85,10 +90,37 @@ fn outlasts_fault(patience: Duration) -> bool {
     outlasts
 }
 
-/// Says why a wait was in vain where a failing test shows it. The caller may only ever see SQLite's "database is locked":
-/// of a statement that fails, rusqlite hands on SQLite's own words.
-fn report(mount: &Mount, refusal: &Refusal) {
-    eprintln!("rusqlite-fixtures: {}", Error::refused(&mount.name(), refusal));
+impl Mount {
+    /// Takes the writer slot, waiting for it in the queue for `patience` at most.
+    pub(crate) fn acquire(&self, claim: &Claim, patience: Duration) -> Result<(), Refusal> {
+        wait_and_tell(self, claim, Place::new(), patience)
+    }
+}
+
+/// Waits for the writer slot at this place in the queue. What seems to wait for its own thread is printed soon: another thread
+/// may have the holder by now and give the slot back, so nobody can be sure that it waits in vain.
+fn wait_and_tell(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
+    let first = patience.min(SELF_TOLD_AFTER);
+    match wait(mount, claim, place, first) {
+        Err(refusal @ Refusal::Held { .. }) if patience > first => {
+            if refusal.is_by_this_thread() {
+                report_long_wait(mount, &refusal);
+            }
+            wait(mount, claim, place, patience - first)
+        }
+        result => result,
+    }
+}
+
+/// Waits for the writer slot at this place in the queue, and prints nothing.
+pub(super) fn wait(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
+    marks::reached(marks::SLOT_ASKED);
+    let result = mount.store.acquire(claim, place, patience);
+    match &result {
+        Ok(()) => claim.mark_as_taken(),
+        Err(_) => marks::reached(marks::SLOT_REFUSED),
+    }
+    result
 }
 
 /// A lock was got: what comes after that on this thread is another wait, and another refusal.

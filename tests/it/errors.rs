@@ -161,6 +161,42 @@ fn errors_become_rusqlite_errors() {
     assert!(other.to_string().contains("it is empty"), "{other}");
 }
 
+/// The extended code is what tells a serialization failure from a lock that was not given back in time.
+#[test]
+fn a_serialization_failure_keeps_its_code() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let reader = engine.unit_of_work().unwrap();
+    entries(&reader);
+    engine.transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap();
+    let code = |error: &rusqlite::Error| error.sqlite_error().map(|code| code.extended_code);
+    let stale = Error::from(reader.execute("UPDATE entry SET value = 3", []).unwrap_err());
+    assert_eq!(stale.kind(), ErrorKind::SerializationFailure);
+    assert_eq!(stale.sqlite().and_then(code), Some(ffi::SQLITE_BUSY_SNAPSHOT));
+    let words = stale.to_string();
+    let back = rusqlite::Error::from(stale);
+    assert_eq!(code(&back), Some(ffi::SQLITE_BUSY_SNAPSHOT));
+    assert_eq!(back.to_string(), words);
+    let again = Error::from(back);
+    assert_eq!(again.sqlite().and_then(code), Some(ffi::SQLITE_BUSY_SNAPSHOT), "and so it goes on");
+}
+
+/// To open a connection is to read, so a plan that hits every lock hits it there, if no connection is idle.
+#[test]
+fn a_lock_that_is_refused_while_a_connection_is_opened_is_a_time_out() {
+    let begin = |engine: &Engine| Fault::Busy.from(1).during(|| engine.begin(Immediate)).unwrap_err();
+    let cold = engine_with_entries(&[]);
+    cold.retire();
+    let warm = engine_with_entries(&[]);
+    drop(warm.unit_of_work().unwrap());
+    for engine in [cold, warm] {
+        let error = begin(&engine);
+        assert_eq!(error.kind(), ErrorKind::LockTimeout);
+        let expected = "can't lock engine N: Fault::Busy.from(N) of tests/it/errors.rs:N:N makes it seem taken";
+        assert_eq!(normalised(&error), expected);
+        assert_eq!(error.sqlite().unwrap().sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
+    }
+}
+
 /// The detail of a refusal goes to the error that it belongs to, and to no later one.
 #[test]
 fn a_refusal_is_told_once() {

@@ -1,7 +1,15 @@
 //! The fixtures as a user has them: imported, and injected by name.
 
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::Duration;
+use std::{env, thread};
+
 use rstest::{fixture, rstest};
-use rusqlite_fixtures::fixtures::{fresh_connection, fresh_engine, fresh_unit_of_work, memory_engine, unit_of_work};
+use rusqlite_fixtures::fixtures::{
+    fresh_connection, fresh_engine, fresh_unit_of_work, hammer, memory_engine, unit_of_work,
+};
+use rusqlite_fixtures::hammer::Hammer;
 use rusqlite_fixtures::{Engine, PooledConnection, Template, UnitOfWork};
 use serial_test::{file_serial, serial};
 
@@ -82,6 +90,23 @@ fn a_shared_engine_has_the_content_of_a_template(
     assert_eq!(memory_engine, Engine::shared("file:fixtures-bank?mode=memory").unwrap());
 }
 
+#[rstest]
+fn a_hammer_has_as_many_threads_and_rounds_as_are_asked_for(
+    hammer: Hammer,
+    #[from(hammer)]
+    #[with(3)]
+    of_three: Hammer,
+    #[from(hammer)]
+    #[with(2, 5)]
+    of_five_rounds: Hammer,
+) {
+    let size = |hammer: Hammer| {
+        let report = hammer.run(|worker| Ok(worker.threads()));
+        (report.values().copied().max(), report.rounds())
+    };
+    assert_eq!([hammer, of_three, of_five_rounds].map(size), [(Some(8), 100), (Some(3), 100), (Some(2), 5)]);
+}
+
 /// A fixture of the user's own on top.
 #[fixture]
 fn accounts(fresh_engine: Engine) -> Engine {
@@ -100,17 +125,43 @@ fn fixtures_compose(
     assert_ne!(work.engine(), &accounts);
 }
 
+/// A place where at most one test may be at a time. A lock on a file says who is there, so that other processes are seen too;
+/// the system takes it back from one that crashes.
+struct Place(PathBuf);
+
+impl Place {
+    fn of(name: &str) -> Place {
+        Place(env::temp_dir().join(format!("rusqlite-fixtures-{name}-{}", env!("CARGO_PKG_VERSION"))))
+    }
+
+    /// Does the work there; `None` if somebody else is there.
+    fn enter<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let file = File::options().create(true).append(true).open(&self.0).unwrap();
+        file.try_lock().ok()?;
+        Some(work())
+    }
+}
+
+/// Not to wait for anything: time for the other case to come in, if nothing keeps it out.
+fn stay() {
+    thread::sleep(Duration::from_millis(100));
+}
+
 /// Under threads that share a process, `#[serial]` keeps tests apart that commit to the same engine.
 #[rstest]
 #[case(1)]
 #[case(2)]
 #[serial(fixtures_serial)]
 fn beside_serial(#[with("file:fixtures-serial?mode=memory")] memory_engine: Engine, #[case] case: i64) {
-    let connection = memory_engine.connect().unwrap();
-    connection.execute_batch("CREATE TABLE entry (id)").unwrap();
-    connection.execute("INSERT INTO entry VALUES (?1)", [case]).unwrap();
-    assert_eq!(number(&connection, "SELECT sum(id) FROM entry"), case);
-    memory_engine.reset().unwrap();
+    let alone = Place::of("serial").enter(|| {
+        let connection = memory_engine.connect().unwrap();
+        connection.execute_batch("CREATE TABLE entry (id)").unwrap();
+        connection.execute("INSERT INTO entry VALUES (?1)", [case]).unwrap();
+        stay();
+        assert_eq!(number(&connection, "SELECT sum(id) FROM entry"), case);
+        memory_engine.reset().unwrap();
+    });
+    assert!(alone.is_some(), "the other case is running");
 }
 
 /// `#[file_serial]` does the same where each test is a process, for what processes share: here a file.
@@ -119,10 +170,19 @@ fn beside_serial(#[with("file:fixtures-serial?mode=memory")] memory_engine: Engi
 #[case(2)]
 #[file_serial(fixtures_file_serial)]
 fn beside_file_serial(#[with(&BANK)] fresh_unit_of_work: UnitOfWork, #[case] case: i64) {
-    let path = std::env::temp_dir().join(format!("fixtures-file-serial-{}", env!("CARGO_PKG_VERSION")));
-    std::fs::write(&path, case.to_string()).unwrap();
     fresh_unit_of_work.execute("DELETE FROM account WHERE id = ?1", [case]).unwrap();
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), case.to_string());
+    assert!(Place::of("file-serial").enter(stay).is_some(), "the other case is running");
+}
+
+/// The control: who comes while somebody is there is seen.
+#[test]
+fn who_is_not_alone_at_a_place_is_seen() {
+    let name = format!("control-{}", std::process::id());
+    let place = Place::of(&name);
+    let others = place.enter(|| thread::scope(|scope| scope.spawn(|| Place::of(&name).enter(stay)).join().unwrap()));
+    assert_eq!(others, Some(None));
+    assert_eq!(place.enter(|| ()), Some(()), "it is free again");
+    fs::remove_file(&place.0).unwrap();
 }
 
 #[test]

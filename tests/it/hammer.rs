@@ -93,7 +93,7 @@ fn a_round_that_hangs_ends_at_the_deadline_and_says_who_stood_where() {
     let (is_over, entered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let (until, count) = (is_over.clone(), entered.clone());
     let start = Instant::now();
-    let report = hammer(3, 5).deadline(Duration::from_millis(200)).run(move |worker| {
+    let report = hammer(3, 5).deadline(Duration::from_secs(1)).run(move |worker| {
         count.fetch_add(1, Ordering::Relaxed);
         if worker.number() == 1 {
             worker.reached("door");
@@ -333,8 +333,8 @@ mod orders {
 
     #[test]
     fn who_is_held_up_when_a_round_hangs_is_told() {
-        let pause = Pause::time(Duration::from_secs(2));
-        let report = pass(hammer(1, 1).deadline(Duration::from_millis(100)).pause_at("mark", pause));
+        let pause = Pause::time(FOR_EVER);
+        let report = pass(hammer(1, 1).deadline(Duration::from_secs(1)).pause_at("mark", pause));
         assert!(report.to_string().ends_with("worker 0, round 0: hung, in a pause at the mark `mark`\n"), "{report}");
     }
 }
@@ -421,6 +421,32 @@ fn the_timeline_shows_waits_in_vain() {
     assert_eq!(forgetful.held.last().map(|span| span.end), Some(forgetful.ran.end));
     let (_, failure) = report.failures().next().unwrap();
     assert!(failure.to_string().contains("taken by thread"), "not only that the database is locked: {failure}");
+}
+
+/// A wait that ended in a refusal is not a part of the next one.
+#[test]
+fn a_wait_that_was_refused_ends_in_the_timeline() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(Duration::from_millis(5));
+    let writer = Mutex::new(Some(engine.begin(rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate).unwrap()));
+    let hammered = engine.clone();
+    let report = hammer(1, 1).run(move |worker| {
+        let nothing = hammered.snapshot();
+        assert!(hammered.restore(&nothing).is_err(), "the slot is taken");
+        worker.reached("refused");
+        drop(writer.lock().unwrap().take());
+        worker.reached("free again");
+        hammered.restore(&nothing)?;
+        Ok(hammered.transaction(|work| work.execute("DELETE FROM entry", [])).map(drop)?)
+    });
+    report.assert_no_failures();
+    let lane = &report.timeline().lanes()[0];
+    let at = |mark: &str| lane.marks.iter().find(|(_, its)| *its == mark).unwrap().0;
+    let [in_vain, after @ ..] = &lane.waited[..] else { panic!("no wait is told: {lane:?}") };
+    assert!(in_vain.end - in_vain.start >= Duration::from_millis(5) && in_vain.end <= at("refused"), "{lane:?}");
+    assert_eq!(after.len(), 2, "{lane:?}");
+    assert!(after.iter().all(|wait| wait.start >= at("free again")), "{lane:?}");
+    assert_eq!(lane.held.len(), 2, "{lane:?}");
 }
 
 #[test]

@@ -1,11 +1,16 @@
 //! What the crate promises, a file per promise.
 
+mod callers;
 mod concurrent_instantiation;
+mod edited_schema;
 mod errors;
+mod file_controls;
 mod fixtures;
 mod hammer;
 mod lifetime;
 mod operations;
+mod pragmas;
+mod printed;
 mod processes;
 mod readers;
 mod recycling;

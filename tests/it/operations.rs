@@ -4,15 +4,16 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
-use rusqlite_fixtures::hammer::{Hammer, SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_TAKEN};
+use rusqlite_fixtures::hammer::{Hammer, Pause, SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_TAKEN};
 use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, params};
 use rusqlite_fixtures::strategies::{
-    self, Content, Difference, Effect, End, Engines, Operation, Outcome, Record, Rows, Statement, Subject, Table,
+    self, Content, Difference, Effect, End, Engines, Kind, Operation, Outcome, Record, Rows, Statement, Subject, Table,
     Transaction, check_on_threads, check_serial, hammers, operations, prepare, transactions,
 };
 use rusqlite_fixtures::{Engine, PooledConnection, Template};
@@ -360,6 +361,185 @@ proptest! {
     }
 }
 
+fn statement(hand: usize, statement: Statement<i64, i64>) -> Operation<i64, i64> {
+    Operation::Do { hand, statement }
+}
+
+/// Some in each of which a hand finds the slot taken, by each kind of connection.
+fn refused_steps() -> Sequence {
+    let update = |hand| statement(hand, Statement::Update { key: 1, value: 5 });
+    let mut steps = vec![Operation::Open { hand: 0, engine: 0, kind: Kind::Immediate }, update(0)];
+    for kind in [Kind::UnitOfWork, Kind::Immediate, Kind::Pooled, Kind::Connection, Kind::Uri] {
+        steps.push(Operation::Open { hand: 1, engine: 0, kind });
+        let begin = |immediate| Operation::Begin { hand: 1, immediate };
+        let after_reading = [begin(false), statement(1, Statement::Read), update(1), Operation::Rollback { hand: 1 }];
+        steps.extend([update(1), begin(true), Operation::Vacuum { hand: 1 }]);
+        steps.extend(after_reading);
+    }
+    steps
+}
+
+/// What `on_connect` sets does not make a hand wait that is to be refused at once.
+#[test]
+fn nothing_waits_whatever_on_connect_sets() {
+    const WAIT: Duration = Duration::from_secs(15);
+    static PATIENT: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)")
+        .seed("INSERT INTO entry VALUES (1, 0)")
+        .on_connect(|connection| connection.busy_timeout(WAIT).unwrap())
+        .key("operations-patient");
+    for _ in 0..2 {
+        let mut engines = Engines::new(&ENTRY, PATIENT.engine().unwrap()).unwrap(); // the second time a used one
+        let mut model = engines.model().unwrap();
+        for step in refused_steps() {
+            let start = Instant::now();
+            model.compare(&mut engines, std::slice::from_ref(&step)).unwrap();
+            assert!(start.elapsed() < WAIT, "{step:?} took {:?}", start.elapsed());
+        }
+        engines.check(&model).unwrap();
+    }
+}
+
+/// Nor does it keep threads from waiting for their turn.
+#[test]
+fn threads_take_turns_whatever_on_connect_sets() {
+    static IMPATIENT: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)")
+        .seed("INSERT INTO entry VALUES (1, 0)")
+        .on_connect(|connection| connection.busy_timeout(Duration::ZERO).unwrap())
+        .key("operations-impatient");
+    let update =
+        Transaction { immediate: true, ..committed(&[Statement::Read, Statement::Update { key: 1, value: 5 }]) };
+    let hammer = Hammer::new().pause_at(SLOT_TAKEN, Pause::time(Duration::from_millis(5)));
+    check_on_threads(ENTRY, &IMPATIENT.engine().unwrap(), vec![vec![update; 3]; 4], hammer).unwrap();
+}
+
+/// Code that fails after it has changed something is undone by the harness, as it would be by an application.
+#[test]
+fn what_failed_is_not_committed() {
+    /// Changes the row that is in its way before it is refused.
+    struct Careless;
+    impl Rows for Careless {
+        type Key = i64;
+        type Value = i64;
+
+        fn insert(&self, connection: &Connection, key: &i64, value: &i64) -> rusqlite::Result<()> {
+            ENTRY.update(connection, key, &77)?;
+            ENTRY.insert(connection, key, value)
+        }
+
+        fn update(&self, connection: &Connection, key: &i64, value: &i64) -> rusqlite::Result<bool> {
+            ENTRY.update(connection, key, value)
+        }
+
+        fn delete(&self, connection: &Connection, key: &i64) -> rusqlite::Result<bool> {
+            ENTRY.delete(connection, key)
+        }
+
+        fn read(&self, connection: &Connection) -> rusqlite::Result<BTreeMap<i64, i64>> {
+            ENTRY.read(connection)
+        }
+    }
+    let insert = statement(0, Statement::Insert { key: 1, value: 3 });
+    strategies::check(&Careless, cold_engine(), &[insert.clone(), statement(1, Statement::Read)]).unwrap();
+    let mut engines = Engines::new(&Careless, cold_engine()).unwrap();
+    assert_eq!(engines.apply(&insert), Effect { outcome: Outcome::Exists, replaced: false });
+}
+
+/// One whose statement was refused is rolled back, though it was to be committed.
+#[test]
+fn a_transaction_that_was_refused_is_rolled_back() {
+    let (engine, before) = recorded_engine();
+    let refused = ReadBy(|connection: &Connection| {
+        ENTRY.update(connection, &1, &77)?;
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY); // as of another database, which is attached
+        Err(rusqlite::Error::SqliteFailure(busy, None))
+    });
+    let record = committed(&[Statement::Read]).carry_out(&refused, &engine).unwrap();
+    assert_eq!(record, Record { committed: false, position: 0, seen: vec![] });
+    assert_eq!(rows(&engine), before);
+}
+
+/// Who has the writer slot is told by the line that has carried it out.
+#[test]
+fn a_transaction_that_has_the_slot_is_named_by_its_line() {
+    let (engine, _) = recorded_engine();
+    let told = RefCell::new(String::new());
+    let tells = ReadBy(|connection: &Connection| {
+        engine.set_lock_timeout(Duration::ZERO);
+        *told.borrow_mut() = engine.begin(Immediate).unwrap_err().to_string();
+        ENTRY.read(connection)
+    });
+    let transaction = Transaction { immediate: true, ..committed(&[Statement::Read]) };
+    let (_, line) = (transaction.carry_out(&tells, &engine).unwrap(), line!());
+    let place = format!("in the unit of work begun at tests/it/operations.rs:{line}:");
+    assert!(told.borrow().contains(&place), "{place}: {told:?}");
+}
+
+/// What comes of the operations by steps, of which none may show a difference, and what the check in the end says. After the
+/// last step something is done behind the model's back.
+fn checked_in_the_end(engine: Engine, operations: &[Operation<i64, i64>], after: impl FnOnce(&Engine)) -> String {
+    let mut engines = Engines::new(&ENTRY, engine.clone()).unwrap();
+    let mut model = engines.model().unwrap();
+    model.compare(&mut engines, operations).unwrap();
+    after(&engine);
+    engines.check(&model).map_or_else(|difference| difference.to_string(), |()| "no difference".to_owned())
+}
+
+/// Bugs that no step shows.
+#[test]
+fn the_check_in_the_end_finds_what_no_step_shows() {
+    let insert = [statement(1, Statement::Insert { key: 2, value: 2 })];
+    let open = [Operation::Begin { hand: 1, immediate: true }, insert[0].clone()];
+    let commit = |engine: &Engine| drop(engine.transaction(|work| work.execute("UPDATE entry SET value = 9", [])));
+    assert_eq!(checked_in_the_end(cold_engine(), &insert, |_| ()), "no difference");
+    assert_eq!(checked_in_the_end(cold_engine(), &open, commit), "no difference", "it was refused the slot");
+    let told = checked_in_the_end(cold_engine(), &insert, commit);
+    let rows = "Content { rows: {1: 0, 2: 2}, tables: {} }";
+    assert_eq!(told, format!("engine 0 in the end: expected {rows}, got {}", rows.replace("1: 0, 2: 2", "1: 9, 2: 9")));
+    let told = checked_in_the_end(cold_engine(), &insert, |engine| {
+        engine.reset().unwrap(); // a commit that is lost
+    });
+    assert_eq!(told, format!("engine 0 in the end: expected {rows}, got {}", rows.replace(", 2: 2", "")));
+    let told = checked_in_the_end(cold_engine(), &[], |engine| {
+        // An index that does not have what its table does.
+        let damage = "CREATE INDEX entry_value ON entry (value); PRAGMA writable_schema = ON;
+            UPDATE sqlite_schema SET sql = replace(sql, '(value)', '(value + 1)') WHERE name = 'entry_value'";
+        engine.connect().unwrap().execute_batch(damage).unwrap();
+    });
+    assert!(told.starts_with(r#"engine 0 in the end: expected "ok", got Ok("row 1 missing from index"#), "{told}");
+}
+
+/// One more than the model has, or one fewer.
+#[test]
+fn the_check_in_the_end_counts_engines() {
+    let check = |model_forks: bool| {
+        let mut engines = Engines::new(&ENTRY, cold_engine()).unwrap();
+        let mut model = engines.model().unwrap();
+        let fork = Operation::Fork { engine: 0 };
+        if model_forks {
+            drop(model.apply(&fork, false))
+        } else {
+            drop(engines.apply(&fork))
+        }
+        engines.check(&model).unwrap_err().to_string()
+    };
+    assert_eq!(check(true), "the engines in the end: expected 2, got 1");
+    assert_eq!(check(false), "the engines in the end: expected 1, got 2");
+}
+
+/// The property finds such a bug too: a row is lost with the last connection.
+#[test]
+fn what_is_lost_in_the_end_is_found() {
+    let steps = shrunk(|operations| {
+        let engine = cold_engine();
+        let mut engines = Engines::new(&ENTRY, engine.clone()).unwrap();
+        let mut model = engines.model()?;
+        model.compare(&mut engines, operations)?;
+        drop(engine.transaction(|work| work.execute("DELETE FROM entry WHERE key = 3", [])));
+        engines.check(&model)
+    });
+    assert!(steps.len() <= 2, "{steps:#?}");
+}
+
 /// A constraint that is not the key's is told in SQLite's words.
 #[test]
 fn a_value_that_violates_a_constraint_is_told() {
@@ -469,6 +649,7 @@ fn each_way_not_to_be_serializable_is_found() {
             "that is commit 2, Insert { key: 1, value: 0 }: expected Exists",
         ),
         (vec![vec![insert(1, 1), read(0, &[])]], &[1], "the order of thread 0, at the earliest: expected 1, got 0"),
+        (vec![vec![read(1, &[1]), insert(1, 1)]], &[1], "the order of thread 0, at the earliest: expected 2, got 1"),
         (vec![vec![read(1, &[])]], &[], "what a transaction stands after: expected 0, got 1"),
     ] {
         let error = check(&records, after).unwrap_err();

@@ -444,6 +444,34 @@ fn old_images_are_removed() {
     assert!((190..200).contains(&left), "{left} of 230 are left");
 }
 
+/// Those younger than an hour may be what this very run of tests is using, however many they are.
+#[test]
+fn images_younger_than_an_hour_stay() {
+    let folder = Folder::new();
+    folder.run("share");
+    let hash = "0123456789abcdef0123456789abcdef";
+    let make = |number: u64| {
+        let path = folder.images.join(format!("young{number}-{hash}.sqlite3"));
+        let age = Duration::from_secs(10 * number); // the oldest 40 minutes
+        File::create(&path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+        path
+    };
+    let young: Vec<PathBuf> = (0..240).map(make).collect();
+    folder.run("other key");
+    assert_eq!(young.iter().filter(|path| !path.exists()).count(), 0, "of {}", young.len());
+}
+
+/// Nor do a few that are not a week old.
+#[test]
+fn a_few_images_stay_for_a_week() {
+    let folder = Folder::new();
+    folder.run("share");
+    let path = folder.images.join("old-0123456789abcdef0123456789abcdef.sqlite3");
+    File::create(&path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(6 * 24 * 3600)).unwrap();
+    folder.run("other key");
+    assert!(path.exists());
+}
+
 /// Without the variable, images are in Cargo's target folder.
 #[test]
 fn images_are_in_the_target_folder() {

@@ -73,6 +73,7 @@ fn nothing_is_left_of_temporary_and_attached_schemas() {
 #[test]
 fn nothing_is_left_of_pragmas() {
     for pragma in [
+        "analysis_limit",
         "case_sensitive_like",
         "foreign_keys",
         "recursive_triggers",
@@ -89,6 +90,7 @@ fn nothing_is_left_of_pragmas() {
         "query_only",
         "writable_schema",
         "max_page_count",
+        "wal_autocheckpoint",
     ] {
         let value = |work: &UnitOfWork| {
             let ask = format!("PRAGMA {pragma}");
@@ -99,14 +101,26 @@ fn nothing_is_left_of_pragmas() {
             "journal_mode" => "OFF",
             "locking_mode" => "EXCLUSIVE",
             "foreign_keys" => "OFF",
-            "cache_size" | "busy_timeout" | "max_page_count" => "77",
+            "analysis_limit" | "cache_size" | "busy_timeout" | "max_page_count" | "wal_autocheckpoint" => "77",
             _ => "1",
         };
-        let leave = format!("COMMIT; PRAGMA {pragma} = {set}; SELECT * FROM entry");
-        after(run(&leave), |next| {
-            assert_eq!(value(next), fresh, "{pragma}");
-            assert_eq!(number(next, "SELECT 'a' LIKE 'A'"), 1);
-        });
+        // A pragma on `temp` does not come to the engine's VFS, but may be for the whole connection.
+        // It opens a temporary database, which `temp_store` closes again.
+        for (database, then) in [("", ""), ("main.", ""), ("temp.", "PRAGMA temp.temp_store = MEMORY")] {
+            let leave = |work: &mut UnitOfWork| {
+                // One is over with the transaction, in which `temp_store` can't be changed.
+                let is_over = pragma == "defer_foreign_keys" && then.is_empty();
+                let before = if is_over { "" } else { "COMMIT;" };
+                run(&format!("{before} PRAGMA {database}{pragma} = {set}; SELECT * FROM entry; {then}"))(work);
+                // One has no answer, and one stays as it is on an engine; what is set of `temp` may be its own.
+                let is_exempt = database == "temp." || ["case_sensitive_like", "locking_mode"].contains(&pragma);
+                assert!(is_exempt || value(work) != fresh, "{database}{pragma}: nothing was left");
+            };
+            after(leave, |next| {
+                assert_eq!(value(next), fresh, "{database}{pragma}");
+                assert_eq!(number(next, "SELECT 'a' LIKE 'A'"), 1);
+            });
+        }
     }
 }
 
@@ -120,6 +134,63 @@ fn nothing_is_left_of_limits_and_flags() {
         |work| assert_eq!(work.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false), Ok(false)),
         |next| assert!(next.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW).unwrap()),
     );
+}
+
+/// All limits that this version of SQLite has, which may be more than rusqlite has names for.
+#[test]
+#[allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
+fn nothing_is_left_of_any_limit() {
+    use rusqlite::ffi;
+
+    // SAFETY: the connection is open; a negative value only asks, and any number may be asked for.
+    let limit = |work: &UnitOfWork, id: i32, value: i32| unsafe { ffi::sqlite3_limit(work.handle(), id, value) };
+    let fresh: Vec<i32> = {
+        let work = Engine::new().unit_of_work().unwrap();
+        (0..).map(|id| limit(&work, id, -1)).take_while(|value| *value >= 0).collect()
+    };
+    assert!(fresh.len() >= 12, "{fresh:?}");
+    for (id, expected) in fresh.into_iter().enumerate() {
+        let id = i32::try_from(id).unwrap();
+        let other = if expected == 0 { 1 } else { expected / 2 };
+        after(
+            |work| {
+                limit(work, id, other);
+                assert_ne!(limit(work, id, -1), expected, "limit {id} can be changed");
+            },
+            |next| assert_eq!(limit(next, id, -1), expected, "limit {id}"),
+        );
+    }
+}
+
+#[test]
+#[allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
+fn nothing_is_left_of_what_calls_set() {
+    use rusqlite::ffi;
+    use std::ptr::null;
+
+    let reserved = |work: &UnitOfWork, mut bytes: i32| {
+        // SAFETY: the connection is open; with this opcode the argument is an int, where the answer is written to.
+        unsafe {
+            let argument = (&raw mut bytes).cast();
+            ffi::sqlite3_file_control(work.handle(), null(), ffi::SQLITE_FCNTL_RESERVE_BYTES, argument);
+        }
+        bytes
+    };
+    let leave = |work: &mut UnitOfWork| {
+        reserved(work, 32);
+        assert_eq!(reserved(work, -1), 32);
+    };
+    after(leave, |next| assert_eq!(reserved(next, -1), 0));
+
+    let may_load = |work: &UnitOfWork, value: i32| {
+        let mut is_on = -1;
+        let verb = ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION;
+        // SAFETY: the connection is open; this verb takes an int, and an int to write the answer to.
+        assert_eq!(unsafe { ffi::sqlite3_db_config(work.handle(), verb, value, &raw mut is_on) }, ffi::SQLITE_OK);
+        is_on
+    };
+    let fresh = may_load(&Engine::new().unit_of_work().unwrap(), -1);
+    after(|work| assert_eq!(may_load(work, 1 - fresh), 1 - fresh), |next| assert_eq!(may_load(next, -1), fresh));
 }
 
 #[test]
@@ -182,8 +253,14 @@ fn nothing_is_left_of_hooks() {
     };
     for hook in 0..6 {
         after(
-            // SAFETY: used at once, while the connection is open.
-            |work| set(unsafe { work.handle() }, hook),
+            |work| {
+                // SAFETY: used at once, while the connection is open.
+                set(unsafe { work.handle() }, hook);
+                let before = CALLS.load(Ordering::Relaxed);
+                let update = "UPDATE entry SET value = 1";
+                run(&format!("{update}; COMMIT; BEGIN; {update}; ROLLBACK"))(work);
+                assert!(CALLS.load(Ordering::Relaxed) > before, "hook {hook} is not called");
+            },
             |next| {
                 let before = CALLS.load(Ordering::Relaxed);
                 next.execute("UPDATE entry SET value = 2", []).unwrap();
@@ -193,7 +270,79 @@ fn nothing_is_left_of_hooks() {
             },
         );
     }
-    assert!(CALLS.load(Ordering::Relaxed) > 0);
+}
+
+/// A hook for WAL runs when something is committed to an attached file in WAL mode.
+#[test]
+#[allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
+fn nothing_is_left_of_a_hook_for_wal() {
+    use rusqlite::ffi::{self, sqlite3};
+    use std::ffi::{c_char, c_int, c_void};
+
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    unsafe extern "C" fn on_wal(_: *mut c_void, _: *mut sqlite3, _: *const c_char, _: c_int) -> c_int {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        0
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wal.sqlite3");
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)").unwrap();
+    // SAFETY: the connection is open, and the function is what SQLite takes.
+    let set = |connection: &Connection| unsafe {
+        ffi::sqlite3_wal_hook(connection.handle(), Some(on_wal), std::ptr::null_mut());
+    };
+    let write = |connection: &Connection| {
+        connection.execute("ATTACH ?1 AS wal", [path.to_str().unwrap()]).unwrap();
+        connection.execute_batch("INSERT INTO wal.t VALUES (1)").unwrap();
+        CALLS.load(Ordering::Relaxed)
+    };
+    let hooked = Engine::new().connect().unwrap();
+    set(&hooked);
+    assert_eq!(write(&hooked), 1, "it runs where it is set");
+    after(
+        |work| set(work),
+        |next| {
+            assert_eq!(number(next, "PRAGMA wal_autocheckpoint"), 1000);
+            next.execute_batch("COMMIT").unwrap();
+            assert_eq!(write(next), 1, "and does not run here");
+            next.execute_batch("BEGIN").unwrap();
+        },
+    );
+}
+
+/// As rusqlite, from version 0.41 on, keeps what `Connection::busy_handler` and others are given: under the name of
+/// SQLite's function. A closure that captures the engine would keep it alive for ever.
+#[test]
+#[allow(unsafe_code, reason = "keeps data in a connection as rusqlite does, whose versions differ in how they do it")]
+fn closures_of_callbacks_are_dropped() {
+    use rusqlite::ffi::sqlite3;
+    use std::ffi::{CStr, c_char, c_int, c_void};
+
+    unsafe extern "C" {
+        fn sqlite3_set_clientdata(
+            db: *mut sqlite3,
+            name: *const c_char,
+            data: *mut c_void,
+            destructor: Option<unsafe extern "C" fn(*mut c_void)>,
+        ) -> c_int;
+    }
+    unsafe extern "C" fn drop_engine(data: *mut c_void) {
+        // SAFETY: from `Box::into_raw` below, and SQLite calls this once.
+        drop(unsafe { Box::from_raw(data.cast::<Engine>()) });
+    }
+    let names: [&CStr; 3] = [c"sqlite3_busy_handler", c"sqlite3_trace_v2", c"sqlite3_wal_hook"];
+    for name in names {
+        let engine = engine_with_entries(&[]);
+        let uri = engine.uri().to_owned();
+        let work = engine.unit_of_work().unwrap();
+        let captured: *mut Engine = Box::into_raw(Box::new(engine.clone()));
+        // SAFETY: the connection is open, and the destructor takes what the data is.
+        let code = unsafe { sqlite3_set_clientdata(work.handle(), name.as_ptr(), captured.cast(), Some(drop_engine)) };
+        assert_eq!(code, 0);
+        drop((work, engine));
+        assert!(Connection::open(uri).is_err(), "the engine is gone, with what {name:?} captured");
+    }
 }
 
 /// One who forbids transactions to a connection forbids them to the next unit of work too, if that gets it.

@@ -159,7 +159,7 @@ fn a_file_in_wal_mode_is_read_with_what_is_in_its_wal() {
 
     let engine = Snapshot::open(&path).unwrap().engine();
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 10)]);
-    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "delete");
+    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "wal");
 
     drop(writer); // which moves everything into the database file; it stays in WAL mode
     let engine = Snapshot::from_bytes(fs::read(&path).unwrap()).unwrap().engine();
@@ -289,4 +289,29 @@ fn snapshots_say_how_large_they_are() {
     let snapshot = engine_with_entries(&[]).snapshot();
     assert_eq!(snapshot.size() as i64, number(&snapshot.engine().connect().unwrap(), "PRAGMA page_count") * 4096);
     assert!(format!("{snapshot:?}").starts_with("Snapshot { size: 8192"), "{snapshot:?}");
+}
+
+/// SQLite settles the text encoding of a connection when it reads the schema first.
+#[test]
+fn idle_connections_of_another_encoding_are_not_used_again() {
+    let create = |engine: &Engine, encoding: &str| {
+        let sql = format!("PRAGMA encoding = '{encoding}'; CREATE TABLE note (text)");
+        engine.connect().unwrap().execute_batch(&sql).unwrap();
+    };
+    let encoding = |engine: &Engine| {
+        let (one, other) = (engine.unit_of_work().unwrap(), engine.unit_of_work().unwrap());
+        assert_eq!(number(&other, "SELECT count(*) FROM note"), 0);
+        text(&one, "PRAGMA encoding")
+    };
+    let engine = Engine::new();
+    for utf in ["UTF-16le", "UTF-8", "UTF-16be", "UTF-16le", "UTF-8"] {
+        create(&engine, utf);
+        assert_eq!(encoding(&engine), utf, "of two connections, which stay idle");
+        engine.reset().unwrap();
+    }
+    create(&engine, "UTF-16le");
+    assert_eq!(encoding(&engine), "UTF-16le");
+    engine.reset().unwrap();
+    engine.transaction(|work| work.execute_batch("CREATE TABLE note (text)")).unwrap();
+    assert_eq!(encoding(&engine), "UTF-8", "as in an engine that is new");
 }

@@ -1,9 +1,12 @@
 //! What SQLite does on a database works on an engine.
 
+use std::cell::Cell;
+use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use rusqlite_fixtures::rusqlite::{self, Connection, OpenFlags, backup};
+use rusqlite_fixtures::faults::Fault;
+use rusqlite_fixtures::rusqlite::{self, Connection, ErrorCode, OpenFlags, backup};
 use rusqlite_fixtures::{Engine, Snapshot};
 
 use crate::support::{assert_integrity, engine_with_entries, entries, number, text};
@@ -147,12 +150,74 @@ fn several_files_attached_are_committed_together() {
         .execute_batch("BEGIN; INSERT INTO one.note VALUES ('a'); INSERT INTO two.note VALUES ('b'); COMMIT")
         .unwrap();
     assert_eq!(number(&Connection::open(folder.path().join("two")).unwrap(), "SELECT count(*) FROM note"), 1);
-    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "no journal is left");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "no journal is left");
 }
 
-/// When one of them can't be committed, none is. To undo what it has written already, SQLite asks for the super-journal.
+/// When one of them can't be committed, none is, and neither is the engine. To undo what they have written already, SQLite
+/// asks for the super-journal, and what is in it, for each of them.
+#[test]
+fn an_engine_and_files_attached_are_rolled_back_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine_with_entries(&[(1, 1)]);
+    let connection = engine.connect().unwrap();
+    for name in ["one", "two", "three"] {
+        connection.execute(&format!("ATTACH ?1 AS {name}"), [folder.path().join(name).to_str().unwrap()]).unwrap();
+        connection.execute_batch(&format!("CREATE TABLE {name}.note (text)")).unwrap();
+    }
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    let reader = Connection::open(folder.path().join("three")).unwrap();
+    let mut statement = reader.prepare("SELECT * FROM sqlite_schema").unwrap();
+    let mut rows = statement.query([]).unwrap();
+    rows.next().unwrap(); // a reader, so that the last file can't be written, when the others have been
+    let write = "BEGIN; UPDATE entry SET value = 2; INSERT INTO one.note VALUES ('a');
+                 INSERT INTO two.note VALUES ('b'); INSERT INTO three.note VALUES ('c')";
+    connection.execute_batch(write).unwrap();
+    assert!(connection.execute_batch("COMMIT").is_err());
+    connection.execute_batch("ROLLBACK").unwrap();
+    assert_eq!((entries(&connection), entries(&engine.connect().unwrap())), (vec![(1, 1)], vec![(1, 1)]));
+    for name in ["one", "two", "three"] {
+        assert_eq!(number(&Connection::open(folder.path().join(name)).unwrap(), "SELECT count(*) FROM note"), 0);
+        assert_eq!(number(&connection, &format!("SELECT count(*) FROM {name}.note")), 0, "{name}");
+    }
+    drop(rows);
+    drop(statement);
+    connection.execute_batch(&format!("{write}; COMMIT")).unwrap();
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 2)]);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "no journal is left");
+}
+
+/// When the second of them can't be committed, the first is written already. To undo that, SQLite asks whether the
+/// super-journal, which its journal names, exists. An engine comes after the file, for calls on an engine can be made to fail.
 #[test]
 fn several_files_attached_are_rolled_back_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("one");
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    let undone = Cell::new(0);
+    Fault::Io.everywhere(|plan| {
+        let _ = fs::remove_file(&path);
+        let (main, two) = (Engine::new(), engine_with_entries(&[]));
+        let connection = main.connect().unwrap();
+        connection.execute("ATTACH ?1 AS one", [path.to_str().unwrap()]).unwrap();
+        connection.execute("ATTACH ?1 AS two", [two.uri()]).unwrap();
+        connection.execute_batch("CREATE TABLE one.note (text)").unwrap();
+        let begin = "BEGIN; INSERT INTO one.note VALUES ('a'); INSERT INTO two.entry VALUES (1, 1)";
+        connection.execute_batch(begin).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+        let committed = plan.during(|| connection.execute_batch("COMMIT")).is_ok();
+        drop(connection);
+        let was_written = fs::metadata(&path).unwrap().modified().unwrap() != long_ago;
+        undone.set(undone.get() + usize::from(was_written && !committed));
+        let rows = i64::from(committed);
+        assert_eq!(number(&Connection::open(&path).unwrap(), "SELECT count(*) FROM note"), rows, "{plan:?}");
+        assert_eq!(number(&two.connect().unwrap(), "SELECT count(*) FROM entry"), rows, "{plan:?}");
+    });
+    assert!(undone.get() > 0, "the file was never written before the commit failed");
+}
+
+/// Where the second can't even be locked, nothing is written.
+#[test]
+fn several_files_attached_of_which_one_is_being_read_are_not_committed() {
     let folder = tempfile::tempdir().unwrap();
     let connection = Engine::new().connect().unwrap();
     for name in ["one", "two"] {
@@ -163,9 +228,10 @@ fn several_files_attached_are_rolled_back_together() {
     let reader = Connection::open(folder.path().join("two")).unwrap();
     let mut statement = reader.prepare("SELECT * FROM sqlite_schema").unwrap();
     let mut rows = statement.query([]).unwrap();
-    rows.next().unwrap(); // a reader, so that the second file can't be written
+    rows.next().unwrap();
     connection.execute_batch("BEGIN; INSERT INTO one.note VALUES ('a'); INSERT INTO two.note VALUES ('b')").unwrap();
-    assert!(connection.execute_batch("COMMIT").is_err());
+    let busy = connection.execute_batch("COMMIT").unwrap_err();
+    assert_eq!(busy.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
     connection.execute_batch("ROLLBACK").unwrap();
     for name in ["one", "two"] {
         assert_eq!(number(&Connection::open(folder.path().join(name)).unwrap(), "SELECT count(*) FROM note"), 0);
@@ -256,27 +322,28 @@ fn savepoints_nest() {
 }
 
 #[test]
-fn journal_modes_are_as_on_a_file_without_shared_memory() {
-    for connection in both(&engine_with_entries(&[(1, 1)])) {
-        assert_eq!(text(&connection, "PRAGMA journal_mode"), "delete");
+fn journal_modes_roll_back_and_commit() {
+    for which in 0..2 {
+        let connection = &both(&engine_with_entries(&[(1, 1)]))[which];
+        assert_eq!(text(connection, "PRAGMA journal_mode"), "delete");
         for (mode, answer) in [
             ("TRUNCATE", "truncate"),
             ("PERSIST", "persist"),
-            ("WAL", "persist"),
+            ("WAL", "wal"),
             ("MEMORY", "memory"),
             ("OFF", "off"),
             ("DELETE", "delete"),
-            ("WAL", "delete"),
+            ("WAL", "wal"),
         ] {
-            assert_eq!(text(&connection, &format!("PRAGMA main.journal_mode = {mode}")), answer);
+            assert_eq!(text(connection, &format!("PRAGMA main.journal_mode = {mode}")), answer);
             connection.execute_batch("BEGIN; DELETE FROM entry").unwrap();
             if mode != "OFF" {
                 connection.execute_batch("SAVEPOINT s; INSERT INTO entry VALUES (2, 2); ROLLBACK TO s").unwrap();
             }
             connection.execute_batch("ROLLBACK").unwrap();
-            assert_eq!(entries(&connection), [(1, 1)], "{mode}");
+            assert_eq!(entries(connection), [(1, 1)], "{mode}");
             connection.execute_batch("BEGIN; UPDATE entry SET value = 2; COMMIT; UPDATE entry SET value = 1").unwrap();
-            assert_integrity(&connection);
+            assert_integrity(connection);
         }
     }
 }
@@ -323,11 +390,12 @@ fn an_attached_engine_does_not_become_a_wal_database() {
     let file = Connection::open(folder.path().join("main.sqlite3")).unwrap();
     file.execute("ATTACH ?1 AS engine", [engine.uri()]).unwrap();
     file.execute_batch("PRAGMA locking_mode = EXCLUSIVE").unwrap();
-    for pragma in ["PRAGMA engine.journal_mode = WAL", "PRAGMA journal_mode = WAL"] {
-        let mut statement = file.prepare(pragma).unwrap();
-        let refused = statement.query_map([], |_| Ok(())).unwrap().any(|row| row.is_err());
-        assert!(refused || pragma != "PRAGMA engine.journal_mode = WAL");
-    }
+    let mut statement = file.prepare("PRAGMA journal_mode = WAL").unwrap();
+    let rows: Result<Vec<String>, _> = statement.query_map([], |row| row.get(0)).unwrap().collect();
+    assert!(rows.is_err(), "{rows:?}"); // when SQLite commits, after the row
+    drop(statement);
+    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "delete");
+    assert_eq!(text(&file, "PRAGMA engine.journal_mode = WAL"), "wal", "which is the engine's to answer");
     file.execute("UPDATE engine.entry SET value = 2", []).unwrap();
     drop(file);
     for connection in both(&engine) {
@@ -412,6 +480,30 @@ fn the_backup_interface_copies_in_and_out() {
     backup::Backup::new(&small_pages, &mut destination).unwrap().step(-1).unwrap();
     assert_eq!(number(&idle, "SELECT count(*) FROM filler"), 100);
     assert_integrity(&idle);
+}
+
+/// The copy holds the mark of a database in WAL mode, as a copy of such a file does.
+#[test]
+fn the_backup_interface_copies_a_file_in_wal_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = Connection::open(folder.path().join("wal.sqlite3")).unwrap();
+    file.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE entry (key INTEGER PRIMARY KEY, value)").unwrap();
+    file.execute_batch("INSERT INTO entry VALUES (1, 10)").unwrap();
+    for prepare in ["", "PRAGMA journal_mode = WAL"] {
+        let engine = engine_with_entries(&[(5, 5)]);
+        let [mut destination, other] = both(&engine);
+        destination.execute_batch(prepare).unwrap();
+        backup::Backup::new(&file, &mut destination).unwrap().step(-1).unwrap();
+        for connection in [&destination, &other] {
+            assert_eq!(entries(connection), [(1, 10)]);
+            assert_eq!(text(connection, "PRAGMA journal_mode"), "wal");
+            connection.execute("UPDATE entry SET value = value", []).unwrap();
+            assert_integrity(connection);
+        }
+        let mut back = Connection::open(folder.path().join(format!("back{}", prepare.len()))).unwrap();
+        backup::Backup::new(&destination, &mut back).unwrap().step(-1).unwrap();
+        assert_eq!(entries(&back), [(1, 10)]);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{Engine, Error, ErrorKind, UnitOfWork};
 
-use crate::support::{engine_with_entries, entries, unique_url};
+use crate::support::{engine_with_entries, entries, number, unique_url};
 
 fn insert(connection: &Connection, key: i64) -> rusqlite::Result<usize> {
     connection.execute("INSERT INTO entry VALUES (?1, 0)", [key])
@@ -81,9 +81,7 @@ fn a_commit_that_sqlite_refuses_rolls_back() {
         .unwrap();
     let connection = engine.connect().unwrap();
     let work = engine.unit_of_work().unwrap();
-    if work.query_row("PRAGMA foreign_keys", [], |row| row.get::<_, i64>(0)) == Ok(0) {
-        return; // SQLite's own default, where it is not the bundled one
-    }
+    assert_eq!(number(&work, "PRAGMA foreign_keys"), 1, "an engine enforces them, whatever SQLite's own default is");
     work.execute_batch("INSERT INTO child VALUES (1)").unwrap();
     let error = work.commit().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Sqlite);

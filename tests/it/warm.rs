@@ -522,6 +522,7 @@ proptest! {
         for (warm, cold) in warm.iter().zip(&cold) {
             prop_assert_eq!(warm, cold);
         }
+        prop_assert_eq!(warm.len(), cold.len());
     }
 }
 

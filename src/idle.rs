@@ -1,0 +1,228 @@
+//! Connections that wait in their engines for the next unit of work, and how many may.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// What waits in one engine.
+pub(crate) struct Idle<T: 'static> {
+    budget: &'static Budget<T>,
+    waiting: Mutex<Waiting<T>>,
+    /// Whether the budget has it in its list.
+    is_listed: AtomicBool,
+}
+
+struct Waiting<T> {
+    items: Vec<T>,
+    /// Whether nothing is to wait here any more.
+    is_closed: bool,
+}
+
+/// How much may wait in all engines together, and in each.
+///
+/// An engine can be leaked with what waits in it, by a closure of a connection that captures the engine. It must not use
+/// up what others may have. So where there is too much, the oldest is dropped, whatever engine it waits in.
+pub(crate) struct Budget<T: 'static> {
+    in_each: usize,
+    in_all: usize,
+    count: AtomicUsize,
+    /// The engines in which something may wait, in the order in which something is to be dropped. To keep the usual case
+    /// cheap, engines are entered only when half of the budget is used. Invariant: in engines that are not entered, no
+    /// more than that half waits.
+    list: Mutex<VecDeque<Weak<Idle<T>>>>,
+}
+
+impl<T> Budget<T> {
+    pub(crate) const fn new(in_each: usize, in_all: usize) -> Budget<T> {
+        Budget { in_each, in_all, count: AtomicUsize::new(0), list: Mutex::new(VecDeque::new()) }
+    }
+
+    fn enter(&self, idle: &Arc<Idle<T>>) {
+        if idle.is_listed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let mut list = self.list();
+        list.push_back(Arc::downgrade(idle));
+        if list.len() > 2 * self.in_all {
+            let entered = std::mem::take(&mut *list);
+            drop(list); // an engine may be freed below
+            self.enter_again(entered);
+        }
+    }
+
+    /// Enters those again in which something waits.
+    fn enter_again(&self, entered: VecDeque<Weak<Idle<T>>>) {
+        for idle in entered.iter().filter_map(Weak::upgrade) {
+            idle.is_listed.store(false, Ordering::Relaxed);
+            if !idle.lock().items.is_empty() {
+                self.enter(&idle);
+            }
+        }
+    }
+
+    /// Takes out what has waited longest in the first engine in which something waits.
+    fn evict(&self) -> Option<T> {
+        loop {
+            let first = self.list().pop_front()?;
+            let Some(idle) = first.upgrade() else { continue };
+            idle.is_listed.store(false, Ordering::Relaxed); // before it is looked at, or a `push` meanwhile would be missed
+            let (oldest, is_empty) = idle.take_oldest();
+            if !is_empty && !idle.is_listed.swap(true, Ordering::Relaxed) {
+                self.list().push_front(first); // it is the first until it is empty
+            }
+            if oldest.is_some() {
+                return oldest;
+            }
+        }
+    }
+
+    fn list(&self) -> MutexGuard<'_, VecDeque<Weak<Idle<T>>>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner) // each change is one call
+    }
+}
+
+impl<T> Idle<T> {
+    pub(crate) fn new(budget: &'static Budget<T>, items: Vec<T>) -> Arc<Idle<T>> {
+        budget.count.fetch_add(items.len(), Ordering::Relaxed);
+        let waiting = Mutex::new(Waiting { items, is_closed: false });
+        Arc::new(Idle { budget, waiting, is_listed: AtomicBool::new(false) })
+    }
+
+    /// Has the item wait, unless as many wait here as may. If too many wait in all engines, one of them is dropped.
+    pub(crate) fn push(self: &Arc<Self>, item: T) {
+        {
+            let mut waiting = self.lock();
+            if waiting.is_closed || waiting.items.len() >= self.budget.in_each {
+                return; // the item is dropped after the lock is given back
+            }
+            waiting.items.push(item);
+        }
+        let count = 1 + self.budget.count.fetch_add(1, Ordering::Relaxed);
+        if count > self.budget.in_all / 2 {
+            self.budget.enter(self);
+        }
+        if count > self.budget.in_all {
+            drop(self.budget.evict());
+        }
+    }
+
+    /// Takes the latest.
+    pub(crate) fn pop(&self) -> Option<T> {
+        let item = self.lock().items.pop();
+        self.uncount(item.iter().len());
+        item
+    }
+
+    /// Takes all.
+    pub(crate) fn take(&self) -> Vec<T> {
+        let items = std::mem::take(&mut self.lock().items);
+        self.uncount(items.len());
+        items
+    }
+
+    /// Takes all, and lets nothing wait here from now on.
+    pub(crate) fn close(&self) -> Vec<T> {
+        self.lock().is_closed = true;
+        self.take()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().is_closed
+    }
+
+    /// Takes the oldest, and says whether nothing is left.
+    fn take_oldest(&self) -> (Option<T>, bool) {
+        let mut waiting = self.lock();
+        let oldest = (!waiting.items.is_empty()).then(|| waiting.items.remove(0));
+        let is_empty = waiting.items.is_empty();
+        drop(waiting);
+        self.uncount(oldest.iter().len());
+        (oldest, is_empty)
+    }
+
+    fn uncount(&self, count: usize) {
+        self.budget.count.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner) // each change is one call
+    }
+}
+
+impl<T> Drop for Idle<T> {
+    fn drop(&mut self) {
+        self.uncount(self.lock().items.len());
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    fn budget(in_each: usize, in_all: usize) -> &'static Budget<u32> {
+        Box::leak(Box::new(Budget::new(in_each, in_all)))
+    }
+
+    fn used(budget: &Budget<u32>) -> usize {
+        budget.count.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn no_more_wait_in_an_engine_than_may() {
+        let budget = budget(2, 100);
+        let idle = Idle::new(budget, vec![]);
+        (1..=3).for_each(|item| idle.push(item));
+        assert_eq!((idle.pop(), idle.pop(), idle.pop(), used(budget)), (Some(2), Some(1), None, 0));
+    }
+
+    #[test]
+    fn where_too_many_wait_the_oldest_is_dropped() {
+        let budget = budget(4, 4);
+        let engines: Vec<_> = (0..3).map(|_| Idle::new(budget, vec![])).collect();
+        for item in 0..4 {
+            engines[0].push(item);
+        }
+        engines[1].push(4);
+        engines[1].push(5);
+        assert_eq!((engines[0].take(), engines[1].take(), used(budget)), (vec![2, 3], vec![4, 5], 0));
+    }
+
+    /// Half of the budget can't be taken back from engines that were leaked before anybody counted; the rest is enough.
+    #[test]
+    fn engines_that_are_leaked_do_not_keep_others_from_having_something_wait() {
+        let budget = budget(4, 10);
+        for item in 0..1_000 {
+            let leaked = Idle::new(budget, vec![]);
+            leaked.push(item);
+            std::mem::forget(leaked);
+        }
+        let idle = Idle::new(budget, vec![]);
+        for item in 0..3 {
+            idle.push(item);
+        }
+        assert_eq!((idle.take(), used(budget)), (vec![0, 1, 2], 7));
+    }
+
+    #[test]
+    fn engines_that_are_gone_do_not_stay_in_the_list() {
+        let budget = budget(4, 10);
+        let kept = Idle::new(budget, vec![]);
+        (0..4).for_each(|item| kept.push(item));
+        let another = Idle::new(budget, vec![1, 2]);
+        for item in 0..1_000 {
+            Idle::new(budget, vec![]).push(item);
+            assert!(budget.list().len() <= 2 * budget.in_all + 1);
+        }
+        drop(another);
+        assert_eq!((used(budget), kept.take().len(), used(budget)), (4, 4, 0));
+    }
+
+    #[test]
+    fn nothing_waits_where_it_was_closed() {
+        let budget = budget(4, 10);
+        let idle = Idle::new(budget, vec![7]);
+        assert_eq!((idle.is_closed(), idle.close(), idle.is_closed()), (false, vec![7], true));
+        idle.push(8);
+        assert_eq!((idle.pop(), used(budget)), (None, 0));
+    }
+}

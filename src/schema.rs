@@ -1,0 +1,329 @@
+//! The identity of a schema, and whether a commit has changed it.
+//!
+//! SQLite counts the schema cookie up with each change of the schema that it makes by itself. It does not for an edit of
+//! `sqlite_schema` under `PRAGMA writable_schema`, nor for one of the query planner's statistics, which every connection reads
+//! with the schema. So the pages that hold both are compared. The layout is that of SQLite's "Database File Format".
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use crate::pages::Pages;
+
+/// Identity of a schema, with its statistics. Two images with the same one have the same schema and statistics; two with
+/// different ones may differ.
+#[derive(Clone)]
+pub(crate) struct Schema(Arc<OnceLock<Option<Vec<u32>>>>);
+
+impl Schema {
+    pub(crate) fn new() -> Schema {
+        Schema(Arc::new(OnceLock::new()))
+    }
+
+    pub(crate) fn ptr_eq(&self, other: &Schema) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether `after` has the schema and the statistics of `before`, whose schema this is. Where the pages can't be
+    /// read, the answer is no.
+    pub(crate) fn is_unchanged(&self, before: &Pages, after: &Pages) -> bool {
+        let Some(layout) = Layout::of(before) else { return false };
+        let Some(pages) = self.0.get_or_init(|| pages_of_schema(before, layout)) else { return false };
+        let same = |range: Range<usize>| before.same_bytes(after, range.start, range.len());
+        HEADER_FIELDS.into_iter().all(same) && pages.iter().all(|page| same(layout.content(*page)))
+    }
+}
+
+/// What a connection takes from the header when it reads the schema: page size, reserved bytes, schema format, default
+/// cache size, text encoding. (The format versions between the first two are the same for all engines.)
+const HEADER_FIELDS: [Range<usize>; 3] = [16..21, 44..52, 56..60];
+const HEADER: usize = 100;
+
+#[derive(Clone, Copy)]
+struct Layout {
+    page_size: usize,
+    /// Bytes of a page that SQLite uses.
+    usable: usize,
+}
+
+impl Layout {
+    fn of(pages: &Pages) -> Option<Layout> {
+        let mut header = [0; HEADER];
+        if pages.read(0, &mut header) < HEADER {
+            return None;
+        }
+        let page_size = match u16_at(&header, 16)? {
+            1 => 65_536,
+            size if size >= 512 && size.is_power_of_two() => usize::from(size),
+            _ => return None,
+        };
+        let usable = page_size - usize::from(header[20]);
+        (usable >= 480).then_some(Layout { page_size, usable }) // SQLite's own minimum
+    }
+
+    /// Where the used bytes of this page are, without the header of the first.
+    fn content(self, page: u32) -> Range<usize> {
+        let start = (page as usize - 1) * self.page_size;
+        start + if page == 1 { HEADER } else { 0 }..start + self.usable
+    }
+}
+
+/// The numbers of the pages that hold `sqlite_schema` and the tables of statistics; `None` if one of them is malformed.
+fn pages_of_schema(pages: &Pages, layout: Layout) -> Option<Vec<u32>> {
+    let mut walk = Walk { pages, layout, found: BTreeSet::new() };
+    let mut statistics = Vec::new();
+    walk.table(1, |record| {
+        statistics.extend(root_of_statistics(record)?);
+        Some(())
+    })?;
+    statistics.into_iter().try_for_each(|root| walk.table(root, |_| Some(())))?;
+    Some(walk.found.into_iter().collect())
+}
+
+struct Walk<'a> {
+    pages: &'a Pages,
+    layout: Layout,
+    /// The numbers of all pages so far. Invariant: none is looked at twice, so that a walk ends.
+    found: BTreeSet<u32>,
+}
+
+const INTERIOR: u8 = 0x05;
+const LEAF: u8 = 0x0d;
+
+impl Walk<'_> {
+    /// Goes through the table with this root page, and hands out the record of each row.
+    fn table(&mut self, root: u32, mut each: impl FnMut(&[u8]) -> Option<()>) -> Option<()> {
+        let mut left = vec![root];
+        while let Some(number) = left.pop() {
+            let page = self.page(number)?;
+            let header = if number == 1 { HEADER } else { 0 };
+            let cells = usize::from(u16_at(&page, header + 3)?);
+            match *page.get(header)? {
+                INTERIOR => {
+                    left.push(u32_at(&page, header + 8)?);
+                    for cell in 0..cells {
+                        let at = u16_at(&page, header + 12 + 2 * cell)?;
+                        left.push(u32_at(&page, at.into())?);
+                    }
+                }
+                LEAF => {
+                    for cell in 0..cells {
+                        let at = u16_at(&page, header + 8 + 2 * cell)?;
+                        each(&self.record(&page, at.into())?)?;
+                    }
+                }
+                _ => return None,
+            }
+        }
+        Some(())
+    }
+
+    fn page(&mut self, number: u32) -> Option<Vec<u8>> {
+        if number == 0 || !self.found.insert(number) {
+            return None;
+        }
+        let Layout { page_size, usable } = self.layout;
+        let mut page = vec![0; usable];
+        let offset = (number as usize - 1).checked_mul(page_size)?;
+        (self.pages.read(offset, &mut page) == usable).then_some(page)
+    }
+
+    /// The record of the cell of a leaf, with what has overflowed to other pages.
+    fn record(&mut self, page: &[u8], at: usize) -> Option<Vec<u8>> {
+        let (size, at) = varint(page, at)?;
+        let (_rowid, at) = varint(page, at)?;
+        let size = usize::try_from(size).ok()?;
+        let local = self.local(size);
+        let mut record = page.get(at..at + local)?.to_vec();
+        let mut next = if local < size { u32_at(page, at + local)? } else { 0 };
+        while record.len() < size {
+            let page = self.page(next)?;
+            let part = (size - record.len()).min(self.layout.usable - 4);
+            record.extend_from_slice(&page[4..4 + part]);
+            next = u32_at(&page, 0)?;
+        }
+        Some(record)
+    }
+
+    /// How many bytes of a record of this size are in the cell itself ("B-tree Pages").
+    fn local(&self, size: usize) -> usize {
+        let usable = self.layout.usable;
+        let (most, least) = (usable - 35, (usable - 12) * 32 / 255 - 23);
+        if size <= most {
+            return size;
+        }
+        let fitting = least + (size - least) % (usable - 4);
+        if fitting <= most { fitting } else { least }
+    }
+}
+
+/// The root page of a table of statistics, if this record of `sqlite_schema` is one's; `None` if it is malformed.
+fn root_of_statistics(record: &[u8]) -> Option<Option<u32>> {
+    let (header, mut at) = varint(record, 0)?;
+    let mut content = usize::try_from(header).ok()?;
+    let mut columns = [(0, 0..0), (0, 0..0), (0, 0..0), (0, 0..0)]; // type, name, tbl_name, rootpage
+    for column in &mut columns {
+        let (serial_type, next) = varint(record, at)?;
+        let end = content.checked_add(length(serial_type)?)?;
+        *column = (serial_type, content..end);
+        (at, content) = (next, end);
+    }
+    let [_, (_, name), _, (kind, root)] = columns;
+    if !is_name_of_statistics(record.get(name)?) {
+        return Some(None);
+    }
+    let root = record.get(root)?.iter().fold(u64::from(kind == 9), |number, byte| number << 8 | u64::from(*byte));
+    Some(u32::try_from(root).ok().filter(|root| *root != 0))
+}
+
+/// In UTF-16 as well, where a letter of ASCII is followed or preceded by a zero.
+fn is_name_of_statistics(name: &[u8]) -> bool {
+    let letters = name.iter().filter(|byte| **byte != 0).map(u8::to_ascii_lowercase);
+    letters.take(PREFIX.len()).eq(PREFIX.iter().copied())
+}
+
+const PREFIX: &[u8] = b"sqlite_stat";
+
+/// Bytes of a value of this type ("Record Format"); `None` for those that are reserved.
+fn length(serial_type: u64) -> Option<usize> {
+    match serial_type {
+        0 | 8 | 9 => Some(0),
+        1..=4 => Some(serial_type as usize),
+        5 => Some(6),
+        6 | 7 => Some(8),
+        10 | 11 => None,
+        _ => usize::try_from((serial_type - 12) / 2).ok(),
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4).map(|four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]))
+}
+
+/// A number of up to nine bytes, and where what follows it begins.
+fn varint(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
+    let mut number = 0;
+    for (index, byte) in bytes.get(at..)?.iter().take(9).enumerate() {
+        if index == 8 {
+            return Some((number << 8 | u64::from(*byte), at + 9));
+        }
+        number = number << 7 | u64::from(byte & 0x7f);
+        if byte & 0x80 == 0 {
+            return Some((number, at + index + 1));
+        }
+    }
+    None
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::Engine;
+    use crate::snapshot::Snapshot;
+
+    const LONG: usize = 30_000;
+
+    /// A schema of several levels, one statement of which overflows, with statistics.
+    fn script(settings: &str) -> String {
+        let tables = (0..300).map(|table| {
+            format!("CREATE TABLE table_{table} (a, b); CREATE INDEX index_{table} ON table_{table} (a);")
+        });
+        let long = format!("CREATE VIEW long AS SELECT '{}' AS a;", "x".repeat(LONG));
+        let rows = (0..300).map(|table| format!("INSERT INTO table_{table} VALUES (1, 2), (2, 3);"));
+        format!("{settings}; BEGIN; {}{long}{}COMMIT; ANALYZE", tables.collect::<String>(), rows.collect::<String>())
+    }
+
+    fn pages_by_sqlite(connection: &Connection) -> BTreeSet<u32> {
+        let sql = "SELECT pageno FROM dbstat WHERE name = 'sqlite_schema' OR name LIKE 'sqlite\\_stat%' ESCAPE '\\'";
+        let mut statement = connection.prepare(sql).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
+    }
+
+    #[test]
+    fn the_pages_of_a_schema_are_those_that_sqlite_names() {
+        for settings in [
+            "",
+            "PRAGMA page_size = 512",
+            "PRAGMA page_size = 65536",
+            "PRAGMA encoding = 'UTF-16le'",
+            "PRAGMA encoding = 'UTF-16be'; PRAGMA page_size = 1024",
+            "PRAGMA auto_vacuum = FULL",
+        ] {
+            let engine = Engine::new();
+            let connection = Connection::open(engine.uri()).unwrap();
+            connection.execute_batch(&script(settings)).unwrap();
+            let snapshot = engine.snapshot();
+            let layout = Layout::of(snapshot.pages()).unwrap();
+            let pages = pages_of_schema(snapshot.pages(), layout).expect("it is well-formed");
+            let expected = pages_by_sqlite(&connection);
+            assert!(expected.len() > 2, "{settings}: {expected:?}");
+            assert_eq!(pages.into_iter().collect::<BTreeSet<u32>>(), expected, "{settings}");
+        }
+    }
+
+    /// Whether `sql` leaves the schema of the database as it is, by its pages.
+    fn is_unchanged_by(connection: &Connection, engine: &Engine, sql: &str) -> bool {
+        let before = engine.snapshot();
+        connection.execute_batch(sql).unwrap();
+        Schema::new().is_unchanged(before.pages(), engine.snapshot().pages())
+    }
+
+    #[test]
+    fn whatever_changes_the_schema_or_its_statistics_is_noticed() {
+        let engine = Engine::new();
+        let connection = Connection::open(engine.uri()).unwrap();
+        connection.execute_batch(&script("PRAGMA page_size = 1024")).unwrap();
+        for (sql, is_unchanged) in [
+            ("INSERT INTO table_7 VALUES (4, 5)", true),
+            ("PRAGMA user_version = 7", true),
+            ("UPDATE table_200 SET a = 9; DELETE FROM table_3", true),
+            ("CREATE TABLE other (a)", false),
+            ("UPDATE sqlite_stat1 SET stat = '9 9' WHERE tbl = 'table_150'", false),
+            ("ANALYZE table_9", false),
+            ("PRAGMA default_cache_size = 77", false),
+            ("PRAGMA writable_schema = ON", true),
+            ("UPDATE sqlite_schema SET sql = replace(sql, 'b)', 'c)') WHERE name = 'table_299'", false),
+            ("UPDATE sqlite_schema SET sql = replace(sql, 'xxx', 'yyy') WHERE name = 'long'", false),
+        ] {
+            assert_eq!(is_unchanged_by(&connection, &engine, sql), is_unchanged, "{sql}");
+        }
+    }
+
+    /// A tree whose pages are each other's children, and every other page that has one byte wrong.
+    #[test]
+    fn malformed_pages_are_no_schema_and_no_panic() {
+        let engine = Engine::new();
+        engine.connect().unwrap().execute_batch(&script("PRAGMA page_size = 512")).unwrap();
+        let bytes = engine.snapshot().to_bytes();
+        let schema = |bytes: Vec<u8>| {
+            let pages = Pages::from_base(Arc::new(bytes.clone()), bytes.len());
+            Schema::new().is_unchanged(&pages, &pages)
+        };
+        assert!(schema(bytes.clone()));
+        for at in (100..bytes.len()).step_by(101) {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 0xff;
+            schema(bytes);
+        }
+        let mut circular = bytes.clone();
+        circular[HEADER + 8..HEADER + 12].copy_from_slice(&1u32.to_be_bytes()); // page 1 is its own last child
+        assert!(!schema(circular));
+        assert!(!schema(bytes[..90].to_vec()));
+        assert!(!Schema::new().is_unchanged(Snapshot::empty().pages(), Snapshot::empty().pages()), "it has no layout");
+    }
+
+    #[test]
+    fn numbers_of_up_to_nine_bytes_are_read() {
+        assert_eq!(varint(&[0x7f], 0), Some((0x7f, 1)));
+        assert_eq!(varint(&[0, 0x81, 0x00], 1), Some((0x80, 3)));
+        assert_eq!(varint(&[0xff; 9], 0), Some((u64::MAX, 9)));
+        assert_eq!(varint(&[0xff; 8], 0), None);
+        assert_eq!(varint(&[], 0), None);
+    }
+}

@@ -1,0 +1,149 @@
+//! The authorizer of a session, which sees each statement when SQLite compiles it ("Compile-Time Authorization Callbacks").
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use rusqlite::Connection;
+use rusqlite::ffi::{self, sqlite3};
+
+/// What has been compiled on a connection that is of interest when it is to be used again.
+pub(super) struct Watch {
+    /// The connection. Never changed; it is atomic so that the watch is Send.
+    db: AtomicPtr<sqlite3>,
+    /// A statement that changes a schema.
+    schema: AtomicBool,
+    /// A statement after which the connection may know other statistics for the query planner than a new one would:
+    /// SQLite forgets them when it fails to create an index, for one.
+    statistics: AtomicBool,
+    /// A pragma that changes something of the connection, and does not come to the VFS.
+    settings: AtomicBool,
+}
+
+impl Watch {
+    /// Sets the authorizer. SQLite calls it with the result, which has to live as long as the connection.
+    pub(super) fn set(connection: &Connection) -> Arc<Watch> {
+        // SAFETY: the handle is kept for calls on this same connection, by its own authorizer.
+        let db = unsafe { connection.handle() };
+        let not_yet = || AtomicBool::new(false);
+        let watch =
+            Arc::new(Watch { db: AtomicPtr::new(db), schema: not_yet(), statistics: not_yet(), settings: not_yet() });
+        // SAFETY: the connection is open, and the caller keeps the watch as long as the connection.
+        unsafe { ffi::sqlite3_set_authorizer(db, Some(on_authorize), Arc::as_ptr(&watch) as *mut c_void) };
+        watch
+    }
+
+    /// Whether this still is the connection's authorizer, after a setup that may have set another. SQLite compiles all
+    /// statements again after such a change; one that the test makes is detected by that.
+    pub(super) fn is_set(&self, connection: &Connection) -> bool {
+        self.schema.store(false, Ordering::Relaxed);
+        drop(connection.prepare("CREATE VIEW rusqlite_fixtures_probe AS SELECT 1")); // compiled, not run
+        self.schema.load(Ordering::Relaxed)
+    }
+
+    /// Forgets what has been compiled so far.
+    pub(super) fn restart(&self) {
+        [&self.schema, &self.statistics, &self.settings].iter().for_each(|seen| seen.store(false, Ordering::Relaxed));
+    }
+
+    pub(super) fn saw_schema_change(&self) -> bool {
+        self.schema.load(Ordering::Relaxed)
+    }
+
+    /// Whether something was compiled that makes the connection unfit for another unit of work on the same engine.
+    pub(super) fn saw_leftovers(&self) -> bool {
+        self.statistics.load(Ordering::Relaxed) || self.settings.load(Ordering::Relaxed)
+    }
+
+    fn authorize(&self, action: c_int, [first, second, database]: [Option<&CStr>; 3]) -> c_int {
+        if SCHEMA_CHANGES.contains(&action) {
+            self.schema.store(true, Ordering::Relaxed);
+        }
+        let is_row_change = [ffi::SQLITE_INSERT, ffi::SQLITE_UPDATE, ffi::SQLITE_DELETE].contains(&action);
+        if STATISTICS_CHANGES.contains(&action) || is_row_change && first.is_some_and(is_of_statistics) {
+            self.statistics.store(true, Ordering::Relaxed);
+        }
+        match (action, first, second) {
+            (ffi::SQLITE_PRAGMA, Some(pragma), Some(argument)) => self.authorize_pragma(pragma, argument, database),
+            _ => ffi::SQLITE_OK,
+        }
+    }
+
+    /// A pragma on `main`, or on no database, comes to the VFS as well (`Handle::pragma`).
+    fn authorize_pragma(&self, pragma: &CStr, argument: &CStr, database: Option<&CStr>) -> c_int {
+        if database.is_some_and(|database| !database.to_bytes().eq_ignore_ascii_case(b"main")) {
+            self.settings.store(true, Ordering::Relaxed);
+        }
+        // Code under test often begins with this one. SQLite would compile all statements again, as after a change.
+        let is_foreign_keys = pragma.to_bytes().eq_ignore_ascii_case(b"foreign_keys");
+        if is_foreign_keys && boolean(argument).is_some_and(|on| !self.foreign_keys_would_become(on)) {
+            return ffi::SQLITE_IGNORE; // it is compiled to nothing
+        }
+        ffi::SQLITE_OK
+    }
+
+    /// Whether `PRAGMA foreign_keys` would change anything. "This pragma is a no-op within a transaction" (SQLite, "PRAGMA
+    /// foreign_keys").
+    fn foreign_keys_would_become(&self, on: bool) -> bool {
+        let (db, mut are_on) = (self.db.load(Ordering::Relaxed), 0);
+        // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument is
+        // an int to write to.
+        let (is_in_transaction, code) = unsafe {
+            let code = ffi::sqlite3_db_config(db, ffi::SQLITE_DBCONFIG_ENABLE_FKEY, -1, &raw mut are_on);
+            (ffi::sqlite3_get_autocommit(db) == 0, code)
+        };
+        code != ffi::SQLITE_OK || !is_in_transaction && (are_on != 0) != on
+    }
+}
+
+unsafe extern "C" fn on_authorize(
+    watch: *mut c_void,
+    action: c_int,
+    first: *const c_char,
+    second: *const c_char,
+    database: *const c_char,
+    _: *const c_char,
+) -> c_int {
+    // SAFETY: `Watch::set` was given it for as long as the connection lives.
+    let watch = unsafe { &*watch.cast::<Watch>() };
+    // SAFETY: each is NULL or a C string that lives until the callback returns.
+    let texts = [first, second, database].map(|text| (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }));
+    watch.authorize(action, texts)
+}
+
+/// "Authorizer Action Codes" that stand for a change of the schema, or of the statistics beside it.
+const SCHEMA_CHANGES: [c_int; 16] = [
+    ffi::SQLITE_CREATE_INDEX,
+    ffi::SQLITE_CREATE_TABLE,
+    ffi::SQLITE_CREATE_TEMP_INDEX,
+    ffi::SQLITE_CREATE_TRIGGER,
+    ffi::SQLITE_CREATE_VIEW,
+    ffi::SQLITE_CREATE_VTABLE,
+    ffi::SQLITE_DROP_INDEX,
+    ffi::SQLITE_DROP_TABLE,
+    ffi::SQLITE_DROP_TEMP_INDEX,
+    ffi::SQLITE_DROP_TRIGGER,
+    ffi::SQLITE_DROP_VIEW,
+    ffi::SQLITE_DROP_VTABLE,
+    ffi::SQLITE_ALTER_TABLE,
+    ffi::SQLITE_REINDEX,
+    ffi::SQLITE_ANALYZE,
+    ffi::SQLITE_ATTACH,
+];
+
+const STATISTICS_CHANGES: [c_int; 3] = [ffi::SQLITE_CREATE_INDEX, ffi::SQLITE_REINDEX, ffi::SQLITE_ANALYZE];
+
+fn is_of_statistics(table: &CStr) -> bool {
+    const PREFIX: &[u8] = b"sqlite_stat";
+    table.to_bytes().get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+}
+
+/// What SQLite takes the argument of a pragma for that is on or off, where it is one of the usual words.
+fn boolean(argument: &CStr) -> Option<bool> {
+    let is_one_of =
+        |words: [&str; 4]| words.iter().any(|word| argument.to_bytes().eq_ignore_ascii_case(word.as_bytes()));
+    if is_one_of(["1", "on", "yes", "true"]) {
+        return Some(true);
+    }
+    is_one_of(["0", "off", "no", "false"]).then_some(false)
+}

@@ -1,0 +1,340 @@
+//! Pragmas answer on an engine what they answer on an ordinary file.
+
+use std::path::Path;
+
+use rusqlite::functions::FunctionFlags;
+use rusqlite::types::Value;
+use rusqlite_fixtures::rusqlite::{self, Connection};
+use rusqlite_fixtures::{Engine, Snapshot, Template};
+
+use crate::support::{assert_integrity, engine_with_entries, entries, number, text};
+
+/// The columns and rows of a statement, or the error.
+type Answer = Result<(Vec<String>, Vec<Vec<Value>>), String>;
+
+fn ask(connection: &Connection, sql: &str) -> Answer {
+    let answer = || -> rusqlite::Result<_> {
+        let mut statement = connection.prepare(sql)?;
+        let mut columns = Vec::new();
+        for column in statement.column_names() {
+            columns.push(column.to_owned()); // a Vec or an iterator, by the version of rusqlite
+        }
+        let count = columns.len();
+        let rows = statement.query_map([], |row| (0..count).map(|column| row.get(column)).collect())?;
+        Ok((columns, rows.collect::<rusqlite::Result<_>>()?))
+    };
+    answer().map_err(|error| error.to_string())
+}
+
+/// Numbers, switches, names of modes and a table.
+const ARGUMENTS: [&str; 22] = [
+    "0",
+    "1",
+    "-1",
+    "7",
+    "4096",
+    "9999999999",
+    "ON",
+    "OFF",
+    "yes",
+    "DELETE",
+    "TRUNCATE",
+    "PERSIST",
+    "MEMORY",
+    "WAL",
+    "w",
+    "NORMAL",
+    "EXCLUSIVE",
+    "FULL",
+    "'UTF-8'",
+    "entry",
+    "nonsense",
+    "''",
+];
+
+/// What they set is the process's, and would reach the tests beside this one.
+const PROCESS_WIDE: [&str; 4] = ["soft_heap_limit", "hard_heap_limit", "temp_store_directory", "data_store_directory"];
+
+const SCHEMA: &str = "CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL);
+    CREATE INDEX by_value ON entry (value); INSERT INTO entry VALUES (1, 1), (2, 4)";
+
+/// Each pragma that SQLite knows, alone and with each argument, with a schema and without.
+fn pragmas(connection: &Connection) -> Vec<Vec<String>> {
+    let mut statement = connection.prepare("PRAGMA pragma_list").unwrap();
+    let names: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert!(names.len() > 50, "{names:?}");
+    let statements = |name: &String, schema: &str| {
+        let alone = format!("PRAGMA {schema}{name}");
+        let with = ARGUMENTS.into_iter().filter(|_| !PROCESS_WIDE.contains(&name.as_str()));
+        let with = with.flat_map(|argument| [format!("{alone} = {argument}"), alone.clone()]);
+        [alone.clone()].into_iter().chain(with).collect()
+    };
+    names.iter().flat_map(|name| ["", "main."].map(|schema| statements(name, schema))).collect()
+}
+
+/// How an engine's answer may differ from a file's, and why.
+fn as_documented(sql: &str, file: Answer) -> Answer {
+    let (columns, rows) = file?;
+    let is = |text: &str| rows == [[Value::Text(text.to_owned())]];
+    let one = |column: &str, text: &str| Ok((vec![column.to_owned()], vec![vec![Value::Text(text.to_owned())]]));
+    match () {
+        // SQLite gives the column of what a VFS answers the name of the answer.
+        () if sql.contains("journal_mode") && is("wal") => one("wal", "wal"),
+        // A connection that kept its lock would never see what others commit.
+        () if sql.contains("locking_mode") && is("exclusive") => one("locking_mode", "normal"),
+        // There is no WAL file whose frames SQLite could count.
+        () if sql.contains("wal_checkpoint") => Ok((columns, vec![[0, -1, -1].map(Value::Integer).to_vec()])),
+        () => Ok((columns, rows)),
+    }
+}
+
+/// Without what says where the database is; without the schema's version, which on an engine never goes back; and without
+/// the number of `data_version`, which says nothing but whether it is another one than before.
+fn comparable(sql: &str, answer: Answer) -> Answer {
+    let (columns, mut rows) = answer?;
+    if sql.contains("database_list") {
+        rows.iter_mut().for_each(|row| row.truncate(2));
+    }
+    if sql.ends_with("schema_version") || sql.contains("data_version") {
+        rows.iter_mut().for_each(|row| row.fill(Value::Null));
+    }
+    Ok((columns, rows))
+}
+
+fn new_file(path: &Path, setup: &str) -> Connection {
+    let file = Connection::open(path).unwrap();
+    file.execute_batch(&format!("PRAGMA synchronous = OFF; {setup}")).unwrap();
+    drop(file);
+    Connection::open(path).unwrap()
+}
+
+/// What differs without being documented.
+fn differences(setup: &str, connect: impl Fn(&Engine, &mut dyn FnMut(&Connection)), set_up: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut differences = Vec::new();
+    for (number, statements) in pragmas(&Connection::open_in_memory().unwrap()).into_iter().enumerate() {
+        let file = new_file(&folder.path().join(number.to_string()), setup);
+        file.execute_batch(set_up).unwrap();
+        let engine = Engine::new();
+        engine.connect().unwrap().execute_batch(setup).unwrap();
+        connect(&engine, &mut |connection| {
+            for sql in &statements {
+                let expected = as_documented(sql, comparable(sql, ask(&file, sql)));
+                let answer = comparable(sql, ask(connection, sql));
+                if answer != expected {
+                    differences.push(format!("{sql}: {answer:?} instead of {expected:?}"));
+                }
+            }
+        });
+    }
+    differences
+}
+
+fn assert_none(differences: &[String]) {
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn every_pragma_answers_as_on_a_file() {
+    for setup in [SCHEMA.to_owned(), format!("PRAGMA journal_mode = WAL; {SCHEMA}")] {
+        assert_none(&differences(&setup, |engine, with| with(&Connection::open(engine.uri()).unwrap()), ""));
+    }
+}
+
+/// Theirs are set up in two ways that `PRAGMA` answers: foreign keys, and a busy handler instead of a timeout.
+#[test]
+fn every_pragma_answers_as_on_a_file_on_the_crate_s_own_connections() {
+    let as_ours = "PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 0";
+    for setup in [SCHEMA.to_owned(), format!("PRAGMA journal_mode = WAL; {SCHEMA}")] {
+        assert_none(&differences(&setup, |engine, with| with(&engine.connect().unwrap()), as_ours));
+        assert_none(&differences(&setup, |engine, with| with(&engine.pooled_connection().unwrap()), as_ours));
+    }
+}
+
+/// As sqlx does when it connects: it asks for the name of each column.
+#[test]
+fn a_pragma_that_sets_has_no_columns() {
+    let engine = Engine::new();
+    let (uri, own) = (Connection::open(engine.uri()).unwrap(), engine.connect().unwrap());
+    let pooled = engine.pooled_connection().unwrap();
+    for connection in [&uri, &own, &pooled as &Connection] {
+        for value in ["ON", "OFF", "ON", "1", "nonsense"] {
+            let sql = format!("PRAGMA foreign_keys = {value}");
+            assert_eq!(ask(connection, &sql), Ok((Vec::new(), Vec::new())), "{sql}");
+        }
+    }
+}
+
+#[test]
+fn a_schema_version_goes_forwards_as_on_a_file_and_never_back() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let [connection, other] = [engine.connect().unwrap(), engine.connect().unwrap()];
+    connection.execute_batch("PRAGMA schema_version = 70").unwrap();
+    assert_eq!(number(&other, "PRAGMA schema_version"), 70);
+    connection.execute_batch("PRAGMA schema_version = 3").unwrap();
+    assert_eq!(number(&other, "PRAGMA schema_version"), 71, "which neither connection has seen");
+}
+
+#[test]
+fn an_engine_in_wal_mode_says_so_to_every_connection_until_it_leaves_it() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let (before, uri) = (engine.connect().unwrap(), Connection::open(engine.uri()).unwrap());
+    assert_eq!(text(&uri, "PRAGMA journal_mode"), "delete");
+    assert_eq!(text(&uri, "PRAGMA journal_mode = WAL"), "wal");
+    let pooled = engine.pooled_connection().unwrap();
+    for connection in [&before, &uri, &engine.connect().unwrap(), &pooled] {
+        for pragma in ["journal_mode", "main.journal_mode", "journal_mode = wal", "journal_mode = nonsense"] {
+            assert_eq!(text(connection, &format!("PRAGMA {pragma}")), "wal", "{pragma}");
+        }
+        assert_eq!(text(connection, "SELECT journal_mode FROM pragma_journal_mode"), "wal");
+        connection.execute("UPDATE entry SET value = value + 1", []).unwrap();
+        assert_integrity(connection);
+    }
+    for mode in ["delete", "truncate", "persist", "memory", "off"] {
+        assert_eq!(text(&before, "PRAGMA journal_mode = WAL"), "wal");
+        assert_eq!(text(&uri, &format!("PRAGMA journal_mode = {mode}")), mode);
+        assert_eq!(text(&uri, "PRAGMA journal_mode"), mode);
+        assert_eq!(text(&pooled, "PRAGMA journal_mode"), "delete", "which is each connection's");
+    }
+    assert_eq!(entries(&before), [(1, 5)]);
+}
+
+#[test]
+fn wal_mode_is_not_changed_within_a_transaction_nor_by_who_only_reads() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let refused = |connection: &Connection, sql: &str| connection.execute_batch(sql).unwrap_err().to_string();
+    let connection = Connection::open(engine.uri()).unwrap();
+    let read_only = Connection::open(format!("{}&mode=ro", engine.uri())).unwrap();
+    connection.execute_batch("BEGIN").unwrap();
+    let message = refused(&connection, "PRAGMA journal_mode = WAL");
+    assert!(message.contains("cannot change into wal mode from within a transaction"), "{message}");
+    connection.execute_batch("COMMIT").unwrap();
+    let message = refused(&read_only, "PRAGMA journal_mode = WAL");
+    assert!(message.contains("attempt to write a readonly database"), "{message}");
+    assert_eq!(text(&read_only, "PRAGMA journal_mode"), "delete");
+    connection.execute_batch("PRAGMA journal_mode = WAL; BEGIN; SELECT * FROM entry").unwrap();
+    assert_eq!(text(&connection, "PRAGMA journal_mode = WAL"), "wal", "it is already");
+    let message = refused(&connection, "PRAGMA journal_mode = DELETE");
+    assert!(message.contains("cannot change out of wal mode from within a transaction"), "{message}");
+    assert_eq!(text(&read_only, "PRAGMA journal_mode"), "wal");
+}
+
+#[test]
+fn wal_mode_is_of_the_content() {
+    static IN_WAL: Template = Template::sql("PRAGMA journal_mode = WAL; CREATE TABLE entry (key, value)").key("wal-1");
+    static DERIVED: Template = Template::from(&IN_WAL).seed("INSERT INTO entry VALUES (1, 1)").key("wal-2");
+    static PLAIN: Template = Template::sql("CREATE TABLE entry (key, value)").key("wal-3");
+    let mode = |engine: &Engine| text(&engine.unit_of_work().unwrap(), "PRAGMA journal_mode");
+    let set = |engine: &Engine, mode: &str| {
+        let connection = engine.pooled_connection().unwrap();
+        connection.execute_batch(&format!("PRAGMA journal_mode = {mode}")).unwrap();
+    };
+    for _ in 0..3 {
+        for (template, own, other) in
+            [(&IN_WAL, "wal", "delete"), (&DERIVED, "wal", "delete"), (&PLAIN, "delete", "wal")]
+        {
+            let engine = template.engine().unwrap();
+            assert_eq!(mode(&engine), own);
+            set(&engine, other);
+            assert_eq!(mode(&engine), other);
+            let changed = engine.snapshot();
+            engine.reset().unwrap();
+            assert_eq!(mode(&engine), own);
+            engine.restore(&changed).unwrap();
+            assert_eq!(mode(&engine), other);
+            engine.transaction(|work| work.execute("INSERT INTO entry VALUES (2, 2)", [])).unwrap();
+            for copy in [engine.fork(), Snapshot::from_bytes(engine.snapshot().to_bytes()).unwrap().engine()] {
+                assert_eq!(mode(&copy), other);
+            }
+            // The next test has it as the template does.
+        }
+    }
+}
+
+/// Nothing else was changed, so there is no other content to go back from.
+#[test]
+fn wal_mode_alone_does_not_reach_the_next_test() {
+    static TEMPLATE: Template = Template::sql("CREATE TABLE entry (key, value)").key("wal-4");
+    for _ in 0..3 {
+        let engine = TEMPLATE.engine().unwrap();
+        let connection = engine.pooled_connection().unwrap();
+        assert_eq!(text(&connection, "PRAGMA journal_mode"), "delete");
+        connection.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    }
+}
+
+/// A read transaction of another connection keeps a file from leaving WAL mode; an engine goes on.
+#[test]
+fn wal_mode_is_left_beside_other_connections() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let [connection, reader] = [engine.connect().unwrap(), engine.connect().unwrap()];
+    connection.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    reader.execute_batch("BEGIN; SELECT * FROM entry").unwrap();
+    assert_eq!(text(&connection, "PRAGMA journal_mode = DELETE"), "delete");
+    connection.execute_batch("UPDATE entry SET value = 2").unwrap();
+    assert_eq!(entries(&reader), [(1, 1)]);
+    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "delete");
+}
+
+#[test]
+fn a_snapshot_in_wal_mode_is_saved_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved.sqlite3");
+    let engine = engine_with_entries(&[(1, 1)]);
+    engine.connect().unwrap().execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    engine.snapshot().save(&path).unwrap();
+    let opened = Snapshot::open(&path).unwrap().engine();
+    assert_eq!(text(&opened.connect().unwrap(), "PRAGMA journal_mode"), "wal");
+    let file = Connection::open(&path).unwrap();
+    assert_eq!(text(&file, "PRAGMA journal_mode"), "wal");
+    assert_eq!(entries(&file), [(1, 1)]);
+}
+
+/// What an application does with each connection that it opens.
+const USUAL: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 7000;
+    PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 77; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA locking_mode = NORMAL";
+
+#[test]
+fn the_usual_set_up_keeps_no_connection_from_being_used_again() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("usual-set-up");
+    let asked = ["journal_mode", "synchronous", "busy_timeout", "wal_autocheckpoint", "locking_mode"];
+    let view = |connection: &Connection| asked.map(|pragma| ask(connection, &format!("PRAGMA {pragma}")));
+    let fresh = view(&TEMPLATE.snapshot().unwrap().engine().pooled_connection().unwrap());
+    let mut engine = TEMPLATE.engine().unwrap();
+    let mark = |connection: &Connection| {
+        connection.create_scalar_function("is_marked", 0, FunctionFlags::SQLITE_UTF8, |_| Ok(1)).unwrap();
+    };
+    mark(&engine.pooled_connection().unwrap()); // a new function stays, so it tells whether it is the same connection
+    for _ in 0..3 {
+        let connection = engine.pooled_connection().unwrap();
+        assert_eq!(number(&connection, "SELECT is_marked()"), 1);
+        assert_eq!(view(&connection), fresh);
+        connection.execute_batch(USUAL).unwrap();
+        assert_eq!(number(&connection, "PRAGMA synchronous"), 1);
+        assert_eq!(number(&connection, "PRAGMA wal_autocheckpoint"), 77);
+        assert_eq!(number(&connection, "PRAGMA busy_timeout"), 7000);
+        connection.execute("DELETE FROM entry", []).unwrap();
+        drop(connection);
+        drop(engine);
+        engine = TEMPLATE.engine().unwrap();
+    }
+}
+
+/// What a template sets up is put back, and not what SQLite begins with.
+#[test]
+fn what_on_connect_sets_is_put_back() {
+    static TEMPLATE: Template = Template::sql(SCHEMA)
+        .on_connect(|connection| {
+            connection.execute_batch("PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 5").unwrap()
+        })
+        .key("set-up-pragmas");
+    for _ in 0..3 {
+        let engine = TEMPLATE.engine().unwrap();
+        for _ in 0..2 {
+            let connection = engine.pooled_connection().unwrap();
+            assert_eq!(number(&connection, "PRAGMA synchronous"), 0);
+            assert_eq!(number(&connection, "PRAGMA wal_autocheckpoint"), 5);
+            connection.execute_batch("PRAGMA synchronous = EXTRA; PRAGMA wal_autocheckpoint = 9").unwrap();
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What is printed for those who see no more of it than "database is locked".
+//!
+//! Each test runs `child` of this very program as a process of its own, and reads its stderr.
+
+use std::process::Command;
+use std::time::Duration;
+use std::{env, thread};
+
+use rusqlite::TransactionBehavior::Immediate;
+use rusqlite_fixtures::rusqlite::{self, Connection, ErrorCode};
+use rusqlite_fixtures::{Engine, ErrorKind};
+
+use crate::support::{engine_with_entries, entries, in_thread};
+
+const ROLE: &str = "FIXTURES_PRINTED_ROLE";
+
+/// Does nothing in the ordinary run of the tests.
+#[test]
+fn child() {
+    match env::var(ROLE).as_deref() {
+        Ok("polls") => polls(),
+        Ok("is refused at once") => is_refused_at_once(),
+        Ok("retries by itself") => retries_by_itself(),
+        Ok("waits for itself") => waits_for_itself(),
+        Ok("sleeps by itself") => sleeps_by_itself(),
+        Ok("waits for another") => waits_for_another(),
+        Ok("fails to serialize") => fails_to_serialize(),
+        Ok("times out often") => times_out_often(),
+        Ok("opens what is gone") => opens_what_is_gone(),
+        _ => {}
+    }
+}
+
+/// The lines that this crate prints in a process that does this.
+fn printed_by(role: &str) -> Vec<String> {
+    let mut command = Command::new(env::current_exe().unwrap());
+    let output = command.args(["--exact", "--nocapture", "printed::child"]).env(ROLE, role).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    stderr.lines().filter_map(|line| line.strip_prefix("rusqlite-fixtures: ")).map(str::to_owned).collect()
+}
+
+fn update(connection: &Connection) -> rusqlite::Result<usize> {
+    connection.execute("UPDATE entry SET value = value + 1 WHERE key = 1", [])
+}
+
+fn is_busy(result: rusqlite::Result<usize>) -> bool {
+    result.is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy))
+}
+
+/// How long the message says that there has been a wait.
+fn waited(message: &str) -> Duration {
+    let (_, rest) = message.split_once("waited ").unwrap_or_else(|| panic!("no wait: {message}"));
+    let (time, _) = rest.split_once(' ').unwrap();
+    let digits = time.find(|letter: char| letter.is_ascii_alphabetic() || letter == 'µ').unwrap();
+    let number: f64 = time[..digits].parse().unwrap();
+    let unit = match &time[digits..] {
+        "s" => 1.0,
+        "ms" => 1e-3,
+        "µs" => 1e-6,
+        _ => 1e-9,
+    };
+    Duration::from_secs_f64(number * unit)
+}
+
+fn foreign(engine: &Engine, timeout: Duration) -> Connection {
+    let foreign = Connection::open(engine.uri()).unwrap();
+    foreign.busy_timeout(timeout).unwrap();
+    foreign
+}
+
+fn polls() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    let _writer = in_thread("keeps_the_slot", || engine.begin(Immediate).unwrap());
+    assert!(is_busy(update(&foreign(&engine, Duration::from_millis(1500)))));
+}
+
+#[test]
+fn a_connection_that_polls_prints_what_it_waits_for_after_a_second_and_when_it_gives_up() {
+    let printed = printed_by("polls");
+    let [waits, fails] = &printed[..] else { panic!("{printed:#?}") };
+    assert!(waits.starts_with("still waiting to write to engine "), "{waits}");
+    assert!(fails.starts_with("can't write to engine "), "{fails}");
+    for message in &printed {
+        let holder = "thread `keeps_the_slot` in the unit of work begun at tests/it/printed.rs:";
+        assert!(message.contains(holder), "{message}");
+    }
+    assert!(waited(waits) >= Duration::from_secs(1), "{waits}");
+    assert!(waited(fails) >= Duration::from_millis(1500), "{fails}");
+}
+
+fn is_refused_at_once() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    let _writer = engine.begin(Immediate).unwrap();
+    let foreign = foreign(&engine, Duration::ZERO);
+    assert!(is_busy(update(&foreign)) && is_busy(update(&foreign)));
+}
+
+#[test]
+fn a_connection_that_does_not_wait_prints_nothing() {
+    assert_eq!(printed_by("is refused at once"), [""; 0]);
+}
+
+fn retries_by_itself() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    let writer = in_thread("keeps_the_slot", || engine.begin(Immediate).unwrap());
+    let foreign = foreign(&engine, Duration::ZERO);
+    for _ in 0..150 {
+        assert!(is_busy(update(&foreign)));
+        thread::sleep(Duration::from_millis(10));
+    }
+    drop(writer);
+    update(&foreign).unwrap();
+}
+
+#[test]
+fn code_that_retries_by_itself_is_told_once_after_a_second() {
+    let printed = printed_by("retries by itself");
+    let [waits] = &printed[..] else { panic!("{printed:#?}") };
+    assert!(waits.contains("thread `keeps_the_slot`") && waited(waits) >= Duration::from_secs(1), "{waits}");
+}
+
+fn waits_for_itself() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(Duration::from_millis(600));
+    let _writer = engine.begin(Immediate).unwrap();
+    engine.begin(Immediate).unwrap_err();
+    engine.reset().unwrap_err();
+    assert!(is_busy(update(&foreign(&engine, Duration::from_millis(600)))));
+    let reader = foreign(&engine, Duration::from_millis(600));
+    reader.execute_batch("BEGIN").unwrap();
+    entries(&reader);
+    assert!(is_busy(update(&reader)));
+}
+
+#[test]
+fn a_wait_for_the_same_thread_is_told_soon_and_once() {
+    let printed = printed_by("waits for itself");
+    assert!(printed.iter().all(|line| line.contains("this thread waits for itself")), "{printed:#?}");
+    let early: Vec<_> = printed.iter().filter(|line| line.starts_with("still waiting")).collect();
+    assert_eq!(early.len(), 4, "a unit of work, a reset, and two that poll: {printed:#?}");
+    early.iter().for_each(|line| assert!(waited(line) < Duration::from_millis(250), "{line}"));
+}
+
+/// Its turns in the queue are as long as its sleeps, so most of them are longer than it takes to be told.
+fn sleeps_by_itself() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    let _writer = engine.begin(Immediate).unwrap();
+    let mut foreign = Connection::open(engine.uri()).unwrap();
+    let handler = |tries| {
+        thread::sleep(Duration::from_millis(150));
+        tries < 6
+    };
+    foreign.busy_handler(Some(handler)).unwrap();
+    assert!(is_busy(update(&foreign)));
+}
+
+#[test]
+fn a_busy_handler_that_sleeps_long_is_told_once_as_well() {
+    let printed = printed_by("sleeps by itself");
+    let [early, fails] = &printed[..] else { panic!("{printed:#?}") };
+    assert!(early.starts_with("still waiting") && fails.starts_with("can't write"), "{printed:#?}");
+    assert!(waited(early) < Duration::from_millis(350), "after its first sleep: {early}");
+}
+
+fn waits_for_another() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(Duration::from_secs(60));
+    let writer = in_thread("another", || engine.begin(Immediate).unwrap());
+    thread::scope(|scope| {
+        scope.spawn(|| engine.begin(Immediate).unwrap());
+        thread::sleep(Duration::from_millis(500));
+        drop(writer);
+    });
+}
+
+#[test]
+fn a_wait_that_ends_well_prints_nothing() {
+    assert_eq!(printed_by("waits for another"), [""; 0]);
+}
+
+fn fails_to_serialize() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    let reader = Connection::open(engine.uri()).unwrap();
+    for _ in 0..1000 {
+        reader.execute_batch("BEGIN").unwrap();
+        entries(&reader);
+        in_thread("replaces_it", || engine.transaction(|work| update(work)).unwrap());
+        assert_eq!(update(&reader).unwrap_err().sqlite_error().unwrap().extended_code, 517);
+        reader.execute_batch("ROLLBACK").unwrap();
+    }
+}
+
+#[test]
+fn of_a_thousand_serialization_failures_four_are_printed() {
+    let printed = printed_by("fails to serialize");
+    assert_eq!(printed.len(), 4, "{printed:#?}");
+    for (line, end) in printed.iter().zip(["Immediate", "10th time", "100th time", "1000th time"]) {
+        assert!(line.contains("serialization failure") && line.contains("thread `replaces_it`"), "{line}");
+        assert!(line.trim_end_matches(" on this thread)").ends_with(end), "{line}");
+    }
+}
+
+fn times_out_often() {
+    let engine = engine_with_entries(&[(1, 0)]);
+    engine.set_lock_timeout(Duration::from_millis(1));
+    let _writer = in_thread("keeps_the_slot", || engine.begin(Immediate).unwrap());
+    for _ in 0..20 {
+        assert_eq!(engine.begin(Immediate).unwrap_err().kind(), ErrorKind::LockTimeout);
+    }
+}
+
+#[test]
+fn of_twenty_time_outs_of_one_line_two_are_printed() {
+    let printed = printed_by("times out often");
+    assert_eq!(printed.len(), 2, "{printed:#?}");
+}
+
+fn opens_what_is_gone() {
+    let gone = Engine::new().uri().to_owned();
+    for _ in 0..3 {
+        Connection::open(&gone).unwrap_err();
+    }
+    let never = gone.replace("/engine-", "/engine-99");
+    assert_ne!(never, gone);
+    Connection::open(never).unwrap_err();
+}
+
+#[test]
+fn an_engine_that_is_gone_is_told_once() {
+    let printed = printed_by("opens what is gone");
+    let [gone] = &printed[..] else { panic!("{printed:#?}") };
+    assert!(gone.starts_with("engine ") && gone.ends_with(" is gone; keep an Engine as long as code connects to it"));
+}
