@@ -1,0 +1,7 @@
+//! Code that uses sqlx or sea-orm, tested on engines: each file is what a test suite of such code can look like.
+
+mod sea_orm;
+mod sqlx;
+#[path = "../../../support.rs"]
+mod support;
+mod together;

@@ -1,0 +1,169 @@
+use std::sync::LazyLock;
+use std::thread;
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use rusqlite_fixtures::{Engine, Snapshot};
+
+use crate::support::{BANK, balances, readme, run_test_that_panics};
+
+// The code under test.
+
+diesel::table! {
+    account (id) {
+        id -> BigInt,
+        balance -> BigInt,
+    }
+}
+
+fn deposit(connection: &mut SqliteConnection, id: i64, amount: i64) -> QueryResult<()> {
+    connection.transaction(|transaction| add(transaction, id, amount))
+}
+
+fn add(connection: &mut SqliteConnection, id: i64, amount: i64) -> QueryResult<()> {
+    let update = diesel::update(account::table.find(id)).set(account::balance.eq(account::balance + amount));
+    update.execute(connection).map(drop)
+}
+
+fn balance(connection: &mut SqliteConnection, id: i64) -> QueryResult<i64> {
+    account::table.find(id).select(account::balance).first(connection)
+}
+
+/// diesel sets no time-out, so that a write that finds another in progress fails at once: on a file, too.
+#[derive(Debug)]
+struct BusyTimeout;
+
+impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for BusyTimeout {
+    fn on_acquire(&self, connection: &mut SqliteConnection) -> Result<(), diesel::r2d2::Error> {
+        connection.batch_execute("PRAGMA busy_timeout = 5000").map_err(diesel::r2d2::Error::QueryError)
+    }
+}
+
+// Its tests.
+
+fn pool(engine: &Engine) -> Pool<ConnectionManager<SqliteConnection>> {
+    let manager = ConnectionManager::new(engine.uri());
+    Pool::builder().max_size(4).connection_customizer(Box::new(BusyTimeout)).build(manager).unwrap()
+}
+
+fn establish(engine: &Engine) -> SqliteConnection {
+    SqliteConnection::establish(engine.uri()).unwrap()
+}
+
+#[test]
+fn it_connects_by_the_line_of_the_readme() {
+    let engine = BANK.engine().unwrap();
+    let mut connection = readme!(SqliteConnection::establish(engine.uri())).unwrap();
+    deposit(&mut connection, 1, 5).unwrap();
+    assert_eq!(balance(&mut connection, 1), Ok(5));
+    assert_eq!(balances(&engine), [5, 0]);
+}
+
+#[test]
+fn a_pool_connects_by_the_line_of_the_readme() {
+    let engine = BANK.engine().unwrap();
+    let pool = readme!(Pool::new(ConnectionManager::<SqliteConnection>::new(engine.uri()))).unwrap();
+    deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
+    assert_eq!(balances(&engine), [5, 0]);
+}
+
+#[test]
+fn eight_threads_write_through_a_pool_of_four() {
+    let engine = BANK.engine().unwrap();
+    let pool = pool(&engine);
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            let pool = &pool;
+            scope.spawn(move || (0..25).for_each(|_| deposit(&mut pool.get().unwrap(), 1 + thread % 2, 1).unwrap()));
+        }
+    });
+    assert_eq!(balances(&engine), [100, 100]);
+}
+
+fn panic_within_a_transaction(engine: Engine) {
+    let pool = pool(&engine);
+    deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
+    let work: QueryResult<()> = pool.get().unwrap().transaction(|transaction| {
+        add(transaction, 1, 70)?;
+        panic!("as a failed assertion does");
+    });
+    work.unwrap()
+}
+
+#[test]
+fn a_test_that_panics_leaves_nothing_to_the_next() {
+    let engine = BANK.engine().unwrap();
+    run_test_that_panics(|| panic_within_a_transaction(engine));
+    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+}
+
+#[test]
+fn a_test_that_panics_gives_a_shared_engine_back() {
+    let engine = Engine::shared_with("file:diesel?mode=memory", &BANK).unwrap();
+    let same = engine.clone();
+    run_test_that_panics(|| panic_within_a_transaction(same));
+    deposit(&mut establish(&engine), 2, 1).unwrap();
+    assert_eq!(balances(&engine), [5, 1]);
+}
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/diesel");
+
+static MIGRATED: LazyLock<Snapshot> = LazyLock::new(|| {
+    let engine = Engine::new();
+    establish(&engine).run_pending_migrations(MIGRATIONS).unwrap();
+    engine.snapshot()
+});
+
+#[test]
+fn migrations_run_once_for_all_tests() {
+    let (one, other) = (MIGRATED.engine(), MIGRATED.engine());
+    let mut connection = establish(&one);
+    assert_eq!(connection.applied_migrations().unwrap().len(), 2);
+    assert!(!connection.has_pending_migration(MIGRATIONS).unwrap());
+    deposit(&mut connection, 1, 5).unwrap();
+    assert_eq!((balances(&one), balances(&other)), (vec![5, 0], vec![0, 0]));
+    connection.revert_all_migrations(MIGRATIONS).unwrap();
+    assert_eq!(balances(&other), [0, 0]);
+}
+
+#[test]
+fn an_open_transaction_is_seen_by_nobody_else() {
+    let engine = BANK.engine().unwrap();
+    let transaction = establish(&engine).transaction(|transaction| {
+        add(transaction, 1, 5)?;
+        assert_eq!(balances(&engine), [0, 0]);
+        balance(&mut establish(&engine), 1)
+    });
+    assert_eq!(transaction, Ok(0));
+    assert_eq!(balances(&engine), [5, 0]);
+}
+
+#[test]
+fn a_test_transaction_is_rolled_back() {
+    let engine = BANK.engine().unwrap();
+    establish(&engine).test_transaction(|connection| deposit(connection, 1, 5));
+    assert_eq!(balances(&engine), [0, 0]);
+}
+
+#[test]
+fn a_pool_outlives_its_engine() {
+    let engine = BANK.engine().unwrap();
+    let pool = pool(&engine);
+    drop(engine);
+    deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
+    assert_eq!(balance(&mut pool.get().unwrap(), 1), Ok(5));
+    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+}
+
+#[test]
+fn an_engine_that_is_gone_can_t_be_opened() {
+    let uri = BANK.engine().unwrap().uri().to_owned();
+    let error = SqliteConnection::establish(&uri).err().unwrap();
+    assert!(error.to_string().to_lowercase().contains("unable to open"), "{error}");
+    let pool = Pool::builder().connection_timeout(Duration::from_millis(100));
+    let error = pool.build(ConnectionManager::<SqliteConnection>::new(uri)).err().unwrap();
+    assert!(error.to_string().to_lowercase().contains("unable to open"), "{error}");
+}

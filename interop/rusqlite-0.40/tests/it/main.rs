@@ -1,0 +1,13 @@
+//! Code that uses diesel, or a library over rusqlite, tested on engines: each file is what a test suite of such code can
+//! look like.
+
+mod bank;
+mod deadpool_sqlite;
+mod diesel;
+mod r2d2_sqlite;
+mod refinery;
+mod rusqlite_migration;
+#[path = "../../../support.rs"]
+mod support;
+mod together;
+mod tokio_rusqlite;

@@ -1,0 +1,87 @@
+use std::thread;
+use std::time::Duration;
+
+use r2d2::Pool;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite_fixtures::Engine;
+
+use crate::bank::{add, balance, deposit};
+use crate::support::{BANK, balances, readme, run_test_that_panics};
+
+fn pool(engine: &Engine) -> Pool<SqliteConnectionManager> {
+    Pool::builder().max_size(4).build(SqliteConnectionManager::file(engine.uri())).unwrap()
+}
+
+#[test]
+fn a_pool_connects_by_the_line_of_the_readme() {
+    let engine = BANK.engine().unwrap();
+    let pool = readme!(r2d2::Pool::new(SqliteConnectionManager::file(engine.uri()))).unwrap();
+    deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
+    assert_eq!(balances(&engine), [5, 0]);
+}
+
+#[test]
+fn eight_threads_write_through_a_pool_of_four() {
+    let engine = BANK.engine().unwrap();
+    let pool = pool(&engine);
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            let pool = &pool;
+            scope.spawn(move || (0..25).for_each(|_| deposit(&mut pool.get().unwrap(), 1 + thread % 2, 1).unwrap()));
+        }
+    });
+    assert_eq!(balances(&engine), [100, 100]);
+}
+
+fn panic_within_a_transaction(engine: Engine) {
+    let pool = pool(&engine);
+    deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
+    let mut connection = pool.get().unwrap();
+    let transaction = connection.transaction().unwrap();
+    add(&transaction, 1, 70).unwrap();
+    panic!("as a failed assertion does");
+}
+
+#[test]
+fn a_test_that_panics_leaves_nothing_to_the_next() {
+    let engine = BANK.engine().unwrap();
+    run_test_that_panics(|| panic_within_a_transaction(engine));
+    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+}
+
+#[test]
+fn a_test_that_panics_gives_a_shared_engine_back() {
+    let engine = Engine::shared_with("file:r2d2-sqlite?mode=memory", &BANK).unwrap();
+    let same = engine.clone();
+    run_test_that_panics(|| panic_within_a_transaction(same));
+    deposit(&mut pool(&engine).get().unwrap(), 2, 1).unwrap();
+    assert_eq!(balances(&engine), [5, 1]);
+}
+
+#[test]
+fn an_open_transaction_is_seen_by_nobody_else() {
+    let engine = BANK.engine().unwrap();
+    let mut connection = pool(&engine).get().unwrap();
+    let transaction = connection.transaction().unwrap();
+    add(&transaction, 1, 5).unwrap();
+    assert_eq!(balances(&engine), [0, 0]);
+    transaction.commit().unwrap();
+    assert_eq!(balances(&engine), [5, 0]);
+}
+
+#[test]
+fn a_pool_outlives_its_engine() {
+    let engine = BANK.engine().unwrap();
+    let pool = pool(&engine);
+    drop(engine);
+    deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
+    assert_eq!(balance(&pool.get().unwrap(), 1), Ok(5));
+    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+}
+
+#[test]
+fn an_engine_that_is_gone_can_t_be_opened() {
+    let manager = SqliteConnectionManager::file(BANK.engine().unwrap().uri());
+    let error = Pool::builder().connection_timeout(Duration::from_millis(100)).build(manager).unwrap_err();
+    assert!(error.to_string().contains("unable to open database file"), "{error}");
+}
