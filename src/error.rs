@@ -13,7 +13,7 @@ use crate::origin::Refusal;
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Any error, as a function may return that builds a [`Template`](crate::Template).
+/// Any error, as the functions of a [`Template`](crate::Template) may return.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What went wrong: the operation, the object, the cause, and where there is one the remedy.
@@ -32,6 +32,32 @@ enum Source {
     Sqlite(rusqlite::Error),
     Io(io::Error),
     Other(BoxError),
+}
+
+impl Source {
+    fn of(cause: BoxError) -> Source {
+        match cause.downcast::<rusqlite::Error>() {
+            Ok(cause) => Source::Sqlite(*cause),
+            Err(cause) => Source::Other(cause),
+        }
+    }
+}
+
+/// Why a connection could not be opened.
+#[derive(Debug)]
+pub(crate) enum NoConnection {
+    Sqlite(rusqlite::Error),
+    /// The function of `Template::on_connect` that was given there failed.
+    NotSetUp {
+        at: &'static Location<'static>,
+        cause: BoxError,
+    },
+}
+
+impl From<rusqlite::Error> for NoConnection {
+    fn from(cause: rusqlite::Error) -> NoConnection {
+        NoConnection::Sqlite(cause)
+    }
 }
 
 /// What kind of failure an [`Error`] is, to branch on.
@@ -59,6 +85,8 @@ pub enum ErrorKind {
     RecursiveCreation,
     /// A template that can't be built: its script or its function failed. All who ask for it get the same error.
     BuildFailed,
+    /// A connection that can't be set up: the function of [`Template::on_connect`](crate::Template::on_connect) failed.
+    SetupFailed,
     /// A shared engine that was made of another template than the one asked for, or of none.
     OtherTemplate,
     /// Any other error of SQLite; [`Error::sqlite`] is it.
@@ -124,7 +152,14 @@ impl Error {
         Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
     }
 
-    pub(crate) fn open_connection(engine: &str, cause: rusqlite::Error) -> Error {
+    pub(crate) fn open_connection(engine: &str, cause: NoConnection) -> Error {
+        let operation = format!("can't open a connection to {engine}");
+        let cause = match cause {
+            NoConnection::Sqlite(cause) => cause,
+            NoConnection::NotSetUp { at, cause } => {
+                return Error::not_set_up(ErrorKind::SetupFailed, &operation, at, cause);
+            }
+        };
         // To open one is to read the schema, which a fault plan may refuse.
         if let Some((engine, refusal)) = refusal_of(&cause) {
             return Error::from_refusal(&engine, &refusal, cause);
@@ -132,8 +167,12 @@ impl Error {
         // Without memory there is no connection to ask for SQLite's words, and rusqlite has the path in their place.
         let is_without_memory = cause.sqlite_error_code() == Some(ErrorCode::OutOfMemory);
         let words = if is_without_memory { "out of memory".to_owned() } else { cause.to_string() };
-        let message = format!("can't open a connection to {engine}: SQLite says: {words}");
-        Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
+        Error::new(ErrorKind::Sqlite, format!("{operation}: SQLite says: {words}")).caused_by(Source::Sqlite(cause))
+    }
+
+    fn not_set_up(kind: ErrorKind, operation: &str, at: &Location<'_>, cause: BoxError) -> Error {
+        let message = format!("{operation}: the on_connect function given at {at} failed: {}", words_of_any(&cause));
+        Error::new(kind, message).caused_by(Source::of(cause))
     }
 
     pub(crate) fn already_ended(operation: &str, engine: &str) -> Error {
@@ -176,13 +215,8 @@ impl Error {
     }
 
     pub(crate) fn function_failed(template: &str, at: &Location<'_>, cause: BoxError) -> Error {
-        let by_sqlite = if cause.is::<rusqlite::Error>() { "SQLite says: " } else { "" };
-        let message = format!("can't build {template}: the function given at {at} failed: {by_sqlite}{cause}");
-        let source = match cause.downcast::<rusqlite::Error>() {
-            Ok(cause) => Source::Sqlite(*cause),
-            Err(cause) => Source::Other(cause),
-        };
-        Error::new(ErrorKind::BuildFailed, message).caused_by(source)
+        let message = format!("can't build {template}: the function given at {at} failed: {}", words_of_any(&cause));
+        Error::new(ErrorKind::BuildFailed, message).caused_by(Source::of(cause))
     }
 
     pub(crate) fn connection_replaced(template: &str, at: &Location<'_>) -> Error {
@@ -207,9 +241,15 @@ impl Error {
         Error::new(ErrorKind::BuildFailed, message)
     }
 
-    pub(crate) fn connect_to_build(template: &str, cause: rusqlite::Error) -> Error {
-        let message = format!("can't build {template}: can't open a connection: SQLite says: {cause}");
-        Error::new(ErrorKind::BuildFailed, message).caused_by(Source::Sqlite(cause))
+    pub(crate) fn connect_to_build(template: &str, cause: NoConnection) -> Error {
+        let operation = format!("can't build {template}");
+        match cause {
+            NoConnection::Sqlite(cause) => {
+                let message = format!("{operation}: can't open a connection: SQLite says: {cause}");
+                Error::new(ErrorKind::BuildFailed, message).caused_by(Source::Sqlite(cause))
+            }
+            NoConnection::NotSetUp { at, cause } => Error::not_set_up(ErrorKind::BuildFailed, &operation, at, cause),
+        }
     }
 
     pub(crate) fn other_template(engine: &str, has: Option<&str>, asked_for: &str) -> Error {
@@ -301,6 +341,12 @@ fn words_of(error: &rusqlite::Error) -> String {
         rusqlite::Error::SqliteFailure(_, Some(words)) => words.clone(),
         other => other.to_string(),
     }
+}
+
+/// What any error says, and whether SQLite says it.
+fn words_of_any(cause: &BoxError) -> String {
+    let by_sqlite = if cause.is::<rusqlite::Error>() { "SQLite says: " } else { "" };
+    format!("{by_sqlite}{cause}")
 }
 
 /// As much of a statement as is of use in a message.

@@ -31,7 +31,8 @@ pub const SLOT_GIVEN_BACK: &str = "slot: given back";
 /// How many threads are observed, in the whole process.
 static OBSERVED: AtomicUsize = AtomicUsize::new(0);
 
-type Observer = Rc<dyn Fn(&'static str)>;
+/// Gets the mark, and the number of the engine if the mark is of one.
+type Observer = Rc<dyn Fn(&'static str, Option<u64>)>;
 
 thread_local! {
     static OBSERVER: RefCell<Option<Observer>> = const { RefCell::new(None) };
@@ -40,32 +41,41 @@ thread_local! {
 /// Tells a hammer, if this thread is one of its workers, that the code has come here: the same as
 /// [`Worker::reached`](crate::hammer::Worker::reached), for code that has no worker at hand.
 ///
-/// What threads do that a worker has started is not told. No lock should be held that another thread needs to come to the same place, if it is to be paused there.
+/// What threads do that a worker has started is not told. No lock should be held that another thread needs to come to the same
+/// place, if it is to be paused there.
 #[inline]
 pub fn reached(mark: &'static str) {
-    reached_if(mark, || true);
-}
-
-/// `reached`, if so; which is not asked where no hammer runs.
-#[inline]
-pub(crate) fn reached_if(mark: &'static str, is_so: impl FnOnce() -> bool) {
-    // `>=` would tell the same, and ask `is_so` more often (exempted in mutants.toml).
-    if OBSERVED.load(Ordering::Relaxed) > 0 && is_so() {
-        tell(mark);
+    if is_observed() {
+        tell(mark, None);
     }
 }
 
+/// `reached`, on the engine with this number; which is not asked for where no hammer runs.
+#[inline]
+pub(crate) fn reached_on(engine: impl FnOnce() -> u64, mark: &'static str) {
+    if is_observed() {
+        tell(mark, Some(engine()));
+    }
+}
+
+/// Whether a hammer runs.
+#[inline]
+pub(crate) fn is_observed() -> bool {
+    // `>=` would tell the same, and ask more often where nobody listens (exempted in mutants.toml).
+    OBSERVED.load(Ordering::Relaxed) > 0
+}
+
 #[cold]
-fn tell(mark: &'static str) {
+fn tell(mark: &'static str, engine: Option<u64>) {
     // Not borrowed while it runs, in which the thread may come to another mark.
     let observer = OBSERVER.try_with(|observer| observer.borrow().clone()).ok().flatten();
     if let Some(observer) = observer {
-        observer(mark);
+        observer(mark, engine);
     }
 }
 
 /// Has `observer` told of the marks that this thread reaches, until the guard is dropped.
-pub(crate) fn observe(observer: impl Fn(&'static str) + 'static) -> Observed {
+pub(crate) fn observe(observer: impl Fn(&'static str, Option<u64>) + 'static) -> Observed {
     OBSERVER.set(Some(Rc::new(observer)));
     OBSERVED.fetch_add(1, Ordering::Relaxed);
     Observed
@@ -91,14 +101,14 @@ mod tests {
         let told = Rc::new(RefCell::new(Vec::new()));
         let observed = observe({
             let told = told.clone();
-            move |mark| told.borrow_mut().push(mark)
+            move |mark, engine| told.borrow_mut().push((mark, engine))
         });
         reached("one");
-        reached_if("two", || true);
-        reached_if("not so", || false);
+        reached_on(|| 7, "two");
         drop(observed);
         reached("too late");
-        assert_eq!(told.take(), ["one", "two"]);
+        reached_on(|| 7, "too late");
+        assert_eq!(told.take(), [("one", None), ("two", Some(7))]);
         assert_eq!(Rc::strong_count(&told), 1, "the observer is dropped");
     }
 }

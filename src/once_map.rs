@@ -170,6 +170,18 @@ fn may_wait_for(creation: Creation) -> bool {
     true
 }
 
+/// The threads that go on only when this one does: itself, and those that wait for what it makes, through however many others.
+pub(crate) fn waiting_for(thread: ThreadId) -> Vec<ThreadId> {
+    let waits = waits();
+    let mut threads = vec![thread];
+    let mut next = 0;
+    while let Some(thread) = threads.get(next).copied() {
+        threads.extend(waits.iter().filter(|wait| wait.creation.by == thread).map(|wait| wait.waiter));
+        next += 1;
+    }
+    threads
+}
+
 #[cfg(all(test, not(shuttle)))]
 mod tests {
     use std::sync::mpsc;

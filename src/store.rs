@@ -32,19 +32,13 @@ pub(crate) struct Claim {
     pub(crate) reserve: Option<Duration>,
 }
 
-impl Claim {
-    pub(crate) fn mark_as_taken(&self) {
-        if self.reserve.is_none() {
-            marks::reached(marks::SLOT_TAKEN);
-        }
-    }
-}
-
 /// One engine's content: read by any number of connections without a lock, written by one at a time.
 pub(crate) struct Store {
     state: Mutex<State>,
     /// How often the content has changed to another text encoding. A connection that has read one can't read another.
     encoding_changes: AtomicUsize,
+    /// The number of the engine that it serves now, with which marks are told. 0 as long as it serves none.
+    number: AtomicU64,
 }
 
 struct State {
@@ -104,6 +98,27 @@ impl Store {
                 replaced_by: Origin::here(Purpose::Uri),
             }),
             encoding_changes: AtomicUsize::new(0),
+            number: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_number(&self, number: u64) {
+        self.number.store(number, Ordering::Relaxed);
+    }
+
+    /// Tells a hammer that this thread has come to a mark of this engine.
+    pub(crate) fn reached(&self, mark: &'static str) {
+        marks::reached_on(|| self.number(), mark);
+    }
+
+    /// Tells a hammer that the writer slot is this thread's, unless it is only reserved.
+    pub(crate) fn reached_taken(&self, claim: &Claim) {
+        if claim.reserve.is_none() {
+            self.reached(marks::SLOT_TAKEN);
         }
     }
 
@@ -137,12 +152,12 @@ impl Store {
 
     /// Takes the writer slot if it is free, or already the claimant's.
     pub(crate) fn try_acquire(&self, claim: &Claim) -> Result<(), Refusal> {
-        marks::reached(marks::SLOT_ASKED);
+        self.reached(marks::SLOT_ASKED);
         let result = self.lock().acquire(claim, None);
         match &result {
-            Ok(()) => claim.mark_as_taken(),
+            Ok(()) => self.reached_taken(claim),
             Err(Refusal::Held { .. }) => {} // it may come back
-            Err(_) => marks::reached(marks::SLOT_REFUSED),
+            Err(_) => self.reached(marks::SLOT_REFUSED),
         }
         result
     }
@@ -200,7 +215,7 @@ impl Store {
         let old = state.replace(new.clone());
         drop(state);
         drop(old); // may free many pages, which no other thread should wait for
-        marks::reached(marks::COMMITTED);
+        self.reached(marks::COMMITTED);
         new
     }
 
@@ -259,7 +274,9 @@ impl Store {
     /// Gives the writer slot to whoever waited longest for it, if `token` holds it.
     pub(crate) fn release(&self, token: Token) {
         // Before, or by the marks two would seem to hold it.
-        marks::reached_if(marks::SLOT_GIVEN_BACK, || self.lock().is_held_by(token));
+        if marks::is_observed() && self.lock().is_held_by(token) {
+            self.reached(marks::SLOT_GIVEN_BACK);
+        }
         self.lock().release(token);
     }
 

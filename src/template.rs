@@ -16,7 +16,7 @@ use crate::origin::Purpose;
 use crate::registry::MEMORY_ENGINES;
 use crate::snapshot::Snapshot;
 use crate::unit_of_work::UnitOfWork;
-use crate::vfs::{self, Mount, Name, Setup, script};
+use crate::vfs::{self, Mount, Name, OnConnect, Setup, script};
 use crate::{faults, image, outside};
 
 /// A recipe for a database: schema, migrations, seed data. It is carried out once, and then every test and every case of a
@@ -48,9 +48,13 @@ use crate::{faults, image, outside};
 /// key with its place, SQLite's version and how it was compiled, the version of this crate. So it is left only where that is known: for scripts, and for whatever
 /// has a [`key`](Template::key); and not for a script that asks SQLite for the time or attaches a file, unless that has a key.
 ///
+/// While one process builds, the others wait. One that waits for longer than 5 s says on stderr for which process. After
+/// 300 s it builds the template itself; at once, if the other process waits for what this one is building.
+///
 /// The folder has to be the user's own and not writable for others, or it is not used. What goes wrong with an image is
-/// said once on stderr, and costs no more than building the template again. Images are read-only files, and mapped: to change
-/// one in its place while a test runs is undefined behaviour. Open one with `sqlite3 -readonly`, remove what is not wanted.
+/// said once on stderr, and costs no more than building the template again. Images are read-only files. Those of more than
+/// 256 KB are mapped: another program that writes to one in its place while a test runs causes undefined behaviour, and one
+/// that truncates it kills the test's process. To replace or remove one is safe. `sqlite3 -readonly` opens one.
 ///
 /// # Engines are used again
 /// When the last handle of an engine is dropped, its content goes back to the template's, and it waits with its connections
@@ -69,7 +73,7 @@ struct Recipe {
     at: &'static Location<'static>,
     start: Start,
     steps: [Option<Step>; MAX_STEPS],
-    on_connect: Option<fn(&Connection)>,
+    on_connect: Option<OnConnect>,
     /// `None` as in the parent; without one, on.
     foreign_keys: Option<bool>,
     key: Option<&'static str>,
@@ -193,11 +197,24 @@ impl Template {
     /// Has this function called with each connection of the template's engines before anybody has it: for pragmas, SQL
     /// functions, collations. One that is derived calls its parent's first. It is called before the template is built, too.
     ///
-    /// What it panics with, the call that opens the connection panics with; while the template is built, that fails the
-    /// build. A connection that is opened by an engine's URI is not set up so. From the connections of units of work, hooks,
-    /// trace, progress and busy handlers are taken off.
-    pub const fn on_connect(mut self, on_connect: fn(&Connection)) -> Template {
-        self.recipe.on_connect = Some(on_connect);
+    /// When it fails, so does the call that opens the connection, with
+    /// [`SetupFailed`](crate::ErrorKind::SetupFailed); while the template is built, that fails the build, with
+    /// [`BuildFailed`](crate::ErrorKind::BuildFailed). What it panics with, the call that opens the connection panics with;
+    /// that fails a build, too. A connection that is opened by an engine's URI is not set up so. From the connections of
+    /// units of work, hooks, trace, progress and busy handlers are taken off.
+    ///
+    /// ```
+    /// # use rusqlite_fixtures::Template;
+    /// static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY)")
+    ///     .on_connect(|connection| Ok(connection.pragma_update(None, "recursive_triggers", true)?))
+    ///     .key("bank-v3");
+    /// # let work = BANK.unit_of_work()?;
+    /// # assert_eq!(work.pragma_query_value(None, "recursive_triggers", |row| row.get(0)), Ok(1));
+    /// # Ok::<(), rusqlite_fixtures::Error>(())
+    /// ```
+    #[track_caller]
+    pub const fn on_connect(mut self, function: fn(&Connection) -> Result<(), BoxError>) -> Template {
+        self.recipe.on_connect = Some(OnConnect { function, at: Location::caller() });
         self
     }
 
@@ -309,7 +326,7 @@ impl Recipe {
             parent: self.parent().map(|parent| std::ptr::from_ref(parent).addr()),
             database: if let Start::Database(bytes) = self.start { Some(bytes) } else { None },
             steps: steps.collect(),
-            on_connect: self.on_connect.map(|on_connect| on_connect as usize),
+            on_connect: self.on_connect.map(|on_connect| on_connect.function as usize),
             foreign_keys: self.foreign_keys,
             key: self.key,
         }
@@ -435,7 +452,7 @@ impl Recipe {
             Action::Script(_) => None,
             Action::Function(build) => Some(build as usize),
         }));
-        functions.extend(self.on_connect.map(|on_connect| on_connect as usize));
+        functions.extend(self.on_connect.map(|on_connect| on_connect.function as usize));
         functions
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::faults::{Fault, Plan};
 use rusqlite_fixtures::rusqlite::{self, Connection, ErrorCode, ffi};
-use rusqlite_fixtures::{Engine, Error, ErrorKind, Result, Template};
+use rusqlite_fixtures::{BoxError, Engine, Error, ErrorKind, Result, Template};
 
 /// Small pages, so that little content is many calls.
 const SCHEMA: &str = "
@@ -26,8 +26,8 @@ const SCHEMA: &str = "
 static TEMPLATE: Template = Template::sql(SCHEMA).key("faults").on_connect(keep_few_pages);
 
 /// So that SQLite writes before it commits.
-fn keep_few_pages(connection: &Connection) {
-    connection.pragma_update(None, "cache_size", 2).unwrap();
+fn keep_few_pages(connection: &Connection) -> Result<(), BoxError> {
+    Ok(connection.pragma_update(None, "cache_size", 2)?)
 }
 
 /// An engine of the template that does not go back to it.

@@ -66,7 +66,7 @@ use self::pause::{Kind, Meeting};
 use self::progress::Progress;
 pub use self::report::{Failure, Orders, Outcome, Report};
 use self::report::{Finished, Record};
-pub use self::timeline::{Lane, Timeline};
+pub use self::timeline::{Arrival, Lane, Span, Timeline};
 use crate::error::{BoxError, Error, words_of_panic};
 use crate::marks;
 pub use crate::marks::{
@@ -298,6 +298,8 @@ struct Post {
 #[derive(Clone, Copy)]
 struct Event {
     mark: &'static str,
+    /// The number of the engine, if the mark is of one.
+    engine: Option<u64>,
     at: Instant,
 }
 
@@ -323,7 +325,7 @@ impl Floor {
         work: &(impl Fn(&mut Worker) -> Result<T, BoxError> + ?Sized),
     ) {
         let floor = self.clone();
-        let _observed = marks::observe(move |mark| floor.reached(number, mark));
+        let _observed = marks::observe(move |mark, engine| floor.reached(number, mark, engine));
         for round in starts {
             let mut worker = self.worker(number, round);
             self.wait_until_all_are_awake(round);
@@ -363,7 +365,7 @@ impl Floor {
         }
     }
 
-    fn reached(&self, number: usize, mark: &'static str) {
+    fn reached(&self, number: usize, mark: &'static str, engine: Option<u64>) {
         if self.pauses.iter().any(|(at, _)| *at == mark) && !self.post(number).has_reached(mark) {
             self.post(number).paused_at = Some(mark);
             self.meeting.arrive(mark, number);
@@ -371,7 +373,7 @@ impl Floor {
             self.pauses.iter().filter(here).for_each(|(_, pause)| self.hold_up(pause, mark, number));
             self.post(number).paused_at = None;
         }
-        self.post(number).events.push(Event { mark, at: Instant::now() });
+        self.post(number).events.push(Event { mark, engine, at: Instant::now() });
         self.meeting.pass(mark, number); // after it has been noted, or the next could be noted before
     }
 
@@ -396,7 +398,7 @@ impl Floor {
         let ended = Instant::now();
         let stands = match (paused_at, events.last()) {
             (Some(mark), _) => format!("in a pause at the mark `{mark}`"),
-            (None, Some(Event { mark, at })) => {
+            (None, Some(Event { mark, at, .. })) => {
                 format!("after the mark `{mark}`, which it reached {:.1?} ago", ended - *at)
             }
             (None, None) => "and has reached no mark".to_owned(),

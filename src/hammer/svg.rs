@@ -7,7 +7,8 @@ use std::time::Duration;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{Lane, Timeline};
+use super::timeline::Row;
+use super::{Arrival, Timeline};
 use crate::marks::COMMITTED;
 
 const WIDTH: u32 = 1200;
@@ -16,6 +17,8 @@ const WIDTH: u32 = 1200;
 const LANE: u32 = 30;
 const ABOVE: u32 = 56;
 const BELOW: u32 = 56;
+/// How wide the names of lanes are: of workers, and of their engines.
+const LABELS: [u32; 2] = [96, 160];
 
 const RAN: RGBColor = RGBColor(198, 204, 214);
 const WAITED: RGBColor = RGBColor(245, 170, 60);
@@ -27,7 +30,8 @@ type Drawn<'a> = Result<(), Box<dyn Error + 'a>>;
 
 impl Timeline {
     /// The timeline as SVG (with the feature `svg`): a lane per thread, with a line where it ran, orange where it waited
-    /// for a writer slot, blue where it held it, with a dot where it committed.
+    /// for a writer slot, blue where it held it, with a dot where it committed. Where the threads used several engines, a
+    /// thread has a lane for each that it used, with the engine's number.
     #[allow(clippy::missing_panics_doc, reason = "a string can always be drawn on")]
     pub fn to_svg(&self) -> String {
         let mut svg = String::new();
@@ -36,7 +40,9 @@ impl Timeline {
     }
 
     fn draw<'a>(&self, svg: &'a mut String) -> Drawn<'a> {
-        let height = ABOVE + LANE * self.lanes().len() as u32 + BELOW;
+        let rows = self.rows();
+        let are_several = rows.iter().any(|row| row.engine.is_some());
+        let height = ABOVE + LANE * rows.len() as u32 + BELOW;
         let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
         root.fill(&WHITE)?;
         let (unit, per_second) = unit(self.took());
@@ -46,24 +52,24 @@ impl Timeline {
             .margin_top(ABOVE)
             .margin_right(24)
             .x_label_area_size(BELOW)
-            .y_label_area_size(96)
-            .build_cartesian_2d(0.0..end, self.lanes().len() as f64..0.0)?;
+            .y_label_area_size(LABELS[usize::from(are_several)])
+            .build_cartesian_2d(0.0..end, rows.len() as f64..0.0)?;
         let mut mesh = chart.configure_mesh();
         mesh.disable_y_mesh().disable_y_axis().y_labels(0).light_line_style(WHITE).bold_line_style(RAN.mix(0.5));
         mesh.x_labels(12).x_desc(unit).label_style(("sans-serif", 14)).draw()?;
 
         let name = TextStyle::from(("sans-serif", 14)).pos(Pos::new(HPos::Right, VPos::Center));
-        for (row, lane) in self.lanes().iter().enumerate() {
-            let middle = row as f64 + 0.5;
-            let bar = |span: &Range<Duration>, half: f64, color: RGBColor| {
+        for (number, row) in rows.iter().enumerate() {
+            let middle = number as f64 + 0.5;
+            let bar = |span: Range<Duration>, half: f64, color: RGBColor| {
                 Rectangle::new([(at(span.start), middle - half), (at(span.end), middle + half)], color.filled())
             };
-            chart.draw_series([bar(&lane.ran, 0.06, RAN)])?;
-            chart.draw_series(lane.held.iter().map(|span| bar(span, 0.36, HELD)))?;
-            chart.draw_series(lane.waited.iter().map(|span| bar(span, 0.2, WAITED)))?;
+            chart.draw_series([bar(row.lane.ran.clone(), 0.06, RAN)])?;
+            chart.draw_series(row.held().map(|span| bar(span, 0.36, HELD)))?;
+            chart.draw_series(row.waited().map(|span| bar(span, 0.2, WAITED)))?;
             let dot = |time| Circle::new((at(time), middle), 3, COMMIT.filled());
-            chart.draw_series(commits(lane).map(dot))?;
-            let label = Text::new(format!("worker {}", lane.worker), (-10, 0), name.clone());
+            chart.draw_series(commits(row).map(dot))?;
+            let label = Text::new(label_of(row), (-10, 0), name.clone());
             chart.draw_series([EmptyElement::at((0.0, middle)) + label])?;
         }
         root.draw(&Text::new(format!("round {}", self.round()), (24, 20), ("sans-serif", 16).into_font()))?;
@@ -78,8 +84,18 @@ impl Timeline {
     }
 }
 
-fn commits(lane: &Lane) -> impl Iterator<Item = Duration> {
-    lane.marks.iter().filter(|(_, mark)| *mark == COMMITTED).map(|(at, _)| *at)
+fn commits(row: &Row<'_>) -> impl Iterator<Item = Duration> {
+    let is_one = |mark: &&Arrival| mark.mark == COMMITTED && (row.engine.is_none() || row.engine == mark.engine);
+    row.lane.marks.iter().filter(is_one).map(|mark| mark.at)
+}
+
+fn label_of(row: &Row<'_>) -> String {
+    let worker = format!("worker {}", row.lane.worker);
+    match row.engine {
+        Some(engine) if row.is_first => format!("{worker}, engine {engine}"),
+        Some(engine) => format!("engine {engine}"),
+        None => worker,
+    }
 }
 
 /// In which unit times are legible, and how many of them are in a second.

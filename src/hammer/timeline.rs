@@ -1,5 +1,6 @@
 //! Who waited for the writer slot, and who held it, when.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -9,10 +10,12 @@ use super::report::Finished;
 use crate::marks::{SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED, SLOT_TAKEN};
 
 /// What each thread did in one round, and when: with a lane per thread, it prints as text, and with the feature `svg` it is
-/// drawn by `to_svg`. Times count from the start of the round.
+/// drawn by `to_svg`. Where the threads used several engines, a thread has a line for each that it used. Times count from
+/// the start of the round.
 ///
-/// The marks don't say which engine they are of. Who works on several has them in one lane, and what is held of two at once
-/// can't be told apart. A wait that is given up goes on, here, to when a slot is asked for next.
+/// When a connection that polls gives up, nothing tells it. If it asks for the same engine's slot again later, the timeline
+/// shows one wait; otherwise the wait ends where it asked last. A slot that another thread gives back is shown as held until
+/// this thread ends.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
     round: usize,
@@ -27,12 +30,36 @@ pub struct Lane {
     pub worker: usize,
     /// From its start to its end.
     pub ran: Range<Duration>,
-    /// When it waited for a writer slot.
-    pub waited: Vec<Range<Duration>>,
-    /// When it held a writer slot.
-    pub held: Vec<Range<Duration>>,
+    /// When it waited for a writer slot, in the order in which it began to.
+    pub waited: Vec<Span>,
+    /// When it held a writer slot, in the order in which it took them.
+    pub held: Vec<Span>,
     /// When it came to which mark.
-    pub marks: Vec<(Duration, &'static str)>,
+    pub marks: Vec<Arrival>,
+}
+
+/// How long a thread waited for an engine's writer slot, or held it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Span {
+    /// The engine's number, which is in its URI ([`Engine::uri`](crate::Engine::uri)).
+    pub engine: u64,
+    /// When it began.
+    pub start: Duration,
+    /// When it ended.
+    pub end: Duration,
+}
+
+/// When a thread came to a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Arrival {
+    /// When it went on from there.
+    pub at: Duration,
+    /// Which mark it is.
+    pub mark: &'static str,
+    /// The engine's number, if the mark is of an engine's writer slot.
+    pub engine: Option<u64>,
 }
 
 impl Timeline {
@@ -62,14 +89,27 @@ impl Timeline {
         self.lanes.iter().map(|lane| lane.ran.end).max().unwrap_or_default()
     }
 
+    /// The engines whose slots the threads waited for or held.
+    fn engines(&self) -> BTreeSet<u64> {
+        self.lanes.iter().flat_map(Lane::engines).collect()
+    }
+
+    /// What is drawn below each other: a row for each thread; where there are several engines, for each that it used.
+    pub(super) fn rows(&self) -> Vec<Row<'_>> {
+        let are_several = self.engines().len() > 1;
+        let rows = |lane| Row::all_of(lane, are_several);
+        self.lanes.iter().flat_map(rows).collect()
+    }
+
     #[cfg(feature = "json")]
     pub(super) fn to_json(&self) -> serde_json::Value {
         use serde_json::json;
 
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let span = |span: &Range<Duration>| json!([nanoseconds(span.start), nanoseconds(span.end)]);
-        let spans = |spans: &[Range<Duration>]| spans.iter().map(span).collect::<Vec<_>>();
-        let mark = |(at, mark): &(Duration, &str)| json!({ "mark": mark, "at": nanoseconds(*at) });
+        let of_slot = |span: &Span| json!({ "engine": span.engine, "from": nanoseconds(span.start), "to": nanoseconds(span.end) });
+        let spans = |spans: &[Span]| spans.iter().map(of_slot).collect::<Vec<_>>();
+        let mark = |its: &Arrival| json!({ "mark": its.mark, "engine": its.engine, "at": nanoseconds(its.at) });
         let lane = |lane: &Lane| {
             json!({
                 "worker": lane.worker,
@@ -88,26 +128,84 @@ impl Lane {
         Lane { worker, ran, waited: Vec::new(), held: Vec::new(), marks: Vec::new() }
     }
 
+    fn engines(&self) -> BTreeSet<u64> {
+        self.waited.iter().chain(&self.held).map(|span| span.engine).collect()
+    }
+
     fn fill(&mut self, events: &[Event], since: impl Fn(Instant) -> Duration) {
-        let mut waiting: Option<Range<Duration>> = None;
-        let mut holding = Vec::new();
-        for event in events {
-            let at = since(event.at);
-            self.marks.push((at, event.mark));
-            match event.mark {
-                // Who is refused and comes back goes on waiting.
-                SLOT_ASKED => waiting = Some(waiting.map_or(at, |wait| wait.start)..at),
-                SLOT_TAKEN => {
-                    self.waited.extend(waiting.take().map(|wait| wait.start..at));
-                    holding.push(at);
-                }
-                SLOT_REFUSED => self.waited.extend(waiting.take().map(|wait| wait.start..at)),
-                SLOT_GIVEN_BACK => self.held.extend(holding.pop().map(|start| start..at)),
-                _ => {}
+        let mut slots: BTreeMap<u64, Slot> = BTreeMap::new();
+        for Event { mark, engine, at } in events {
+            let at = since(*at);
+            self.marks.push(Arrival { at, mark, engine: *engine });
+            if let Some(engine) = *engine {
+                self.follow(engine, slots.entry(engine).or_default(), mark, at);
             }
         }
-        self.waited.extend(waiting); // it was given up when it was asked for last
-        self.held.extend(holding.into_iter().map(|start| start..self.ran.end));
+        for (engine, Slot { asked, taken }) in slots {
+            self.waited.extend(asked.map(|Range { start, end }| Span { engine, start, end })); // it was given up
+            let end = self.ran.end;
+            self.held.extend(taken.into_iter().map(|start| Span { engine, start, end }));
+        }
+        [&mut self.waited, &mut self.held].into_iter().for_each(|spans| spans.sort_by_key(|span| span.start));
+    }
+
+    fn follow(&mut self, engine: u64, slot: &mut Slot, mark: &str, at: Duration) {
+        let until_now = |start| Span { engine, start, end: at };
+        let waited = |asked: Range<Duration>| until_now(asked.start);
+        match mark {
+            // Who is refused and comes back goes on waiting.
+            SLOT_ASKED => slot.asked = Some(slot.asked.take().map_or(at, |asked| asked.start)..at),
+            SLOT_REFUSED => self.waited.extend(slot.asked.take().map(waited)),
+            SLOT_TAKEN => {
+                self.waited.extend(slot.asked.take().map(waited));
+                slot.taken.push(at);
+            }
+            SLOT_GIVEN_BACK => self.held.extend(slot.taken.pop().map(until_now)),
+            _ => {}
+        }
+    }
+}
+
+/// What a thread has to do with one engine's writer slot.
+#[derive(Default)]
+struct Slot {
+    /// When it was asked for first and last, since it was taken or refused.
+    asked: Option<Range<Duration>>,
+    /// When it was taken. Several times, if another thread has given it back.
+    taken: Vec<Duration>,
+}
+
+/// What is drawn beside one label.
+pub(super) struct Row<'a> {
+    pub(super) lane: &'a Lane,
+    /// Which engine's slot; `None` for those of all.
+    pub(super) engine: Option<u64>,
+    /// Whether it is the first of the lane's rows.
+    pub(super) is_first: bool,
+}
+
+impl<'a> Row<'a> {
+    fn all_of(lane: &'a Lane, are_several: bool) -> Vec<Row<'a>> {
+        let engines = if are_several { lane.engines() } else { BTreeSet::new() };
+        let row = |(number, engine)| Row { lane, engine: Some(engine), is_first: number == 0 };
+        match engines.is_empty() {
+            true => vec![Row { lane, engine: None, is_first: true }],
+            false => engines.into_iter().enumerate().map(row).collect(),
+        }
+    }
+
+    pub(super) fn waited(&self) -> impl Iterator<Item = Range<Duration>> {
+        self.of_its_engine(&self.lane.waited)
+    }
+
+    pub(super) fn held(&self) -> impl Iterator<Item = Range<Duration>> {
+        self.of_its_engine(&self.lane.held)
+    }
+
+    fn of_its_engine<'s>(&self, spans: &'s [Span]) -> impl Iterator<Item = Range<Duration>> + use<'s> {
+        let engine = self.engine;
+        let is_its = move |span: &&Span| engine.is_none_or(|engine| span.engine == engine);
+        spans.iter().filter(is_its).map(|span| span.start..span.end)
     }
 }
 
@@ -119,16 +217,21 @@ impl fmt::Display for Timeline {
         let took = self.took();
         writeln!(f, "round {}, {took:.1?}: · runs, - waits for a writer slot, # holds it", self.round)?;
         let column = |at: Duration| (COLUMNS as f64 * at.as_secs_f64() / took.as_secs_f64().max(1e-9)) as usize;
-        for lane in &self.lanes {
+        let rows = self.rows();
+        let are_several = rows.iter().any(|row| row.engine.is_some());
+        for row in rows {
             let mut cells = [' '; COLUMNS];
-            let mut draw = |span: &Range<Duration>, with: char| {
+            let mut draw = |span: Range<Duration>, with: char| {
                 let start = column(span.start).min(COLUMNS - 1);
                 cells[start..column(span.end).clamp(start + 1, COLUMNS)].fill(with);
             };
-            draw(&lane.ran, '·');
-            lane.held.iter().for_each(|span| draw(span, '#'));
-            lane.waited.iter().for_each(|span| draw(span, '-')); // over it: who holds one slot may wait for another
-            writeln!(f, "{:>4} {}", lane.worker, cells.iter().collect::<String>().trim_end())?;
+            draw(row.lane.ran.clone(), '·');
+            row.held().for_each(|span| draw(span, '#'));
+            row.waited().for_each(|span| draw(span, '-')); // over it: a thread that holds the slot may wait for itself
+            let worker = if row.is_first { row.lane.worker.to_string() } else { String::new() };
+            let engine = row.engine.map(|engine| format!("engine {engine}")).unwrap_or_default();
+            let width = if are_several { 14 } else { 0 };
+            writeln!(f, "{worker:>4} {engine:width$}{}", cells.iter().collect::<String>().trim_end())?;
         }
         Ok(())
     }
@@ -141,18 +244,25 @@ pub(super) mod tests {
 
     /// Two workers in a round of 10 ms: one waits, holds the slot and commits; one takes a slot as it ends, and keeps it.
     pub(in crate::hammer) fn timeline() -> Timeline {
+        let first = [(SLOT_ASKED, 7, 1), (SLOT_TAKEN, 7, 2), (COMMITTED, 7, 3), (SLOT_GIVEN_BACK, 7, 6)];
+        let second =
+            [(SLOT_ASKED, 7, 4), (SLOT_TAKEN, 7, 4), (SLOT_GIVEN_BACK, 7, 4), (SLOT_ASKED, 7, 10), (SLOT_TAKEN, 7, 10)];
+        of_workers(&[&first, &second])
+    }
+
+    /// The second begins at 2 ms.
+    fn of_workers(workers: &[&[(&'static str, u64, u64)]]) -> Timeline {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let worker = |number, begun, events: &[(&'static str, u64)]| Finished {
+        let event = |&(mark, engine, millis): &(_, u64, u64)| Event { mark, engine: Some(engine), at: at(millis) };
+        let worker = |(number, events): (usize, &&[_])| Finished {
             number,
-            begun: at(begun),
+            begun: at(2 * number as u64),
             ended: at(10),
             result: Ok(()),
-            events: events.iter().map(|&(mark, millis)| Event { mark, at: at(millis) }).collect(),
+            events: events.iter().map(event).collect(),
         };
-        let first = [(SLOT_ASKED, 1), (SLOT_TAKEN, 2), (COMMITTED, 3), (SLOT_GIVEN_BACK, 6)];
-        let second = [(SLOT_ASKED, 4), (SLOT_TAKEN, 4), (SLOT_GIVEN_BACK, 4), (SLOT_ASKED, 10), (SLOT_TAKEN, 10)];
-        Timeline::new(3, &[worker(0, 0, &first), worker(1, 2, &second)])
+        Timeline::new(3, &workers.iter().enumerate().map(worker).collect::<Vec<_>>())
     }
 
     #[test]
@@ -162,5 +272,29 @@ pub(super) mod tests {
         let second = cells(&[(" ", 20), ("·", 20), ("-", 1), ("·", 58), ("-", 1)]);
         let heading = "round 3, 10.0ms: · runs, - waits for a writer slot, # holds it";
         assert_eq!(timeline().to_string(), format!("{heading}\n   0 {first}\n   1 {second}\n"));
+    }
+
+    /// The first worker holds both slots and gives the first one back first. The second is refused one, and gets another.
+    #[test]
+    fn engines_have_lines_of_their_own() {
+        let first = [
+            (SLOT_ASKED, 7, 1),
+            (SLOT_TAKEN, 7, 1),
+            (SLOT_ASKED, 8, 2),
+            (SLOT_TAKEN, 8, 4),
+            (SLOT_GIVEN_BACK, 7, 6),
+            (SLOT_GIVEN_BACK, 8, 8),
+        ];
+        let second = [(SLOT_ASKED, 7, 3), (SLOT_ASKED, 9, 4), (SLOT_REFUSED, 9, 5), (SLOT_TAKEN, 7, 6)];
+        let cells = |parts: &[(&str, usize)]| parts.iter().map(|(cell, times)| cell.repeat(*times)).collect::<String>();
+        let lines = [
+            ("   0 engine 7", cells(&[("·", 10), ("-", 1), ("#", 49), ("·", 40)])),
+            ("     engine 8", cells(&[("·", 20), ("-", 20), ("#", 40), ("·", 20)])),
+            ("   1 engine 7", cells(&[(" ", 20), ("·", 10), ("-", 30), ("#", 40)])),
+            ("     engine 9", cells(&[(" ", 20), ("·", 20), ("-", 10), ("·", 50)])),
+        ];
+        let expected: String = lines.iter().map(|(label, cells)| format!("{label}      {cells}\n")).collect();
+        let text = of_workers(&[&first, &second]).to_string();
+        assert_eq!(text.split_once('\n').unwrap().1, expected);
     }
 }

@@ -1,22 +1,24 @@
 //! Images: the contents of templates as files, which the processes of a test run share.
 //!
 //! An image is an ordinary SQLite database with a seal behind its last page. Nobody writes to one in its place: it is
-//! written aside, sealed, made read-only and renamed. So it can be mapped into memory, and its pages are read when they are
-//! needed and shared by all processes.
+//! written aside, sealed, made read-only and renamed. So a large one can be mapped into memory: its pages are read when they
+//! are needed, and all processes share them.
 
+mod lock;
 mod os;
 mod seal;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Once, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, SystemTime};
 use std::{env, process};
 
 use rusqlite::Connection;
 use twox_hash::XxHash3_128;
 
+use self::lock::LockFile;
 use self::seal::Seal;
 use crate::error::Result;
 use crate::pages::Base;
@@ -93,7 +95,7 @@ pub(crate) fn get_or_build(
         warn(&image.path, &error);
     }
     prune(image.folder);
-    // Mapped, it takes no memory of its own.
+    // Mapped, a large one takes no memory of its own.
     Ok(image.load().unwrap_or(content))
 }
 
@@ -101,13 +103,13 @@ pub(crate) fn get_or_build(
 fn warn(path: &Path, error: &io::Error) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let path = path.display();
-        // Not by eprintln, which test runners capture and show for failing tests only.
-        let _ = writeln!(
-            io::stderr(),
-            "rusqlite-fixtures: can't use `{path}` to share templates: {error}; each process builds its own"
-        );
+        say(&format!("can't use `{}` to share templates: {error}; each process builds its own", path.display()));
     });
+}
+
+fn say(what: &str) {
+    // Not by eprintln, which test runners capture and show for failing tests only.
+    let _ = writeln!(io::stderr(), "rusqlite-fixtures: {what}");
 }
 
 /// Where images are, if there is a place for them.
@@ -153,8 +155,8 @@ enum Lock {
     /// Another process has built it meanwhile.
     Built(Content),
     NotToBeShared,
-    /// It is this process' turn, as long as it has the file.
-    ToBuild(File),
+    /// It is this process' turn.
+    ToBuild(LockFile),
 }
 
 impl Image<'_> {
@@ -171,23 +173,23 @@ impl Image<'_> {
         if !metadata.is_file() || !os::is_private(&metadata) {
             return None;
         }
-        let bytes: Base = os::map(&file).ok()?;
+        let bytes = bytes_of(&file, metadata.len()).ok()?;
         let (content, seal) = Seal::split((*bytes).as_ref())?;
         let len = content.len();
-        if seal.identity != self.identity || !seal.is_whole(content, &file, &metadata) {
+        // The metadata as they are after it was read: by them it is known that nobody has written to it.
+        if seal.identity != self.identity || !seal.is_whole(content, &file, &file.metadata().ok()?) {
             return None;
         }
         let snapshot = Snapshot::from_base(bytes, len).ok()?;
         Some(Content { snapshot, is_of_its_time: false }) // or it would not have been kept
     }
 
-    /// Waits until no other process is building it.
+    /// Waits until no other process is building it; not if that one waits for this process, or takes all patience.
     fn lock(&self) -> io::Result<Lock> {
         if self.forbidden.exists() {
             return Ok(Lock::NotToBeShared);
         }
-        let file = os::open_private(&self.lock)?;
-        file.lock()?; // the system takes it back when the process ends, however it does
+        let Some(file) = LockFile::acquire(&self.lock, lock::PATIENCE)? else { return Ok(Lock::NotToBeShared) };
         if let Some(content) = self.load() {
             return Ok(Lock::Built(content));
         }
@@ -224,6 +226,19 @@ impl Image<'_> {
         // Its time of modification is going to vouch for it, so it must not be there before the content is.
         file.sync_all()
     }
+}
+
+/// The largest image that is read into memory. To read it takes up to 0.1 ms longer than to map it (see DESIGN.md), and then
+/// it can't be taken away: to look at what is mapped of a file that was truncated since kills the process.
+const READ_UP_TO: u64 = 256 << 10;
+
+fn bytes_of(mut file: &File, len: u64) -> io::Result<Base> {
+    if len > READ_UP_TO {
+        return os::map(file);
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(Arc::new(bytes))
 }
 
 /// How long files are kept that nobody may need any more.

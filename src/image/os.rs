@@ -13,8 +13,8 @@ use crate::pages::Base;
 /// The bytes of a file that is never written to again.
 pub(super) fn map(file: &File) -> io::Result<Base> {
     // SAFETY: images are read-only, in a folder that nobody else can write to; this crate replaces and removes them but never
-    // writes to one, and a mapping keeps what it maps when its file is removed. Whoever would change one in its place all the
-    // same has been told not to, in the documentation of `Template`.
+    // writes to one, and a mapping keeps what it maps when its file is removed. The documentation of `Template` says that
+    // nobody else may change one in its place.
     let map = unsafe { Mmap::map(file)? };
     Ok(Arc::new(map))
 }

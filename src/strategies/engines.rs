@@ -11,6 +11,7 @@ use super::model::{Content, Effect, Model, Outcome};
 use super::operation::{AT_FIRST, ELSEWHERE, HANDS, Kind, Operation, Place, Statement, TABLES};
 use super::rows::Rows;
 use super::subject::{Difference, Subject};
+use crate::error::Error;
 use crate::vfs::set_busy_handler;
 use crate::{Engine, PooledConnection, Snapshot, UnitOfWork};
 
@@ -254,7 +255,8 @@ fn take(engine: &Engine, kind: Kind) -> crate::Result<Held> {
         }
         Kind::Uri => {
             let connection = Connection::open(engine.uri())?;
-            engine.setup().carry_out(&connection)?; // as all other connections are
+            let set_up = engine.setup().carry_out(&connection); // as all other connections are
+            set_up.map_err(|cause| Error::open_connection(&engine.name(), cause))?;
             connection.busy_timeout(Duration::ZERO)?;
             Held::Connection(with_small_cache(connection)?)
         }

@@ -28,7 +28,7 @@ use self::mount::FileName;
 pub(crate) use self::mount::{Mount, Name};
 #[cfg(feature = "proptest")]
 pub(crate) use self::session::set_busy_handler;
-pub(crate) use self::session::{Session, Setup, connect, is_connected};
+pub(crate) use self::session::{OnConnect, Session, Setup, connect, is_connected};
 use crate::faults::{self, Call};
 use crate::outside;
 

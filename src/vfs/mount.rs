@@ -17,9 +17,6 @@ const PREFIX: &str = "/rusqlite-fixtures/engine-";
 pub(crate) struct Mount {
     pub(crate) store: Store,
     name: Name,
-    /// Never used twice in a process, so that the name of an engine that is gone can't come to mean another one. It
-    /// changes when the store begins to serve another engine.
-    id: AtomicU64,
 }
 
 /// What an engine is called in messages.
@@ -43,7 +40,7 @@ static TOLD_GONE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 impl Mount {
     /// Makes a store that can be opened by its file name.
     pub(crate) fn new(snapshot: Snapshot, name: Name) -> Arc<Mount> {
-        let mount = Arc::new(Mount { store: Store::new(snapshot), name, id: AtomicU64::new(0) });
+        let mount = Arc::new(Mount { store: Store::new(snapshot), name });
         mount.expose();
         mount
     }
@@ -51,7 +48,7 @@ impl Mount {
     /// Gives the store a file name that there has never been, by which it can be opened.
     pub(crate) fn expose(self: &Arc<Mount>) {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.id.store(id, Ordering::Relaxed);
+        self.store.set_number(id);
         mounts().insert(id, Arc::downgrade(self));
     }
 
@@ -80,8 +77,10 @@ impl Mount {
         format!("{PREFIX}{}", self.id())
     }
 
+    /// Never used twice in a process, so that the name of an engine that is gone can't come to mean another one. It
+    /// changes when the store begins to serve another engine.
     pub(super) fn id(&self) -> u64 {
-        self.id.load(Ordering::Relaxed)
+        self.store.number()
     }
 
     pub(super) fn find(id: u64) -> Option<Arc<Mount>> {

@@ -1,7 +1,7 @@
 //! Connections: opening them, and telling whether one is as good as new after somebody has used it.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::panic::catch_unwind;
+use std::panic::{Location, catch_unwind};
 use std::ptr;
 use std::sync::Arc;
 
@@ -12,31 +12,48 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::waiting::wait_in_turn;
 use super::watch::Watch;
 use super::{File, METHODS, Mount, handle};
+use crate::error::{BoxError, NoConnection};
 use crate::faults;
 use crate::origin::{Purpose, Refusal};
 
 /// What every connection is given before anybody has it.
 pub(crate) struct Setup {
     pub(crate) foreign_keys: bool,
-    pub(crate) on_connect: Vec<fn(&Connection)>,
+    pub(crate) on_connect: Vec<OnConnect>,
+}
+
+/// What a template does to each connection, and where that is written.
+#[derive(Clone, Copy)]
+pub(crate) struct OnConnect {
+    pub(crate) function: fn(&Connection) -> Result<(), BoxError>,
+    pub(crate) at: &'static Location<'static>,
+}
+
+impl OnConnect {
+    fn carry_out(self, connection: &Connection) -> Result<(), NoConnection> {
+        let done = (self.function)(connection).and_then(|()| match connection.is_autocommit() {
+            true => Ok(()),
+            false => Err("it has left a transaction open".into()),
+        });
+        done.map_err(|cause| NoConnection::NotSetUp { at: self.at, cause })
+    }
 }
 
 impl Setup {
     /// The setup of engines that are no template's, and of a template that says nothing.
     pub(crate) const DEFAULT: Setup = Setup { foreign_keys: true, on_connect: Vec::new() };
 
-    pub(crate) fn carry_out(&self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn carry_out(&self, connection: &Connection) -> Result<(), NoConnection> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;
-        // Which can't fail, so it is spared what is meant for the code under test.
-        faults::spare(|| self.on_connect.iter().for_each(|on_connect| on_connect(connection)));
-        Ok(())
+        // It is the test's own set-up, so it is spared what is meant for the code under test.
+        faults::spare(|| self.on_connect.iter().try_for_each(|on_connect| on_connect.carry_out(connection)))
     }
 }
 
 /// Opens a connection that waits in the engine's queue for its turn to write.
-pub(crate) fn connect(uri: &str, setup: &Setup, purpose: Purpose) -> rusqlite::Result<Connection> {
+pub(crate) fn connect(uri: &str, setup: &Setup, purpose: Purpose) -> Result<Connection, NoConnection> {
     let connection = open(uri, purpose)?;
-    set_up(&connection, setup)?;
+    setup.carry_out(&connection)?;
     Ok(connection)
 }
 
@@ -48,15 +65,6 @@ fn open(uri: &str, purpose: Purpose) -> rusqlite::Result<Connection> {
     unsafe { handle(file_of(&connection).cast()) }.set_purpose(purpose);
     set_busy_handler(&connection);
     Ok(connection)
-}
-
-fn set_up(connection: &Connection, setup: &Setup) -> rusqlite::Result<()> {
-    setup.carry_out(connection)?;
-    if connection.is_autocommit() {
-        return Ok(());
-    }
-    let misuse = ffi::Error::new(ffi::SQLITE_MISUSE);
-    Err(rusqlite::Error::SqliteFailure(misuse, Some("on_connect has left a transaction open".to_owned())))
 }
 
 /// Whether the connection's main database is this one.
@@ -144,14 +152,14 @@ pub(crate) struct Session {
 unsafe impl Send for Session {}
 
 impl Session {
-    pub(crate) fn open(uri: &str, setup: &Setup, purpose: Purpose) -> rusqlite::Result<Session> {
+    pub(crate) fn open(uri: &str, setup: &Setup, purpose: Purpose) -> Result<Session, NoConnection> {
         Refusal::forget(); // of what came before
         let connection = open(uri, purpose)?;
         let file = file_of(&connection);
         // SAFETY: the file is open as long as the connection is, and not in use. (Before anything reads the schema.)
         let encoding_changes = unsafe { handle(file.cast()) }.encoding_changes();
         let watch = Watch::set(&connection);
-        set_up(&connection, setup)?;
+        setup.carry_out(&connection)?;
         let is_watched = setup.on_connect.is_empty() || watch.is_set(&connection);
         // Reads the schema now: the first time, SQLite settles the text encoding and compiles all statements again, which
         // would look like a change of the connection later.

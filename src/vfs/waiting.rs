@@ -114,11 +114,11 @@ fn wait_and_tell(mount: &Mount, claim: &Claim, place: Place, patience: Duration)
 
 /// Waits for the writer slot at this place in the queue, and prints nothing.
 pub(super) fn wait(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
-    marks::reached(marks::SLOT_ASKED);
+    mount.store.reached(marks::SLOT_ASKED);
     let result = mount.store.acquire(claim, place, patience);
     match &result {
-        Ok(()) => claim.mark_as_taken(),
-        Err(_) => marks::reached(marks::SLOT_REFUSED),
+        Ok(()) => mount.store.reached_taken(claim),
+        Err(_) => mount.store.reached(marks::SLOT_REFUSED),
     }
     result
 }

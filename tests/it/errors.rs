@@ -80,6 +80,11 @@ fn every_message() {
              failed: no migrations",
         ),
         (
+            Template::sql("SELECT 1").on_connect(|_| Err("no such extension".into())).engine().unwrap_err(),
+            "can't build the template at tests/it/errors.rs:N:N: the on_connect function given at \
+             tests/it/errors.rs:N:N failed: no such extension",
+        ),
+        (
             Template::build(|_| std::panic::panic_any(7)).engine().unwrap_err(),
             "can't build the template at tests/it/errors.rs:N:N: it panicked: not with a text",
         ),

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use rusqlite_fixtures::hammer::{
     COMMITTED, Failure, Hammer, Pause, REGISTRY_ASKED, REGISTRY_CREATED, REGISTRY_CREATING, Report, SLOT_ASKED,
-    SLOT_GIVEN_BACK, SLOT_TAKEN, reached,
+    SLOT_GIVEN_BACK, SLOT_TAKEN, Span, reached,
 };
+use rusqlite_fixtures::rusqlite::TransactionBehavior;
 use rusqlite_fixtures::{Engine, MEMORY_ENGINES};
 
 use crate::support::{engine_with_entries, entries, unique_url};
@@ -20,6 +21,12 @@ const FOR_EVER: Duration = Duration::from_secs(60);
 
 fn hammer(threads: usize, rounds: usize) -> Hammer {
     Hammer::new().threads(threads).rounds(rounds)
+}
+
+/// The number of an engine that spans and marks have.
+fn number_of(engine: &Engine) -> u64 {
+    let (_, number) = engine.uri().split_once("/engine-").unwrap();
+    number.split_once('?').unwrap().0.parse().unwrap()
 }
 
 /// What a report prints, but for times.
@@ -435,15 +442,15 @@ fn the_timeline_shows_who_waited_for_the_slot_and_who_held_it() {
     let timeline = report.timeline();
     assert_eq!((timeline.round(), timeline.lanes().len()), (1, 4));
 
-    let mut held: Vec<_> = timeline.lanes().iter().flat_map(|lane| lane.held.clone()).collect();
+    let mut held: Vec<Span> = timeline.lanes().iter().flat_map(|lane| lane.held.clone()).collect();
     held.sort_by_key(|span| span.start);
     assert_eq!(held.len(), 4);
     assert!(held.windows(2).all(|pair| pair[0].end <= pair[1].start), "one at a time: {held:?}");
     assert!(held.iter().all(|span| span.end - span.start >= Duration::from_millis(2)), "{held:?}");
     for lane in timeline.lanes() {
-        let inside = |span: &std::ops::Range<Duration>| lane.ran.start <= span.start && span.end <= lane.ran.end;
+        let inside = |span: &Span| lane.ran.start <= span.start && span.end <= lane.ran.end;
         assert!(lane.held.iter().chain(&lane.waited).all(inside), "{lane:?}");
-        assert!(lane.marks.iter().any(|(_, mark)| *mark == COMMITTED), "{lane:?}");
+        assert!(lane.marks.iter().any(|arrival| arrival.mark == COMMITTED), "{lane:?}");
     }
     let waited = timeline.lanes().iter().flat_map(|lane| &lane.waited).map(|span| span.end - span.start);
     assert!(waited.max().unwrap() >= Duration::from_millis(2), "{timeline}");
@@ -462,12 +469,79 @@ fn the_timeline_shows_who_waited_for_the_slot_and_who_held_it() {
     assert!(count("#F5AA3C") > 1 && svg.contains("worker 3"), "{svg}");
 }
 
+/// The worker that holds one engine's slot while it waits for another's gives the first one back first.
+#[test]
+fn the_timeline_tells_engines_apart() {
+    let engines = [(); 2].map(|()| engine_with_entries(&[(1, 0)]));
+    let numbers = engines.each_ref().map(number_of);
+    let both_hold = Barrier::new(2);
+    let pause = Pause::time(Duration::from_millis(5)).of_worker(0);
+    let report = hammer(2, 1).pause_at(SLOT_GIVEN_BACK, pause).run(move |worker| {
+        let begin = |engine: &Engine| engine.begin(TransactionBehavior::Immediate);
+        let [first, second] = &engines;
+        if worker.number() == 0 {
+            let work = begin(second)?;
+            both_hold.wait();
+            return Ok(work.commit()?);
+        }
+        let of_first = begin(first)?;
+        worker.reached("has the first");
+        both_hold.wait();
+        let of_second = begin(second)?;
+        worker.reached("has both");
+        of_first.execute("DELETE FROM entry", [])?;
+        of_first.commit()?;
+        worker.reached("has the second");
+        Ok(of_second.commit()?)
+    });
+    report.assert_no_failures();
+    let timeline = report.timeline();
+    let [first, second] = numbers;
+    let [alone, with_both] = timeline.lanes() else { panic!("{timeline}") };
+    let at = |mark: &str| with_both.marks.iter().find(|its| its.mark == mark).unwrap().at;
+    let of = |spans: &[Span], engine| spans.iter().copied().filter(|span| span.engine == engine).collect::<Vec<_>>();
+
+    assert_eq!((alone.held.len(), of(&alone.held, second).len()), (1, 1), "{alone:?}");
+    let [[held_first], [held_second]] = [first, second].map(|engine| of(&with_both.held, engine).try_into().unwrap());
+    assert!(held_first.start < at("has the first") && held_second.start > at("has the first"), "{with_both:?}");
+    assert!((at("has both")..at("has the second")).contains(&held_first.end), "{with_both:?}");
+    assert!(held_second.end > at("has the second"), "{with_both:?}");
+    let [[_], [waited]] = [first, second].map(|engine| <[Span; 1]>::try_from(of(&with_both.waited, engine)).unwrap());
+    assert!(held_first.start < waited.start && waited.end < held_first.end, "it waits and holds: {with_both:?}");
+    assert!(waited.end >= alone.held[0].end, "it waits for the other worker: {timeline:?}");
+    let committed: Vec<_> = with_both.marks.iter().filter(|its| its.mark == COMMITTED).map(|its| its.engine).collect();
+    assert_eq!(committed, [Some(first)]);
+    assert_eq!(with_both.marks.iter().find(|its| its.mark == "has both").unwrap().engine, None);
+
+    let rows = [("worker 0", second), ("worker 1", first), ("", second)];
+    let text = timeline.to_string();
+    assert_eq!(text.lines().count(), 1 + rows.len(), "{text}");
+    for (line, (worker, engine)) in text.lines().skip(1).zip(rows) {
+        let label = format!("{:>4} engine {engine} ", worker.trim_start_matches("worker "));
+        assert!(line.starts_with(&label) && line.contains(['#', '-']), "{text}");
+    }
+    let svg = timeline.to_svg();
+    let count = |text: &str| svg.matches(text).count();
+    assert_eq!((count("<circle"), count("#235AA5")), (1, 3 + 1), "one commit, three holds; the legend\n{svg}");
+    for (worker, engine) in rows {
+        let label = if worker.is_empty() { format!("engine {engine}") } else { format!("{worker}, engine {engine}") };
+        assert!(svg.lines().any(|line| line.trim() == label), "{label}\n{svg}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+    let lane = &json["timeline"]["lanes"][1];
+    let engines = |what: &str| -> Vec<u64> {
+        lane[what].as_array().unwrap().iter().map(|span| span["engine"].as_u64().unwrap()).collect()
+    };
+    assert_eq!([engines("waited"), engines("held")], [[first, second]; 2]);
+    assert_eq!(lane["held"][0]["to"].as_u64().map(Duration::from_nanos), Some(held_first.end));
+}
+
 /// A wait that is given up ends where the slot was asked for last; what is never given back is held to the end.
 #[test]
 fn the_timeline_shows_waits_in_vain() {
     let engine = engine_with_entries(&[(1, 0)]);
     engine.set_lock_timeout(Duration::from_millis(5));
-    let writer = engine.begin(rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate).unwrap();
+    let writer = engine.begin(TransactionBehavior::Immediate).unwrap();
     let hammered = engine.clone();
     let report = hammer(2, 1).run(move |worker| {
         if worker.number() == 0 {
@@ -475,7 +549,7 @@ fn the_timeline_shows_waits_in_vain() {
             return Ok(work.execute("DELETE FROM entry", [])?); // SQLite's own error
         }
         let other = engine_with_entries(&[]);
-        std::mem::forget(other.begin(rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate)?);
+        std::mem::forget(other.begin(TransactionBehavior::Immediate)?);
         Ok(0)
     });
     drop(writer);
@@ -492,7 +566,7 @@ fn the_timeline_shows_waits_in_vain() {
 fn a_wait_that_was_refused_ends_in_the_timeline() {
     let engine = engine_with_entries(&[(1, 0)]);
     engine.set_lock_timeout(Duration::from_millis(5));
-    let writer = Mutex::new(Some(engine.begin(rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate).unwrap()));
+    let writer = Mutex::new(Some(engine.begin(TransactionBehavior::Immediate).unwrap()));
     let hammered = engine.clone();
     let report = hammer(1, 1).run(move |worker| {
         let nothing = hammered.snapshot();
@@ -505,7 +579,7 @@ fn a_wait_that_was_refused_ends_in_the_timeline() {
     });
     report.assert_no_failures();
     let lane = &report.timeline().lanes()[0];
-    let at = |mark: &str| lane.marks.iter().find(|(_, its)| *its == mark).unwrap().0;
+    let at = |mark: &str| lane.marks.iter().find(|its| its.mark == mark).unwrap().at;
     let [in_vain, after @ ..] = &lane.waited[..] else { panic!("no wait is told: {lane:?}") };
     assert!(in_vain.end - in_vain.start >= Duration::from_millis(5) && in_vain.end <= at("refused"), "{lane:?}");
     assert_eq!(after.len(), 2, "{lane:?}");

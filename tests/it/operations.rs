@@ -285,7 +285,7 @@ static ACCOUNTS: Template = Template::sql(
 )
 .on_connect(|connection| {
     let flags = FunctionFlags::SQLITE_UTF8;
-    connection.create_scalar_function("same", 1, flags, |context| context.get::<String>(0)).unwrap();
+    Ok(connection.create_scalar_function("same", 1, flags, |context| context.get::<String>(0))?)
 })
 .key("operations-accounts");
 
@@ -385,7 +385,7 @@ fn nothing_waits_whatever_on_connect_sets() {
     const WAIT: Duration = Duration::from_secs(15);
     static PATIENT: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)")
         .seed("INSERT INTO entry VALUES (1, 0)")
-        .on_connect(|connection| connection.busy_timeout(WAIT).unwrap())
+        .on_connect(|connection| Ok(connection.busy_timeout(WAIT)?))
         .key("operations-patient");
     for _ in 0..2 {
         let mut engines = Engines::new(&ENTRY, PATIENT.engine().unwrap()).unwrap(); // the second time a used one
@@ -404,7 +404,7 @@ fn nothing_waits_whatever_on_connect_sets() {
 fn threads_take_turns_whatever_on_connect_sets() {
     static IMPATIENT: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)")
         .seed("INSERT INTO entry VALUES (1, 0)")
-        .on_connect(|connection| connection.busy_timeout(Duration::ZERO).unwrap())
+        .on_connect(|connection| Ok(connection.busy_timeout(Duration::ZERO)?))
         .key("operations-impatient");
     let update =
         Transaction { immediate: true, ..committed(&[Statement::Read, Statement::Update { key: 1, value: 5 }]) };

@@ -325,7 +325,7 @@ fn the_usual_set_up_keeps_no_connection_from_being_used_again() {
 fn what_on_connect_sets_is_put_back() {
     static TEMPLATE: Template = Template::sql(SCHEMA)
         .on_connect(|connection| {
-            connection.execute_batch("PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 5").unwrap()
+            Ok(connection.execute_batch("PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 5")?)
         })
         .key("set-up-pragmas");
     for _ in 0..3 {

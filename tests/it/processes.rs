@@ -3,14 +3,14 @@
 //! Each test runs `child` of this very program, as a process of its own, in a folder of its own.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use std::{env, thread};
 
 use rusqlite_fixtures::rusqlite::{Connection, OpenFlags};
-use rusqlite_fixtures::{Snapshot, Template};
+use rusqlite_fixtures::{BoxError, Snapshot, Template};
 use tempfile::TempDir;
 
 use crate::support::{assert_integrity, number};
@@ -37,7 +37,7 @@ static UNKNOWN_PARENT: Template = Template::from(&UNKNOWN).seed("DELETE FROM acc
 static OTHER_KEY: Template = Template::build(build).key("processes-v2");
 static DERIVED: Template = Template::from(&KEYED).seed("DELETE FROM account WHERE id > 10");
 static UNKNOWN: Template = Template::build(build);
-static SET_UP: Template = Template::sql(SCHEMA).on_connect(|_| {});
+static SET_UP: Template = Template::sql(SCHEMA).on_connect(|_| Ok(()));
 static TIMELY: Template = Template::sql(SCHEMA).seed(
     "CREATE TABLE visit (account INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP); INSERT INTO visit (account) VALUES (1)",
 );
@@ -50,6 +50,44 @@ static OF_TIMELY: Template = Template::from(&TIMELY).seed("DELETE FROM account W
 static TIMELY_WITH_KEY: Template = Template::from(&TIMELY_PARENT).seed("INSERT INTO visit VALUES (2)").key("timely");
 static TIMELY_PARENT: Template =
     Template::sql("CREATE TABLE visit (at TEXT); INSERT INTO visit VALUES (datetime('now'))").key("timely parent");
+
+/// Its image is larger than those that are read into memory.
+static LARGE: Template = Template::sql(
+    "CREATE TABLE account AS WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < 1000)
+    SELECT id, zeroblob(1000) AS padding FROM ids",
+);
+
+/// Each asks for the other, once both are being built.
+static ONE_OF_TWO: Template = Template::build(|_| ask("one", "other", &OTHER_OF_TWO)).key("one-of-two");
+static OTHER_OF_TWO: Template = Template::build(|_| ask("other", "one", &ONE_OF_TWO)).key("other-of-two");
+
+/// The first two are built by two threads of one process, the third by another process.
+static FIRST_OF_THREE: Template = Template::build(|_| ask("first", "second", &SECOND_OF_THREE)).key("first-of-three");
+static SECOND_OF_THREE: Template = Template::build(|_| ask("second", "third", &THIRD_OF_THREE)).key("second-of-three");
+static THIRD_OF_THREE: Template = Template::build(|_| ask("third", "first", &FIRST_OF_THREE)).key("third-of-three");
+
+fn ask(this: &str, other: &str, template: &Template) -> Result<(), BoxError> {
+    let builds = PathBuf::from(env::var(BUILDS)?);
+    File::create(builds.with_file_name(this))?;
+    until("the other is being built", || builds.with_file_name(other).exists());
+    Ok(template.engine().map(drop)?)
+}
+
+fn assert_refused(template: &Template) {
+    let error = template.engine().unwrap_err();
+    assert!(error.to_string().contains("its build asks for the same template"), "{error}");
+}
+
+/// Waits until it is so, for which there is plenty of time.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < DEADLINE, "after {DEADLINE:?}, it is not so that {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Functions that are written at one place and have one key.
 macro_rules! namesakes {
@@ -80,6 +118,30 @@ fn child() {
         Ok("namesakes") => {
             let id = |template: &Template| number(&template.unit_of_work().unwrap(), "SELECT id FROM account");
             assert_eq!((id(&TEN), id(&TWENTY)), (10, 20));
+        }
+        Ok(role @ ("one" | "other")) => {
+            let template = if role == "one" { &ONE_OF_TWO } else { &OTHER_OF_TWO };
+            assert_refused(template);
+            assert_eq!(count(&KEYED), 1000, "other templates are built as ever");
+        }
+        Ok("first and second") => thread::scope(|scope| {
+            scope.spawn(|| assert_refused(&FIRST_OF_THREE));
+            scope.spawn(|| assert_refused(&SECOND_OF_THREE));
+        }),
+        Ok("third") => assert_refused(&THIRD_OF_THREE),
+        Ok("truncated") => {
+            let engine = KEYED.engine().unwrap(); // nothing but the header has been looked at
+            let builds = PathBuf::from(env::var(BUILDS).unwrap());
+            File::create(builds.with_file_name("loaded")).unwrap();
+            until("the image is truncated", || builds.with_file_name("truncated").exists());
+            assert_eq!(count(&KEYED), 1000);
+            assert_integrity(&engine.connect().unwrap());
+        }
+        Ok("mapped") => {
+            assert_eq!((count(&KEYED), count(&LARGE)), (1000, 1000));
+            let maps = fs::read_to_string("/proc/self/maps").unwrap();
+            let images: Vec<&str> = maps.lines().filter(|line| line.ends_with(".sqlite3")).collect();
+            assert_eq!(images.len(), 1, "{images:?}");
         }
         Ok("write") => {
             let engine = KEYED.engine().unwrap();
@@ -149,7 +211,7 @@ impl Folder {
 
 fn succeeded(output: Output) -> String {
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{stderr}");
+    assert!(output.status.success(), "{}: {stderr}", output.status);
     stderr
 }
 
@@ -291,6 +353,34 @@ fn make_writable(path: &Path) {
     fs::set_permissions(path, permissions).unwrap();
 }
 
+/// As `cp` does to a file that is there. What is mapped would be gone: to look at it kills the process (SIGBUS).
+#[test]
+fn a_small_image_may_be_truncated_while_a_process_has_it() {
+    let folder = Folder::new();
+    folder.run("share");
+    let child = folder.spawn("truncated");
+    let beside = |name: &str| folder.folder.path().join(name);
+    until("the child has the image", || beside("loaded").exists());
+    make_writable(&folder.image());
+    File::options().write(true).open(folder.image()).unwrap().set_len(0).unwrap();
+    File::create(beside("truncated")).unwrap();
+    succeeded(ended(child));
+    assert_eq!(folder.builds(), 1, "it went on with what it had");
+}
+
+/// A large one costs a process only what it looks at.
+#[cfg(target_os = "linux")]
+#[test]
+fn only_a_large_image_is_mapped() {
+    let folder = Folder::new();
+    for _ in 0..2 {
+        folder.run("mapped"); // which has built them, or found them
+    }
+    let mut sizes: Vec<u64> = folder.files("sqlite3").iter().map(|path| fs::metadata(path).unwrap().len()).collect();
+    sizes.sort_unstable();
+    assert!(matches!(*sizes, [small, large] if small < 256 << 10 && large > 256 << 10), "{sizes:?}");
+}
+
 /// One folder may serve several packages, and each may have a template of that key at that line.
 #[test]
 fn another_package_has_images_of_its_own() {
@@ -336,6 +426,59 @@ fn a_crash_of_the_builder_leaves_no_lock() {
     folder.run("share");
     assert_eq!(folder.builds(), 2);
     assert_eq!(fs::read_dir(&folder.images).unwrap().count(), 2, "the image and its lock");
+}
+
+/// In one process the same is told at once; see `a_template_that_asks_for_itself_is_refused`.
+#[test]
+fn templates_that_ask_for_each_other_in_two_processes_are_refused() {
+    let folder = Folder::new();
+    let children: Vec<Child> = ["one", "other"].map(|role| folder.spawn(role)).into();
+    let said: String = children.into_iter().map(ended).map(succeeded).collect();
+    assert!(said.contains("-of-two-") && said.contains("waits for a template that this process builds"), "{said}");
+    assert_eq!(folder.files("sqlite3").len(), 1, "no image but that of the template that can be built");
+}
+
+/// One of the waits is for a thread, and the others are for files.
+#[test]
+fn a_circle_by_way_of_threads_and_processes_is_refused() {
+    let folder = Folder::new();
+    let children: Vec<Child> = ["first and second", "third"].map(|role| folder.spawn(role)).into();
+    children.into_iter().map(ended).for_each(|output| drop(succeeded(output)));
+    assert_eq!(folder.files("sqlite3").len(), 0);
+}
+
+/// As when the other process is stopped in a debugger.
+#[test]
+fn a_process_that_waits_for_long_says_what_it_waits_for() {
+    let folder = Folder::new();
+    folder.run("share");
+    fs::remove_file(folder.image()).unwrap();
+    let [lock] = folder.files("lock").try_into().expect("there is one lock");
+    let held = File::options().write(true).open(&lock).unwrap();
+    held.lock().unwrap();
+    let mut child = folder.spawn("share");
+    let mut said = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    let (lock, process) = (lock.display(), "process ");
+    assert!(said.starts_with(&format!("rusqlite-fixtures: waiting for {process}")), "{said}");
+    assert!(said.ends_with(&format!(" (it has locked `{lock}`), which builds a template\n")), "{said}");
+    assert!(child.try_wait().unwrap().is_none() && folder.builds() == 1, "it goes on waiting");
+    held.unlock().unwrap();
+    succeeded(ended(child));
+    assert_eq!(folder.builds(), 2);
+}
+
+/// What came of a child, which ends in time.
+fn ended(mut child: Child) -> Output {
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > DEADLINE {
+            child.kill().unwrap();
+            panic!("the child has not ended: {:?}", child.wait_with_output());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection};
-use rusqlite_fixtures::{Engine, ErrorKind, Template};
+use rusqlite_fixtures::{BoxError, Engine, ErrorKind, Template};
 
 use crate::support::{assert_integrity, number, text, unique_url};
 
@@ -107,16 +107,14 @@ fn foreign_keys_are_enforced_unless_it_is_said_otherwise() {
 
 #[test]
 fn every_connection_is_set_up() {
-    fn shout(connection: &Connection) {
+    fn shout(connection: &Connection) -> Result<(), BoxError> {
         let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
-        connection
-            .create_scalar_function("shout", 1, flags, |context| Ok(context.get::<String>(0)?.to_uppercase()))
-            .unwrap();
-        connection.pragma_update(None, "recursive_triggers", true).unwrap();
+        connection.create_scalar_function("shout", 1, flags, |context| Ok(context.get::<String>(0)?.to_uppercase()))?;
+        Ok(connection.pragma_update(None, "recursive_triggers", true)?)
     }
-    fn whisper(connection: &Connection) {
+    fn whisper(connection: &Connection) -> Result<(), BoxError> {
         assert_eq!(text(connection, "SELECT shout('a')"), "A", "the parent's is called first");
-        connection.create_collation("whisper", |one, other| one.len().cmp(&other.len())).unwrap();
+        Ok(connection.create_collation("whisper", |one, other| one.len().cmp(&other.len()))?)
     }
     static PARENT: Template =
         Template::sql("CREATE TABLE word (word TEXT); INSERT INTO word VALUES (shout('hello'))").on_connect(shout);
@@ -136,6 +134,52 @@ fn every_connection_is_set_up() {
     }
     check(&engine.fork().unit_of_work().unwrap());
     check(&CHILD.unit_of_work().unwrap());
+}
+
+/// The set-up works until the second connection; SQLite's error and any other fail what opens a connection.
+#[test]
+fn a_connection_that_can_not_be_set_up_is_an_error() {
+    static IS_BUILT: AtomicBool = AtomicBool::new(false);
+    fn by_sqlite(connection: &Connection) -> Result<(), BoxError> {
+        let sql = if IS_BUILT.load(Ordering::Relaxed) { "SELECT missing" } else { "" };
+        Ok(connection.execute_batch(sql)?)
+    }
+    fn by_itself(_: &Connection) -> Result<(), BoxError> {
+        if IS_BUILT.load(Ordering::Relaxed) { Err("no such extension".into()) } else { Ok(()) }
+    }
+    fn in_transaction(connection: &Connection) -> Result<(), BoxError> {
+        let sql = if IS_BUILT.load(Ordering::Relaxed) { "BEGIN" } else { "" };
+        Ok(connection.execute_batch(sql)?)
+    }
+    let templates = [
+        Template::sql(SCHEMA).on_connect(by_sqlite),
+        Template::sql(SCHEMA).on_connect(by_itself),
+        Template::sql(SCHEMA).on_connect(in_transaction),
+    ];
+    let engines = templates.each_ref().map(|template| template.engine().unwrap());
+    IS_BUILT.store(true, Ordering::Relaxed);
+    let causes = ["SQLite says: no such column: missing", "no such extension", "it has left a transaction open"];
+    for ((engine, cause), template) in engines.iter().zip(causes).zip(&templates) {
+        let errors = [
+            engine.connect().map(drop).unwrap_err(),
+            engine.unit_of_work().map(drop).unwrap_err(),
+            engine.pooled_connection().map(drop).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::SetupFailed, "{error}");
+            let message = error.to_string();
+            assert!(message.starts_with("can't open a connection to engine "), "{message}");
+            assert!(
+                message.contains(&format!(" of {template}: the on_connect function given at {}:", file!())),
+                "{message}"
+            );
+            assert!(message.contains(" failed: ") && message.contains(cause), "{message}");
+            assert_eq!(error.sqlite().is_some(), cause.contains("SQLite"), "{message}");
+            assert!(std::error::Error::source(&error).is_some(), "{message}");
+        }
+    }
+    IS_BUILT.store(false, Ordering::Relaxed);
+    assert!(engines.iter().all(|engine| engine.unit_of_work().is_ok()), "a failure is no state of the engine");
 }
 
 #[test]
@@ -349,8 +393,13 @@ mod failures {
 
     #[test]
     fn what_a_connection_is_set_up_with_may_fail_the_build() {
-        let message = message(&Template::sql("SELECT 1").on_connect(|_| panic!("no such extension")));
-        assert!(message.ends_with("it panicked: no such extension"), "{message}");
+        let panicking = Template::sql("SELECT 1").on_connect(|_| panic!("no such extension"));
+        assert!(message(&panicking).ends_with("it panicked: no such extension"), "{}", message(&panicking));
+        let failing = Template::sql("SELECT 1").on_connect(|_| Err("no such extension".into()));
+        let message = message(&failing);
+        assert!(message.starts_with("can't build the template at tests/it/templates.rs:"), "{message}");
+        assert!(message.contains(": the on_connect function given at tests/it/templates.rs:"), "{message}");
+        assert!(message.ends_with(" failed: no such extension"), "{message}");
     }
 
     #[test]

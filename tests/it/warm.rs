@@ -8,7 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::limits::Limit;
 use rusqlite_fixtures::rusqlite::{self, Connection};
-use rusqlite_fixtures::{Engine, PooledConnection, Template, UnitOfWork};
+use rusqlite_fixtures::{BoxError, Engine, PooledConnection, Template, UnitOfWork};
 
 use crate::support::number;
 
@@ -165,11 +165,12 @@ fn an_engine_that_is_still_connected_is_not_used_again() {
 #[test]
 #[allow(unsafe_code, reason = "calls SQLite past rusqlite, which wants a connection mutably for this")]
 fn a_connection_that_can_not_be_watched_is_not_used_again() {
-    fn take_off(connection: &Connection) {
+    fn take_off(connection: &Connection) -> Result<(), BoxError> {
         // SAFETY: the connection is open, and no authorizer is what SQLite takes.
         unsafe { rusqlite::ffi::sqlite3_set_authorizer(connection.handle(), None, std::ptr::null_mut()) };
+        Ok(())
     }
-    static WATCHED: Template = Template::sql(SCHEMA).on_connect(|_| {});
+    static WATCHED: Template = Template::sql(SCHEMA).on_connect(|_| Ok(()));
     static UNWATCHED: Template = Template::sql(SCHEMA).on_connect(take_off);
     for template in [&WATCHED, &UNWATCHED] {
         template.engine().unwrap().transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
