@@ -13,7 +13,14 @@ use crate::pages::Pages;
 /// Identity of a schema, with its statistics. Two images with the same one have the same schema and statistics; two with
 /// different ones may differ.
 #[derive(Clone)]
-pub(crate) struct Schema(Arc<OnceLock<Option<Vec<u32>>>>);
+pub(crate) struct Schema(Arc<OnceLock<Option<Place>>>);
+
+/// Where a schema is.
+struct Place {
+    layout: Layout,
+    /// The numbers of the pages that hold `sqlite_schema` and the tables of statistics.
+    pages: Vec<u32>,
+}
 
 impl Schema {
     pub(crate) fn new() -> Schema {
@@ -27,16 +34,15 @@ impl Schema {
     /// Whether `after` has the schema and the statistics of `before`, whose schema this is. Where the pages can't be
     /// read, the answer is no.
     pub(crate) fn is_unchanged(&self, before: &Pages, after: &Pages) -> bool {
-        let Some(layout) = Layout::of(before) else { return false };
-        let Some(pages) = self.0.get_or_init(|| pages_of_schema(before, layout)) else { return false };
+        let Some(Place { layout, pages }) = self.0.get_or_init(|| Place::of(before)) else { return false };
         let same = |range: Range<usize>| before.same_bytes(after, range.start, range.len());
         HEADER_FIELDS.into_iter().all(same) && pages.iter().all(|page| same(layout.content(*page)))
     }
 }
 
-/// What a connection takes from the header when it reads the schema: page size, reserved bytes, schema format, default
-/// cache size, text encoding. (The format versions between the first two are the same for all engines.)
-const HEADER_FIELDS: [Range<usize>; 3] = [16..21, 44..52, 56..60];
+/// What a connection takes from the header when it reads the schema: page size and reserved bytes; schema format, default
+/// cache size and text encoding. (What lies between them changes only with the schema.)
+const HEADER_FIELDS: [Range<usize>; 2] = [16..21, 44..60];
 const HEADER: usize = 100;
 
 #[derive(Clone, Copy)]
@@ -68,16 +74,19 @@ impl Layout {
     }
 }
 
-/// The numbers of the pages that hold `sqlite_schema` and the tables of statistics; `None` if one of them is malformed.
-fn pages_of_schema(pages: &Pages, layout: Layout) -> Option<Vec<u32>> {
-    let mut walk = Walk { pages, layout, found: BTreeSet::new() };
-    let mut statistics = Vec::new();
-    walk.table(1, |record| {
-        statistics.extend(root_of_statistics(record)?);
-        Some(())
-    })?;
-    statistics.into_iter().try_for_each(|root| walk.table(root, |_| Some(())))?;
-    Some(walk.found.into_iter().collect())
+impl Place {
+    /// `None` if what says where it is can't be read.
+    fn of(pages: &Pages) -> Option<Place> {
+        let layout = Layout::of(pages)?;
+        let mut walk = Walk { pages, layout, found: BTreeSet::new() };
+        let mut statistics = Vec::new();
+        walk.table(1, |record| {
+            statistics.extend(root_of_statistics(record)?);
+            Some(())
+        })?;
+        statistics.into_iter().try_for_each(|root| walk.table(root, |_| Some(())))?;
+        Some(Place { layout, pages: walk.found.into_iter().collect() })
+    }
 }
 
 struct Walk<'a> {
@@ -259,8 +268,7 @@ mod tests {
             let connection = Connection::open(engine.uri()).unwrap();
             connection.execute_batch(&script(settings)).unwrap();
             let snapshot = engine.snapshot();
-            let layout = Layout::of(snapshot.pages()).unwrap();
-            let pages = pages_of_schema(snapshot.pages(), layout).expect("it is well-formed");
+            let Place { pages, .. } = Place::of(snapshot.pages()).expect("it is well-formed");
             let expected = pages_by_sqlite(&connection);
             assert!(expected.len() > 2, "{settings}: {expected:?}");
             assert_eq!(pages.into_iter().collect::<BTreeSet<u32>>(), expected, "{settings}");

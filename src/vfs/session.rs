@@ -140,6 +140,9 @@ pub(crate) struct Session {
     encoding_changes: usize,
     /// Whether what it has read of the schema is that of the content that its engine was made with.
     has_seen_baseline: bool,
+    /// Whether somebody may have given a closure to rusqlite since the connection was clean. From version 0.41 on, which keeps
+    /// them in the connection, that takes a mutable reference.
+    was_lent_mutably: bool,
     /// Whether SQLite had to compile one of the statements again, which it does after something about the whole
     /// connection has changed: a flag, a function or a collation redefined, an authorizer set.
     was_changed: bool,
@@ -176,6 +179,7 @@ impl Session {
             watch,
             is_watched,
             has_seen_baseline: false,
+            was_lent_mutably: true,
             was_changed: false,
         };
         for (statement, sql) in session.statements.iter_mut().zip(COMMANDS) {
@@ -212,6 +216,7 @@ impl Session {
     }
 
     pub(crate) fn connection_mut(&mut self) -> &mut Connection {
+        self.was_lent_mutably = true;
         &mut self.connection
     }
 
@@ -330,7 +335,7 @@ impl Session {
             || self.has_attached_databases()
             || !self.is_watched
             || self.watch.saw_leftovers()
-            || Settings::of(&self.connection) != self.settings
+            || !self.settings.are_those_of(&self.connection)
             || self.has_pre_update_hook()
     }
 
@@ -385,7 +390,9 @@ impl Session {
                 & ffi::sqlite3_rollback_hook(db, None, ptr::null_mut()).is_null()
                 & ffi::sqlite3_update_hook(db, None, ptr::null_mut()).is_null()
         };
-        drop_closures(db);
+        if std::mem::take(&mut self.was_lent_mutably) {
+            drop_closures(db);
+        }
         is_without_hooks
     }
 
@@ -453,38 +460,54 @@ fn synchronous_of(connection: &Connection) -> rusqlite::Result<c_int> {
 }
 
 /// What is set by calls of SQLite's, not by statements, and can be asked for.
-#[derive(PartialEq)]
 struct Settings {
-    /// Of each category of sqlite3_limit; SQLite answers -1 for those that it does not have.
-    limits: [c_int; LIMITS],
+    /// Of each category of sqlite3_limit, which are numbered from 0.
+    limits: Vec<c_int>,
     /// Bytes at the end of each page that SQLite is to leave alone in a new database.
     reserved_bytes: c_int,
     /// Whether SQL may load extensions.
     load_extension: c_int,
 }
 
-/// More categories of sqlite3_limit than any version of SQLite has, which are numbered from 0. (SQLite 3.54 has 15.)
-const LIMITS: usize = 24;
-
 impl Settings {
     fn of(connection: &Connection) -> Settings {
-        // SAFETY: the handle is used for single calls on the open connection.
-        let db = unsafe { connection.handle() };
-        // SAFETY: a negative value only asks, and the answer for a category that is not there is -1 (sqlite3_limit).
-        let limits = std::array::from_fn(|id| unsafe { ffi::sqlite3_limit(db, id as c_int, -1) });
-        let (mut reserved_bytes, mut load_extension): (c_int, c_int) = (-1, -1);
-        // SAFETY: with this opcode the argument is an int, of which a negative one only asks; the answer is written to it.
-        unsafe {
-            let argument = (&raw mut reserved_bytes).cast();
-            ffi::sqlite3_file_control(db, ptr::null(), ffi::SQLITE_FCNTL_RESERVE_BYTES, argument);
-        }
-        // SAFETY: with this verb, -1 changes nothing, and the last argument is an int to write to.
-        unsafe {
-            let verb = ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION;
-            ffi::sqlite3_db_config(db, verb, -1, &raw mut load_extension);
-        }
+        // SQLite answers -1 for a number that it does not know. Newer versions know more.
+        let limits = (0..).map(|id| limit(connection, id)).take_while(|limit| *limit >= 0).collect();
+        let (reserved_bytes, load_extension) = (reserved_bytes(connection), load_extension(connection));
         Settings { limits, reserved_bytes, load_extension }
     }
+
+    fn are_those_of(&self, connection: &Connection) -> bool {
+        (0..).zip(&self.limits).all(|(id, expected)| limit(connection, id) == *expected)
+            && self.reserved_bytes == reserved_bytes(connection)
+            && self.load_extension == load_extension(connection)
+    }
+}
+
+fn limit(connection: &Connection, id: c_int) -> c_int {
+    // SAFETY: the connection is open; a negative value only asks, and any number may be asked for.
+    unsafe { ffi::sqlite3_limit(connection.handle(), id, -1) }
+}
+
+fn reserved_bytes(connection: &Connection) -> c_int {
+    let mut bytes: c_int = -1;
+    // SAFETY: the connection is open. With this opcode the argument is an int, of which a negative one only asks; the answer
+    // is written to it.
+    unsafe {
+        let argument = (&raw mut bytes).cast();
+        ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_RESERVE_BYTES, argument);
+    }
+    bytes
+}
+
+fn load_extension(connection: &Connection) -> c_int {
+    let mut is_allowed: c_int = -1;
+    // SAFETY: the connection is open. With this verb, -1 changes nothing, and the last argument is an int to write to.
+    unsafe {
+        let verb = ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION;
+        ffi::sqlite3_db_config(connection.handle(), verb, -1, &raw mut is_allowed);
+    }
+    is_allowed
 }
 
 /// The number of pages that `PRAGMA wal_autocheckpoint` gives, which SQLite keeps as the argument of a hook.

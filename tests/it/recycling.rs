@@ -335,12 +335,14 @@ fn closures_of_callbacks_are_dropped() {
     for name in names {
         let engine = engine_with_entries(&[]);
         let uri = engine.uri().to_owned();
-        let work = engine.unit_of_work().unwrap();
+        let mut pooled = engine.pooled_connection().unwrap();
+        let connection: &mut Connection = &mut pooled; // as all these functions of rusqlite ask for
         let captured: *mut Engine = Box::into_raw(Box::new(engine.clone()));
         // SAFETY: the connection is open, and the destructor takes what the data is.
-        let code = unsafe { sqlite3_set_clientdata(work.handle(), name.as_ptr(), captured.cast(), Some(drop_engine)) };
+        let code =
+            unsafe { sqlite3_set_clientdata(connection.handle(), name.as_ptr(), captured.cast(), Some(drop_engine)) };
         assert_eq!(code, 0);
-        drop((work, engine));
+        drop((pooled, engine));
         assert!(Connection::open(uri).is_err(), "the engine is gone, with what {name:?} captured");
     }
 }

@@ -15,6 +15,17 @@ fn the_changelog_begins_with_this_version() {
     assert!(top.starts_with(&version) || top == "## [Unreleased]", "{top:?} is at the top, not {version:?}");
 }
 
+/// A link to a file of the repository would lead nowhere from crates.io and docs.rs.
+#[test]
+fn the_readme_links_to_addresses() {
+    let readme = read("README.md");
+    let targets: Vec<&str> = readme.split("](").skip(1).collect();
+    assert!(!targets.is_empty());
+    for target in targets {
+        assert!(target.starts_with("https://"), "{:?}", target.lines().next());
+    }
+}
+
 /// docs.rs shows so many columns of a block of code, and cuts off the rest.
 #[test]
 fn blocks_of_code_in_the_documentation_are_not_too_wide() {
