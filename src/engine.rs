@@ -112,7 +112,9 @@ impl Engine {
     /// until its `busy_timeout` is set.
     ///
     /// # Errors
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory.
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory;
+    /// [`SetupFailed`](crate::ErrorKind::SetupFailed) when the template's
+    /// [`on_connect`](crate::Template::on_connect) fails.
     #[track_caller]
     pub fn connect(&self) -> Result<Connection> {
         let purpose = Purpose::Connection(Location::caller());
@@ -123,6 +125,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory;
+    /// [`SetupFailed`](crate::ErrorKind::SetupFailed) when the template's [`on_connect`](crate::Template::on_connect) fails;
     /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when [`Fault::Busy`](crate::faults::Fault::Busy) keeps it from that.
     #[track_caller]
     pub fn unit_of_work(&self) -> Result<UnitOfWork> {
@@ -134,8 +137,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when the turn to write did not come in time (see
-    /// [`set_lock_timeout`](Engine::set_lock_timeout)); [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a
-    /// connection.
+    /// [`set_lock_timeout`](Engine::set_lock_timeout)); otherwise as [`unit_of_work`](Engine::unit_of_work).
     #[track_caller]
     pub fn begin(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
         self.begin_as(Purpose::UnitOfWork(Location::caller()), |session| session.begin(behavior))
@@ -162,7 +164,7 @@ impl Engine {
     /// own.
     ///
     /// # Errors
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory.
+    /// As [`unit_of_work`](Engine::unit_of_work).
     #[track_caller]
     pub fn pooled_connection(&self) -> Result<PooledConnection> {
         let (session, probed) = self.session(Purpose::Connection(Location::caller()), Session::probe)?;

@@ -39,7 +39,7 @@ static EMPTY: Template = Template::empty();
 /// The engine that the process shares under `url`, from [`MEMORY_ENGINES`](crate::MEMORY_ENGINES); the default one unless
 /// the test says `#[with("file:NAME?mode=memory")]`.
 ///
-/// `#[with("file:NAME?mode=memory", &BANK)]` has it made of a template, by whoever is first. What a test commits, others
+/// `#[with("file:NAME?mode=memory", &BANK)]` has it made of a template, by the first test that asks. What a test commits, others
 /// see. Tests that mind want [`fresh_engine`], or take turns by serial_test's `#[serial]` (between processes, as under
 /// cargo-nextest, `#[file_serial]`).
 ///
@@ -58,7 +58,7 @@ pub fn memory_engine(
 /// `#[with(engine)]` gives it another engine.
 ///
 /// # Panics
-/// When SQLite can't open a connection.
+/// When the connection can't be opened, as [`Engine::unit_of_work`] says.
 #[fixture]
 pub fn unit_of_work(memory_engine: Engine) -> UnitOfWork {
     memory_engine.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
@@ -76,7 +76,7 @@ pub fn fresh_engine(#[default(&EMPTY)] template: &'static Template) -> Engine {
 /// A unit of work on a new engine, which no other test has: empty, or what the template of `#[with(&BANK)]` holds.
 ///
 /// # Panics
-/// When the template can't be built, or SQLite can't open a connection.
+/// When the template can't be built, or the connection can't be opened.
 #[fixture]
 pub fn fresh_unit_of_work(#[default(&EMPTY)] template: &'static Template) -> UnitOfWork {
     template.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
@@ -86,7 +86,7 @@ pub fn fresh_unit_of_work(#[default(&EMPTY)] template: &'static Template) -> Uni
 /// engine is empty, or holds what the template of `#[with(&BANK)]` does.
 ///
 /// # Panics
-/// When the template can't be built, or SQLite can't open a connection.
+/// When the template can't be built, or the connection can't be opened.
 #[fixture]
 pub fn fresh_connection(#[default(&EMPTY)] template: &'static Template) -> PooledConnection {
     let connection = template.engine().and_then(|engine| engine.pooled_connection());

@@ -19,7 +19,8 @@ pub const SLOT_ASKED: &str = "slot: asked";
 /// The writer slot is this thread's.
 pub const SLOT_TAKEN: &str = "slot: taken";
 
-/// The writer slot was asked for in vain. A transaction that has read nothing yet may come back.
+/// A wait for the writer slot has ended without it, or what the transaction has read was replaced. A transaction that has read
+/// nothing yet may ask again.
 pub const SLOT_REFUSED: &str = "slot: refused";
 
 /// What was written is committed; the slot is still taken.

@@ -6,8 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::origin::Origin;
-use crate::store::Token;
 use crate::sync::Condvar;
+
+/// Stands for one connection among those that ask for the writer slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Token(u64);
+
+impl Token {
+    pub(crate) fn new() -> Token {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Token(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// A place in a queue. A waiter that leaves the queue may keep it, and comes back before those who arrived later.
 #[derive(Clone, Copy, Debug)]

@@ -7,20 +7,10 @@ use std::time::Duration;
 use crate::marks;
 use crate::origin::{Origin, Purpose, Refusal};
 use crate::pages::Pages;
+pub(crate) use crate::queue::Token;
 use crate::queue::{Place, Queue, Stage, Waiter};
 use crate::snapshot::{JournalMode, Snapshot, Stamp};
 use crate::sync::{Condvar, Mutex, MutexGuard, Patience, thread};
-
-/// Stands for one connection among those that ask for the writer slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Token(u64);
-
-impl Token {
-    pub(crate) fn new() -> Token {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Token(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
 
 /// A wish for the writer slot.
 pub(crate) struct Claim {

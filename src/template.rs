@@ -47,14 +47,15 @@ use crate::{faults, image, outside};
 /// Where each test is a process, as under cargo-nextest, the first of them leaves an *image* for the others: a SQLite file
 /// in the folder `rusqlite-fixtures` of Cargo's target folder, or in the folder that the environment variable
 /// `RUSQLITE_FIXTURES_DIR` names (empty: nowhere). Its name has a hash of all that decides the content: the scripts, the
-/// key with its place, SQLite's version and how it was compiled, the version of this crate. So it is left only where that is known: for scripts, and for whatever
-/// has a [`key`](Template::key); and not for a script that asks SQLite for the time or attaches a file, unless that has a key.
+/// key with its place and package, `foreign_keys`, SQLite's version and how it was compiled, the version of this crate. So
+/// there is one only where all that is known: for scripts, and for functions with a [`key`](Template::key). A script that asks
+/// SQLite for the time or attaches a file has one only with a key.
 ///
 /// While one process builds, the others wait. One that waits for longer than 5 s says on stderr for which process. After
 /// 300 s it builds the template itself; at once, if the other process waits for what this one is building.
 ///
 /// The folder has to be the user's own and not writable for others, or it is not used. What goes wrong with an image is
-/// said once on stderr, and costs no more than building the template again. Images are read-only files. Those of more than
+/// said once in a process on stderr, and costs no more than building the template again. Images are read-only files. Those of more than
 /// 256 KB are mapped: another program that writes to one in its place while a test runs causes undefined behaviour, and one
 /// that truncates it kills the test's process. To replace or remove one is safe. `sqlite3 -readonly` opens one.
 ///
@@ -62,7 +63,7 @@ use crate::{faults, image, outside};
 /// When the last handle of an engine is dropped, its content goes back to the template's, and it waits with its connections
 /// for the next test: that is what makes a test's database a matter of microseconds. An engine to which a connection is still
 /// open is not used again, nor is a connection that something was left in (see the README's limits), nor what was
-/// [retired](Engine::retire).
+/// [retired](Engine::retire). Up to 32 engines of a template wait; what is beyond is closed.
 #[derive(Clone)]
 pub struct Template {
     recipe: Recipe,
@@ -113,7 +114,7 @@ impl Template {
         Template::new(Start::Empty).and(Action::Script(script), Location::caller())
     }
 
-    /// A database that this function makes: by a migration library, or one's own code. The connection is set up as all
+    /// A database that this function makes: by a migration library, or your own code. The connection is set up as all
     /// connections of the template's engines are.
     ///
     /// ```
@@ -205,7 +206,7 @@ impl Template {
     /// [`SetupFailed`](crate::ErrorKind::SetupFailed); while the template is built, that fails the build, with
     /// [`BuildFailed`](crate::ErrorKind::BuildFailed). What it panics with, the call that opens the connection panics with;
     /// that fails a build, too. A connection that is opened by an engine's URI is not set up so. From the connections of
-    /// units of work, hooks, trace, progress and busy handlers are taken off.
+    /// units of work and pooled connections, hooks, trace, progress and busy handlers are taken off.
     ///
     /// ```
     /// # use rusqlite_fixtures::Template;
@@ -235,13 +236,15 @@ impl Template {
 
     /// Says that this key, at this place in the source, stands for what the steps' functions, and `on_connect`, put into the
     /// database: it has to change when that does. Then the content can be kept in an image for other processes, if that of its
-    /// parent can. Templates that a macro or a function makes at one place need different keys. The text of the source, `.key(include_str!("migrations.rs"))`, is a key that nobody forgets to change.
+    /// parent can. Templates that a macro or a function makes at one place need different keys. The text of the source,
+    /// `.key(include_str!("migrations.rs"))`, is a key that nobody forgets to change.
     pub const fn key(mut self, key: &'static str) -> Template {
         self.recipe.key = Some(key);
         self
     }
 
-    /// An engine of one's own with the template's content, to which its [`reset`](Engine::reset) goes back.
+    /// Returns an engine with the template's content, which nobody else has. Its [`reset`](Engine::reset) goes back to that
+    /// content.
     ///
     /// # Errors
     /// [`BuildFailed`](crate::ErrorKind::BuildFailed) when the template can't be built;

@@ -29,7 +29,7 @@ impl Pause {
         Pause::new(Kind::Time(time))
     }
 
-    /// Sleeps for a time up to `longest`, drawn from the run's seed anew each time.
+    /// Sleeps for a time up to `longest`, drawn from the run's seed, another one each time.
     pub fn up_to(longest: Duration) -> Pause {
         Pause::new(Kind::UpTo(longest))
     }

@@ -84,3 +84,40 @@ fn source_files() -> Vec<String> {
     }
     files
 }
+
+/// As the table of layers in DESIGN.md has them.
+#[test]
+fn each_module_uses_only_those_above_it() {
+    let design = read("DESIGN.md");
+    let (_, layers) = design.split_once("## Layers").unwrap();
+    let table: Vec<&str> = layers.lines().skip(1).take_while(|line| !line.starts_with("## ")).collect();
+    let row_of = |module: &str| {
+        let names = |row: &&str| row.split('|').nth(1).is_some_and(|names| names.contains(&format!("`{module}`")));
+        table.iter().position(|row| names(row))
+    };
+    let mut uses = 0;
+    for path in source_files().iter().filter(|path| !["src/lib.rs", "src/model.rs"].contains(&path.as_str())) {
+        let module =
+            path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
+        let row = row_of(&module).or_else(|| row_of(module.split("::").next().unwrap()));
+        let row = row.unwrap_or_else(|| panic!("{path} is not in the table of layers"));
+        for used in modules_used(&read(path)) {
+            assert!(row_of(&used).is_none_or(|used| used <= row), "{module} uses {used}, which is not above it");
+            uses += 1;
+        }
+    }
+    assert!(uses > 100, "only {uses} were found");
+}
+
+/// The first names of the paths that begin with `crate::`, outside of tests and comments.
+fn modules_used(source: &str) -> Vec<String> {
+    let code = source.split("\n#[cfg(test)]\nmod ").next().unwrap().split("\n#[cfg(all(test").next().unwrap();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let paths = lines.flat_map(|line| line.split("crate::").skip(1));
+    let first_names = paths.flat_map(|path| match path.strip_prefix('{') {
+        Some(list) => list.split([',', '}']).map(str::trim).collect(),
+        None => vec![path],
+    });
+    let name = |path: &str| path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    first_names.map(name).collect()
+}
