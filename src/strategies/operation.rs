@@ -184,8 +184,8 @@ pub enum Kind {
     Pooled,
     /// [`Engine::connect`](crate::Engine::connect), with a cache that large rows don't fit in.
     Connection,
-    /// [`Connection::open`](rusqlite::Connection::open) with [`Engine::uri`](crate::Engine::uri), and such a cache. It is not
-    /// set up as the template says.
+    /// [`Connection::open`](rusqlite::Connection::open) with [`Engine::uri`](crate::Engine::uri), and such a cache. It is set
+    /// up as the template says, and waits for nothing.
     Uri,
 }
 

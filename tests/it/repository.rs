@@ -92,8 +92,8 @@ fn each_module_uses_only_those_above_it() {
     let (_, layers) = design.split_once("## Layers").unwrap();
     let table: Vec<&str> = layers.lines().skip(1).take_while(|line| !line.starts_with("## ")).collect();
     let row_of = |module: &str| {
-        let names = |row: &&str| row.split('|').nth(1).is_some_and(|names| names.contains(&format!("`{module}`")));
-        table.iter().position(|row| names(row))
+        let name = format!("`{module}`");
+        table.iter().position(|row| row.split('|').nth(1).is_some_and(|names| names.contains(&name)))
     };
     let mut uses = 0;
     for path in source_files().iter().filter(|path| !["src/lib.rs", "src/model.rs"].contains(&path.as_str())) {
