@@ -31,7 +31,8 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 /// # use rusqlite_fixtures::{Engine, Result};
 /// # fn main() -> Result<()> {
 /// let engine = Engine::new();
-/// engine.transaction(|work| work.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)"))?;
+/// let schema = "CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)";
+/// engine.transaction(|work| work.execute_batch(schema))?;
 /// let work = engine.unit_of_work()?;
 /// work.execute("INSERT INTO account VALUES (1, 100)", [])?;
 /// work.commit()?;

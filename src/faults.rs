@@ -5,15 +5,18 @@
 //! [`everywhere`](Fault::everywhere) does that at each call in turn:
 //!
 //! ```
+//! # use rusqlite_fixtures::Template;
 //! # use rusqlite_fixtures::faults::Fault;
-//! # use rusqlite_fixtures::{rusqlite, Template};
-//! static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)")
-//!     .seed("INSERT INTO account VALUES (1, 100), (2, 0)");
+//! # use rusqlite_fixtures::rusqlite::{Connection, Result};
+//! static BANK: Template =
+//!     Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INT NOT NULL)")
+//!         .seed("INSERT INTO account VALUES (1, 100), (2, 0)");
 //!
-//! fn transfer(connection: &mut rusqlite::Connection, amount: i64) -> rusqlite::Result<()> {
+//! fn transfer(connection: &mut Connection, amount: i64) -> Result<()> {
+//!     let add = "UPDATE account SET balance = balance + ?2 WHERE id = ?1";
 //!     let transaction = connection.transaction()?;
-//!     transaction.execute("UPDATE account SET balance = balance - ?1 WHERE id = 1", [amount])?;
-//!     transaction.execute("UPDATE account SET balance = balance + ?1 WHERE id = 2", [amount])?;
+//!     transaction.execute(add, [1, -amount])?;
+//!     transaction.execute(add, [2, amount])?;
 //!     transaction.commit()
 //! }
 //!

@@ -22,8 +22,9 @@
 //! } // rolled back
 //!
 //! #[rstest]
-//! fn shares_the_engine_named_orders(#[with("file:orders?mode=memory", &ORDERS)] memory_engine: Engine) {
-//!     memory_engine.transaction(|work| work.execute("INSERT OR IGNORE INTO orders VALUES (2)", [])).unwrap();
+//! fn shares_an_engine(#[with("file:orders?mode=memory", &ORDERS)] memory_engine: Engine) {
+//!     let insert = "INSERT OR IGNORE INTO orders VALUES (2)";
+//!     memory_engine.transaction(|work| work.execute(insert, [])).unwrap();
 //! }
 //! ```
 

@@ -7,15 +7,16 @@ use crate::engine::Engine;
 use crate::vfs::Session;
 
 /// A connection of an [`Engine`], for code under test that begins and commits its own transactions. It derefs to
-/// [`Connection`], mutably too.
+/// [`Connection`](https://docs.rs/rusqlite/latest/rusqlite/struct.Connection.html), mutably too.
 ///
 /// It is one of those that units of work use: when it is dropped, what is still open is rolled back, and the next to want
 /// a connection gets it, unless something was left in it (see the README's limits). So it is there in a microsecond, where
-/// [`Engine::connect`] opens one of one's own, for which SQLite has to read the schema.
+/// [`Engine::connect`] opens a new one, for which SQLite has to read the schema.
 ///
 /// ```
-/// # use rusqlite_fixtures::{rusqlite, Engine, Result};
-/// fn open_account(connection: &mut rusqlite::Connection, id: i64) -> rusqlite::Result<()> {
+/// # use rusqlite_fixtures::rusqlite::{self, Connection};
+/// # use rusqlite_fixtures::{Engine, Result};
+/// fn open_account(connection: &mut Connection, id: i64) -> rusqlite::Result<()> {
 ///     let transaction = connection.transaction()?;
 ///     transaction.execute("INSERT INTO account VALUES (?1, 0)", [id])?;
 ///     transaction.commit()
@@ -24,7 +25,7 @@ use crate::vfs::Session;
 /// # fn main() -> Result<()> {
 /// let engine = Engine::new();
 /// let mut connection = engine.pooled_connection()?;
-/// connection.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)")?;
+/// connection.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INT)")?;
 /// open_account(&mut connection, 1)?;
 /// # Ok(())
 /// # }

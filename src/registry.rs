@@ -26,7 +26,8 @@ pub static MEMORY_ENGINES: MemoryEngines = MemoryEngines::new();
 ///     engine.connect()?.execute_batch("CREATE TABLE orders (id INTEGER PRIMARY KEY)")?;
 ///     Ok(engine) // with its schema, before anybody else sees it
 /// })?;
-/// assert_eq!(engine, Engine::shared("sqlite:///file:orders?mode=memory&cache=shared&uri=true")?);
+/// let same = "sqlite:///file:orders?mode=memory&cache=shared&uri=true";
+/// assert_eq!(engine, Engine::shared(same)?);
 /// # Ok(())
 /// # }
 /// ```

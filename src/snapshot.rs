@@ -20,12 +20,15 @@ use crate::schema::Schema;
 /// # use rusqlite_fixtures::{Engine, Result};
 /// # fn main() -> Result<()> {
 /// let engine = Engine::new();
-/// engine.connect()?.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)")?;
+/// let connection = engine.connect()?;
+/// connection.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INT)")?;
 /// let empty = engine.snapshot();
-/// engine.connect()?.execute("INSERT INTO account VALUES (1, 100)", [])?;
+/// connection.execute("INSERT INTO account VALUES (1, 100)", [])?;
 ///
 /// let other = empty.engine(); // the table is there, the row is not
-/// assert_eq!(other.connect()?.query_row("SELECT count(*) FROM account", [], |row| row.get::<_, i64>(0))?, 0);
+/// let sql = "SELECT count(*) FROM account";
+/// let count: i64 = other.connect()?.query_row(sql, [], |row| row.get(0))?;
+/// assert_eq!(count, 0);
 /// # Ok(())
 /// # }
 /// ```

@@ -24,15 +24,17 @@ use crate::{faults, image, outside};
 ///
 /// ```
 /// # use rusqlite_fixtures::{Result, Template};
-/// static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)")
-///     .seed("INSERT INTO account VALUES (1, 100), (2, 100)");
+/// static BANK: Template =
+///     Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INT NOT NULL)")
+///         .seed("INSERT INTO account VALUES (1, 100), (2, 100)");
 ///
 /// # fn main() -> Result<()> {
 /// let bank = BANK.engine()?; // as each test does
 /// bank.transaction(|work| work.execute("UPDATE account SET balance = 0", []))?;
 ///
 /// let other = BANK.unit_of_work()?; // on an engine of its own
-/// assert_eq!(other.query_row("SELECT sum(balance) FROM account", [], |row| row.get::<_, i64>(0))?, 200);
+/// let sum = other.query_row("SELECT sum(balance) FROM account", [], |row| row.get(0));
+/// assert_eq!(sum, Ok(200));
 /// # Ok(())
 /// # }
 /// ```
@@ -118,7 +120,8 @@ impl Template {
     /// # use rusqlite_fixtures::Template;
     /// static BANK: Template = Template::build(|connection| {
     ///     for version in 1..=3 {
-    ///         connection.execute_batch(&format!("CREATE TABLE version_{version} (id INTEGER PRIMARY KEY)"))?;
+    ///         let sql = format!("CREATE TABLE version_{version} (id INTEGER PRIMARY KEY)");
+    ///         connection.execute_batch(&sql)?;
     ///     }
     ///     Ok(())
     /// })
@@ -150,7 +153,8 @@ impl Template {
     /// ```
     /// # use rusqlite_fixtures::Template;
     /// static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY)");
-    /// static BANK_WITH_ACCOUNTS: Template = Template::from(&BANK).seed("INSERT INTO account VALUES (1), (2)");
+    /// static BANK_WITH_ACCOUNTS: Template =
+    ///     Template::from(&BANK).seed("INSERT INTO account VALUES (1), (2)");
     /// # assert_eq!(BANK_WITH_ACCOUNTS.unit_of_work()?.execute("DELETE FROM account", [])?, 2);
     /// # Ok::<(), rusqlite_fixtures::Error>(())
     /// ```
@@ -206,10 +210,14 @@ impl Template {
     /// ```
     /// # use rusqlite_fixtures::Template;
     /// static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY)")
-    ///     .on_connect(|connection| Ok(connection.pragma_update(None, "recursive_triggers", true)?))
+    ///     .on_connect(|connection| {
+    ///         connection.pragma_update(None, "recursive_triggers", true)?;
+    ///         Ok(())
+    ///     })
     ///     .key("bank-v3");
     /// # let work = BANK.unit_of_work()?;
-    /// # assert_eq!(work.pragma_query_value(None, "recursive_triggers", |row| row.get(0)), Ok(1));
+    /// # let value = work.pragma_query_value(None, "recursive_triggers", |row| row.get(0));
+    /// # assert_eq!(value, Ok(1));
     /// # Ok::<(), rusqlite_fixtures::Error>(())
     /// ```
     #[track_caller]

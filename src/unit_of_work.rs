@@ -9,8 +9,8 @@ use crate::vfs::Session;
 
 /// One transaction on an [`Engine`], with a connection of its own.
 ///
-/// It derefs to that [`Connection`], so it can be given to code that takes `&Connection`. What is not committed is rolled
-/// back when it is dropped, also by a panic.
+/// It derefs to that [`Connection`](https://docs.rs/rusqlite/latest/rusqlite/struct.Connection.html), so it can be given to
+/// code that takes `&Connection`. What is not committed is rolled back when it is dropped, also by a panic.
 ///
 /// Such code may commit or roll back by itself. Then the unit of work has ended: what it did stands, statements after
 /// that commit one by one, [`commit`](UnitOfWork::commit) and [`rollback`](UnitOfWork::rollback) say so, and dropping it

@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 ///
 /// ```
 /// # use rusqlite_fixtures::DatabaseUrl;
-/// let url: DatabaseUrl = "sqlite:///file:my%20orders?mode=memory&cache=shared&uri=true".parse()?;
+/// let url: DatabaseUrl =
+///     "sqlite:///file:my%20orders?mode=memory&cache=shared&uri=true".parse()?;
 /// assert_eq!(url, "file:/my orders?vfs=memdb".parse()?);
 /// assert_eq!(url.to_string(), "file:my%20orders?mode=memory&cache=shared");
 /// # Ok::<(), rusqlite_fixtures::Error>(())

@@ -25,7 +25,8 @@
 //! use rusqlite_fixtures::hammer::{Hammer, Pause};
 //!
 //! let seats = Arc::new(Mutex::new(BTreeSet::from([1])));
-//! let report = Hammer::new().threads(2).rounds(1).pause_at("checked", Pause::for_all()).run(move |worker| {
+//! let hammer = Hammer::new().threads(2).rounds(1).pause_at("checked", Pause::for_all());
+//! let report = hammer.run(move |worker| {
 //!     let is_free = seats.lock().unwrap().contains(&1);
 //!     worker.reached("checked"); // what was seen may be out of date from here on
 //!     if is_free {
@@ -33,7 +34,8 @@
 //!     }
 //!     Ok(is_free)
 //! });
-//! assert_eq!(report.values().filter(|has_seat| **has_seat).count(), 2, "both have the one seat");
+//! let seated = report.values().filter(|has_seat| **has_seat).count();
+//! assert_eq!(seated, 2, "both have the one seat");
 //! ```
 //!
 //! The crate has marks of its own, the constants below, so that code under test may need none. Whatever reads, and then writes

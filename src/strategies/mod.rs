@@ -14,7 +14,9 @@
 //! use rusqlite_fixtures::strategies::{Rows, check, operations};
 //!
 //! static BANK: Template = Template::sql(
-//!     "CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT NOT NULL UNIQUE, balance INTEGER NOT NULL)",
+//!     "CREATE TABLE account (
+//!         id INTEGER PRIMARY KEY, owner TEXT NOT NULL UNIQUE, balance INTEGER NOT NULL
+//!     )",
 //! );
 //!
 //! /// The code under test.
@@ -24,20 +26,22 @@
 //!     type Key = String;
 //!     type Value = i64;
 //!
-//!     fn insert(&self, connection: &Connection, owner: &String, balance: &i64) -> Result<()> {
-//!         connection.execute("INSERT INTO account (owner, balance) VALUES (?1, ?2)", (owner, balance)).map(drop)
+//!     fn insert(&self, db: &Connection, owner: &String, balance: &i64) -> Result<()> {
+//!         let sql = "INSERT INTO account (owner, balance) VALUES (?1, ?2)";
+//!         db.execute(sql, (owner, balance)).map(drop)
 //!     }
 //!
-//!     fn update(&self, connection: &Connection, owner: &String, balance: &i64) -> Result<bool> {
-//!         Ok(connection.execute("UPDATE account SET balance = ?2 WHERE owner = ?1", (owner, balance))? == 1)
+//!     fn update(&self, db: &Connection, owner: &String, balance: &i64) -> Result<bool> {
+//!         let sql = "UPDATE account SET balance = ?2 WHERE owner = ?1";
+//!         Ok(db.execute(sql, (owner, balance))? == 1)
 //!     }
 //!
-//!     fn delete(&self, connection: &Connection, owner: &String) -> Result<bool> {
-//!         Ok(connection.execute("DELETE FROM account WHERE owner = ?1", [owner])? == 1)
+//!     fn delete(&self, db: &Connection, owner: &String) -> Result<bool> {
+//!         Ok(db.execute("DELETE FROM account WHERE owner = ?1", [owner])? == 1)
 //!     }
 //!
-//!     fn read(&self, connection: &Connection) -> Result<BTreeMap<String, i64>> {
-//!         let mut accounts = connection.prepare("SELECT owner, balance FROM account")?;
+//!     fn read(&self, db: &Connection) -> Result<BTreeMap<String, i64>> {
+//!         let mut accounts = db.prepare("SELECT owner, balance FROM account")?;
 //!         accounts.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 //!     }
 //! }
@@ -64,7 +68,8 @@
 //! use rusqlite_fixtures::hammer::{Hammer, SLOT_ASKED};
 //! use rusqlite_fixtures::strategies::{Table, check_on_threads, hammers, transactions};
 //!
-//! static COUNTERS: Template = Template::sql("CREATE TABLE counter (id INTEGER PRIMARY KEY, value INTEGER NOT NULL)");
+//! static COUNTERS: Template =
+//!     Template::sql("CREATE TABLE counter (id INTEGER PRIMARY KEY, value INT NOT NULL)");
 //! const COUNTER: Table = Table::new("counter", "id", "value");
 //!
 //! # fn main() {

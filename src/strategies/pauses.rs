@@ -19,8 +19,9 @@ use crate::hammer::{Hammer, Pause};
 /// use rusqlite_fixtures::strategies::hammers;
 ///
 /// # fn main() {
-/// let hammer = Hammer::new().rounds(1);
-/// proptest!(ProptestConfig::with_cases(20), |(hammer in hammers(hammer, 4, &[SLOT_ASKED, SLOT_GIVEN_BACK]))| {
+/// let marks = &[SLOT_ASKED, SLOT_GIVEN_BACK];
+/// let hammers = hammers(Hammer::new().rounds(1), 4, marks);
+/// proptest!(ProptestConfig::with_cases(20), |(hammer in hammers)| {
 ///     hammer.run(|_worker| Ok(())).assert_no_failures();
 /// });
 /// # }
