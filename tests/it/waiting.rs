@@ -233,7 +233,8 @@ fn a_foreign_connection_that_gave_up_says_how_long_it_waited() {
         assert!(message.contains("thread `moves_the_money`"), "{message}");
         let (_, waited) = message.split_once("waited ").unwrap();
         let waited: f64 = waited.split_once("ms ").unwrap_or_else(|| panic!("{message}")).0.parse().unwrap();
-        assert!((125.0..=1000.0 * elapsed.as_secs_f64()).contains(&waited), "{message}");
+        let most = 1000.0 * elapsed.as_secs_f64() + 0.05; // it is printed in tenths of a millisecond
+        assert!((125.0..=most).contains(&waited), "{message}, within {elapsed:?}");
     }
 }
 
