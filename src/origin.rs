@@ -46,7 +46,7 @@ impl Origin {
         Origin { since: Instant::now(), ..self }
     }
 
-    #[cfg(all(test, not(shuttle)))]
+    #[cfg(test)]
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed()
     }
