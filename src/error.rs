@@ -81,9 +81,10 @@ pub enum ErrorKind {
     SerializationFailure,
     /// The unit of work was no longer open: the code under test had committed it or rolled it back.
     AlreadyEnded,
-    /// The creation of a shared engine asked for that same engine.
+    /// The creation of a shared engine asked for that same engine, or the build of a template for that same template.
     RecursiveCreation,
-    /// A template that can't be built: its script or its function failed. All who ask for it get the same error.
+    /// A template that can't be built: its script, its function or its `on_connect` failed. All who ask for it get the same
+    /// error.
     BuildFailed,
     /// A connection that can't be set up: the function of [`Template::on_connect`](crate::Template::on_connect) failed.
     SetupFailed,
