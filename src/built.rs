@@ -17,12 +17,12 @@ pub(crate) struct Built {
 
 /// A store with the template's content, and connections to it that are as good as new.
 pub(crate) struct Warm {
-    /// Closed before `mount` is let go of, though either order would do: each of them holds the mount too.
+    /// Closed before `mount` is dropped, though either order would do: each of them holds the mount too.
     pub(crate) sessions: Vec<Session>,
     pub(crate) mount: Arc<Mount>,
 }
 
-/// How many engines wait at most. More than threads run tests at once, each with an engine or two, would wait in vain.
+/// How many engines wait at most. More than threads run tests at once, each with an engine or two, would not be used.
 const MAX_WAITING: usize = 32;
 
 /// How many connections wait with each engine.

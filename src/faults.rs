@@ -131,7 +131,7 @@ pub(crate) enum Call {
     Delete,
     /// SHARED or RESERVED.
     Lock,
-    /// EXCLUSIVE, which whoever has RESERVED gets.
+    /// EXCLUSIVE, which the holder of RESERVED gets.
     LockExclusive,
 }
 

@@ -16,7 +16,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard, Patience, thread};
 pub(crate) struct Claim {
     pub(crate) token: Token,
     pub(crate) purpose: Purpose,
-    /// What its transaction has read and would build on. When that is replaced, waiting on is in vain.
+    /// What its transaction has read and would build on. When that is replaced, there is nothing to wait for.
     pub(crate) read: Option<Snapshot>,
     /// How long the slot is only reserved, until the token claims it for good. `None` claims it for good.
     pub(crate) reserve: Option<Duration>,
@@ -261,7 +261,7 @@ impl Store {
         self.restore(&baseline)
     }
 
-    /// Gives the writer slot to whoever waited longest for it, if `token` holds it.
+    /// Gives the writer slot to the waiter that has waited longest, if `token` holds it.
     pub(crate) fn release(&self, token: Token) {
         // Before, or by the marks two would seem to hold it.
         if marks::is_observed() && self.lock().is_held_by(token) {
@@ -357,7 +357,7 @@ impl State {
                     Writer { token: first.token, origin, reserved: None }
                 });
             }
-            // One that has been called would be called again in vain; that would only take time (exempted in mutants.toml).
+            // One that has been called need not be called again; that would only take time (exempted in mutants.toml).
             Some(first) if first.stage == Stage::Asleep => {
                 first.stage = Stage::Called;
                 first.woken.notify_one();

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use twox_hash::XxHash3_128;
 
-/// Text, so that whoever looks into the file can read it.
+/// Text, so that people can read it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Seal {
     pub(super) identity: u128,

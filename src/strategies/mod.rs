@@ -54,7 +54,7 @@
 //! # }
 //! ```
 //!
-//! All of a sequence runs on one thread, and nothing waits: whoever would have to is refused. So the [`Model`] says of each
+//! All of a sequence runs on one thread, and nothing waits: a connection that would have to wait is refused. So the [`Model`] says of each
 //! operation exactly what comes of it, and a failure is the same each time. Every operation is defined in each state, so
 //! that any part of a sequence is one too; that is why this does without proptest-state-machine, whose preconditions would
 //! have to be kept while a failure shrinks.

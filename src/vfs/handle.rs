@@ -78,7 +78,7 @@ pub(super) struct Handle {
     written: Option<Pages>,
     /// Whether what it has written is a database in WAL mode.
     becomes_wal: bool,
-    /// The schema cookie of its latest commit, as it wrote it, until it reads anew: `read` may have another one by then.
+    /// The schema cookie of its latest commit, as it wrote it, until its next transaction: `read` may have another one by then.
     own_cookie: Option<u32>,
     /// Its wait for the writer slot, if it may come back for it.
     polling: Option<Polling>,

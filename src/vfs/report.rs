@@ -90,7 +90,7 @@ mod tests {
         (0..=SUBJECTS as u64).for_each(|engine| assert_eq!(told.count(subject(engine)), 1));
         assert_eq!(told.0.len(), SUBJECTS);
         assert_eq!(told.count(subject(1)), 2);
-        assert_eq!(told.count(subject(0)), 1, "it is told anew");
+        assert_eq!(told.count(subject(0)), 1, "it is told again");
     }
 
     #[test]

@@ -120,7 +120,7 @@ const COMMANDS: [&CStr; 5] = [c"BEGIN", c"BEGIN IMMEDIATE", c"BEGIN EXCLUSIVE", 
 /// A connection for one unit of work after another, with the statements that begin and end them.
 pub(crate) struct Session {
     connection: Connection,
-    /// The connection as it was opened. Whoever had it mutably may have put another in its place.
+    /// The connection as it was opened. A user that had it mutably may have put another in its place.
     opened: *mut sqlite3,
     file: *mut File,
     statements: [*mut sqlite3_stmt; COMMANDS.len()],
@@ -309,7 +309,7 @@ impl Session {
         CString::new(sql).ok()
     }
 
-    /// Has SQLite compile what has to be compiled anew, so that `was_changed` tells.
+    /// Forces statements to be compiled again where that is due, so that `was_changed` tells.
     pub(crate) fn probe(&mut self) -> rusqlite::Result<()> {
         self.run(Command::Begin)?;
         self.run(Command::Rollback)
@@ -405,7 +405,7 @@ impl Session {
             code
         };
         let result = if code == ffi::SQLITE_DONE { Ok(()) } else { check(&self.connection, code) };
-        // An error may keep SQLite from compiling it anew: an authorizer may forbid it. To wait in vain is none such.
+        // An error may keep SQLite from compiling it again: an authorizer may forbid it. A time-out is no such error.
         self.was_changed |= result.is_err() && code & 0xff != ffi::SQLITE_BUSY;
         // SAFETY: as above. The code is the one of the step, which has been looked at.
         unsafe { ffi::sqlite3_reset(statement) };

@@ -98,7 +98,7 @@ impl Mount {
 }
 
 /// Waits for the writer slot at this place in the queue. What seems to wait for its own thread is printed soon: another thread
-/// may have the holder by now and give the slot back, so nobody can be sure that it waits in vain.
+/// may have the holder by now and give the slot back, so a deadlock can't be proven.
 fn wait_and_tell(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
     let first = patience.min(SELF_TOLD_AFTER);
     match wait(mount, claim, place, first) {
@@ -129,7 +129,7 @@ pub(super) fn over() {
     let _ = WAIT.try_with(|cell| cell.set(None));
 }
 
-/// When the wait began. SQLite does not start to count anew for everything that may wait, so a call that does not go on
+/// When the wait began. SQLite does not start to count from 0 for everything that may wait, so a call that does not go on
 /// where the last one was begins another wait.
 fn waiting_since(connection: usize, tries: i32) -> Instant {
     let goes_on = |wait: &Wait| wait.connection == connection && wait.tries + 1 == tries;
