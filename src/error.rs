@@ -4,11 +4,8 @@ use std::io;
 use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::{ErrorCode, ffi};
-
-use crate::origin::Refusal;
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -108,8 +105,12 @@ impl Error {
         }
     }
 
-    fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
         Error(Arc::new(Repr { kind, message: message.into(), source: None }))
+    }
+
+    pub(crate) fn with_sqlite(self, cause: rusqlite::Error) -> Error {
+        self.caused_by(Source::Sqlite(cause))
     }
 
     fn caused_by(mut self, source: Source) -> Error {
@@ -153,7 +154,7 @@ impl Error {
         Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
     }
 
-    pub(crate) fn open_connection(engine: &str, cause: NoConnection) -> Error {
+    pub(crate) fn connection_not_opened(engine: &str, cause: NoConnection) -> Error {
         let operation = format!("can't open a connection to {engine}");
         let cause = match cause {
             NoConnection::Sqlite(cause) => cause,
@@ -161,10 +162,6 @@ impl Error {
                 return Error::not_set_up(ErrorKind::SetupFailed, &operation, at, cause);
             }
         };
-        // To open one is to read the schema, which a fault plan may refuse.
-        if let Some((engine, refusal)) = refusal_of(&cause) {
-            return Error::from_refusal(&engine, &refusal, cause);
-        }
         // Without memory there is no connection to ask for SQLite's words, and rusqlite has the path in their place.
         let is_without_memory = cause.sqlite_error_code() == Some(ErrorCode::OutOfMemory);
         let words = if is_without_memory { "out of memory".to_owned() } else { cause.to_string() };
@@ -261,50 +258,6 @@ impl Error {
         );
         Error::new(ErrorKind::OtherTemplate, message)
     }
-
-    pub(crate) fn refused(engine: &str, refusal: &Refusal) -> Error {
-        let code = ffi::Error::new(refusal.extended_code());
-        Error::from_refusal(engine, refusal, rusqlite::Error::SqliteFailure(code, None))
-    }
-
-    /// What is printed when a wait is long, and not over.
-    pub(crate) fn still_waiting(engine: &str, refusal: &Refusal) -> String {
-        match refusal {
-            Refusal::Held { by, waited } => {
-                held("still waiting to write", engine, by, *waited, refusal.is_by_this_thread())
-            }
-            other => Error::refused(engine, other).to_string(),
-        }
-    }
-
-    fn from_refusal(engine: &str, refusal: &Refusal, cause: rusqlite::Error) -> Error {
-        let (kind, message) = match refusal {
-            Refusal::Held { by, waited } => {
-                (ErrorKind::LockTimeout, held("can't write", engine, by, *waited, refusal.is_by_this_thread()))
-            }
-            Refusal::Stale { by } => (ErrorKind::SerializationFailure, stale(engine, by)),
-            Refusal::Injected { by } => {
-                (ErrorKind::LockTimeout, format!("can't lock {engine}: {by} makes it seem taken"))
-            }
-        };
-        Error::new(kind, message).caused_by(Source::Sqlite(cause))
-    }
-}
-
-fn held(what: &str, engine: &str, by: &impl fmt::Display, waited: Duration, by_this_thread: bool) -> String {
-    let remedy = if by_this_thread {
-        "this thread waits for itself: it has to commit, roll back or drop that one first"
-    } else {
-        "commit, roll back or drop that one sooner, or raise Engine::set_lock_timeout"
-    };
-    format!("{what} to {engine}: waited {waited:.1?} for its writer slot, which was taken by {by}; {remedy}")
-}
-
-fn stale(engine: &str, by: &impl fmt::Display) -> String {
-    format!(
-        "can't write to {engine}: serialization failure, for what this transaction read has been replaced since by {by}; \
-         roll back and run it again, or begin with TransactionBehavior::Immediate"
-    )
 }
 
 impl fmt::Display for Error {
@@ -356,32 +309,6 @@ fn shortened(statement: &str) -> String {
     match statement.char_indices().nth(MOST) {
         Some((end, _)) => format!("{} …", &statement[..end]),
         None => statement.to_owned(),
-    }
-}
-
-/// The extended result code, if this is SQLite's error for a lock that it did not get. (SQLITE_BUSY has other messages.)
-fn code_of_a_lock(error: &rusqlite::Error) -> Option<i32> {
-    match error {
-        rusqlite::Error::SqliteFailure(code, Some(message)) if message == "database is locked" => {
-            Some(code.extended_code)
-        }
-        _ => None,
-    }
-}
-
-/// Why an engine refused the lock that this error is about: what SQLite did not hand on.
-fn refusal_of(error: &rusqlite::Error) -> Option<(String, Refusal)> {
-    code_of_a_lock(error).and_then(Refusal::take)
-}
-
-impl From<rusqlite::Error> for Error {
-    /// Keeps SQLite's error as the source. Where an engine refused a lock on this thread just now, the message says what
-    /// SQLite's "database is locked" can't: who holds the writer slot, since when, and begun at which line.
-    fn from(cause: rusqlite::Error) -> Error {
-        match refusal_of(&cause) {
-            Some((engine, refusal)) => Error::from_refusal(&engine, &refusal, cause),
-            None => Error::new(ErrorKind::Sqlite, cause.to_string()).caused_by(Source::Sqlite(cause)),
-        }
     }
 }
 

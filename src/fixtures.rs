@@ -30,8 +30,9 @@
 
 use rstest::fixture;
 
+use crate::engine::{Engine, PooledConnection, UnitOfWork};
 use crate::hammer::Hammer;
-use crate::{Engine, PooledConnection, Template, UnitOfWork};
+use crate::template::Template;
 
 /// What the fixtures take that are given no template.
 static EMPTY: Template = Template::empty();

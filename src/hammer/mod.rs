@@ -43,6 +43,7 @@
 //! `.pause_at(SLOT_ASKED, Pause::for_all())`. (Who holds the slot at such a mark, keeps those waiting who are to come; then the
 //! pause takes all of its [patience](Pause::patience).) Where no hammer runs, a mark costs one load.
 
+mod finished;
 mod pause;
 mod progress;
 mod report;
@@ -63,11 +64,13 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use rusqlite::ErrorCode;
 
+pub use self::finished::Failure;
+use self::finished::{Event, Finished};
 pub use self::pause::Pause;
 use self::pause::{Kind, Meeting};
 use self::progress::Progress;
-pub use self::report::{Failure, Orders, Outcome, Report};
-use self::report::{Finished, Record};
+use self::report::Record;
+pub use self::report::{Orders, Outcome, Report};
 pub use self::timeline::{Arrival, Lane, Span, Timeline};
 use crate::error::{BoxError, Error, words_of_panic};
 use crate::marks;
@@ -294,15 +297,6 @@ struct Post {
     /// The mark at which it is held up.
     paused_at: Option<&'static str>,
     random: Rng,
-}
-
-/// A worker came to a mark, and went on at this time.
-#[derive(Clone, Copy)]
-struct Event {
-    mark: &'static str,
-    /// The number of the engine, if the mark is of one.
-    engine: Option<u64>,
-    at: Instant,
 }
 
 impl Floor {

@@ -5,18 +5,9 @@ use std::fmt;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
+use super::finished::{Failure, Finished};
+use super::pause::Pause;
 use super::timeline::Timeline;
-use super::{Event, Pause};
-use crate::error::BoxError;
-
-/// What one worker has done in a round.
-pub(super) struct Finished<T> {
-    pub(super) number: usize,
-    pub(super) begun: Instant,
-    pub(super) ended: Instant,
-    pub(super) result: Result<T, Failure>,
-    pub(super) events: Vec<Event>,
-}
 
 /// What came of one worker's round.
 #[derive(Debug)]
@@ -30,28 +21,6 @@ pub struct Outcome<T> {
     pub took: Duration,
     /// What the work returned, or why it did not.
     pub result: Result<T, Failure>,
-}
-
-/// Why a worker's round has no value.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Failure {
-    /// The work returned this error; or `SQLITE_BUSY`, and this is the crate's own, which says who held the lock.
-    Error(BoxError),
-    /// The work panicked with these words.
-    Panic(String),
-    /// The work had not ended by the deadline; where it stood.
-    Hung(String),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Error(error) => write!(f, "error: {error}"),
-            Failure::Panic(words) => write!(f, "panic: {words}"),
-            Failure::Hung(place) => write!(f, "hung, {place}"),
-        }
-    }
 }
 
 /// The orders in which the workers came to a mark for the first time in a round: of those rounds in which so many did.

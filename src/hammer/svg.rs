@@ -7,8 +7,7 @@ use std::time::Duration;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::timeline::Row;
-use super::{Arrival, Timeline};
+use super::timeline::{Arrival, Row, Timeline};
 use crate::marks::COMMITTED;
 
 const WIDTH: u32 = 1200;

@@ -5,8 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::Event;
-use super::report::Finished;
+use super::finished::{Event, Finished};
 use crate::marks::{SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED, SLOT_TAKEN};
 
 /// What each thread did in one round, and when: with a lane per thread, it prints as text, and with the feature `svg` it is

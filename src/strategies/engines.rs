@@ -11,9 +11,10 @@ use super::model::{Content, Effect, Model, Outcome};
 use super::operation::{AT_FIRST, ELSEWHERE, HANDS, Kind, Operation, Place, Statement, TABLES};
 use super::rows::Rows;
 use super::subject::{Difference, Subject};
-use crate::error::Error;
+use crate::content::Snapshot;
+use crate::engine::{Engine, PooledConnection, UnitOfWork};
+use crate::error::{Error, Result};
 use crate::vfs::set_busy_handler;
-use crate::{Engine, PooledConnection, Snapshot, UnitOfWork};
 
 /// Carries the operations out on this engine and forks of it, and compares what comes of each, and in the end what each
 /// engine holds, with the model. The engine's lock timeout is zero from then on.
@@ -74,7 +75,7 @@ impl<'a, R: Rows> Engines<'a, R> {
     ///
     /// # Panics
     /// When there is no table in the engine.
-    pub fn new(rows: &'a R, engine: Engine) -> crate::Result<Engines<'a, R>> {
+    pub fn new(rows: &'a R, engine: Engine) -> Result<Engines<'a, R>> {
         engine.set_lock_timeout(Duration::ZERO);
         let snapshots = vec![elsewhere(&engine)?];
         Ok(Engines { rows, hands: [const { None }; HANDS], engines: vec![engine], snapshots })
@@ -115,7 +116,7 @@ impl<'a, R: Rows> Engines<'a, R> {
 
     fn content(&self, engine: &Engine) -> Result<Content<R::Key, R::Value>, Difference> {
         let read = || Ok(read(self.rows, &*engine.unit_of_work()?)?);
-        read().map_err(|error: crate::Error| Difference::new("reading all rows", &"rows", &error))
+        read().map_err(|error: Error| Difference::new("reading all rows", &"rows", &error))
     }
 
     fn open(&mut self, hand: usize, engine: usize, kind: Kind) -> Outcome<R::Key, R::Value> {
@@ -129,7 +130,7 @@ impl<'a, R: Rows> Engines<'a, R> {
         }
     }
 
-    fn end(&mut self, hand: usize, sql: &str, end: fn(UnitOfWork) -> crate::Result<()>) -> Outcome<R::Key, R::Value> {
+    fn end(&mut self, hand: usize, sql: &str, end: fn(UnitOfWork) -> Result<()>) -> Outcome<R::Key, R::Value> {
         match self.hands[hand].take() {
             None => Outcome::Closed,
             Some(Hand { held: Held::UnitOfWork(work), .. }) => outcome_of(end(work).map_err(rusqlite::Error::from)),
@@ -221,7 +222,7 @@ impl<R: Rows> Subject<R::Key, R::Value> for Engines<'_, R> {
 }
 
 /// A snapshot of another engine, whose change counter and schema cookie may come in this one too, with other content.
-fn elsewhere(engine: &Engine) -> crate::Result<Snapshot> {
+fn elsewhere(engine: &Engine) -> Result<Snapshot> {
     let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).expect("an engine with a table").engine();
     let (table, value) = ELSEWHERE;
     copy.connect()?.execute_batch(&create_table(table, true, value))?;
@@ -234,12 +235,12 @@ fn create_table(table: usize, reversed: bool, value: u8) -> String {
     format!("CREATE TABLE {} AS SELECT {columns}", name_of(table))
 }
 
-fn integrity_of(engine: &Engine) -> crate::Result<String> {
+fn integrity_of(engine: &Engine) -> Result<String> {
     Ok(engine.unit_of_work()?.query_row("PRAGMA integrity_check", [], |row| row.get(0))?)
 }
 
 /// None of them waits: what `on_connect` sets comes first, and what that takes comes after it.
-fn take(engine: &Engine, kind: Kind) -> crate::Result<Held> {
+fn take(engine: &Engine, kind: Kind) -> Result<Held> {
     Ok(match kind {
         Kind::UnitOfWork => Held::UnitOfWork(engine.begin_in_turn(TransactionBehavior::Deferred)?),
         Kind::Immediate => Held::UnitOfWork(engine.begin_in_turn(TransactionBehavior::Immediate)?),

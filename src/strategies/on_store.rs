@@ -11,10 +11,11 @@ use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 use super::model::{Content, Effect, Model, Outcome, View};
 use super::operation::{AT_FIRST, ELSEWHERE, HANDS, Kind, Operation, Place, Statement, TABLES, operations};
 use super::subject::Subject;
-use crate::origin::{Purpose, Refusal};
-use crate::pages::Pages;
-use crate::snapshot::{Snapshot, Stamp};
-use crate::store::{Claim, Store, Token};
+use crate::content::origin::Purpose;
+use crate::content::pages::Pages;
+use crate::content::refusal::Refusal;
+use crate::content::snapshot::{Snapshot, Stamp};
+use crate::content::store::{Claim, Store, Token};
 
 type Rows = Content<usize, u8>;
 type Came = Outcome<usize, u8>;

@@ -13,7 +13,7 @@ use super::model::{Content, Outcome, View};
 use super::operation::{Statement, on_rows};
 use super::rows::Rows;
 use super::subject::Difference;
-use crate::Engine;
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::hammer::Hammer;
 

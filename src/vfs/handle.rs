@@ -10,12 +10,13 @@ use super::mount::Mount;
 use super::polling::{self, Polling};
 use super::report::report;
 use super::waiting::{self, Pending};
+use crate::content::origin::Purpose;
+use crate::content::pages::Pages;
+use crate::content::queue::Place;
+use crate::content::refusal::Refusal;
+use crate::content::snapshot::{self, JournalMode, Snapshot, Stamp};
+use crate::content::store::{Claim, Token};
 use crate::faults::{self, Call};
-use crate::origin::{Purpose, Refusal};
-use crate::pages::Pages;
-use crate::queue::Place;
-use crate::snapshot::{self, JournalMode, Snapshot, Stamp};
-use crate::store::{Claim, Token};
 
 /// A SQLite result code other than `SQLITE_OK`.
 pub(super) type Code = i32;

@@ -4,6 +4,7 @@
 //! of `sqlite3_vfs`, `sqlite3_io_methods` and `sqlite3_file_control`. The SAFETY sentences refer to them by those names.
 #![allow(unsafe_code, reason = "SQLite is a C library; this module and those in it are where that is crossed")]
 
+pub(crate) mod external;
 mod handle;
 mod journal;
 mod mount;
@@ -30,7 +31,6 @@ pub(crate) use self::mount::{Mount, Name};
 pub(crate) use self::session::set_busy_handler;
 pub(crate) use self::session::{OnConnect, Session, Setup, connect, is_connected};
 use crate::faults::{self, Call};
-use crate::outside;
 
 /// Of SQLite 3.48, so that not all bindings have it. Older versions of SQLite don't look at it.
 const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
@@ -152,13 +152,13 @@ unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int 
 }
 
 unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
-    outside::ask();
+    external::ask();
     // SAFETY: SQLite's own arguments.
     unsafe { default_current_time(vfs, out) }
 }
 
 unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
-    outside::ask();
+    external::ask();
     // SAFETY: SQLite's own arguments.
     unsafe { default_current_time_int64(vfs, out) }
 }
@@ -214,7 +214,7 @@ unsafe extern "C" fn open(
         }
         FileName::Other => {
             if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
-                outside::ask(); // it is attached
+                external::ask(); // it is attached
             }
             // SAFETY: SQLite's own arguments; szOsFile is large enough for the default VFS's file.
             unsafe { default_open(vfs, name, file, flags, out_flags) }

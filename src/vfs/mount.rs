@@ -6,8 +6,8 @@ use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::snapshot::Snapshot;
-use crate::store::Store;
+use crate::content::Snapshot;
+use crate::content::store::Store;
 
 /// What SQLite's file names of engines start with; the engine's number follows. Nothing else in a file system is likely
 /// to be named so, and every other name is left to SQLite's default VFS.

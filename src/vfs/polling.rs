@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::mount::Mount;
-use super::report::report_long_wait;
+use super::report::{SELF_TOLD_AFTER, TOLD_AFTER, report_long_wait};
 use super::waiting::wait;
-use crate::origin::Refusal;
-use crate::queue::Place;
-use crate::store::Claim;
+use crate::content::queue::Place;
+use crate::content::refusal::Refusal;
+use crate::content::store::Claim;
 
 /// A connection's wait for the writer slot, from its first refusal on.
 pub(super) struct Polling {
@@ -26,12 +26,6 @@ pub(super) struct Polling {
 
 /// How long a connection keeps its place while it is away. SQLite's own busy handler sleeps for up to 100 ms at a time.
 const KEPT: Duration = Duration::from_millis(200);
-
-/// After how long it is printed what a connection waits for.
-const TOLD_AFTER: Duration = Duration::from_secs(1);
-
-/// The same for one that seems to wait for its own thread.
-pub(super) const SELF_TOLD_AFTER: Duration = Duration::from_millis(100);
 
 /// How long a connection waits in the queue, at least, between two calls of a busy handler that sleeps elsewhere.
 const SHORTEST_TURN: Duration = Duration::from_millis(10);

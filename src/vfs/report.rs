@@ -3,10 +3,12 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::mount::Mount;
+use crate::content::origin::Purpose;
+use crate::content::refusal::Refusal;
 use crate::error::Error;
-use crate::origin::{Purpose, Refusal};
 
 /// Prints why a connection was refused the writer slot for good.
 ///
@@ -24,6 +26,12 @@ pub(super) fn report(mount: &Mount, purpose: Purpose, refusal: &Refusal) {
         _ => eprintln!("rusqlite-fixtures: {message} (the same for the {count}th time on this thread)"),
     }
 }
+
+/// After how long it is printed what a connection waits for.
+pub(super) const TOLD_AFTER: Duration = Duration::from_secs(1);
+
+/// The same for one that seems to wait for its own thread.
+pub(super) const SELF_TOLD_AFTER: Duration = Duration::from_millis(100);
 
 /// Prints what a connection waits for that has been waiting for long.
 pub(super) fn report_long_wait(mount: &Mount, refusal: &Refusal) {

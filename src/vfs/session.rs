@@ -12,9 +12,10 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::waiting::wait_in_turn;
 use super::watch::Watch;
 use super::{File, METHODS, Mount, handle};
+use crate::content::origin::Purpose;
+use crate::content::refusal::Refusal;
 use crate::error::{BoxError, NoConnection};
 use crate::faults;
-use crate::origin::{Purpose, Refusal};
 
 /// What every connection is given before anybody has it.
 pub(crate) struct Setup {

@@ -6,13 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::mount::Mount;
-use super::polling::SELF_TOLD_AFTER;
-use super::report::{report, report_long_wait};
+use super::report::{SELF_TOLD_AFTER, report, report_long_wait};
+use crate::content::queue::Place;
+use crate::content::refusal::Refusal;
+use crate::content::store::Claim;
 use crate::faults;
 use crate::marks;
-use crate::origin::Refusal;
-use crate::queue::Place;
-use crate::store::Claim;
 
 /// A refusal that a busy handler may be called for next, on this thread.
 ///

@@ -1,5 +1,6 @@
 //! The repository's own order.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -64,7 +65,7 @@ fn lines_of_code(text: &str) -> Vec<(usize, &str)> {
 
 #[test]
 fn unsafe_code_is_where_the_design_says() {
-    let is_allowed = |path: &str| path.starts_with("src/vfs/") || path == "src/image/os.rs";
+    let is_allowed = |path: &str| path.starts_with("src/vfs/") || path == "src/template/image/os.rs";
     for path in source_files().iter().filter(|path| !is_allowed(path)) {
         assert!(!read(path).contains("unsafe_code"), "{path}");
     }
@@ -85,39 +86,169 @@ fn source_files() -> Vec<String> {
     files
 }
 
-/// As the table of layers in DESIGN.md has them.
 #[test]
-fn each_module_uses_only_those_above_it() {
-    let design = read("DESIGN.md");
-    let (_, layers) = design.split_once("## Layers").unwrap();
-    let table: Vec<&str> = layers.lines().skip(1).take_while(|line| !line.starts_with("## ")).collect();
-    let row_of = |module: &str| {
-        let name = format!("`{module}`");
-        table.iter().position(|row| row.split('|').nth(1).is_some_and(|names| names.contains(&name)))
-    };
-    let mut uses = 0;
-    for path in source_files().iter().filter(|path| !["src/lib.rs", "src/model.rs"].contains(&path.as_str())) {
-        let module =
-            path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
-        let row = row_of(&module).or_else(|| row_of(module.split("::").next().unwrap()));
-        let row = row.unwrap_or_else(|| panic!("{path} is not in the table of layers"));
-        for used in modules_used(&read(path)) {
-            assert!(row_of(&used).is_none_or(|used| used <= row), "{module} uses {used}, which is not above it");
-            uses += 1;
+fn each_folder_uses_only_what_the_design_lets_it_use() {
+    let layers = Layers::of(&read("DESIGN.md"));
+    let mut imports = 0;
+    // The models are tests of several layers.
+    for path in source_files().iter().filter(|path| !["src/lib.rs", "src/content/models.rs"].contains(&path.as_str())) {
+        for used in crate_paths(&read(path)) {
+            layers.check(path, &used).unwrap_or_else(|violation| panic!("{violation}"));
+            imports += 1;
         }
     }
-    assert!(uses > 100, "only {uses} were found");
+    assert!(imports > 80, "only {imports} were found");
 }
 
-/// The first names of the paths that begin with `crate::`, outside of tests and comments.
-fn modules_used(source: &str) -> Vec<String> {
-    let code = source.split("\n#[cfg(test)]\nmod ").next().unwrap().split("\n#[cfg(all(test").next().unwrap();
-    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-    let paths = lines.flat_map(|line| line.split("crate::").skip(1));
-    let first_names = paths.flat_map(|path| match path.strip_prefix('{') {
-        Some(list) => list.split([',', '}']).map(str::trim).collect(),
-        None => vec![path],
-    });
-    let name = |path: &str| path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    first_names.map(name).collect()
+#[test]
+fn an_import_that_the_design_forbids_is_found() {
+    let layers = Layers::of(&read("DESIGN.md"));
+    let source = "use crate::engine::Engine;\nfn f() {\n    crate::hammer::hammer()\n}\n";
+    let violations: Vec<String> =
+        crate_paths(source).iter().map(|used| layers.check("src/content/store.rs", used).unwrap_err()).collect();
+    assert_eq!(
+        violations,
+        [
+            "src/content/store.rs uses `engine`, and DESIGN.md (Layers) lets `content` use only: error, faults, marks, sync",
+            "src/content/store.rs uses `hammer`, and DESIGN.md (Layers) lets `content` use only: error, faults, marks, sync",
+        ]
+    );
+    assert_eq!(layers.check("src/content/store.rs", "sync"), Ok(()));
+    let elsewhere = layers.check("src/vfs/mod.rs", "Engine").unwrap_err();
+    assert_eq!(
+        elsewhere,
+        "src/vfs/mod.rs uses `Engine`, which is no row of DESIGN.md (Layers); name the module it is in"
+    );
+}
+
+#[test]
+#[should_panic(expected = "`low` may use `high`, which is not above it")]
+fn a_table_in_which_a_row_uses_one_below_it_is_found() {
+    Layers::of("## Layers\n| `low` | what | `high` |\n| `high` | what | |\n");
+}
+
+#[test]
+fn the_files_of_a_folder_do_not_use_each_other_in_circles() {
+    let mut folders: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
+    for path in source_files() {
+        let (folder, file) = path.rsplit_once('/').unwrap();
+        if !["mod.rs", "lib.rs", "models.rs"].contains(&file) {
+            let file = file.trim_end_matches(".rs").to_owned();
+            folders.entry(folder.to_owned()).or_default().insert(file, siblings_used(&read(&path)));
+        }
+    }
+    assert!(folders.len() >= 6, "only {folders:?}");
+    for (folder, files) in &folders {
+        assert_eq!(circle(files), None, "the files in {folder} use each other in a circle");
+    }
+}
+
+#[test]
+fn a_circle_between_files_is_found() {
+    let uses = |used: &[&str]| used.iter().map(|file| (*file).to_owned()).collect::<Vec<String>>();
+    let mut files = BTreeMap::from([("a".to_owned(), uses(&["b"])), ("b".to_owned(), uses(&["c", "parent"]))]);
+    assert_eq!(circle(&files), None);
+    files.insert("c".to_owned(), uses(&["a"]));
+    assert_eq!(circle(&files), Some(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()]));
+    assert_eq!(siblings_used("use super::a::A;\nuse super::{b, c::C};\nuse super::Parent;\n"), ["a", "b", "c"]);
+}
+
+/// The table "Layers" of DESIGN.md: for each folder or file in `src`, what it may use.
+struct Layers(Vec<(String, Vec<String>)>);
+
+impl Layers {
+    fn of(design: &str) -> Layers {
+        let (_, layers) = design.split_once("## Layers").unwrap();
+        let rows = layers.lines().filter(|line| line.starts_with("| `"));
+        let mut table: Vec<(String, Vec<String>)> = Vec::new();
+        for row in rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>()) {
+            let (name, may_use) = (row[1].trim_matches('`').to_owned(), in_backticks(row[3]));
+            if name.contains('/') {
+                break; // the next table, of places
+            }
+            for used in &may_use {
+                let is_above = table.iter().any(|(above, _)| above == used);
+                assert!(is_above, "`{name}` may use `{used}`, which is not above it");
+            }
+            table.push((name, may_use));
+        }
+        Layers(table)
+    }
+
+    /// Whether the file at `path` may use this module of the crate.
+    fn check(&self, path: &str, used: &str) -> Result<(), String> {
+        let layer = path.trim_start_matches("src/").split('/').next().unwrap().trim_end_matches(".rs");
+        let may_use = |name: &str| self.0.iter().find(|(row, _)| row == name).map(|(_, may_use)| may_use);
+        let Some(allowed) = may_use(layer) else {
+            return Err(format!("{path} is in no row of DESIGN.md (Layers)"));
+        };
+        if may_use(used).is_none() {
+            return Err(format!(
+                "{path} uses `{used}`, which is no row of DESIGN.md (Layers); name the module it is in"
+            ));
+        }
+        if used == layer || allowed.iter().any(|allowed| allowed == used) {
+            return Ok(());
+        }
+        let allowed = allowed.join(", ");
+        Err(format!("{path} uses `{used}`, and DESIGN.md (Layers) lets `{layer}` use only: {allowed}"))
+    }
+}
+
+fn in_backticks(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The code outside of tests and comments.
+fn code(source: &str) -> impl Iterator<Item = &str> {
+    let code = source.split("\n#[cfg(test)]\nmod ").next().unwrap();
+    let code = code.split("\n#[cfg(all(test").next().unwrap();
+    code.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+/// The first names of the paths that begin with `crate::`.
+fn crate_paths(source: &str) -> Vec<String> {
+    code(source).flat_map(|line| line.split("crate::").skip(1)).flat_map(first_names).collect()
+}
+
+/// The files beside this one that it names in its imports, which begin with a small letter.
+fn siblings_used(source: &str) -> Vec<String> {
+    let paths = code(source).filter_map(|line| line.split_once("use super::"));
+    paths
+        .flat_map(|(_, path)| first_names(path))
+        .filter(|name| name.starts_with(|first: char| first.is_lowercase()))
+        .collect()
+}
+
+/// The first name of a path, or of each path in braces.
+fn first_names(path: &str) -> Vec<String> {
+    let name = |path: &str| path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    match path.strip_prefix('{') {
+        Some(list) => list.split([',', '}']).map(str::trim).map(name).filter(|name| !name.is_empty()).collect(),
+        None => vec![name(path)],
+    }
+}
+
+/// Files that use each other in a circle.
+fn circle(files: &BTreeMap<String, Vec<String>>) -> Option<Vec<String>> {
+    fn from(files: &BTreeMap<String, Vec<String>>, way: &mut Vec<String>) -> bool {
+        let last = way.last().unwrap().clone();
+        for used in files.get(&last).into_iter().flatten() {
+            if *used == way[0] {
+                return true;
+            }
+            if files.contains_key(used) && !way.contains(used) {
+                way.push(used.clone());
+                if from(files, way) {
+                    return true;
+                }
+                way.pop();
+            }
+        }
+        false
+    }
+    files.keys().find_map(|first| {
+        let mut way = vec![first.clone()];
+        from(files, &mut way).then_some(way)
+    })
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use crate::pages::Base;
+use crate::content::pages::Base;
 
 /// The bytes of a file that is never written to again.
 pub(super) fn map(file: &File) -> io::Result<Base> {

@@ -1,23 +1,29 @@
-use std::collections::BTreeMap;
-use std::env;
+//! Templates: databases that are built once, and of which each test gets an engine of its own.
+//!
+//! * `Template` (here): the builder that users see.
+//! * `recipe`: the steps of a template, what identifies it, and how it is built.
+//! * `image`: the content of a template as a file that processes share.
+//!
+//! It uses `engine` and what is below.
+//!
+//! Invariants:
+//! * A recipe is built once in a process, however many threads ask and in however many templates it is written.
+//! * What goes wrong with an image never fails a test: the template is built in the process.
+
+mod image;
+mod recipe;
+
 use std::fmt;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::panic::Location;
+use std::sync::{Arc, OnceLock};
 
 use rusqlite::Connection;
 
-use crate::built::Built;
-use crate::engine::Engine;
-use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::image::{Content, Identity};
-use crate::once_map::OnceMap;
-use crate::origin::Purpose;
-use crate::registry::MEMORY_ENGINES;
-use crate::snapshot::Snapshot;
-use crate::unit_of_work::UnitOfWork;
-use crate::vfs::{self, Mount, Name, OnConnect, Setup, script};
-use crate::{faults, image, outside};
+use self::recipe::{Action, Built, MAX_STEPS, Recipe, Start, Step};
+use crate::content::Snapshot;
+use crate::engine::{Engine, MEMORY_ENGINES, UnitOfWork};
+use crate::error::{BoxError, Error, Result};
+use crate::vfs::OnConnect;
 
 /// A recipe for a database: schema, migrations, seed data. It is carried out once, and then every test and every case of a
 /// property test gets an engine of its own with that content, in microseconds.
@@ -70,42 +76,6 @@ pub struct Template {
     /// What `TEMPLATES` has for the recipe, once it is known.
     built: OnceLock<Result<Arc<Built>>>,
 }
-
-#[derive(Clone, Copy)]
-struct Recipe {
-    at: &'static Location<'static>,
-    start: Start,
-    steps: [Option<Step>; MAX_STEPS],
-    on_connect: Option<OnConnect>,
-    /// `None` as in the parent; without one, on.
-    foreign_keys: Option<bool>,
-    key: Option<&'static str>,
-}
-
-#[derive(Clone, Copy)]
-enum Start {
-    Empty,
-    Database(&'static [u8]),
-    Template(&'static Template),
-}
-
-#[derive(Clone, Copy)]
-struct Step {
-    action: Action,
-    at: &'static Location<'static>,
-}
-
-#[derive(Clone, Copy)]
-enum Action {
-    Script(&'static str),
-    Function(Build),
-}
-
-/// What makes or changes a database: it may fail with any error.
-type Build = fn(&mut Connection) -> Result<(), BoxError>;
-
-/// Steps of one template; a derived one has as many again.
-const MAX_STEPS: usize = 16;
 
 impl Template {
     /// A database that this script makes. It may hold any number of statements.
@@ -161,7 +131,7 @@ impl Template {
     /// ```
     #[track_caller]
     pub const fn from(parent: &'static Template) -> Template {
-        Template::new(Start::Template(parent))
+        Template::new(Start::Parent(&parent.recipe))
     }
 
     #[track_caller]
@@ -250,7 +220,7 @@ impl Template {
     /// [`BuildFailed`](crate::ErrorKind::BuildFailed) when the template can't be built;
     /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of its own build.
     pub fn engine(&self) -> Result<Engine> {
-        Ok(Engine::of(self.built()?))
+        Ok(Engine::of(&self.built()?.pool))
     }
 
     /// A unit of work on an engine of its own: `engine()?.unit_of_work()`.
@@ -267,7 +237,7 @@ impl Template {
     /// # Errors
     /// As [`engine`](Template::engine).
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Ok(self.built()?.content().snapshot.clone())
+        Ok(self.built()?.pool.content().clone())
     }
 
     fn is_empty(&self) -> bool {
@@ -281,10 +251,7 @@ impl Template {
             Some(built) => built,
             // Not in get_or_init, which would never return if the build asks for this very template.
             None => {
-                let combination = self.recipe.combination();
-                let recursive = || Error::recursive_build(&self.to_string());
-                let build = || faults::spare(|| self.recipe.build_for_good()); // it is for others, too
-                let built = TEMPLATES.get_or_create(&combination, build, recursive)?;
+                let built = self.recipe.built()?;
                 self.built.get_or_init(|| built)
             }
         };
@@ -303,207 +270,7 @@ impl Engine {
         if template.is_empty() {
             return Engine::shared(url);
         }
-        MEMORY_ENGINES.get_or_create_of(&url.as_ref().parse()?, template.built()?)
-    }
-}
-
-/// What has been built, or has failed to be.
-static TEMPLATES: OnceMap<Combination, Result<Arc<Built>>> = OnceMap::new();
-
-/// Whatever tells a recipe from others: functions by their addresses, a parent by its own.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Combination {
-    parent: Option<usize>,
-    database: Option<&'static [u8]>,
-    steps: Vec<StepIdentity>,
-    on_connect: Option<usize>,
-    foreign_keys: Option<bool>,
-    key: Option<&'static str>,
-}
-
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum StepIdentity {
-    Script(&'static str),
-    Function(usize),
-}
-
-impl Recipe {
-    fn combination(&self) -> Combination {
-        let steps = self.steps().map(|step| match step.action {
-            Action::Script(script) => StepIdentity::Script(script),
-            Action::Function(build) => StepIdentity::Function(build as usize),
-        });
-        Combination {
-            parent: self.parent().map(|parent| std::ptr::from_ref(parent).addr()),
-            database: if let Start::Database(bytes) = self.start { Some(bytes) } else { None },
-            steps: steps.collect(),
-            on_connect: self.on_connect.map(|on_connect| on_connect.function as usize),
-            foreign_keys: self.foreign_keys,
-            key: self.key,
-        }
-    }
-
-    fn parent(&self) -> Option<&'static Template> {
-        if let Start::Template(parent) = self.start { Some(parent) } else { None }
-    }
-
-    fn steps(&self) -> impl Iterator<Item = &Step> {
-        self.steps.iter().flatten()
-    }
-
-    /// What the build comes to, for all who ask. That a template asks for itself is for this one to know: others may ask
-    /// when it has been built.
-    fn build_for_good(&self) -> Result<Result<Arc<Built>>> {
-        match self.build() {
-            Err(error) if error.kind() == ErrorKind::RecursiveCreation => Err(error),
-            built => Ok(built),
-        }
-    }
-
-    fn build(&self) -> Result<Arc<Built>> {
-        let before = self.content_before()?;
-        let setup = self.setup();
-        let name = self.to_string();
-        let build = || {
-            let built = catch_unwind(AssertUnwindSafe(|| self.carry_out(before, &setup, &name)));
-            built.unwrap_or_else(|payload| Err(Error::build_panicked(&name, &*payload)))
-        };
-        let content = match self.identity().filter(|identity| self.is_alone_with(identity)) {
-            Some(identity) => image::get_or_build(self.label(), &identity, build)?,
-            None => build()?,
-        };
-        Ok(Arc::new(Built::new(&name, content, setup)))
-    }
-
-    /// What the steps go on from. (It comes first, since it fails where templates are derived from one another in a circle.)
-    fn content_before(&self) -> Result<Content> {
-        let snapshot = match self.start {
-            Start::Empty => Snapshot::empty(),
-            Start::Database(bytes) => Snapshot::from_base(Arc::new(bytes), bytes.len())
-                .map_err(|flaw| Error::not_a_database(&format!("the bytes of {self}"), flaw))?,
-            Start::Template(parent) => return Ok(parent.built()?.content().clone()),
-        };
-        Ok(Content { snapshot, is_of_its_time: false })
-    }
-
-    /// What is done to each connection: the parents' functions first.
-    fn setup(&self) -> Setup {
-        let mut setup = self.parent().map_or_else(|| Setup::DEFAULT, |parent| parent.recipe.setup());
-        setup.foreign_keys = self.foreign_keys.unwrap_or(setup.foreign_keys);
-        setup.on_connect.extend(self.on_connect);
-        setup
-    }
-
-    fn carry_out(&self, before: Content, setup: &Setup, name: &str) -> Result<Content> {
-        vfs::register();
-        let mount = Mount::new(before.snapshot, Name::Given(name.to_owned()));
-        let (built, asked) = outside::watch(|| {
-            let connection = vfs::connect(&vfs::uri(&mount), setup, Purpose::Connection(self.at));
-            let mut connection = connection.map_err(|cause| Error::connect_to_build(name, cause))?;
-            self.steps().try_for_each(|step| step.carry_out(&mut connection, &mount, name))
-        });
-        built?;
-        let is_of_its_time = (asked || self.asks_for_the_time_zone() || before.is_of_its_time) && self.key.is_none();
-        Ok(Content { snapshot: mount.store.current(), is_of_its_time })
-    }
-
-    /// SQLite does not ask its VFS for that.
-    fn asks_for_the_time_zone(&self) -> bool {
-        self.steps().any(|step| match step.action {
-            Action::Script(script) => {
-                let script = script.to_ascii_lowercase();
-                script.contains("'localtime'") || script.contains("'utc'")
-            }
-            Action::Function(_) => false,
-        })
-    }
-
-    /// What its content depends on, where that is known.
-    fn identity(&self) -> Option<Identity> {
-        let is_script = |step: &Step| matches!(step.action, Action::Script(_));
-        if self.key.is_none() && (self.on_connect.is_some() || !self.steps().all(is_script)) {
-            return None;
-        }
-        let mut identity = match self.start {
-            Start::Template(parent) => parent.recipe.identity()?,
-            _ => Identity::new(),
-        };
-        if let Start::Database(bytes) = self.start {
-            identity.add("database", bytes);
-        }
-        identity.add("foreign keys", if self.setup().foreign_keys { "on" } else { "off" });
-        if let Some(key) = self.key {
-            // With the place, since one key may have been given to two templates; of two packages, too, that share a folder.
-            identity.add("key", key);
-            identity.add("at", self.at.to_string());
-            identity.add("package", env::var("CARGO_PKG_NAME").unwrap_or_default());
-        }
-        for step in self.steps() {
-            match step.action {
-                Action::Script(script) => identity.add("script", script),
-                Action::Function(_) => identity.add("function", ""), // for which the key stands
-            }
-        }
-        Some(identity)
-    }
-
-    /// Whether no other template of this process has that identity, with other functions. A macro or a function may make
-    /// several templates at one place with one key.
-    fn is_alone_with(&self, identity: &Identity) -> bool {
-        static FUNCTIONS: Mutex<BTreeMap<u128, Vec<usize>>> = Mutex::new(BTreeMap::new());
-        let functions = self.functions();
-        let mut all = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
-        *all.entry(identity.number()).or_insert_with(|| functions.clone()) == functions
-    }
-
-    /// The addresses of all functions that the key stands for, the parents' first.
-    fn functions(&self) -> Vec<usize> {
-        let mut functions = self.parent().map_or_else(Vec::new, |parent| parent.recipe.functions());
-        functions.extend(self.steps().filter_map(|step| match step.action {
-            Action::Script(_) => None,
-            Action::Function(build) => Some(build as usize),
-        }));
-        functions.extend(self.on_connect.map(|on_connect| on_connect.function as usize));
-        functions
-    }
-
-    /// What images are called, for people: by the key, or the file that it is written in.
-    fn label(&self) -> &str {
-        let stem = || Path::new(self.at.file()).file_stem().and_then(|stem| stem.to_str());
-        self.short_key().or_else(stem).unwrap_or("template")
-    }
-
-    /// The key, if it is one for people; it may be the text of a whole file.
-    fn short_key(&self) -> Option<&'static str> {
-        self.key.filter(|key| key.len() <= 40 && !key.contains('\n'))
-    }
-}
-
-impl Step {
-    fn carry_out(&self, connection: &mut Connection, mount: &Mount, template: &str) -> Result<()> {
-        match self.action {
-            Action::Script(script) => script::run(connection, script).map_err(|failure| {
-                let lines_before = script.as_bytes()[..failure.at].iter().filter(|byte| **byte == b'\n').count();
-                let statement = script.get(failure.statement).unwrap_or_default().trim_end();
-                Error::script_failed(template, self.at, 1 + lines_before, statement, failure.cause)
-            })?,
-            Action::Function(build) => {
-                build(connection).map_err(|cause| Error::function_failed(template, self.at, cause))?;
-                if !vfs::is_connected(connection, mount) {
-                    return Err(Error::connection_replaced(template, self.at));
-                }
-            }
-        }
-        if connection.is_autocommit() { Ok(()) } else { Err(Error::transaction_left_open(template, self.at)) }
-    }
-}
-
-impl fmt::Display for Recipe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.short_key() {
-            Some(key) => write!(f, "the template `{key}` at {}", self.at),
-            None => write!(f, "the template at {}", self.at),
-        }
+        MEMORY_ENGINES.get_or_create_of(&url.as_ref().parse()?, &template.built()?.pool)
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use crate::pages::Pages;
+use super::pages::Pages;
 
 /// Identity of a schema, with its statistics. Two images with the same one have the same schema and statistics; two with
 /// different ones may differ.
@@ -234,7 +234,7 @@ mod tests {
 
     use super::*;
     use crate::Engine;
-    use crate::snapshot::Snapshot;
+    use crate::content::Snapshot;
 
     const LONG: usize = 30_000;
 

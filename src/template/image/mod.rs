@@ -20,9 +20,9 @@ use twox_hash::XxHash3_128;
 
 use self::lock::LockFile;
 use self::seal::Seal;
+use crate::content::Snapshot;
+use crate::content::pages::Base;
 use crate::error::Result;
-use crate::pages::Base;
-use crate::snapshot::Snapshot;
 
 /// The environment variable that names the folder of the images. Empty, there is none.
 const VARIABLE: &str = "RUSQLITE_FIXTURES_DIR";
@@ -32,7 +32,7 @@ const VARIABLE: &str = "RUSQLITE_FIXTURES_DIR";
 pub(crate) struct Content {
     pub(crate) snapshot: Snapshot,
     /// Whether it would be another one if it were built at another time.
-    pub(crate) is_of_its_time: bool,
+    pub(crate) depends_on_time: bool,
 }
 
 /// A hash of everything that decides the content of a template.
@@ -90,7 +90,7 @@ pub(crate) fn get_or_build(
         }
     };
     let content = build()?;
-    let kept = if content.is_of_its_time { image.forbid() } else { image.save(&content.snapshot) };
+    let kept = if content.depends_on_time { image.forbid() } else { image.save(&content.snapshot) };
     if let Err(error) = kept {
         warn(&image.path, &error);
     }
@@ -181,7 +181,7 @@ impl Image<'_> {
             return None;
         }
         let snapshot = Snapshot::from_base(bytes, len).ok()?;
-        Some(Content { snapshot, is_of_its_time: false }) // or it would not have been kept
+        Some(Content { snapshot, depends_on_time: false }) // or it would not have been kept
     }
 
     /// Waits until no other process is building it; not if that one waits for this process, or takes all patience.

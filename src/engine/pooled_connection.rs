@@ -3,8 +3,8 @@ use std::ops::{Deref, DerefMut};
 
 use rusqlite::Connection;
 
-use crate::engine::Engine;
-use crate::vfs::Session;
+use super::Engine;
+use super::lease::Lease;
 
 /// A connection of an [`Engine`], for code under test that begins and commits its own transactions. It derefs to
 /// [`Connection`](https://docs.rs/rusqlite/latest/rusqlite/struct.Connection.html), mutably too.
@@ -30,50 +30,35 @@ use crate::vfs::Session;
 /// # Ok(())
 /// # }
 /// ```
-pub struct PooledConnection {
-    /// `None` only within `drop`.
-    session: Option<Session>,
-    /// After the session, which goes back to it.
-    engine: Engine,
-}
+pub struct PooledConnection(Lease);
 
 impl PooledConnection {
-    pub(crate) fn new(engine: Engine, session: Session) -> PooledConnection {
-        PooledConnection { session: Some(session), engine }
+    pub(crate) fn new(lease: Lease) -> PooledConnection {
+        PooledConnection(lease)
     }
 
     /// The engine that it is connected to.
     pub fn engine(&self) -> &Engine {
-        &self.engine
+        self.0.engine()
     }
 }
-
-const HAS_SESSION: &str = "it has its connection until it is dropped";
 
 impl Deref for PooledConnection {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
-        self.session.as_ref().expect(HAS_SESSION).connection()
+        self.0.connection()
     }
 }
 
 impl DerefMut for PooledConnection {
     fn deref_mut(&mut self) -> &mut Connection {
-        self.session.as_mut().expect(HAS_SESSION).connection_mut()
-    }
-}
-
-impl Drop for PooledConnection {
-    fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            self.engine.take_back(session);
-        }
+        self.0.connection_mut()
     }
 }
 
 impl fmt::Debug for PooledConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PooledConnection").field("engine", &self.engine.name()).finish()
+        f.debug_struct("PooledConnection").field("engine", &self.engine().name()).finish()
     }
 }

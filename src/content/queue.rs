@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::origin::Origin;
+use super::origin::Origin;
 use crate::sync::Condvar;
 
 /// Stands for one connection among those that ask for the writer slot.
@@ -160,7 +160,7 @@ impl Queue {
 #[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
-    use crate::origin::Purpose;
+    use crate::content::origin::Purpose;
 
     fn waiter(place: Place, has_read: bool) -> Waiter {
         let (token, origin) = (Token::new(), Origin::here(Purpose::Uri));

@@ -1,3 +1,26 @@
+//! Engines: what users hold, and the connections that they lend out.
+//!
+//! * `Engine` (here): a handle on one database. `unit_of_work` and `pooled_connection` are the two forms in which it
+//!   lends out a connection, by way of one `lease`, which gives the connection back.
+//! * `idle`: the connections of an engine that wait for the next unit of work, and how many may.
+//! * `warm_pool`: the stores of a template, with their connections, that wait for the next engine.
+//! * `registry`: the engines that the process shares, one for each `url`.
+//!
+//! It uses `vfs`, `content` and the ground.
+//!
+//! Invariants:
+//! * A connection that is lent out again is as a new one, or it is closed (`Session::make_clean`).
+//! * A store goes back to its warm pool only when no connection to it is left elsewhere.
+//! * No user code runs while a lock of these modules is held: sessions are closed, and engines created, outside of it.
+
+mod idle;
+mod lease;
+mod pooled_connection;
+mod registry;
+mod unit_of_work;
+mod url;
+mod warm_pool;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::panic::Location;
@@ -6,14 +29,18 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
-use crate::built::{Built, Warm};
+use self::idle::{Budget, Idle};
+use self::lease::Lease;
+pub use self::pooled_connection::PooledConnection;
+pub use self::registry::{MEMORY_ENGINES, MemoryEngines};
+pub use self::unit_of_work::UnitOfWork;
+pub use self::url::DatabaseUrl;
+use self::warm_pool::Warm;
+pub(crate) use self::warm_pool::WarmPool;
+use crate::content::Snapshot;
+use crate::content::origin::Purpose;
+use crate::content::store::{Claim, Token};
 use crate::error::{Error, Result};
-use crate::idle::{Budget, Idle};
-use crate::origin::Purpose;
-use crate::pooled_connection::PooledConnection;
-use crate::snapshot::Snapshot;
-use crate::store::{Claim, Token};
-use crate::unit_of_work::UnitOfWork;
 use crate::vfs::{self, Mount, Name, Session, Setup};
 
 /// One SQLite database in memory, which any number of threads and connections share.
@@ -50,7 +77,7 @@ struct Inner {
     mount: Option<Arc<Mount>>,
     uri: OnceLock<String>,
     /// The template that it comes from.
-    template: Option<Arc<Built>>,
+    template: Option<Arc<WarmPool>>,
     /// Whether the store goes back to the template with the last handle. That of a shared engine or a fork does not.
     goes_back: bool,
 }
@@ -74,22 +101,22 @@ impl Engine {
     }
 
     /// An engine of a template, with connections that are open already, if one is waiting.
-    pub(crate) fn of(template: &Arc<Built>) -> Engine {
+    pub(crate) fn of(template: &Arc<WarmPool>) -> Engine {
         vfs::register();
         Engine::assemble(template.take(), Some(template.clone()), true)
     }
 
     /// An engine of a template that has this name, and does not go back to it.
-    pub(crate) fn named_of(name: String, template: &Arc<Built>) -> Engine {
-        Engine::cold(template.content().snapshot.clone(), Name::Given(name), Some(template.clone()))
+    pub(crate) fn named_of(name: String, template: &Arc<WarmPool>) -> Engine {
+        Engine::cold(template.content().clone(), Name::Given(name), Some(template.clone()))
     }
 
-    fn cold(content: Snapshot, name: Name, template: Option<Arc<Built>>) -> Engine {
+    fn cold(content: Snapshot, name: Name, template: Option<Arc<WarmPool>>) -> Engine {
         vfs::register();
         Engine::assemble(Warm { sessions: Vec::new(), mount: Mount::new(content, name) }, template, false)
     }
 
-    fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<Built>>, goes_back: bool) -> Engine {
+    fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<WarmPool>>, goes_back: bool) -> Engine {
         Engine(Arc::new(Inner {
             idle: Idle::new(&IDLE, sessions),
             mount: Some(mount),
@@ -154,10 +181,9 @@ impl Engine {
     }
 
     fn begin_as(&self, purpose: Purpose, begin: impl Fn(&mut Session) -> rusqlite::Result<()>) -> Result<UnitOfWork> {
-        let (session, begun) = self.session(purpose, begin)?;
-        let unit_of_work = UnitOfWork::begun(self.clone(), session); // which gives the session back, if it has not begun
+        let (lease, begun) = self.lease(purpose, begin)?;
         begun?;
-        Ok(unit_of_work)
+        Ok(UnitOfWork::begun(lease))
     }
 
     /// One of the connections that units of work use, in no transaction: for code under test that begins and commits its
@@ -167,38 +193,53 @@ impl Engine {
     /// As [`unit_of_work`](Engine::unit_of_work).
     #[track_caller]
     pub fn pooled_connection(&self) -> Result<PooledConnection> {
-        let (session, probed) = self.session(Purpose::Connection(Location::caller()), Session::probe)?;
-        let connection = PooledConnection::new(self.clone(), session);
+        let (lease, probed) = self.lease(Purpose::Connection(Location::caller()), Session::probe)?;
         probed?;
-        Ok(connection)
+        Ok(PooledConnection::new(lease))
     }
 
-    /// A session that was idle, or else a new one, and what came of the first thing that is done with it.
-    fn session(
+    /// Lends out an idle session or a new one, with the result of the first thing that is done with it.
+    fn lease(
         &self,
         purpose: Purpose,
         first: impl Fn(&mut Session) -> rusqlite::Result<()>,
-    ) -> Result<(Session, rusqlite::Result<()>)> {
+    ) -> Result<(Lease, rusqlite::Result<()>)> {
+        if let Some((session, done)) = self.idle_session(purpose, &first) {
+            return Ok((Lease::new(self.clone(), session), done));
+        }
+        let mut session = self.open_session(purpose)?;
+        let done = first(&mut session);
+        Ok((Lease::new(self.clone(), session), done))
+    }
+
+    fn idle_session(
+        &self,
+        purpose: Purpose,
+        first: impl Fn(&mut Session) -> rusqlite::Result<()>,
+    ) -> Option<(Session, rusqlite::Result<()>)> {
         while let Some(mut session) = self.0.idle.pop() {
             if !session.has_current_encoding() {
-                continue; // closed, for the content has another one by now
+                continue; // it is closed: the content is in another encoding now
             }
             session.set_purpose(purpose);
             let done = first(&mut session);
             let is_busy = done.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));
             if is_busy || !session.was_changed() {
-                return Ok((session, done));
+                return Some((session, done));
             }
             // It was changed after the last unit of work, such that even BEGIN may have been forbidden.
         }
+        None
+    }
+
+    fn open_session(&self, purpose: Purpose) -> Result<Session> {
         let before = self.snapshot();
         let opened = Session::open(self.uri(), self.setup(), purpose);
         let mut session = opened.map_err(|cause| Error::open_connection(&self.name(), cause))?;
         if before.is(&self.snapshot()) && before.same_content(&self.mount().store.baseline()) {
             session.saw_baseline();
         }
-        let done = first(&mut session);
-        Ok((session, done))
+        Ok(session)
     }
 
     /// Runs `work` in a unit of work that waits for its turn to write first (`BEGIN IMMEDIATE`), and commits it when it
@@ -272,7 +313,7 @@ impl Engine {
         drop(self.0.idle.close());
     }
 
-    pub(crate) fn template(&self) -> Option<&Arc<Built>> {
+    pub(crate) fn template(&self) -> Option<&Arc<WarmPool>> {
         self.0.template.as_ref()
     }
 

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::pages::{Base, Pages};
+use super::schema::Schema;
 use crate::error::{Error, Result};
-use crate::pages::{Base, Pages};
-use crate::schema::Schema;
 
 /// An immutable image of a database at one moment.
 ///

@@ -1,26 +1,20 @@
-//! The content of one engine and who may change it. Knows no SQLite connection, so it is tested alone.
+//! The committed state of one engine, and the way to replace it.
+//!
+//! Any number of connections read it, without a lock while they do. One at a time, which holds the writer slot, replaces it.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::origin::{Origin, Purpose};
+use super::pages::Pages;
+use super::queue::Place;
+use super::refusal::Refusal;
+use super::slot::Slot;
+pub(crate) use super::slot::{Claim, Token};
+use super::snapshot::{JournalMode, Snapshot, Stamp};
 use crate::marks;
-use crate::origin::{Origin, Purpose, Refusal};
-use crate::pages::Pages;
-pub(crate) use crate::queue::Token;
-use crate::queue::{Place, Queue, Stage, Waiter};
-use crate::snapshot::{JournalMode, Snapshot, Stamp};
-use crate::sync::{Condvar, Mutex, MutexGuard, Patience, thread};
-
-/// A wish for the writer slot.
-pub(crate) struct Claim {
-    pub(crate) token: Token,
-    pub(crate) purpose: Purpose,
-    /// What its transaction has read and would build on. When that is replaced, there is nothing to wait for.
-    pub(crate) read: Option<Snapshot>,
-    /// How long the slot is only reserved, until the token claims it for good. `None` claims it for good.
-    pub(crate) reserve: Option<Duration>,
-}
+use crate::sync::{Mutex, MutexGuard, Patience, thread};
 
 /// One engine's content: read by any number of connections without a lock, written by one at a time.
 pub(crate) struct Store {
@@ -42,33 +36,14 @@ struct State {
     /// SQLite's number of the encoding that texts are in, or were in before the database became empty. A connection that
     /// has seen one can't read another.
     encoding: Option<u32>,
-    writer: Option<Writer>,
-    /// Those who wait for the writer slot, in order of arrival. Invariant: while the slot is free, the first of them is
-    /// on its way ([`Stage::Called`]). A reservation that has expired does not make it free; the last waiter looks for that.
-    queue: Queue,
+    slot: Slot,
     lock_timeout: Duration,
     /// Who replaced `current` last.
     replaced_by: Origin,
 }
 
-struct Writer {
-    token: Token,
-    origin: Origin,
-    /// How long the slot is only reserved; then it is anybody's.
-    reserved: Option<Patience>,
-}
-
-impl Writer {
-    fn holds(&self) -> bool {
-        self.reserved.as_ref().is_none_or(Patience::lasts)
-    }
-}
-
 /// How long a writer waits for its turn, unless it is set.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a waiter may be passed over; then it is handed the slot wherever it is.
-const MAX_PASSED_OVER: Duration = Duration::from_millis(20);
 
 /// How often a waiter that has been called, and found the slot taken, looks again before it goes back to sleep. Together
 /// that is some 10 µs, in which most units of work end.
@@ -82,8 +57,7 @@ impl Store {
                 encoding: snapshot.text_encoding(),
                 baseline: snapshot.clone(),
                 current: snapshot,
-                writer: None,
-                queue: Queue::default(),
+                slot: Slot::default(),
                 lock_timeout: LOCK_TIMEOUT,
                 replaced_by: Origin::here(Purpose::Uri),
             }),
@@ -161,33 +135,33 @@ impl Store {
         if !matches!(result, Err(Refusal::Held { .. })) {
             return result;
         }
-        let woken = state.enqueue(claim, place);
+        let woken = state.slot.enqueue(claim, place);
         let mut looks = 0..0;
         while matches!(result, Err(Refusal::Held { .. })) && patience.lasts() {
-            looks = if state.queue.arrive(place) { 0..LOOKS } else { looks };
+            looks = if state.slot.queue.arrive(place) { 0..LOOKS } else { looks };
             state = match looks.next() {
                 Some(_) => self.look_again(state),
                 None => {
-                    let time = patience.left().min(state.queue.longest_sleep(place));
+                    let time = patience.left().min(state.slot.queue.longest_sleep(place));
                     woken.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
             result = state.acquire(claim, Some(place));
         }
-        state.leave_queue(place);
+        state.slot.leave_queue(place);
         result.map_err(|refusal| refusal.after(place.age()))
     }
 
     /// Wakes those who sleep for a certain time, as that time does. In a model nothing else would.
     #[cfg(all(test, shuttle))]
     pub(crate) fn pass_time(&self) {
-        self.lock().queue.pass_time();
+        self.lock().slot.queue.pass_time();
     }
 
     /// How many wait in the queue.
     #[cfg(all(test, shuttle))]
     pub(crate) fn queued(&self) -> usize {
-        self.lock().queue.len()
+        self.lock().slot.queue.len()
     }
 
     fn look_again<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
@@ -253,7 +227,7 @@ impl Store {
         let baseline = self.baseline();
         {
             let mut state = self.lock();
-            if state.writer.is_some() || !state.queue.is_empty() || state.encoding != baseline.text_encoding() {
+            if !state.slot.is_unused() || state.encoding != baseline.text_encoding() {
                 return false;
             }
             state.lock_timeout = LOCK_TIMEOUT;
@@ -264,10 +238,10 @@ impl Store {
     /// Gives the writer slot to the waiter that has waited longest, if `token` holds it.
     pub(crate) fn release(&self, token: Token) {
         // Before, or by the marks two would seem to hold it.
-        if marks::is_observed() && self.lock().is_held_by(token) {
+        if marks::is_observed() && self.lock().slot.is_held_by(token) {
             self.reached(marks::SLOT_GIVEN_BACK);
         }
-        self.lock().release(token);
+        self.lock().slot.release(token);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -278,49 +252,13 @@ impl Store {
 }
 
 impl State {
-    /// Takes the slot if it is free, or its own already; who waits at a place only if nobody is before it. A slot that a
-    /// claim can't use any more is given up.
+    /// Takes the slot for the claim, as `Slot::acquire` does. A slot that the claim can't use any more is given up.
     fn acquire(&mut self, claim: &Claim, place: Option<Place>) -> Result<(), Refusal> {
         if claim.read.as_ref().is_some_and(|read| !read.is(&self.current)) {
-            self.release(claim.token);
+            self.slot.release(claim.token);
             return Err(Refusal::Stale { by: self.replaced_by.clone() });
         }
-        let reserved = claim.reserve.map(Patience::of);
-        let before = place.and_then(|place| self.queue.first_before(place)).map(|first| first.origin.clone());
-        match (&mut self.writer, before) {
-            (Some(writer), _) if writer.token == claim.token => writer.reserved = reserved,
-            (Some(writer), _) if writer.holds() => {
-                return Err(Refusal::Held { by: writer.origin.clone(), waited: Duration::ZERO });
-            }
-            (_, Some(by)) => {
-                self.end_expired_reservation();
-                return Err(Refusal::Held { by, waited: Duration::ZERO });
-            }
-            _ => self.writer = Some(Writer { token: claim.token, origin: Origin::here(claim.purpose), reserved }),
-        }
-        Ok(())
-    }
-
-    /// Makes the slot free if it was reserved, and for a time that is over.
-    fn end_expired_reservation(&mut self) {
-        if self.writer.take_if(|writer| !writer.holds()).is_some() {
-            self.offer();
-        }
-    }
-
-    fn enqueue(&mut self, claim: &Claim, place: Place) -> Arc<Condvar> {
-        let woken = Arc::new(Condvar::new());
-        let (token, has_read) = (claim.token, claim.read.is_some());
-        let origin = Origin::here(claim.purpose);
-        self.queue.enter(Waiter { token, origin, place, has_read, woken: woken.clone(), stage: Stage::Asleep });
-        woken
-    }
-
-    fn leave_queue(&mut self, place: Place) {
-        self.queue.leave(place);
-        if !self.writer.as_ref().is_some_and(Writer::holds) {
-            self.offer();
-        }
+        self.slot.acquire(claim, place)
     }
 
     fn replace(&mut self, new: Snapshot) -> Snapshot {
@@ -328,52 +266,25 @@ impl State {
             self.highest = self.highest.max(new.stamp());
             self.encoding = new.text_encoding().or(self.encoding);
         }
-        if let Some(writer) = &self.writer {
-            self.replaced_by = writer.origin.clone();
+        if let Some(holder) = self.slot.holder() {
+            self.replaced_by = holder.clone();
         }
-        self.queue.wake_readers();
+        self.slot.queue.wake_readers();
         std::mem::replace(&mut self.current, new)
-    }
-
-    fn release(&mut self, token: Token) {
-        if self.writer.as_ref().is_some_and(|writer| writer.token == token) {
-            self.writer = None;
-            self.offer();
-        }
-    }
-
-    /// Whether it has the slot for good, not only reserved.
-    fn is_held_by(&self, token: Token) -> bool {
-        self.writer.as_ref().is_some_and(|writer| writer.token == token && writer.reserved.is_none())
-    }
-
-    /// Hands the free slot to the first waiter if it is there, and calls it if it sleeps.
-    fn offer(&mut self) {
-        match self.queue.first_mut() {
-            Some(first) if first.stage == Stage::There || first.place.age() >= MAX_PASSED_OVER => {
-                first.woken.notify_one(); // it may have gone back to sleep
-                self.writer = self.queue.take_first().map(|first| {
-                    let origin = first.origin.restarted();
-                    Writer { token: first.token, origin, reserved: None }
-                });
-            }
-            // One that has been called need not be called again; that would only take time (exempted in mutants.toml).
-            Some(first) if first.stage == Stage::Asleep => {
-                first.stage = Stage::Called;
-                first.woken.notify_one();
-            }
-            _ => {}
-        }
     }
 }
 
 #[cfg(all(test, not(shuttle)))]
 mod tests {
     use std::panic::Location;
+    use std::sync::Arc;
     use std::sync::mpsc;
     use std::time::Instant;
 
     use super::*;
+    use crate::content::origin::{Origin, Purpose};
+    use crate::content::queue::Stage;
+    use crate::content::slot::MAX_PASSED_OVER;
 
     const FOR_EVER: Duration = Duration::from_secs(20);
 
@@ -411,17 +322,17 @@ mod tests {
 
     fn enqueue(state: &mut State, claim: &Claim) -> Place {
         let place = Place::new();
-        state.enqueue(claim, place);
+        state.slot.enqueue(claim, place);
         place
     }
 
     fn stage_of_first(state: &State) -> Stage {
-        state.queue.first().expect("somebody waits").stage
+        state.slot.queue.first().expect("somebody waits").stage
     }
 
     /// Waits until so many are in the queue. (What no test from outside could see.)
     fn until_queued(store: &Store, count: usize) {
-        while store.lock().queue.len() < count {
+        while store.lock().slot.queue.len() < count {
             thread::yield_now();
         }
     }
@@ -478,8 +389,8 @@ mod tests {
             enqueue(&mut state, &claim(waiter, None));
             thread::sleep(MAX_PASSED_OVER);
             let handed_over = Instant::now();
-            state.release(holder);
-            let age = state.writer.as_ref().map(|writer| writer.origin.age());
+            state.slot.release(holder);
+            let age = state.slot.holder().map(Origin::age);
             assert!(
                 age.is_some_and(|age| age <= handed_over.elapsed()),
                 "since when it has the slot, not waits for it"
@@ -498,11 +409,11 @@ mod tests {
         store.release(holder);
         assert_eq!(stage_of_first(&store.lock()), Stage::Called);
         store.try_acquire(&claim(holder, Some(&now))).expect("the waiter has not come yet");
-        assert!(store.lock().queue.arrive(place));
+        assert!(store.lock().slot.queue.arrive(place));
         store.release(holder);
         assert!(store.try_acquire(&claim(holder, Some(&now))).is_err());
         store.try_acquire(&claim(waiter, Some(&now))).unwrap();
-        assert!(store.lock().queue.is_empty());
+        assert!(store.lock().slot.queue.is_empty());
     }
 
     /// Each looks at the slot now and then by itself, for a reservation that has lapsed.
@@ -512,7 +423,7 @@ mod tests {
         let mut state = store.lock();
         state.acquire(&claim(holder, None), None).unwrap();
         let places = [first, second].map(|token| enqueue(&mut state, &claim(token, None)));
-        state.release(holder);
+        state.slot.release(holder);
         assert!(matches!(state.acquire(&claim(second, None), Some(places[1])), Err(Refusal::Held { .. })));
         state.acquire(&claim(first, None), Some(places[0])).unwrap();
     }
@@ -524,12 +435,12 @@ mod tests {
         let mut state = store.lock();
         state.acquire(&claim(holder, None), None).unwrap();
         let [away, present] = [early, late].map(|token| enqueue(&mut state, &claim(token, None)));
-        state.leave_queue(away);
-        state.enqueue(&claim(early, None), away);
-        state.queue.first_mut().unwrap().stage = Stage::There;
-        state.release(holder);
+        state.slot.leave_queue(away);
+        state.slot.enqueue(&claim(early, None), away);
+        state.slot.queue.first_mut().unwrap().stage = Stage::There;
+        state.slot.release(holder);
         assert!(state.acquire(&claim(late, None), Some(present)).is_err());
-        assert!(state.is_held_by(early));
+        assert!(state.slot.is_held_by(early));
     }
 
     #[test]
@@ -538,8 +449,8 @@ mod tests {
         let mut state = store.lock();
         state.acquire(&claim(holder, None), None).unwrap();
         let [away, present] = [early, late].map(|token| enqueue(&mut state, &claim(token, None)));
-        state.leave_queue(away);
-        state.release(holder);
+        state.slot.leave_queue(away);
+        state.slot.release(holder);
         assert_eq!(stage_of_first(&state), Stage::Called);
         state.acquire(&claim(late, None), Some(present)).unwrap();
     }
@@ -556,7 +467,7 @@ mod tests {
         thread::sleep(2 * RESERVATION);
         assert!(state.acquire(&claim(last, None), Some(places[1])).is_err());
         assert_eq!(stage_of_first(&state), Stage::Called);
-        assert!(state.writer.is_none());
+        assert!(state.slot.holder().is_none());
     }
 
     #[test]
@@ -564,10 +475,10 @@ mod tests {
         let (store, first, second) = (store(), Token::new(), Token::new());
         let mut state = store.lock();
         let [first, _] = [first, second].map(|token| enqueue(&mut state, &claim(token, None)));
-        state.offer();
+        state.slot.offer();
         assert_eq!(stage_of_first(&state), Stage::Called);
-        state.leave_queue(first);
-        assert_eq!(state.queue.len(), 1);
+        state.slot.leave_queue(first);
+        assert_eq!(state.slot.queue.len(), 1);
         assert_eq!(stage_of_first(&state), Stage::Called, "or the free slot would be nobody's");
     }
 
@@ -582,7 +493,7 @@ mod tests {
             store.publish(Pages::from_base(Arc::new(vec![1; 200]), 200), 0);
             assert!(matches!(waiter.join().unwrap(), Err(Refusal::Stale { .. })), "while the slot is still held");
         });
-        assert!(store.lock().queue.is_empty());
+        assert!(store.lock().slot.queue.is_empty());
     }
 
     #[test]
@@ -591,7 +502,7 @@ mod tests {
         let old = store.current();
         acquire(&store, &claim(holder, None)).unwrap();
         enqueue(&mut store.lock(), &claim(stale, Some(&old)));
-        store.lock().queue.first_mut().unwrap().stage = Stage::There;
+        store.lock().slot.queue.first_mut().unwrap().stage = Stage::There;
         store.publish(Pages::from_base(Arc::new(vec![1; 200]), 200), 0);
         store.release(holder);
         assert!(matches!(store.try_acquire(&claim(stale, Some(&old))), Err(Refusal::Stale { .. })));
@@ -620,9 +531,9 @@ mod tests {
         let (store, one, other) = (store(), Token::new(), Token::new());
         let mut state = store.lock();
         state.acquire(&reservation(one, FOR_EVER), None).unwrap();
-        assert!(!state.is_held_by(one), "it is only reserved");
+        assert!(!state.slot.is_held_by(one), "it is only reserved");
         state.acquire(&claim(one, None), None).unwrap();
-        assert_eq!((state.is_held_by(one), state.is_held_by(other)), (true, false));
+        assert_eq!((state.slot.is_held_by(one), state.slot.is_held_by(other)), (true, false));
     }
 
     /// Nobody tells a waiter that a reservation has lapsed which was made while it slept.
@@ -666,7 +577,7 @@ mod tests {
         store.release(token);
         let place = enqueue(&mut store.lock(), &claim(token, None));
         assert!(!store.renew(), "somebody waits for it");
-        store.lock().leave_queue(place);
+        store.lock().slot.leave_queue(place);
         assert!(store.renew());
         assert_eq!(store.lock_timeout(), LOCK_TIMEOUT);
         commit(&store, &[1; 200]);

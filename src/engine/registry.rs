@@ -1,12 +1,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::built::Built;
-use crate::engine::Engine;
+use super::Engine;
+use super::url::{self, DatabaseUrl};
+use super::warm_pool::WarmPool;
 use crate::error::{Error, Result};
 use crate::marks;
 use crate::once_map::OnceMap;
-use crate::url::{self, DatabaseUrl};
 
 /// The engines that this process shares, one for each database URL. [`Engine::shared`] gets them from here.
 pub static MEMORY_ENGINES: MemoryEngines = MemoryEngines::new();
@@ -78,7 +78,7 @@ impl MemoryEngines {
     }
 
     /// The engine of this URL, which is the template's; the first call makes it.
-    pub(crate) fn get_or_create_of(&self, url: &DatabaseUrl, template: &Arc<Built>) -> Result<Engine> {
+    pub(crate) fn get_or_create_of(&self, url: &DatabaseUrl, template: &Arc<WarmPool>) -> Result<Engine> {
         let engine = self.get_or_create_with(url, || Ok(Engine::named_of(shared_name(url), template)))?;
         match engine.template() {
             Some(its) if Arc::ptr_eq(its, template) => Ok(engine),

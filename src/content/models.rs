@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::origin::Purpose;
+use super::pages::Pages;
+use super::queue::Place;
+use super::refusal::Refusal;
+use super::snapshot::Snapshot;
+use super::store::{Claim, Store, Token};
 use crate::error::words_of_panic;
 use crate::once_map::OnceMap;
-use crate::origin::{Purpose, Refusal};
-use crate::pages::Pages;
-use crate::queue::Place;
-use crate::snapshot::Snapshot;
-use crate::store::{Claim, Store, Token};
 use crate::sync::{Condvar, Mutex, MutexGuard, Patience, thread};
 
 /// How many orders are tried of each model: at random, and by probabilistic concurrency testing with three changes of

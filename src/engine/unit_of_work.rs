@@ -3,7 +3,8 @@ use std::ops::Deref;
 
 use rusqlite::{Connection, Savepoint};
 
-use crate::engine::Engine;
+use super::Engine;
+use super::lease::Lease;
 use crate::error::{Error, Result};
 use crate::vfs::Session;
 
@@ -32,12 +33,7 @@ use crate::vfs::Session;
 /// # }
 /// ```
 #[must_use = "a unit of work that is dropped is rolled back"]
-pub struct UnitOfWork {
-    /// `None` only within `drop` and `end`.
-    session: Option<Session>,
-    /// After the session, which goes back to it.
-    engine: Engine,
-}
+pub struct UnitOfWork(Lease);
 
 impl UnitOfWork {
     /// A unit of work on the engine that the process shares under this database URL:
@@ -50,13 +46,13 @@ impl UnitOfWork {
         Engine::shared(url)?.unit_of_work()
     }
 
-    pub(crate) fn begun(engine: Engine, session: Session) -> UnitOfWork {
-        UnitOfWork { session: Some(session), engine }
+    pub(crate) fn begun(lease: Lease) -> UnitOfWork {
+        UnitOfWork(lease)
     }
 
     /// The engine that it works on.
     pub fn engine(&self) -> &Engine {
-        &self.engine
+        self.0.engine()
     }
 
     /// A savepoint, rolled back when it is dropped and not committed; savepoints nest.
@@ -64,7 +60,7 @@ impl UnitOfWork {
     /// # Errors
     /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite refuses.
     pub fn savepoint(&mut self) -> Result<Savepoint<'_>> {
-        Ok(self.session_mut().connection_mut().savepoint()?)
+        Ok(self.0.connection_mut().savepoint()?)
     }
 
     /// Commits.
@@ -86,43 +82,24 @@ impl UnitOfWork {
     }
 
     fn end(mut self, operation: &str, end: fn(&mut Session) -> rusqlite::Result<()>) -> Result<()> {
-        let session = self.session_mut();
-        if !session.is_in_transaction() {
-            return Err(Error::already_ended(operation, &self.engine.name()));
+        if !self.0.is_in_transaction() {
+            return Err(Error::already_ended(operation, &self.engine().name()));
         }
-        Ok(end(session)?)
-    }
-
-    fn session(&self) -> &Session {
-        self.session.as_ref().expect(HAS_SESSION)
-    }
-
-    fn session_mut(&mut self) -> &mut Session {
-        self.session.as_mut().expect(HAS_SESSION)
+        Ok(end(&mut self.0)?)
     }
 }
-
-const HAS_SESSION: &str = "a unit of work has its connection until it is dropped";
 
 impl Deref for UnitOfWork {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
-        self.session().connection()
-    }
-}
-
-impl Drop for UnitOfWork {
-    fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            self.engine.take_back(session); // which rolls back what is still open
-        }
+        self.0.connection()
     }
 }
 
 impl fmt::Debug for UnitOfWork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let open = self.session().is_in_transaction();
-        f.debug_struct("UnitOfWork").field("engine", &self.engine.name()).field("open", &open).finish()
+        let open = self.0.is_in_transaction();
+        f.debug_struct("UnitOfWork").field("engine", &self.engine().name()).field("open", &open).finish()
     }
 }

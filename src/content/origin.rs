@@ -1,0 +1,82 @@
+//! Who holds the writer slot: the thread, the line of the test that asked for it, and since when.
+
+use std::fmt;
+use std::panic::Location;
+use std::thread::{self, Thread};
+use std::time::Instant;
+
+/// What wants to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    UnitOfWork(&'static Location<'static>),
+    Connection(&'static Location<'static>),
+    Restore(&'static Location<'static>),
+    /// A connection that another library, or the code under test, opened by the engine's URI.
+    Uri,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Purpose::UnitOfWork(at) => write!(f, "the unit of work begun at {at}"),
+            Purpose::Connection(at) => write!(f, "the connection opened at {at}"),
+            Purpose::Restore(at) => write!(f, "the restore or reset called at {at}"),
+            Purpose::Uri => f.write_str("a connection that was opened by the engine's URI"),
+        }
+    }
+}
+
+/// Who took the writer slot, and when.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    thread: Thread,
+    purpose: Purpose,
+    since: Instant,
+}
+
+impl Origin {
+    pub(crate) fn here(purpose: Purpose) -> Origin {
+        Origin { thread: thread::current(), purpose, since: Instant::now() }
+    }
+
+    pub(crate) fn restarted(self) -> Origin {
+        Origin { since: Instant::now(), ..self }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn age(&self) -> std::time::Duration {
+        self.since.elapsed()
+    }
+
+    pub(super) fn is_this_thread(&self) -> bool {
+        self.thread.id() == thread::current().id()
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.thread.name() {
+            Some(name) => write!(f, "thread `{name}`")?,
+            None => write!(f, "an unnamed thread ({:?})", self.thread.id())?,
+        }
+        if self.is_this_thread() {
+            f.write_str(", this very one,")?;
+        }
+        write!(f, " in {}, {:.1?} ago", self.purpose, self.since.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_origin_that_is_restarted_is_new() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let since = Instant::now().checked_sub(HOUR).expect("the system runs for longer");
+        let old = Origin { since, ..Origin::here(Purpose::Uri) };
+        assert!(old.age() >= HOUR && old.restarted().age() < HOUR);
+    }
+}

@@ -1,0 +1,204 @@
+//! Why a connection was refused the writer slot, and the messages that say so.
+//!
+//! SQLite passes on a result code and nothing else. So the refusal is kept in a thread-local, until the code comes back on
+//! the same thread as a `rusqlite::Error` and is converted to an [`Error`].
+
+use std::cell::RefCell;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use rusqlite::ffi;
+
+use super::origin::Origin;
+use crate::error::{Error, ErrorKind, NoConnection};
+use crate::faults::Order;
+
+/// Why a connection was refused the writer slot.
+#[derive(Clone, Debug)]
+pub(crate) enum Refusal {
+    /// Another connection has it, and kept it for as long as this one was ready to wait.
+    Held { by: Origin, waited: Duration },
+    /// What this connection read is no longer the newest content.
+    Stale { by: Origin },
+    /// A fault plan asks for it.
+    Injected { by: Order },
+}
+
+/// A refusal, by which engine, and when.
+struct Latest {
+    engine: String,
+    refusal: Refusal,
+    at: Instant,
+}
+
+/// How long after a refusal an error with its code is taken for it.
+const RECENT: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// The latest refusal on this thread. SQLite hands on a result code only; this keeps the rest of it
+    /// until the code has come back as a `rusqlite::Error`.
+    static LATEST: RefCell<Option<Latest>> = const { RefCell::new(None) };
+}
+
+impl Refusal {
+    /// Keeps the refusal for the error that is about to be made of its result code.
+    pub(crate) fn remember(self, engine: String) {
+        // A destructor of another thread-local may run SQLite when this one is gone; then the detail is lost, no more.
+        let _ = LATEST.try_with(|latest| latest.replace(Some(Latest { engine, refusal: self, at: Instant::now() })));
+    }
+
+    pub(crate) fn forget() {
+        let _ = LATEST.try_with(|latest| latest.take());
+    }
+
+    /// The latest refusal of this thread, if it is recent and its SQLite result code is this one.
+    pub(crate) fn take(extended_code: i32) -> Option<(String, Refusal)> {
+        let fits =
+            |latest: &mut Latest| latest.refusal.extended_code() == extended_code && latest.at.elapsed() < RECENT;
+        let latest = LATEST.try_with(|latest| latest.borrow_mut().take_if(fits)).ok().flatten()?;
+        Some((latest.engine, latest.refusal))
+    }
+
+    /// The same refusal, after waiting so long.
+    pub(crate) fn after(self, waited: Duration) -> Refusal {
+        match self {
+            Refusal::Held { by, .. } => Refusal::Held { by, waited },
+            other => other,
+        }
+    }
+
+    /// The refusal of a transaction that has read nothing, which can start again with what is committed now.
+    pub(crate) fn of_fresh_transaction(self) -> Refusal {
+        match self {
+            Refusal::Stale { by } => Refusal::Held { by, waited: Duration::ZERO },
+            other => other,
+        }
+    }
+
+    pub(crate) fn extended_code(&self) -> i32 {
+        match self {
+            Refusal::Held { .. } | Refusal::Injected { .. } => ffi::SQLITE_BUSY,
+            Refusal::Stale { .. } => ffi::SQLITE_BUSY_SNAPSHOT,
+        }
+    }
+
+    pub(crate) fn is_by_this_thread(&self) -> bool {
+        matches!(self, Refusal::Held { by, .. } | Refusal::Stale { by } if by.is_this_thread())
+    }
+}
+
+impl Error {
+    /// The error of a connection that could not be opened. To open one is to read the schema, for which it may need a lock.
+    pub(crate) fn open_connection(engine: &str, cause: NoConnection) -> Error {
+        match cause {
+            NoConnection::Sqlite(cause) => match refusal_of(&cause) {
+                Some((engine, refusal)) => Error::from_refusal(&engine, &refusal, cause),
+                None => Error::connection_not_opened(engine, NoConnection::Sqlite(cause)),
+            },
+            not_set_up => Error::connection_not_opened(engine, not_set_up),
+        }
+    }
+
+    pub(crate) fn refused(engine: &str, refusal: &Refusal) -> Error {
+        let code = ffi::Error::new(refusal.extended_code());
+        Error::from_refusal(engine, refusal, rusqlite::Error::SqliteFailure(code, None))
+    }
+
+    /// What is printed when a wait is long, and not over.
+    pub(crate) fn still_waiting(engine: &str, refusal: &Refusal) -> String {
+        match refusal {
+            Refusal::Held { by, waited } => {
+                held("still waiting to write", engine, by, *waited, refusal.is_by_this_thread())
+            }
+            other => Error::refused(engine, other).to_string(),
+        }
+    }
+
+    fn from_refusal(engine: &str, refusal: &Refusal, cause: rusqlite::Error) -> Error {
+        let (kind, message) = match refusal {
+            Refusal::Held { by, waited } => {
+                (ErrorKind::LockTimeout, held("can't write", engine, by, *waited, refusal.is_by_this_thread()))
+            }
+            Refusal::Stale { by } => (ErrorKind::SerializationFailure, stale(engine, by)),
+            Refusal::Injected { by } => {
+                (ErrorKind::LockTimeout, format!("can't lock {engine}: {by} makes it seem taken"))
+            }
+        };
+        Error::new(kind, message).with_sqlite(cause)
+    }
+}
+
+fn held(what: &str, engine: &str, by: &impl fmt::Display, waited: Duration, by_this_thread: bool) -> String {
+    let remedy = if by_this_thread {
+        "this thread waits for itself: it has to commit, roll back or drop that one first"
+    } else {
+        "commit, roll back or drop that one sooner, or raise Engine::set_lock_timeout"
+    };
+    format!("{what} to {engine}: waited {waited:.1?} for its writer slot, which was taken by {by}; {remedy}")
+}
+
+fn stale(engine: &str, by: &impl fmt::Display) -> String {
+    format!(
+        "can't write to {engine}: serialization failure, for what this transaction read has been replaced since by {by}; \
+         roll back and run it again, or begin with TransactionBehavior::Immediate"
+    )
+}
+
+/// The extended result code, if this is SQLite's error for a lock that it did not get. (SQLITE_BUSY has other messages.)
+fn code_of_a_lock(error: &rusqlite::Error) -> Option<i32> {
+    match error {
+        rusqlite::Error::SqliteFailure(code, Some(message)) if message == "database is locked" => {
+            Some(code.extended_code)
+        }
+        _ => None,
+    }
+}
+
+/// Why an engine refused the lock that this error is about: what SQLite did not hand on.
+fn refusal_of(error: &rusqlite::Error) -> Option<(String, Refusal)> {
+    code_of_a_lock(error).and_then(Refusal::take)
+}
+
+impl From<rusqlite::Error> for Error {
+    /// Keeps SQLite's error as the source. Where an engine refused a lock on this thread just now, the message says what
+    /// SQLite's "database is locked" can't: who holds the writer slot, since when, and begun at which line.
+    fn from(cause: rusqlite::Error) -> Error {
+        match refusal_of(&cause) {
+            Some((engine, refusal)) => Error::from_refusal(&engine, &refusal, cause),
+            None => Error::new(ErrorKind::Sqlite, cause.to_string()).with_sqlite(cause),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::origin::Purpose;
+
+    /// Whether a refusal that is so old is taken for the error that comes now.
+    fn is_taken_after(age: Duration) -> bool {
+        let by = Origin::here(Purpose::Uri);
+        Refusal::Stale { by }.remember("engine 1".to_owned());
+        LATEST.with_borrow_mut(|latest| {
+            let latest = latest.as_mut().expect("it was remembered just now");
+            latest.at = latest.at.checked_sub(age).expect("the system runs for longer");
+        });
+        Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT).is_some()
+    }
+
+    #[test]
+    fn a_refusal_is_forgotten_after_a_while() {
+        assert!(is_taken_after(Duration::ZERO));
+        assert!(!is_taken_after(RECENT));
+        Refusal::forget();
+        assert!(Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT).is_none());
+    }
+
+    #[test]
+    fn a_refusal_is_for_the_error_of_its_code() {
+        Refusal::Stale { by: Origin::here(Purpose::Uri) }.remember("engine 1".to_owned());
+        assert!(Refusal::take(ffi::SQLITE_BUSY).is_none());
+        assert!(matches!(Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT), Some((engine, _)) if engine == "engine 1"));
+        assert!(Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT).is_none(), "it is told once");
+    }
+}

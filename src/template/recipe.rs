@@ -1,0 +1,273 @@
+//! How a template is built: its steps, what identifies it, and what was built of it in this process.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::Connection;
+
+use super::image::{self, Content, Identity};
+use crate::content::Snapshot;
+use crate::content::origin::Purpose;
+use crate::engine::WarmPool;
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::faults;
+use crate::once_map::OnceMap;
+use crate::vfs::{self, Mount, Name, OnConnect, Setup, external, script};
+
+#[derive(Clone, Copy)]
+pub(super) struct Recipe {
+    pub(super) at: &'static Location<'static>,
+    pub(super) start: Start,
+    pub(super) steps: [Option<Step>; MAX_STEPS],
+    pub(super) on_connect: Option<OnConnect>,
+    /// `None` as in the parent; without one, on.
+    pub(super) foreign_keys: Option<bool>,
+    pub(super) key: Option<&'static str>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Start {
+    Empty,
+    Database(&'static [u8]),
+    Parent(&'static Recipe),
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Step {
+    pub(super) action: Action,
+    pub(super) at: &'static Location<'static>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Action {
+    Script(&'static str),
+    Function(Build),
+}
+
+/// What makes or changes a database: it may fail with any error.
+pub(super) type Build = fn(&mut Connection) -> Result<(), BoxError>;
+
+/// Steps of one template; a derived one has as many again.
+pub(super) const MAX_STEPS: usize = 16;
+
+/// What a recipe was built to.
+pub(super) struct Built {
+    pub(super) pool: Arc<WarmPool>,
+    /// Whether the content would be another one if it were built at another time.
+    depends_on_time: bool,
+}
+
+/// The results of all builds in this process, failures too.
+static TEMPLATES: OnceMap<Combination, Result<Arc<Built>>> = OnceMap::new();
+
+/// Whatever tells a recipe from others: functions by their addresses, a parent by its own.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Combination {
+    parent: Option<usize>,
+    database: Option<&'static [u8]>,
+    steps: Vec<StepIdentity>,
+    on_connect: Option<usize>,
+    foreign_keys: Option<bool>,
+    key: Option<&'static str>,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum StepIdentity {
+    Script(&'static str),
+    Function(usize),
+}
+
+impl Recipe {
+    fn combination(&self) -> Combination {
+        let steps = self.steps().map(|step| match step.action {
+            Action::Script(script) => StepIdentity::Script(script),
+            Action::Function(build) => StepIdentity::Function(build as usize),
+        });
+        Combination {
+            parent: self.parent().map(|parent| std::ptr::from_ref(parent).addr()),
+            database: if let Start::Database(bytes) = self.start { Some(bytes) } else { None },
+            steps: steps.collect(),
+            on_connect: self.on_connect.map(|on_connect| on_connect.function as usize),
+            foreign_keys: self.foreign_keys,
+            key: self.key,
+        }
+    }
+
+    fn parent(&self) -> Option<&'static Recipe> {
+        if let Start::Parent(parent) = self.start { Some(parent) } else { None }
+    }
+
+    fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().flatten()
+    }
+
+    /// Returns what the recipe was built to. The first call in the process builds it; calls meanwhile wait.
+    pub(super) fn built(&self) -> Result<Result<Arc<Built>>> {
+        let recursive = || Error::recursive_build(&self.to_string());
+        // Faults are for the code under test, and this is for other tests too.
+        TEMPLATES.get_or_create(&self.combination(), || faults::spare(|| self.build_for_good()), recursive)
+    }
+
+    /// Builds, for all who ask. A failure is for all of them too, but for one: that a build asks for itself depends on the
+    /// caller, and others may ask when it has been built.
+    fn build_for_good(&self) -> Result<Result<Arc<Built>>> {
+        match self.build() {
+            Err(error) if error.kind() == ErrorKind::RecursiveCreation => Err(error),
+            built => Ok(built),
+        }
+    }
+
+    fn build(&self) -> Result<Arc<Built>> {
+        let before = self.content_before()?;
+        let setup = self.setup();
+        let name = self.to_string();
+        let build = || {
+            let built = catch_unwind(AssertUnwindSafe(|| self.carry_out(before, &setup, &name)));
+            built.unwrap_or_else(|payload| Err(Error::build_panicked(&name, &*payload)))
+        };
+        let content = match self.identity().filter(|identity| self.is_alone_with(identity)) {
+            Some(identity) => image::get_or_build(self.label(), &identity, build)?,
+            None => build()?,
+        };
+        let pool = Arc::new(WarmPool::new(&name, content.snapshot, setup));
+        Ok(Arc::new(Built { pool, depends_on_time: content.depends_on_time }))
+    }
+
+    /// What the steps go on from. (It comes first, since it fails where templates are derived from one another in a circle.)
+    fn content_before(&self) -> Result<Content> {
+        let snapshot = match self.start {
+            Start::Empty => Snapshot::empty(),
+            Start::Database(bytes) => Snapshot::from_base(Arc::new(bytes), bytes.len())
+                .map_err(|flaw| Error::not_a_database(&format!("the bytes of {self}"), flaw))?,
+            Start::Parent(parent) => {
+                let built = parent.built()??;
+                return Ok(Content { snapshot: built.pool.content().clone(), depends_on_time: built.depends_on_time });
+            }
+        };
+        Ok(Content { snapshot, depends_on_time: false })
+    }
+
+    /// What is done to each connection: the parents' functions first.
+    fn setup(&self) -> Setup {
+        let mut setup = self.parent().map_or_else(|| Setup::DEFAULT, |parent| parent.setup());
+        setup.foreign_keys = self.foreign_keys.unwrap_or(setup.foreign_keys);
+        setup.on_connect.extend(self.on_connect);
+        setup
+    }
+
+    fn carry_out(&self, before: Content, setup: &Setup, name: &str) -> Result<Content> {
+        vfs::register();
+        let mount = Mount::new(before.snapshot, Name::Given(name.to_owned()));
+        let (built, asked) = external::watch(|| {
+            let connection = vfs::connect(&vfs::uri(&mount), setup, Purpose::Connection(self.at));
+            let mut connection = connection.map_err(|cause| Error::connect_to_build(name, cause))?;
+            self.steps().try_for_each(|step| step.carry_out(&mut connection, &mount, name))
+        });
+        built?;
+        let depends_on_time = (asked || self.asks_for_the_time_zone() || before.depends_on_time) && self.key.is_none();
+        Ok(Content { snapshot: mount.store.current(), depends_on_time })
+    }
+
+    /// SQLite does not ask its VFS for that.
+    fn asks_for_the_time_zone(&self) -> bool {
+        self.steps().any(|step| match step.action {
+            Action::Script(script) => {
+                let script = script.to_ascii_lowercase();
+                script.contains("'localtime'") || script.contains("'utc'")
+            }
+            Action::Function(_) => false,
+        })
+    }
+
+    /// What its content depends on, where that is known.
+    fn identity(&self) -> Option<Identity> {
+        let is_script = |step: &Step| matches!(step.action, Action::Script(_));
+        if self.key.is_none() && (self.on_connect.is_some() || !self.steps().all(is_script)) {
+            return None;
+        }
+        let mut identity = match self.start {
+            Start::Parent(parent) => parent.identity()?,
+            _ => Identity::new(),
+        };
+        if let Start::Database(bytes) = self.start {
+            identity.add("database", bytes);
+        }
+        identity.add("foreign keys", if self.setup().foreign_keys { "on" } else { "off" });
+        if let Some(key) = self.key {
+            // With the place, since one key may have been given to two templates; of two packages, too, that share a folder.
+            identity.add("key", key);
+            identity.add("at", self.at.to_string());
+            identity.add("package", env::var("CARGO_PKG_NAME").unwrap_or_default());
+        }
+        for step in self.steps() {
+            match step.action {
+                Action::Script(script) => identity.add("script", script),
+                Action::Function(_) => identity.add("function", ""), // for which the key stands
+            }
+        }
+        Some(identity)
+    }
+
+    /// Whether no other template of this process has that identity, with other functions. A macro or a function may make
+    /// several templates at one place with one key.
+    fn is_alone_with(&self, identity: &Identity) -> bool {
+        static FUNCTIONS: Mutex<BTreeMap<u128, Vec<usize>>> = Mutex::new(BTreeMap::new());
+        let functions = self.functions();
+        let mut all = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+        *all.entry(identity.number()).or_insert_with(|| functions.clone()) == functions
+    }
+
+    /// The addresses of all functions that the key stands for, the parents' first.
+    fn functions(&self) -> Vec<usize> {
+        let mut functions = self.parent().map_or_else(Vec::new, |parent| parent.functions());
+        functions.extend(self.steps().filter_map(|step| match step.action {
+            Action::Script(_) => None,
+            Action::Function(build) => Some(build as usize),
+        }));
+        functions.extend(self.on_connect.map(|on_connect| on_connect.function as usize));
+        functions
+    }
+
+    /// What images are called, for people: by the key, or the file that it is written in.
+    fn label(&self) -> &str {
+        let stem = || Path::new(self.at.file()).file_stem().and_then(|stem| stem.to_str());
+        self.short_key().or_else(stem).unwrap_or("template")
+    }
+
+    /// The key, if it is one for people; it may be the text of a whole file.
+    fn short_key(&self) -> Option<&'static str> {
+        self.key.filter(|key| key.len() <= 40 && !key.contains('\n'))
+    }
+}
+
+impl Step {
+    fn carry_out(&self, connection: &mut Connection, mount: &Mount, template: &str) -> Result<()> {
+        match self.action {
+            Action::Script(script) => script::run(connection, script).map_err(|failure| {
+                let lines_before = script.as_bytes()[..failure.at].iter().filter(|byte| **byte == b'\n').count();
+                let statement = script.get(failure.statement).unwrap_or_default().trim_end();
+                Error::script_failed(template, self.at, 1 + lines_before, statement, failure.cause)
+            })?,
+            Action::Function(build) => {
+                build(connection).map_err(|cause| Error::function_failed(template, self.at, cause))?;
+                if !vfs::is_connected(connection, mount) {
+                    return Err(Error::connection_replaced(template, self.at));
+                }
+            }
+        }
+        if connection.is_autocommit() { Ok(()) } else { Err(Error::transaction_left_open(template, self.at)) }
+    }
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.short_key() {
+            Some(key) => write!(f, "the template `{key}` at {}", self.at),
+            None => write!(f, "the template at {}", self.at),
+        }
+    }
+}
