@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
 
+use super::io_methods::Code;
 use super::mount::Mount;
 use super::polling::{self, Polling};
 use super::report::report;
@@ -17,9 +18,6 @@ use crate::content::refusal::Refusal;
 use crate::content::snapshot::{self, JournalMode, Snapshot, Stamp};
 use crate::content::store::{Claim, Token};
 use crate::faults::{self, Call};
-
-/// A SQLite result code other than `SQLITE_OK`.
-pub(super) type Code = i32;
 
 /// SQLite's lock levels, in its numbers (`sqlite3_io_methods`, xLock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,12 +6,14 @@ use std::ptr;
 use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
-use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
+use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_stmt};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use super::handle::Handle;
+use super::mount::Mount;
 use super::waiting::wait_in_turn;
 use super::watch::Watch;
-use super::{File, METHODS, Mount, handle};
+use super::{database, sqlite3_db_name};
 use crate::content::origin::Purpose;
 use crate::content::refusal::Refusal;
 use crate::error::{BoxError, NoConnection};
@@ -63,7 +65,7 @@ fn open(uri: &str, purpose: Purpose) -> rusqlite::Result<Connection> {
     // connection has a file that no other connection uses, and that file knows its purpose.
     let connection = Connection::open_with_flags(uri, OpenFlags::default() | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE)?;
     // SAFETY: the file is ours (`file_of` has checked it) and open as long as the connection is, which is not in use.
-    unsafe { handle(file_of(&connection).cast()) }.set_purpose(purpose);
+    unsafe { handle(file_of(&connection)) }.set_purpose(purpose);
     set_busy_handler(&connection);
     Ok(connection)
 }
@@ -71,16 +73,25 @@ fn open(uri: &str, purpose: Purpose) -> rusqlite::Result<Connection> {
 /// Whether the connection's main database is this one.
 pub(crate) fn is_connected(connection: &Connection, mount: &Mount) -> bool {
     // SAFETY: the file is ours and open as long as the connection is, which is not in use.
-    find_file(connection).is_some_and(|file| unsafe { handle(file.cast()) }.is_on(mount))
+    find_file(connection).is_some_and(|file| unsafe { handle(file) }.is_on(mount))
 }
 
 /// The file that the connection's main database is.
-fn file_of(connection: &Connection) -> *mut File {
+fn file_of(connection: &Connection) -> *mut sqlite3_file {
     find_file(connection).expect("an engine's URI opens that engine")
 }
 
+/// The handle behind a file.
+///
+/// # Safety
+/// The file is one that `find_file` gave, and open; no other reference to its handle is in use.
+unsafe fn handle<'a>(file: *mut sqlite3_file) -> &'a mut Handle {
+    // SAFETY: as the caller promises.
+    &mut unsafe { database::of(file) }.expect("`find_file` gives files of ours").handle
+}
+
 /// The file that the connection's main database is, if it is ours.
-fn find_file(connection: &Connection) -> Option<*mut File> {
+fn find_file(connection: &Connection) -> Option<*mut sqlite3_file> {
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     let out: *mut *mut ffi::sqlite3_file = &mut file;
     // SAFETY: the connection is open; with this opcode the argument is a sqlite3_file* to write to.
@@ -88,8 +99,8 @@ fn find_file(connection: &Connection) -> Option<*mut File> {
         ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_FILE_POINTER, out.cast())
     };
     // SAFETY: where SQLite answered, the file is its main database's, which is open.
-    let is_ours = code == ffi::SQLITE_OK && !file.is_null() && ptr::eq(unsafe { (*file).pMethods }, &METHODS);
-    is_ours.then(|| file.cast())
+    let is_ours = code == ffi::SQLITE_OK && !file.is_null() && unsafe { database::of(file) }.is_some();
+    is_ours.then_some(file)
 }
 
 /// Has the connection wait in the engine's queue for its turn to write.
@@ -123,7 +134,7 @@ pub(crate) struct Session {
     connection: Connection,
     /// The connection as it was opened. A user that had it mutably may have put another in its place.
     opened: *mut sqlite3,
-    file: *mut File,
+    file: *mut sqlite3_file,
     statements: [*mut sqlite3_stmt; COMMANDS.len()],
     /// Compiled when it is needed first: what makes `changes()` zero.
     forget_changes: *mut sqlite3_stmt,
@@ -158,7 +169,7 @@ impl Session {
         let connection = open(uri, purpose)?;
         let file = file_of(&connection);
         // SAFETY: the file is open as long as the connection is, and not in use. (Before anything reads the schema.)
-        let encoding_changes = unsafe { handle(file.cast()) }.encoding_changes();
+        let encoding_changes = unsafe { handle(file) }.encoding_changes();
         let watch = Watch::set(&connection);
         setup.carry_out(&connection)?;
         let is_watched = setup.on_connect.is_empty() || watch.is_set(&connection);
@@ -188,7 +199,7 @@ impl Session {
         }
         session.take_hooks(); // as they will be taken after each unit of work
         // SAFETY: the file is open as long as the connection is, and not in use.
-        unsafe { handle(session.file.cast()) }.approve_pragmas();
+        unsafe { handle(session.file) }.approve_pragmas();
         session.watch.restart();
         Ok(session)
     }
@@ -209,7 +220,7 @@ impl Session {
     /// Whether its text encoding still is that of a new connection. SQLite settles it for good when it reads the schema.
     pub(crate) fn has_current_encoding(&self) -> bool {
         // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
-        unsafe { handle(self.file.cast()) }.encoding_changes() == self.encoding_changes
+        unsafe { handle(self.file) }.encoding_changes() == self.encoding_changes
     }
 
     pub(crate) fn connection(&self) -> &Connection {
@@ -233,7 +244,7 @@ impl Session {
     pub(crate) fn set_purpose(&mut self, purpose: Purpose) {
         Refusal::forget(); // of what came before
         // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
-        unsafe { handle(self.file.cast()).set_purpose(purpose) };
+        unsafe { handle(self.file).set_purpose(purpose) };
     }
 
     pub(crate) fn commit(&mut self) -> rusqlite::Result<()> {
@@ -270,12 +281,12 @@ impl Session {
     /// Sets `PRAGMA synchronous`, which applications usually set, to what it was. Returns whether it could.
     fn put_back_synchronous(&mut self) -> bool {
         // SAFETY: the file is open as long as the connection is, and not in use.
-        if !unsafe { handle(self.file.cast()) }.take_synchronous_was_set() {
+        if !unsafe { handle(self.file) }.take_synchronous_was_set() {
             return true;
         }
         let is_done = self.connection.execute_batch(&format!("PRAGMA main.synchronous = {}", self.synchronous)).is_ok();
         // SAFETY: as above. That has set it again.
-        unsafe { handle(self.file.cast()) }.take_synchronous_was_set();
+        unsafe { handle(self.file) }.take_synchronous_was_set();
         is_done
     }
 
@@ -328,7 +339,7 @@ impl Session {
 
     fn has_leftovers(&self) -> bool {
         // SAFETY: the file is open as long as the connection is, and not in use.
-        let is_altered = unsafe { handle(self.file.cast()) }.is_altered();
+        let is_altered = unsafe { handle(self.file) }.is_altered();
         self.was_changed
             || is_altered
             || self.is_stepping()
@@ -436,8 +447,6 @@ impl Drop for Session {
 const PERSISTENT: std::ffi::c_uint = ffi::SQLITE_PREPARE_PERSISTENT as std::ffi::c_uint;
 
 unsafe extern "C" {
-    // The bindings of the oldest SQLite that libsqlite3-sys supports don't have it; SQLite has since 3.39.
-    pub(super) fn sqlite3_db_name(db: *mut sqlite3, number: c_int) -> *const c_char;
     // Since 3.44.
     fn sqlite3_get_clientdata(db: *mut sqlite3, name: *const c_char) -> *mut c_void;
     fn sqlite3_set_clientdata(
