@@ -6,8 +6,9 @@ use std::{iter, ptr};
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
 use super::NAME;
-use super::handle::{Caller, Handle, Lock, Pragma};
+use super::handle::{Handle, Lock, Pragma};
 use super::io_methods::{Code, Content, File, content, guard, methods, place};
+use super::waiting::Caller;
 
 /// Of SQLite 3.38, which the bindings of the oldest libsqlite3-sys don't have.
 const SQLITE_FCNTL_EXTERNAL_READER: c_int = 40;

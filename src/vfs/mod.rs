@@ -2,7 +2,7 @@
 //!
 //! * `vfs_methods`, `io_methods`, `database`, `journal`: the C functions that SQLite calls. All but `handle`'s logic is there.
 //! * `handle`: what one connection sees of an engine: the meaning of SQLite's file operations, in safe code.
-//! * `waiting`, `polling`: how a connection waits for the writer slot; `report`: what is printed about that.
+//! * `waiting`: how a connection waits for the writer slot, a state machine; `report`: what is printed about that.
 //! * `mount`: the file names under which SQLite finds engines.
 //! * `session`: opening connections, and finding out whether one can be reused; `watch`: its authorizer.
 //! * `script`: runs a script so that an error can name the statement.
@@ -25,7 +25,6 @@ mod handle;
 mod io_methods;
 mod journal;
 mod mount;
-mod polling;
 mod report;
 pub(crate) mod script;
 mod session;

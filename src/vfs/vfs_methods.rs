@@ -11,7 +11,7 @@ use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_vfs};
 use super::handle::Handle;
 use super::io_methods::guard;
 use super::mount::{self, FileName, Mount};
-use super::{NAME, database, external, journal, polling};
+use super::{NAME, database, external, journal, waiting};
 use crate::faults::{self, Call};
 
 /// The VFS: engines by their names, and every other file by the default VFS, which `pAppData` points to.
@@ -91,7 +91,7 @@ delegate! {
 /// waits in the engine's queue instead.
 unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
     let time = Duration::from_micros(u64::try_from(microseconds).unwrap_or_default());
-    if catch_unwind(|| polling::sleep(time)).unwrap_or_default() {
+    if catch_unwind(|| waiting::sleep(time)).unwrap_or_default() {
         return microseconds;
     }
     // SAFETY: SQLite's own arguments.
