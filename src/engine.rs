@@ -180,8 +180,8 @@ impl Engine {
         first: impl Fn(&mut Session) -> rusqlite::Result<()>,
     ) -> Result<(Session, rusqlite::Result<()>)> {
         while let Some(mut session) = self.0.idle.pop() {
-            if !session.has_current_encoding() {
-                continue; // closed, for the content has another one by now
+            if !session.has_current_format() {
+                continue; // closed, for the content has become empty, or has another text encoding by now
             }
             session.set_purpose(purpose);
             let done = first(&mut session);
