@@ -115,8 +115,8 @@ impl Handle {
         std::ptr::eq(&*self.claimant.mount, mount)
     }
 
-    pub(super) fn encoding_changes(&self) -> usize {
-        self.claimant.mount.store.encoding_changes()
+    pub(super) fn format_changes(&self) -> usize {
+        self.claimant.mount.store.format_changes()
     }
 
     /// Whether SQLite may have been left with what a later user of the connection would not expect.

@@ -148,8 +148,8 @@ pub(crate) struct Session {
     auto_checkpoint: c_int,
     /// What `PRAGMA synchronous` gave when the connection was opened.
     synchronous: c_int,
-    /// [`Handle::encoding_changes`](super::handle::Handle::encoding_changes) before it read anything.
-    encoding_changes: usize,
+    /// [`Handle::format_changes`](super::handle::Handle::format_changes) before it read anything.
+    format_changes: usize,
     /// Whether what it has read of the schema is that of the content that its engine was made with.
     has_seen_baseline: bool,
     /// Whether somebody may have given a closure to rusqlite since the connection was clean. From version 0.41 on, which keeps
@@ -169,7 +169,7 @@ impl Session {
         let connection = open(uri, purpose)?;
         let file = file_of(&connection);
         // SAFETY: the file is open as long as the connection is, and not in use. (Before anything reads the schema.)
-        let encoding_changes = unsafe { handle(file) }.encoding_changes();
+        let format_changes = unsafe { handle(file) }.format_changes();
         let watch = Watch::set(&connection);
         setup.carry_out(&connection)?;
         let is_watched = setup.on_connect.is_empty() || watch.is_set(&connection);
@@ -183,7 +183,7 @@ impl Session {
             settings: Settings::of(&connection),
             auto_checkpoint: auto_checkpoint_of(&connection),
             synchronous: synchronous_of(&connection)?,
-            encoding_changes,
+            format_changes,
             connection,
             file,
             statements: [ptr::null_mut(); COMMANDS.len()],
@@ -217,10 +217,11 @@ impl Session {
         self.has_seen_baseline && !self.watch.saw_schema_change()
     }
 
-    /// Whether its text encoding still is that of a new connection. SQLite settles it for good when it reads the schema.
-    pub(crate) fn has_current_encoding(&self) -> bool {
+    /// Whether its text encoding, page size and kind of vacuum still are those of a new connection. SQLite settles the first
+    /// for good when it reads the schema, and those of an empty database when it has read another one.
+    pub(crate) fn has_current_format(&self) -> bool {
         // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
-        unsafe { handle(self.file) }.encoding_changes() == self.encoding_changes
+        unsafe { handle(self.file) }.format_changes() == self.format_changes
     }
 
     pub(crate) fn connection(&self) -> &Connection {
