@@ -4,7 +4,8 @@
 //! * `handle`: what one connection sees of an engine: the meaning of SQLite's file operations, in safe code.
 //! * `waiting`: how a connection waits for the writer slot, a state machine; `report`: what is printed about that.
 //! * `mount`: the file names under which SQLite finds engines.
-//! * `session`: opening connections, and finding out whether one can be reused; `watch`: its authorizer.
+//! * `connection`: opens connections. `session`: a connection that is reused. `cleanliness`: what was left in it.
+//!   `watch`: its authorizer, which notes what it compiles.
 //! * `script`: runs a script so that an error can name the statement.
 //! * `external`: notes whether SQL depended on the time or on another file.
 //!
@@ -19,6 +20,8 @@
 //! * No `Mount` is kept alive by its name: opening an engine that was dropped is an error.
 #![allow(unsafe_code, reason = "SQLite is a C library; this module and those in it are where that is crossed")]
 
+mod cleanliness;
+mod connection;
 mod database;
 pub(crate) mod external;
 mod handle;
@@ -38,10 +41,11 @@ use std::sync::OnceLock;
 
 use rusqlite::ffi;
 
-pub(crate) use self::mount::{Mount, Name};
 #[cfg(feature = "proptest")]
-pub(crate) use self::session::set_busy_handler;
-pub(crate) use self::session::{OnConnect, Session, Setup, connect, is_connected};
+pub(crate) use self::connection::set_busy_handler;
+pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};
+pub(crate) use self::mount::{Mount, Name};
+pub(crate) use self::session::Session;
 
 /// With the version, so that two versions of this crate in one program don't take each other's place.
 const NAME: &CStr =
