@@ -50,7 +50,7 @@ impl WarmPool {
     pub(crate) fn take(&self) -> Warm {
         match self.take_waiting() {
             Some(warm) => {
-                warm.mount.expose();
+                warm.mount.register_name();
                 warm
             }
             None => {
@@ -73,7 +73,7 @@ impl WarmPool {
         warm.sessions.retain(Session::knows_baseline);
         warm.sessions.truncate(MAX_SESSIONS);
         let references = 1 + warm.sessions.len();
-        if !warm.mount.withdraw(references) || !warm.mount.store.renew() {
+        if !warm.mount.unregister_name(references) || !warm.mount.store.renew() {
             return;
         }
         let mut waiting = self.lock();

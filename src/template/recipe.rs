@@ -162,7 +162,7 @@ impl Recipe {
     fn carry_out(&self, before: Content, setup: &Setup, name: &str) -> Result<Content> {
         vfs::register();
         let mount = Mount::new(before.snapshot, Name::Given(name.to_owned()));
-        let (built, asked) = external::watch(|| {
+        let (built, asked) = external::observe(|| {
             let connection = vfs::connect(&vfs::uri(&mount), setup, Purpose::Connection(self.at));
             let mut connection = connection.map_err(|cause| Error::connect_to_build(name, cause))?;
             self.steps().try_for_each(|step| step.carry_out(&mut connection, &mount, name))

@@ -1,4 +1,4 @@
-//! What a connection's user may have left in it, as far as SQLite can be asked, and taking that off.
+//! What a user may have left in a connection, as far as SQLite can be asked; and removing it.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
@@ -9,7 +9,7 @@ use rusqlite::ffi::{self, sqlite3};
 use super::connection::set_busy_handler;
 use super::sqlite3_db_name;
 
-/// Whether something was left in the connection that a new one does not have.
+/// Returns whether the connection has something that a new one has not.
 pub(super) fn has_leftovers(connection: &Connection) -> bool {
     is_stepping(connection)
         || has_temporary_schema(connection)
@@ -17,18 +17,18 @@ pub(super) fn has_leftovers(connection: &Connection) -> bool {
         || has_pre_update_hook(connection)
 }
 
-/// Whether a statement has been left before its last row.
+/// Returns whether a statement was left before its last row.
 fn is_stepping(connection: &Connection) -> bool {
     // SAFETY: the connection is open; after NULL comes the first of its statements.
     let next = |statement| unsafe { ffi::sqlite3_next_stmt(db_of(connection), statement) };
     let statements = std::iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
-    // SAFETY: a statement of this connection, which nobody finalizes meanwhile.
+    // SAFETY: a statement of this connection, which is not finalized meanwhile.
     let is_busy = |statement| unsafe { ffi::sqlite3_stmt_busy(statement) != 0 };
     statements.take_while(|statement| !statement.is_null()).any(is_busy)
 }
 
-/// Whether the connection's temporary database has been opened, which SQLite does with the first temporary table,
-/// trigger or view. Until then sqlite3_file_control finds no file for it.
+/// Returns whether the connection's temporary database is open. SQLite opens it with the first temporary table,
+/// trigger or view; until then sqlite3_file_control finds no file for it.
 fn has_temporary_schema(connection: &Connection) -> bool {
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     let out: *mut *mut ffi::sqlite3_file = &mut file;
@@ -39,21 +39,21 @@ fn has_temporary_schema(connection: &Connection) -> bool {
     code == ffi::SQLITE_OK
 }
 
-/// Whether there is a third database, after "main" and "temp".
+/// Returns whether there is a third database, after "main" and "temp".
 fn has_attached_databases(connection: &Connection) -> bool {
     // SAFETY: the connection is open, and any number may be asked for.
     unsafe { !sqlite3_db_name(db_of(connection), 2).is_null() }
 }
 
-/// Whether rusqlite, from version 0.41 on, keeps the closure of a pre-update hook. Only some builds of SQLite have a call
-/// that takes it off.
+/// Returns whether rusqlite, from version 0.41 on, keeps the closure of a pre-update hook. Only some builds of SQLite
+/// have a call that removes it.
 fn has_pre_update_hook(connection: &Connection) -> bool {
     // SAFETY: the connection is open.
     unsafe { !sqlite3_get_clientdata(db_of(connection), c"sqlite3_preupdate_hook".as_ptr()).is_null() }
 }
 
-/// Takes off every callback, and sets our busy handler again. Returns whether none of the hooks may be one that an older
-/// rusqlite keeps in the connection until it is closed.
+/// Removes every callback, and sets our busy handler again. Returns whether none of the hooks may be one that an
+/// older rusqlite keeps in the connection until it is closed.
 pub(super) fn take_hooks(connection: &mut Connection, auto_checkpoint: c_int) -> bool {
     set_busy_handler(connection);
     let _ = connection.progress_handler(0, None::<fn() -> bool>); // by rusqlite, which drops the closure
@@ -70,7 +70,8 @@ pub(super) fn take_hooks(connection: &mut Connection, auto_checkpoint: c_int) ->
     }
 }
 
-/// Under which names rusqlite, from version 0.41 on, keeps the closures of the callbacks that `take_hooks` takes off.
+/// The names under which rusqlite, from version 0.41 on, keeps the closures of the callbacks that `take_hooks`
+/// removes.
 const CLOSURES: [&CStr; 7] = [
     c"sqlite3_busy_handler",
     c"sqlite3_trace_v2",
@@ -81,7 +82,7 @@ const CLOSURES: [&CStr; 7] = [
     c"sqlite3_progress_handler",
 ];
 
-/// Drops the closures of callbacks that have been taken off. One that captures an engine would keep it alive for ever.
+/// Drops the closures of callbacks that were removed. A closure that captures an engine would keep it alive.
 pub(super) fn drop_closures(connection: &Connection) {
     for name in CLOSURES {
         // SAFETY: the connection is open. SQLite calls the destructor that came with the data; no callback has it any more.
@@ -89,11 +90,11 @@ pub(super) fn drop_closures(connection: &Connection) {
     }
 }
 
-/// What is set by calls of SQLite's, not by statements, and can be asked for.
+/// Settings that are made by calls of SQLite's functions, not by statements, and that can be asked for.
 pub(super) struct Settings {
-    /// Of each category of sqlite3_limit, which are numbered from 0.
+    /// Of each category of sqlite3_limit, by its number.
     limits: Vec<c_int>,
-    /// Bytes at the end of each page that SQLite is to leave alone in a new database.
+    /// The number of bytes that SQLite leaves unused at the end of each page of a new database.
     reserved_bytes: c_int,
     /// Whether SQL may load extensions.
     load_extension: c_int,
@@ -101,7 +102,7 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn of(connection: &Connection) -> Settings {
-        // SQLite answers -1 for a number that it does not know. Newer versions know more.
+        // SQLite answers -1 for a number that it does not know. Newer versions have more.
         let limits = (0..).map(|id| limit(connection, id)).take_while(|limit| *limit >= 0).collect();
         let (reserved_bytes, load_extension) = (reserved_bytes(connection), load_extension(connection));
         Settings { limits, reserved_bytes, load_extension }
@@ -140,12 +141,12 @@ fn load_extension(connection: &Connection) -> c_int {
     is_allowed
 }
 
-/// What `PRAGMA synchronous` gives.
+/// Returns the result of `PRAGMA synchronous`.
 pub(super) fn synchronous_of(connection: &Connection) -> rusqlite::Result<c_int> {
     connection.query_row("PRAGMA main.synchronous", [], |row| row.get(0))
 }
 
-/// The number of pages that `PRAGMA wal_autocheckpoint` gives, which SQLite keeps as the argument of a hook.
+/// Returns the number of pages of `PRAGMA wal_autocheckpoint`, which SQLite keeps as the argument of a hook.
 pub(super) fn auto_checkpoint_of(connection: &Connection) -> c_int {
     // SAFETY: the connection is open, and NULL takes the hook off; `take_hooks` puts it back.
     let argument = unsafe { ffi::sqlite3_wal_hook(connection.handle(), None, ptr::null_mut()) };

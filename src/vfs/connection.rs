@@ -16,13 +16,13 @@ use crate::content::origin::Purpose;
 use crate::error::{BoxError, NoConnection};
 use crate::faults;
 
-/// What every connection is given before anybody has it.
+/// What is done to each connection before it is handed out.
 pub(crate) struct Setup {
     pub(crate) foreign_keys: bool,
     pub(crate) on_connect: Vec<OnConnect>,
 }
 
-/// What a template does to each connection, and where that is written.
+/// A template's function for each connection, and where it was given.
 #[derive(Clone, Copy)]
 pub(crate) struct OnConnect {
     pub(crate) function: fn(&Connection) -> Result<(), BoxError>,
@@ -40,17 +40,17 @@ impl OnConnect {
 }
 
 impl Setup {
-    /// The setup of engines that are no template's, and of a template that says nothing.
+    /// The setup of engines without a template, and of a template that sets nothing.
     pub(crate) const DEFAULT: Setup = Setup { foreign_keys: true, on_connect: Vec::new() };
 
     pub(crate) fn carry_out(&self, connection: &Connection) -> Result<(), NoConnection> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;
-        // It is the test's own set-up, so it is spared what is meant for the code under test.
+        // Fault plans are for the code under test, not for the test's own setup.
         faults::spare(|| self.on_connect.iter().try_for_each(|on_connect| on_connect.carry_out(connection)))
     }
 }
 
-/// Opens a connection that waits in the engine's queue for its turn to write.
+/// Opens a connection that waits in the engine's queue for the writer slot.
 pub(crate) fn connect(uri: &str, setup: &Setup, purpose: Purpose) -> Result<Connection, NoConnection> {
     let connection = open(uri, purpose)?;
     setup.carry_out(&connection)?;
@@ -58,7 +58,7 @@ pub(crate) fn connect(uri: &str, setup: &Setup, purpose: Purpose) -> Result<Conn
 }
 
 pub(super) fn open(uri: &str, purpose: Purpose) -> rusqlite::Result<Connection> {
-    // SQLITE_OPEN_CREATE, which is among the default flags, is for files that are attached. With a private cache the
+    // SQLITE_OPEN_CREATE, one of the default flags, is for files that are attached. With a private cache the
     // connection has a file that no other connection uses, and that file knows its purpose.
     let connection = Connection::open_with_flags(uri, OpenFlags::default() | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE)?;
     // SAFETY: the file is ours (`file_of` has checked it) and open as long as the connection is, which is not in use.
@@ -67,18 +67,18 @@ pub(super) fn open(uri: &str, purpose: Purpose) -> rusqlite::Result<Connection> 
     Ok(connection)
 }
 
-/// Whether the connection's main database is this one.
+/// Returns whether the connection's main database is this one.
 pub(crate) fn is_connected(connection: &Connection, mount: &Mount) -> bool {
     // SAFETY: the file is ours and open as long as the connection is, which is not in use.
     find_file(connection).is_some_and(|file| unsafe { handle(file) }.is_on(mount))
 }
 
-/// The file that the connection's main database is.
+/// Returns the file of the connection's main database.
 pub(super) fn file_of(connection: &Connection) -> *mut sqlite3_file {
     find_file(connection).expect("an engine's URI opens that engine")
 }
 
-/// The handle behind a file.
+/// Returns the handle of a file.
 ///
 /// # Safety
 /// The file is one that `find_file` gave, and open; no other reference to its handle is in use.
@@ -87,7 +87,7 @@ pub(super) unsafe fn handle<'a>(file: *mut sqlite3_file) -> &'a mut Handle {
     &mut unsafe { database::of(file) }.expect("`find_file` gives files of ours").handle
 }
 
-/// The file that the connection's main database is, if it is ours.
+/// Returns the file of the connection's main database, if it is ours.
 pub(super) fn find_file(connection: &Connection) -> Option<*mut sqlite3_file> {
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     let out: *mut *mut ffi::sqlite3_file = &mut file;
@@ -100,7 +100,7 @@ pub(super) fn find_file(connection: &Connection) -> Option<*mut sqlite3_file> {
     is_ours.then_some(file)
 }
 
-/// Has the connection wait in the engine's queue for its turn to write.
+/// Sets our busy handler, which waits in the engine's queue for the writer slot.
 pub(crate) fn set_busy_handler(connection: &Connection) {
     // SAFETY: the connection is open. The handler is a function, so it outlives the connection; its argument is the
     // connection itself, of which it uses nothing but the address.
@@ -114,7 +114,7 @@ unsafe extern "C" fn on_busy(connection: *mut c_void, tries: c_int) -> c_int {
     c_int::from(catch_unwind(|| wait_in_turn(connection.addr(), tries)).unwrap_or(false))
 }
 
-/// The error of the connection's latest call, if it was one.
+/// Returns the error of the connection's latest call, if `code` is one.
 pub(super) fn check(connection: &Connection, code: c_int) -> rusqlite::Result<()> {
     if code == ffi::SQLITE_OK {
         return Ok(());

@@ -10,19 +10,19 @@ use super::handle::{Handle, Lock, Pragma};
 use super::io_methods::{Code, Content, File, content, guard, methods, place};
 use super::waiting::Caller;
 
-/// Of SQLite 3.38, which the bindings of the oldest libsqlite3-sys don't have.
+/// Since SQLite 3.38. The bindings of the oldest libsqlite3-sys don't have it.
 const SQLITE_FCNTL_EXTERNAL_READER: c_int = 40;
 
-/// What an engine's open file holds.
+/// The content of an engine's open file.
 pub(super) struct Database {
     pub(super) handle: Handle,
-    /// Where SQLite keeps the connection that is using the file (`SQLITE_FCNTL_PDB`), once it has told.
+    /// Where SQLite keeps the connection that uses the file (`SQLITE_FCNTL_PDB`); NULL until SQLite has said so.
     connection: *const *mut ffi::sqlite3,
-    /// How to call that connection's busy handler (`SQLITE_FCNTL_BUSYHANDLER`), once SQLite has told.
+    /// How to call that connection's busy handler (`SQLITE_FCNTL_BUSYHANDLER`).
     busy_handler: BusyHandler,
 }
 
-/// What the argument of `SQLITE_FCNTL_BUSYHANDLER` points to.
+/// The argument of `SQLITE_FCNTL_BUSYHANDLER`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct BusyHandler {
@@ -38,7 +38,7 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xLock: Some(lock),
     xUnlock: Some(unlock),
     xFileControl: Some(file_control),
-    // They map nothing. But SQLite tells only a file that has them what `PRAGMA mmap_size` says.
+    // They map nothing. But SQLite passes `PRAGMA mmap_size` only to a file that has them.
     xFetch: Some(fetch),
     xUnfetch: Some(unfetch),
     ..methods::<Database>()
@@ -84,7 +84,7 @@ impl Content for Database {
     fn close(self) {}
 }
 
-/// The connection that calls a method of a file. Apart from the file's content, for both are used at once.
+/// The connection that calls a method of a file. It is a copy, since the file's content is borrowed at the same time.
 struct Connection {
     pointer: *mut ffi::sqlite3,
     file: *mut sqlite3_file,
@@ -97,14 +97,14 @@ impl Connection {
     unsafe fn calling(file: *mut sqlite3_file) -> Connection {
         // SAFETY: as the caller promises.
         let Database { connection, busy_handler, .. } = *unsafe { content::<Database>(file) };
-        // SAFETY: what SQLite has told is valid as long as the file is open, and a method is called by that connection.
+        // SAFETY: what SQLite has set is valid as long as the file is open, and a method is called by that connection.
         let pointer = if connection.is_null() { ptr::null_mut() } else { unsafe { *connection } };
         Connection { pointer, file, busy_handler }
     }
 }
 
 impl Connection {
-    /// What the connection calls the database that this file is.
+    /// Returns the connection's name for the database that this file is.
     fn name_of_database(&self) -> Option<*const c_char> {
         // SAFETY: the connection is the one that is calling, so it is open and this thread has it; any number may be asked for.
         let name = |number| unsafe { super::sqlite3_db_name(self.pointer, number) };
@@ -129,7 +129,7 @@ impl Caller for Connection {
         if self.pointer.is_null() {
             return false;
         }
-        // When only another one of its databases has been read, SQLite comes back by way of its busy handler. Under a VFS
+        // If only another one of its databases was read, SQLite comes back by way of its busy handler. Under a VFS
         // that is stacked above ours, the database is not found; then NULL asks for all of them.
         let database = self.name_of_database().unwrap_or(ptr::null());
         // SAFETY: the connection is the one that is calling, so it is open and this thread has it; the name is one of its
@@ -147,7 +147,7 @@ impl Caller for Connection {
         let statements = iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
         let mut running = statements
             .take_while(|statement| !statement.is_null())
-            // SAFETY: a statement of this connection, which nobody finalizes meanwhile.
+            // SAFETY: a statement of this connection, which is not finalized meanwhile.
             .filter(|statement| unsafe { ffi::sqlite3_stmt_busy(*statement) } != 0)
             .peekable();
         // SAFETY: as above.
@@ -221,10 +221,10 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
     })
 }
 
-/// Sees to a pragma, the name and argument of which are the second and the third string; the first is for the answer.
+/// Answers a pragma. Its name and argument are the second and the third string; the first is for the answer.
 ///
 /// # Safety
-/// As for `handle`, and the strings are those of `SQLITE_FCNTL_PRAGMA`.
+/// As for `content`, and the strings are those of `SQLITE_FCNTL_PRAGMA`.
 unsafe fn pragma(file: *mut sqlite3_file, [answer, name, argument]: &mut [*mut c_char; 3]) -> Result<(), Code> {
     // SAFETY: the strings live until the method returns.
     let (name, given) = unsafe { (text(*name).unwrap_or_default(), text(*argument)) };
@@ -266,7 +266,7 @@ unsafe fn answer_as_a_file(handle: &mut Handle, op: c_int, arg: *mut c_void) -> 
             ffi::SQLITE_FCNTL_POWERSAFE_OVERWRITE => switch(&mut settings.powersafe_overwrite, &mut *arg.cast()),
             ffi::SQLITE_FCNTL_MMAP_SIZE => limit_map(&mut settings.mmap_size, &mut *arg.cast()),
             ffi::SQLITE_FCNTL_TEMPFILENAME => *arg.cast() = temporary_name(),
-            // In how large steps a file grows makes no difference to memory.
+            // The steps in which a file grows make no difference to memory.
             ffi::SQLITE_FCNTL_SIZE_HINT | ffi::SQLITE_FCNTL_CHUNK_SIZE => {}
             _ => return Err(ffi::SQLITE_NOTFOUND),
         }
@@ -275,7 +275,7 @@ unsafe fn answer_as_a_file(handle: &mut Handle, op: c_int, arg: *mut c_void) -> 
     Ok(())
 }
 
-/// Sets what is to be 0 or 1, and answers what a negative number asks for.
+/// Sets a switch to 0 or 1. A negative number asks for its value instead.
 fn switch(setting: &mut bool, argument: &mut c_int) {
     match *argument {
         ..0 => *argument = c_int::from(*setting),
@@ -283,7 +283,7 @@ fn switch(setting: &mut bool, argument: &mut c_int) {
     }
 }
 
-/// Sets the most that is to be mapped, unless the argument is negative; answers what it was before.
+/// Sets the limit for mapping, unless the argument is negative. Answers the value before.
 fn limit_map(limit: &mut sqlite3_int64, argument: &mut sqlite3_int64) {
     let asked = std::mem::replace(argument, *limit);
     if asked >= 0 {
@@ -291,10 +291,10 @@ fn limit_map(limit: &mut sqlite3_int64, argument: &mut sqlite3_int64) {
     }
 }
 
-/// What SQLite caps `PRAGMA mmap_size` at, unless it was compiled or configured otherwise.
+/// SQLite's limit for `PRAGMA mmap_size`, unless it was compiled or configured otherwise.
 const MAX_MMAP_SIZE: sqlite3_int64 = 0x7fff_0000;
 
-/// A name that no file has, which SQLite can free; NULL when there is no memory for it.
+/// Returns a name that no file has, which SQLite can free; NULL if memory runs out.
 fn temporary_name() -> *mut c_char {
     let mut chance = [0u8; 8];
     // SAFETY: there is room for as many random bytes.
@@ -314,7 +314,7 @@ unsafe extern "C" fn unfetch(_: *mut sqlite3_file, _: sqlite3_int64, _: *mut c_v
     ffi::SQLITE_OK // nothing is mapped
 }
 
-/// A copy of the string that SQLite can free; NULL when there is no memory for it.
+/// Returns a copy of the string that SQLite can free; NULL if memory runs out.
 fn to_sqlite(text: &CStr) -> *mut c_char {
     // SAFETY: the format takes one C string, and gets one.
     unsafe { ffi::sqlite3_mprintf(c"%s".as_ptr(), text.as_ptr()) }

@@ -1,5 +1,5 @@
-//! Whether SQL has asked for what is outside of its database: the time, or another file. What such SQL puts into a database is
-//! not the same tomorrow.
+//! Notes whether SQL depends on something outside of its database: the time, or another file. The content that such
+//! SQL makes is not the same tomorrow.
 
 use std::cell::Cell;
 
@@ -7,13 +7,13 @@ thread_local! {
     static ASKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A connection asks, on this thread.
-pub(crate) fn ask() {
+/// Notes that a connection on this thread asks for it.
+pub(crate) fn note() {
     let _ = ASKED.try_with(|asked| asked.set(true));
 }
 
-/// Does the work, and says whether it asked.
-pub(crate) fn watch<T>(work: impl FnOnce() -> T) -> (T, bool) {
+/// Runs `work`. Returns its result, and whether SQL in it asked.
+pub(crate) fn observe<T>(work: impl FnOnce() -> T) -> (T, bool) {
     let before = ASKED.replace(false);
     let result = work();
     let asked = ASKED.get();

@@ -1,4 +1,4 @@
-//! What one connection sees of an engine: the meaning of SQLite's file operations, in safe code.
+//! One connection's view of an engine: the meaning of SQLite's file operations, in safe code.
 
 use std::ffi::CStr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::content::pages::Pages;
 use crate::content::snapshot::{self, JournalMode, Snapshot, Stamp};
 use crate::faults::{self, Call};
 
-/// SQLite's lock levels, in its numbers (`sqlite3_io_methods`, xLock).
+/// SQLite's lock levels, with its numbers (`sqlite3_io_methods`, xLock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lock {
     None,
@@ -28,7 +28,7 @@ impl Lock {
             ffi::SQLITE_LOCK_NONE => Lock::None,
             ffi::SQLITE_LOCK_SHARED => Lock::Shared,
             ffi::SQLITE_LOCK_RESERVED => Lock::Reserved,
-            _ => Lock::Exclusive, // PENDING is on the way to it, and here nobody has to get out of the way
+            _ => Lock::Exclusive, // PENDING is on the way to it, and no reader has to be kept out
         }
     }
 
@@ -42,7 +42,7 @@ impl Lock {
     }
 }
 
-/// What file controls set and ask for. It means something to a file on a disk; here it is only remembered.
+/// Settings that file controls set and ask for. They mean something to a file on disk; here they are only stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
     /// `SQLITE_FCNTL_PERSIST_WAL`
@@ -61,28 +61,29 @@ impl Settings {
 pub(super) struct Handle {
     claimant: Claimant,
     lock: Lock,
-    /// What the connection reads, from SHARED on.
+    /// The content that the connection reads, from SHARED on.
     read: Option<Snapshot>,
-    /// What it has written and not committed, from its first write on.
+    /// The pages that it has written and not committed, from its first write on.
     written: Option<Pages>,
-    /// Whether what it has written is a database in WAL mode.
+    /// Whether the written pages are a database in WAL mode.
     becomes_wal: bool,
-    /// The schema cookie of its latest commit, as it wrote it, until its next transaction: `read` may have another one by then.
+    /// The schema cookie that the connection wrote in its latest commit, until its next transaction. `read` may have
+    /// another one.
     own_cookie: Option<u32>,
     wait: Wait,
     /// Whether the slot may have been reserved while the connection waited. Then no lock tells SQLite to release it.
     may_hold_slot: bool,
     is_read_only: bool,
-    /// What file controls set.
+    /// Set by file controls.
     settings: Settings,
-    /// Whether a pragma or a file control has changed what a later user of the connection would not expect.
+    /// Whether a pragma or a file control has changed something that a later user of the connection would not expect.
     pragma_changed: bool,
-    /// Whether `PRAGMA synchronous` was set, which the session puts back.
+    /// Whether `PRAGMA synchronous` was set. The session restores it.
     synchronous_was_set: bool,
-    /// How many calls of this thread had been made to fail when the connection began to read.
+    /// The number of calls of this thread that had been made to fail when the connection began to read.
     faults_before: usize,
-    /// Whether one was made to fail while it did. SQLite does not tell of each error: it goes on without the statistics for
-    /// the query planner where it can't read them.
+    /// Whether a call was made to fail while the connection read. SQLite does not report each error: it goes on
+    /// without the planner's statistics if it can't read them.
     has_met_fault: bool,
 }
 
@@ -119,12 +120,12 @@ impl Handle {
         self.claimant.mount.store.format_changes()
     }
 
-    /// Whether SQLite may have been left with what a later user of the connection would not expect.
+    /// Returns whether SQLite may keep something that a later user of the connection would not expect.
     pub(super) fn is_altered(&self) -> bool {
         self.pragma_changed || self.has_met_fault
     }
 
-    /// The level of the lock, in SQLite's number.
+    /// Returns the lock level as SQLite's number.
     pub(super) fn lock_level(&self) -> i32 {
         self.lock.to_raw()
     }
@@ -133,13 +134,14 @@ impl Handle {
         self.settings
     }
 
-    /// Sets what a file control asks for.
+    /// Applies what a file control sets.
     pub(super) fn set_settings(&mut self, settings: Settings) {
         self.pragma_changed |= settings != self.settings;
         self.settings = settings;
     }
 
-    /// Gives out `len` bytes from `offset` on, in parts, with zeros beyond the end; says whether there were enough.
+    /// Passes `len` bytes from `offset` on to `take`, in parts, with zeros beyond the end. Returns whether there were
+    /// as many.
     pub(super) fn read(&self, offset: usize, len: usize, take: impl FnMut(&[u8])) -> bool {
         self.with_pages(|pages| pages.read_by_parts(offset, len, take) == len)
     }
@@ -148,7 +150,7 @@ impl Handle {
         self.with_pages(Pages::len)
     }
 
-    /// The pages of the connection's transaction; without one, what is committed now.
+    /// Looks at the pages of the connection's transaction, or without one at the committed pages.
     fn with_pages<T>(&self, look: impl FnOnce(&Pages) -> T) -> T {
         match (&self.written, &self.read) {
             (Some(written), _) => look(written),
@@ -157,7 +159,7 @@ impl Handle {
         }
     }
 
-    /// Writes within the connection's transaction. A connection that does not hold the writer slot can't.
+    /// Writes within the connection's transaction. Fails if the connection does not hold the writer slot.
     pub(super) fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code> {
         self.writable()?.write(offset, data);
         if offset == 0 {
@@ -166,13 +168,13 @@ impl Handle {
         Ok(())
     }
 
-    /// Takes the mark of a database in WAL mode out of a page 1 that has it: nobody could open the engine with it.
+    /// Removes the mark of WAL mode from a page 1 that has it. With the mark, no connection could open the engine.
     fn write_journal_mode(&mut self) -> Result<(), Code> {
         let schema_before = self.read.as_ref().map(|read| read.stamp().schema_cookie);
         let Some(pages) = &mut self.written else { return Ok(()) };
         self.becomes_wal = snapshot::take_wal_mark(pages);
-        // SQLite is to change the mode and nothing else, past us, which it tries in exclusive locking mode. Then it would
-        // go on to use a WAL. In a copy of a database that is in WAL mode, the schema has changed too.
+        // SQLite tries to change only the mode, without asking us, in exclusive locking mode. It would go on to use a
+        // WAL. In a copy of a database that is in WAL mode, the schema has changed too.
         let is_switch = self.becomes_wal && schema_before == Some(Stamp::of(pages).schema_cookie);
         if is_switch { Err(ffi::SQLITE_IOERR_WRITE) } else { Ok(()) }
     }
@@ -227,7 +229,7 @@ impl Handle {
         self.wait.come_back(&self.claimant, caller);
     }
 
-    /// Lowers the lock to `level`. What was written and not committed is gone.
+    /// Lowers the lock to `level`. Discards what was written and not committed.
     pub(super) fn unlock(&mut self, level: Lock) {
         if self.lock >= Lock::Reserved && level < Lock::Reserved {
             self.written = None;
@@ -244,7 +246,7 @@ impl Handle {
         self.lock = self.lock.min(level);
     }
 
-    /// SQLite's transaction is committed (`SQLITE_FCNTL_COMMIT_PHASETWO`).
+    /// Publishes what SQLite has committed (`SQLITE_FCNTL_COMMIT_PHASETWO`).
     pub(super) fn commit(&mut self) {
         if let (Some(mut pages), Some(read)) = (self.written.take(), &self.read) {
             if std::mem::take(&mut self.becomes_wal) {
@@ -257,7 +259,7 @@ impl Handle {
         }
     }
 
-    /// SQLite is compiling a pragma for this database.
+    /// Decides about a pragma that SQLite is compiling for this database.
     pub(super) fn pragma(&mut self, name: &str, argument: Option<&str>, caller: &impl Caller) -> Pragma {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         if is("journal_mode") {
@@ -272,7 +274,7 @@ impl Handle {
         Pragma::LeftToSqlite
     }
 
-    /// Answers in SQLite's place where the engine is in WAL mode, or is to be: SQLite takes it for impossible.
+    /// Answers in SQLite's place if the engine is in WAL mode, or will be: SQLite takes WAL for impossible here.
     fn journal_mode(&mut self, argument: Option<&str>, caller: &impl Caller) -> Pragma {
         let store = &self.claimant.mount.store;
         let old = store.journal_mode();
@@ -287,7 +289,7 @@ impl Handle {
         if new == JournalMode::Wal { Pragma::Answered(c"wal") } else { Pragma::LeftToSqlite }
     }
 
-    /// As SQLite refuses to change into or out of WAL mode.
+    /// Refuses to change into or out of WAL mode where SQLite would.
     fn refuse_journal_mode(&self, new: JournalMode, caller: &impl Caller) -> Option<Pragma> {
         if caller.is_in_transaction() {
             let message = match new {
@@ -299,30 +301,30 @@ impl Handle {
         self.is_read_only.then_some(Pragma::Refused(ffi::SQLITE_READONLY, None))
     }
 
-    /// What pragmas and file controls have changed so far is how the connection is to be.
+    /// Accepts what pragmas and file controls have set so far as the connection's initial state.
     pub(super) fn approve_pragmas(&mut self) {
         self.pragma_changed = false;
         self.synchronous_was_set = false;
     }
 
-    /// Whether `PRAGMA synchronous` was set since this was asked last.
+    /// Returns whether `PRAGMA synchronous` was set since the last call.
     pub(super) fn take_synchronous_was_set(&mut self) -> bool {
         std::mem::take(&mut self.synchronous_was_set)
     }
 }
 
-/// What comes of a pragma.
+/// What to do about a pragma.
 pub(super) enum Pragma {
     LeftToSqlite,
-    /// Left to SQLite, without its argument, so that it asks and sets nothing.
+    /// SQLite carries it out without its argument, so that it asks and sets nothing.
     MadeQuery,
-    /// The one row. SQLite gives its column the same name.
+    /// The only row of the result. SQLite gives its column the same name.
     Answered(&'static CStr),
     Refused(Code, Option<&'static CStr>),
 }
 
-/// The mode that the argument of `PRAGMA journal_mode` stands for: SQLite takes the first that starts so. With none of
-/// them it only asks.
+/// Returns the mode that the argument of `PRAGMA journal_mode` selects. SQLite takes the first that starts with the
+/// argument. If none does, the pragma only asks.
 fn requested_journal_mode(argument: &str, caller: &impl Caller) -> Option<JournalMode> {
     let starts_so = |mode: &&str| mode.get(..argument.len()).is_some_and(|start| start.eq_ignore_ascii_case(argument));
     match ["delete", "persist", "off", "truncate", "memory", "wal"].into_iter().find(starts_so)? {
@@ -338,8 +340,8 @@ impl Drop for Handle {
     }
 }
 
-/// Pragmas that take an argument and leave nothing behind in the connection: they ask; they change what is in the
-/// database, which is the transaction's business; or a session puts back what they set.
+/// Pragmas with an argument that leave nothing behind in the connection: they ask, or change the database, which
+/// belongs to the transaction, or the session restores what they set.
 const HARMLESS_PRAGMAS: [&str; 21] = [
     "application_id",
     "busy_timeout",
@@ -374,10 +376,10 @@ mod tests {
     use crate::content::queue::Place;
     use crate::vfs::Name;
 
-    /// One whose transaction has read nothing, and whose busy handler is not ours.
+    /// A connection whose transaction has read nothing, with a busy handler that is not ours.
     struct Foreign {
         writes: bool,
-        /// How often its busy handler waits, and how it does. SQLite would call it as well.
+        /// How often its busy handler waits, and how. SQLite would call the handler as well.
         patience: Cell<u32>,
         sleep: fn(Duration),
     }
@@ -413,7 +415,7 @@ mod tests {
         }
     }
 
-    /// As `sqlite3_busy_timeout` has it.
+    /// Sleeps as `sqlite3_busy_timeout` does.
     fn by_the_vfs(time: Duration) {
         assert!(waiting::sleep(time));
     }
@@ -431,7 +433,7 @@ mod tests {
         [Handle::new(mount.clone(), false), Handle::new(mount, false)]
     }
 
-    /// A connection that is refused, because another one writes, and has given up what it read.
+    /// Returns a writer, and a connection that was refused and has released what it read.
     fn refused() -> [Handle; 2] {
         let [mut writer, mut polling] = handles();
         writer.lock(Lock::Reserved, &impatient()).unwrap();

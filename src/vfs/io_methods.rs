@@ -14,7 +14,7 @@ use crate::faults::{self, Call};
 /// A SQLite result code other than `SQLITE_OK`.
 pub(super) type Code = i32;
 
-/// What an open file of ours holds.
+/// The content of an open file of this VFS.
 pub(super) trait Content {
     /// Passes `len` bytes from `offset` on to `take`, in parts, with zeros beyond the end of the file. Returns whether the
     /// file has as many.
@@ -26,7 +26,7 @@ pub(super) trait Content {
     fn close(self);
 }
 
-/// An open file as SQLite holds it: what it knows of, then what is ours.
+/// An open file as SQLite holds it: the part that SQLite knows, then ours.
 #[repr(C)]
 pub(super) struct File<C> {
     base: sqlite3_file,
@@ -34,7 +34,7 @@ pub(super) struct File<C> {
     content: *mut C,
 }
 
-/// Opens the file that SQLite has made room for.
+/// Opens a file in the memory that SQLite provides for it.
 ///
 /// # Safety
 /// `file` is what xOpen was given, of at least the size of a `File<C>`, and `out_flags` is NULL or an int to write to.
@@ -55,7 +55,7 @@ pub(super) unsafe fn place<C>(
     }
 }
 
-/// Returns what the file holds.
+/// Returns the content of a file.
 ///
 /// # Safety
 /// `file` is one that `place::<C>` has opened, not closed yet. SQLite uses a file from one thread at a time, so no other
@@ -65,7 +65,7 @@ pub(super) unsafe fn content<'a, C>(file: *mut sqlite3_file) -> &'a mut C {
     unsafe { &mut *(*file.cast::<File<C>>()).content }
 }
 
-/// The methods that all files have.
+/// Returns the methods that all files have.
 pub(super) const fn methods<C: Content>() -> sqlite3_io_methods {
     sqlite3_io_methods {
         iVersion: 1,
@@ -91,7 +91,7 @@ pub(super) const fn methods<C: Content>() -> sqlite3_io_methods {
     }
 }
 
-/// Runs what a method does. A panic ends here, as `code`: it must not cross the C interface.
+/// Runs the body of a method. A panic ends here, as `code`: it must not cross the C interface.
 pub(super) fn guard(code: Code, work: impl FnOnce() -> Result<(), Code>) -> c_int {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => ffi::SQLITE_OK,
@@ -100,12 +100,12 @@ pub(super) fn guard(code: Code, work: impl FnOnce() -> Result<(), Code>) -> c_in
     }
 }
 
-/// Offsets and lengths that are never negative (sqlite3_io_methods gives none that is), nor beyond the address space.
+/// Converts an offset or a length. It is never negative (sqlite3_io_methods) nor beyond the address space.
 fn unsigned(number: impl TryInto<usize>) -> Result<usize, Code> {
     number.try_into().map_err(|_| ffi::SQLITE_IOERR)
 }
 
-/// The bytes that a method reads or writes. None lies beyond the address space.
+/// Returns the range that a method reads or writes. It never lies beyond the address space.
 fn region(offset: impl TryInto<usize>, amount: c_int) -> Result<Range<usize>, Code> {
     let (start, len) = (unsigned(offset)?, unsigned(amount)?);
     Ok(start..start.checked_add(len).ok_or(ffi::SQLITE_IOERR)?)
@@ -191,18 +191,18 @@ unsafe extern "C" fn no_file_control(_: *mut sqlite3_file, _: c_int, _: *mut c_v
 }
 
 unsafe extern "C" fn check_reserved_lock(_: *mut sqlite3_file, result: *mut c_int) -> c_int {
-    // SQLite asks in order to tell a journal in use from one that a crash has left. Neither is ever seen here.
+    // SQLite asks this to distinguish a journal in use from one that a crash has left. It never sees either here.
     // SAFETY: xCheckReservedLock has an int to write its answer to.
     unsafe { *result = 0 };
     ffi::SQLITE_OK
 }
 
-/// Of SQLite 3.48, so that not all bindings have it. Older versions of SQLite don't look at it.
+/// Since SQLite 3.48, so not all bindings have it. Older versions of SQLite ignore it.
 const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
 
 unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
-    // What holds of memory: writes happen in order, neighbouring bytes stay as they are, and any part of a page can be
-    // read. A write is atomic as well; but to say so changes the default page size where SQLite makes use of it.
+    // These hold for memory: writes happen in order, neighbouring bytes stay as they are, and any part of a page can
+    // be read. Writes are atomic as well; but SQLite may then change the default page size.
     ffi::SQLITE_IOCAP_SAFE_APPEND
         | ffi::SQLITE_IOCAP_SEQUENTIAL
         | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE

@@ -1,8 +1,8 @@
 //! Journals of engines: files in memory that only the connection sees which writes them.
 //!
-//! SQLite rolls back with the journal that it has open. It looks for others' only to recover from a crash, and no engine
-//! survives one. So a journal needs no name, and is gone when it is closed. Only a super-journal is read again, by its name,
-//! when files that are attached are rolled back: it says which of them may still need it.
+//! SQLite rolls back with the journal that it has open. It looks for other journals only to recover from a crash, and
+//! no engine survives a crash. So a journal needs no name, and disappears when it is closed. Only a super-journal is
+//! read again by its name, when attached files are rolled back: it lists the files that may still need it.
 
 use std::ffi::{CStr, CString, c_int};
 
@@ -14,11 +14,11 @@ use crate::faults::{self, Call};
 
 struct Journal {
     bytes: Vec<u8>,
-    /// The name of the super-journal that it is, if it is one.
+    /// The name of the super-journal, if it is one.
     name: Option<CString>,
 }
 
-/// Bytes that most units of work's journals need at most: a header and a few pages.
+/// The capacity in bytes that the journals of most units of work need: a header and a few pages.
 const CAPACITY: usize = 20_000;
 
 /// The size of an open file, in bytes.

@@ -1,4 +1,4 @@
-//! The names under which SQLite finds engines.
+//! The file names by which SQLite finds engines.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,52 +9,52 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::content::Snapshot;
 use crate::content::store::Store;
 
-/// What SQLite's file names of engines start with; the engine's number follows. Nothing else in a file system is likely
-/// to be named so, and every other name is left to SQLite's default VFS.
+/// The start of the file names of engines; the engine's number follows. No other file is likely to have such a name,
+/// and each other name goes to SQLite's default VFS.
 const PREFIX: &str = "/rusqlite-fixtures/engine-";
 
-/// A store with a name. It lives as long as an engine's handle or a connection does.
+/// A store with a file name. It lives as long as an engine's handle or a connection.
 pub(crate) struct Mount {
     pub(crate) store: Store,
     name: Name,
 }
 
-/// What an engine is called in messages.
+/// The name of an engine in messages.
 pub(crate) enum Name {
     Given(String),
     /// By its number.
     Numbered,
-    /// By its number, and the template that it is of.
+    /// By its number and its template.
     OfTemplate(Arc<str>),
 }
 
-/// The engines that live, by number. Holds none of them alive.
+/// The engines that exist, by number. Keeps none of them alive.
 static MOUNTS: Mutex<BTreeMap<u64, Weak<Mount>>> = Mutex::new(BTreeMap::new());
 
-/// The number of the next store that gets a name.
+/// The number of the next store.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// The engines of which it has been printed that they are gone.
-static TOLD_GONE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+/// The engines that were reported as gone.
+static REPORTED_GONE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
 impl Mount {
-    /// Makes a store that can be opened by its file name.
+    /// Makes a store, and registers its file name.
     pub(crate) fn new(snapshot: Snapshot, name: Name) -> Arc<Mount> {
         let mount = Arc::new(Mount { store: Store::new(snapshot), name });
-        mount.expose();
+        mount.register_name();
         mount
     }
 
-    /// Gives the store a file name that there has never been, by which it can be opened.
-    pub(crate) fn expose(self: &Arc<Mount>) {
+    /// Gives the store a file name that no other store has had, by which it can be opened.
+    pub(crate) fn register_name(self: &Arc<Mount>) {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         self.store.set_number(id);
         mounts().insert(id, Arc::downgrade(self));
     }
 
-    /// Takes the file name away, if there are no more than so many references: nobody else has the store then, nor can
-    /// anybody come to it.
-    pub(crate) fn withdraw(self: &Arc<Mount>, references: usize) -> bool {
+    /// Removes the file name, if there are exactly `references` references. Then nothing else has the store, and
+    /// nothing can open it. Returns whether it was so.
+    pub(crate) fn unregister_name(self: &Arc<Mount>, references: usize) -> bool {
         let mut mounts = mounts(); // under which `find` makes new references
         let is_alone = Arc::strong_count(self) == references;
         if is_alone {
@@ -63,7 +63,7 @@ impl Mount {
         is_alone
     }
 
-    /// What it is called in messages.
+    /// Returns the engine's name for messages.
     pub(crate) fn name(&self) -> String {
         match &self.name {
             Name::Given(name) => name.clone(),
@@ -72,13 +72,13 @@ impl Mount {
         }
     }
 
-    /// The name of its database file, as SQLite knows it.
+    /// Returns the name of the database file, as SQLite knows it.
     pub(super) fn file_name(&self) -> String {
         format!("{PREFIX}{}", self.id())
     }
 
-    /// Never used twice in a process, so that the name of an engine that is gone can't come to mean another one. It
-    /// changes when the store begins to serve another engine.
+    /// Returns the number, which is never used twice in a process: the name of a dropped engine can't come to mean
+    /// another one. It changes when the store begins to serve another engine.
     pub(super) fn id(&self) -> u64 {
         self.store.number()
     }
@@ -88,11 +88,11 @@ impl Mount {
     }
 }
 
-/// Prints that the engine with this number is gone, once, if there was one: SQLite says only that it is "unable to open
-/// database file", and some connection pools try again for half a minute before they say that.
+/// Prints once that the engine with this number is gone, if there was one. SQLite says only "unable to open database
+/// file", and some connection pools retry for half a minute before they report that.
 pub(super) fn report_gone(id: u64) {
     let has_been = (1..NEXT.load(Ordering::Relaxed)).contains(&id);
-    let is_news = || TOLD_GONE.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    let is_news = || REPORTED_GONE.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     if has_been && is_news() {
         eprintln!("rusqlite-fixtures: engine {id} is gone; keep an Engine as long as code connects to it");
     }
@@ -105,16 +105,16 @@ impl Drop for Mount {
 }
 
 fn mounts() -> MutexGuard<'static, BTreeMap<u64, Weak<Mount>>> {
-    // One insertion, removal or look-up at a time: nothing can be half done.
+    // Each change is one call.
     MOUNTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The super-journals that exist, with their content as it was when they were closed. SQLite names them after the main
-/// database, so that they come to be beside an engine.
-/// (After a crash none is there for the files that were attached: each of them is whole, but they may not fit together.)
+/// The super-journals that exist, with their content when they were closed. SQLite names them after the main
+/// database, so they have an engine's name.
+/// (After a crash none exists for the attached files: each file is whole, but they may not fit together.)
 static SUPER_JOURNALS: Mutex<BTreeMap<CString, Vec<u8>>> = Mutex::new(BTreeMap::new());
 
-/// Makes one that is empty; says whether there was none of this name.
+/// Creates an empty super-journal. Returns whether there was none of this name.
 pub(super) fn create_super_journal(name: &CStr) -> bool {
     match super_journals().entry(name.to_owned()) {
         Entry::Vacant(place) => {
@@ -125,7 +125,7 @@ pub(super) fn create_super_journal(name: &CStr) -> bool {
     }
 }
 
-/// Keeps what was written to it, unless it is gone by now.
+/// Stores what was written to a super-journal, unless it was deleted.
 pub(super) fn keep_super_journal(name: &CStr, content: Vec<u8>) {
     if let Some(kept) = super_journals().get_mut(name) {
         *kept = content;
@@ -148,21 +148,22 @@ fn super_journals() -> MutexGuard<'static, BTreeMap<CString, Vec<u8>>> {
     SUPER_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a file name means to the VFS.
+/// The meaning of a file name to the VFS.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FileName {
-    /// The database file of the engine with this number, whether there is one or not.
+    /// The database file of the engine with this number, which may exist or not.
     Database(u64),
-    /// The super-journal of a commit to several databases, the main one of which is an engine.
+    /// The super-journal of a commit to several databases, with an engine as the main one.
     SuperJournal,
-    /// Any other file beside an engine's, such as its journal.
+    /// Any other file beside an engine's, for example its journal.
     Beside,
     /// A file of the file system.
     Other,
 }
 
 impl FileName {
-    /// Allocates nothing and takes no lock for a journal's name, which SQLite asks for with each transaction.
+    /// Parses a file name. For a journal's name, which SQLite asks for in each transaction, it allocates nothing and
+    /// takes no lock.
     pub(super) fn parse(name: &[u8]) -> FileName {
         let Some(rest) = name.strip_prefix(PREFIX.as_bytes()) else { return FileName::Other };
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -174,7 +175,7 @@ impl FileName {
             return FileName::Beside;
         }
         let number: Option<u64> = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
-        // One name for each, or one engine would be two databases to SQLite's shared cache.
+        // Exactly one name for each, or one engine would be two databases to SQLite's shared cache.
         number.filter(|id| id.to_string().as_bytes() == rest).map_or(FileName::Beside, FileName::Database)
     }
 }
@@ -186,7 +187,7 @@ mod tests {
     use crate::faults::Fault;
 
     #[test]
-    fn names_are_told_apart() {
+    fn file_names_are_distinguished() {
         let parse = |name: &str| FileName::parse(format!("{PREFIX}{name}").as_bytes());
         assert_eq!(parse("17"), FileName::Database(17));
         assert_eq!(parse("17-mj0A1B2C9DE"), FileName::SuperJournal);
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(FileName::parse(b"/tmp/file.sqlite3"), FileName::Other);
     }
 
-    /// SQLite deletes it when the last of the files is undone, which it tells by what is in it.
+    /// SQLite deletes the super-journal when the last of the files is rolled back. It decides that by the content.
     #[test]
     fn no_super_journal_is_left_when_attached_files_are_rolled_back() {
         let folder = tempfile::tempdir().unwrap();

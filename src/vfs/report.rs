@@ -1,5 +1,5 @@
-//! What is printed of refusals, where a failing test shows it. The caller may only ever see SQLite's "database is locked":
-//! of a statement that fails, rusqlite hands on SQLite's own words.
+//! Printing of refusals, where a failing test shows it. The caller may see only SQLite's "database is locked":
+//! rusqlite passes on SQLite's own message for a statement that fails.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,11 +12,11 @@ use crate::error::Error;
 
 /// Prints why a connection was refused the writer slot for good.
 ///
-/// Code that retries may be refused thousands of times. So of messages that differ in nothing but times and holders, a
-/// thread prints the first, the tenth, the hundredth, and so on. (A test has a thread of its own, most of the time.)
+/// Code that retries may be refused thousands of times. So of messages that differ only in times and holders, a
+/// thread prints the first, the tenth, the hundredth, and so on. (Usually a test has a thread of its own.)
 pub(super) fn report(mount: &Mount, purpose: Purpose, refusal: &Refusal) {
     let subject = Subject { engine: mount.id(), purpose, code: refusal.extended_code() };
-    let count = TOLD.try_with(|told| told.borrow_mut().count(subject)).unwrap_or(1);
+    let count = REPORTED.try_with(|reported| reported.borrow_mut().count(subject)).unwrap_or(1);
     if !is_power_of_ten(count) {
         return;
     }
@@ -27,38 +27,38 @@ pub(super) fn report(mount: &Mount, purpose: Purpose, refusal: &Refusal) {
     }
 }
 
-/// After how long it is printed what a connection waits for.
+/// How long a connection waits until that is printed.
 pub(super) const REPORTED_AFTER: Duration = Duration::from_secs(1);
 
-/// The same for one that seems to wait for its own thread.
+/// The same for a connection that seems to wait for its own thread.
 pub(super) const SELF_REPORTED_AFTER: Duration = Duration::from_millis(100);
 
-/// Prints what a connection waits for that has been waiting for long.
+/// Prints what a connection waits for, which has been waiting for long.
 pub(super) fn report_long_wait(mount: &Mount, refusal: &Refusal) {
     eprintln!("rusqlite-fixtures: {}", Error::still_waiting(&mount.name(), refusal));
 }
 
-/// What a message is about.
+/// The subject of a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Subject {
     engine: u64,
     /// What was refused.
     purpose: Purpose,
-    /// Why: a time-out or a serialization failure.
+    /// Why: a timeout or a serialization failure.
     code: i32,
 }
 
 thread_local! {
-    static TOLD: RefCell<Told> = const { RefCell::new(Told(VecDeque::new())) };
+    static REPORTED: RefCell<Reported> = const { RefCell::new(Reported(VecDeque::new())) };
 }
 
-/// How often there was something to tell of each subject. The subjects of long ago are forgotten.
-struct Told(VecDeque<(Subject, usize)>);
+/// How many messages there were for each subject. The oldest subjects are forgotten.
+struct Reported(VecDeque<(Subject, usize)>);
 
-/// How many subjects a thread remembers.
+/// The number of subjects that a thread remembers.
 const SUBJECTS: usize = 32;
 
-impl Told {
+impl Reported {
     fn count(&mut self, subject: Subject) -> usize {
         if let Some((_, count)) = self.0.iter_mut().find(|(other, _)| *other == subject) {
             *count += 1;
@@ -86,19 +86,19 @@ mod tests {
 
     #[test]
     fn messages_are_counted_by_subject() {
-        let mut told = Told(VecDeque::new());
-        let counts: Vec<usize> = [1, 1, 2, 1].map(|engine| told.count(subject(engine))).into();
+        let mut reported = Reported(VecDeque::new());
+        let counts: Vec<usize> = [1, 1, 2, 1].map(|engine| reported.count(subject(engine))).into();
         assert_eq!(counts, [1, 2, 1, 3]);
-        assert_eq!(told.count(Subject { code: 517, ..subject(1) }), 1);
+        assert_eq!(reported.count(Subject { code: 517, ..subject(1) }), 1);
     }
 
     #[test]
     fn the_subjects_of_long_ago_are_forgotten() {
-        let mut told = Told(VecDeque::new());
-        (0..=SUBJECTS as u64).for_each(|engine| assert_eq!(told.count(subject(engine)), 1));
-        assert_eq!(told.0.len(), SUBJECTS);
-        assert_eq!(told.count(subject(1)), 2);
-        assert_eq!(told.count(subject(0)), 1, "it is told again");
+        let mut reported = Reported(VecDeque::new());
+        (0..=SUBJECTS as u64).for_each(|engine| assert_eq!(reported.count(subject(engine)), 1));
+        assert_eq!(reported.0.len(), SUBJECTS);
+        assert_eq!(reported.count(subject(1)), 2);
+        assert_eq!(reported.count(subject(0)), 1, "it is reported again");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Scripts of many SQL statements, run one by one so that an error can say which.
+//! Runs a script of SQL statements one by one, so that an error can name the statement.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::ops::Range;
@@ -9,12 +9,12 @@ use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 
 use super::connection::check;
 
-/// A statement of a script failed.
+/// The failure of one statement of a script.
 pub(crate) struct Failure {
     pub(crate) cause: rusqlite::Error,
-    /// Where it is in the script, in bytes, without the comments before it.
+    /// The statement's place in the script, in bytes, without the comments before it.
     pub(crate) statement: Range<usize>,
-    /// Where in the script SQLite saw the error; where it does not tell, the statement's start.
+    /// Where SQLite saw the error in the script; if SQLite does not say, the statement's start.
     pub(crate) at: usize,
 }
 
@@ -23,9 +23,9 @@ unsafe extern "C" {
     fn sqlite3_error_offset(db: *mut sqlite3) -> c_int;
 }
 
-/// Runs the statements of the script, each to its end; rows are passed over.
+/// Runs the statements of the script, each to its end. Ignores rows.
 pub(crate) fn run(connection: &Connection, script: &str) -> Result<(), Failure> {
-    // With a NUL at its end, SQLite reads it where it is, and not a copy of the rest for each statement.
+    // With a NUL at its end, SQLite reads the script in place, without a copy of the rest for each statement.
     let sql = CString::new(script).map_err(|error| {
         let at = error.nul_position();
         let code = ffi::Error::new(ffi::SQLITE_ERROR);
@@ -51,7 +51,7 @@ struct Failed {
     offset: usize,
 }
 
-/// Runs the first statement from `start` on; returns how long it is.
+/// Runs the first statement from `start` on. Returns its length.
 fn run_one(connection: &Connection, script: &CStr, start: usize) -> Result<usize, Failed> {
     let mut statement = Statement(ptr::null_mut());
     let mut tail: *const c_char = ptr::null();
@@ -74,7 +74,7 @@ fn run_one(connection: &Connection, script: &CStr, start: usize) -> Result<usize
     Ok(len)
 }
 
-/// Finalized when dropped.
+/// A statement that is finalized when it is dropped.
 struct Statement(*mut sqlite3_stmt);
 
 impl Drop for Statement {
@@ -84,7 +84,7 @@ impl Drop for Statement {
     }
 }
 
-/// How many bytes of white space, comments and empty statements come first.
+/// Returns how many bytes of white space, comments and empty statements come first.
 fn skip_blanks(sql: &str) -> usize {
     let mut rest = sql;
     loop {
@@ -105,7 +105,7 @@ fn skip_blanks(sql: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// And no statement is left, for SQLite does not close a connection that has one.
+    /// It also checks that no statement is left: SQLite does not close a connection that has one.
     #[test]
     fn a_failure_says_where_its_statement_is_without_the_comments_before_it() {
         let connection = Connection::open_in_memory().unwrap();

@@ -1,4 +1,4 @@
-//! A connection that is used for one unit of work after another, with the statements that begin and end them.
+//! A connection that is reused by one unit of work after another, with the statements that begin and end them.
 
 use std::ffi::{CStr, CString, c_int};
 use std::ptr;
@@ -14,7 +14,7 @@ use crate::content::origin::Purpose;
 use crate::content::refusal::Refusal;
 use crate::error::NoConnection;
 
-/// What a unit of work says to SQLite.
+/// A statement that begins or ends a transaction.
 #[derive(Clone, Copy)]
 enum Command {
     Begin,
@@ -29,35 +29,35 @@ const COMMANDS: [&CStr; 5] = [c"BEGIN", c"BEGIN IMMEDIATE", c"BEGIN EXCLUSIVE", 
 /// A connection for one unit of work after another, with the statements that begin and end them.
 pub(crate) struct Session {
     connection: Connection,
-    /// The connection as it was opened. A user that had it mutably may have put another in its place.
+    /// The connection that was opened. A user with a mutable reference may have replaced it.
     opened: *mut sqlite3,
     file: *mut sqlite3_file,
     statements: [*mut sqlite3_stmt; COMMANDS.len()],
-    /// Compiled when it is needed first: what makes `changes()` zero.
+    /// Prepared when it is needed first: sets `changes()` to zero.
     forget_changes: *mut sqlite3_stmt,
     /// After the connection, whose authorizer uses it.
     watch: Arc<Watch>,
-    /// Whether that still is the connection's authorizer. The setup may have put another in its place.
+    /// Whether `watch` still is the connection's authorizer. The setup may have set another.
     is_watched: bool,
-    /// What SQLite can be asked for and no statement changes, as it was when the connection was opened.
+    /// Settings that no statement changes, as they were when the connection was opened.
     settings: Settings,
-    /// How many pages `PRAGMA wal_autocheckpoint` gave when the connection was opened.
+    /// The result of `PRAGMA wal_autocheckpoint` when the connection was opened.
     auto_checkpoint: c_int,
-    /// What `PRAGMA synchronous` gave when the connection was opened.
+    /// The result of `PRAGMA synchronous` when the connection was opened.
     synchronous: c_int,
     /// [`Handle::format_changes`](super::handle::Handle::format_changes) before it read anything.
     format_changes: usize,
-    /// Whether what it has read of the schema is that of the content that its engine was made with.
+    /// Whether the schema that it has read is that of the content that its engine was made with.
     has_seen_baseline: bool,
-    /// Whether somebody may have given a closure to rusqlite since the connection was clean. From version 0.41 on, which keeps
-    /// them in the connection, that takes a mutable reference.
+    /// Whether rusqlite may have been given a closure since the connection was clean. From version 0.41 on, it keeps
+    /// closures in the connection and takes `&mut Connection` for them.
     was_lent_mutably: bool,
-    /// Whether SQLite had to compile one of the statements again, which it does after something about the whole
-    /// connection has changed: a flag, a function or a collation redefined, an authorizer set.
+    /// Whether SQLite had to prepare one of the statements again. It does so after a change to the whole connection:
+    /// a flag, a redefined function or collation, an authorizer.
     was_changed: bool,
 }
 
-// SAFETY: a rusqlite::Connection is Send, and the pointers are to parts of that same connection, used by nobody else.
+// SAFETY: a rusqlite::Connection is Send, and the pointers are to parts of that same connection, used nowhere else.
 unsafe impl Send for Session {}
 
 impl Session {
@@ -70,10 +70,10 @@ impl Session {
         let watch = Watch::set(&connection);
         setup.carry_out(&connection)?;
         let is_watched = setup.on_connect.is_empty() || watch.is_set(&connection);
-        // Reads the schema now: the first time, SQLite settles the text encoding and compiles all statements again, which
-        // would look like a change of the connection later.
+        // Reads the schema now. The first time, SQLite fixes the text encoding and prepares all statements again,
+        // which would look like a change of the connection later.
         drop(connection.prepare("SELECT 1 FROM sqlite_schema")?);
-        // From here on, `drop` finalizes what has been prepared.
+        // From here on, `drop` finalizes what was prepared.
         let mut session = Session {
             // SAFETY: the handle is only compared.
             opened: unsafe { connection.handle() },
@@ -101,21 +101,21 @@ impl Session {
         Ok(session)
     }
 
-    /// The engine's content was what it was made with while this was opened.
+    /// Notes that the engine had its initial content while the connection was opened.
     pub(crate) fn saw_baseline(&mut self) {
         self.has_seen_baseline = true;
     }
 
-    /// Whether what it knows of the schema is what a new connection to that content would know.
+    /// Returns whether the session knows of the schema what a new connection to the initial content would know.
     ///
-    /// A connection that was opened later may have kept something of another header, as its default cache size. One that
-    /// has compiled a change of the schema may know less than a new one.
+    /// A connection that was opened later may have kept something of another header, for example its default cache
+    /// size. One that has compiled a change of the schema may know less than a new one.
     pub(crate) fn knows_baseline(&self) -> bool {
         self.has_seen_baseline && !self.watch.saw_schema_change()
     }
 
-    /// Whether its text encoding, page size and kind of vacuum still are those of a new connection. SQLite settles the first
-    /// for good when it reads the schema, and those of an empty database when it has read another one.
+    /// Returns whether its text encoding, page size and kind of vacuum are those of a new connection. SQLite fixes
+    /// the encoding when it reads the schema, and the others for an empty database when it has read another one.
     pub(crate) fn has_current_format(&self) -> bool {
         // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
         unsafe { handle(self.file) }.format_changes() == self.format_changes
@@ -138,7 +138,7 @@ impl Session {
         })
     }
 
-    /// Says what the connection is going to be used for.
+    /// Sets the purpose that messages name.
     pub(crate) fn set_purpose(&mut self, purpose: Purpose) {
         Refusal::forget(); // of what came before
         // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
@@ -161,10 +161,10 @@ impl Session {
         self.was_changed
     }
 
-    /// Makes the connection ready for the next unit of work, if that can be done. Otherwise it is to be closed.
+    /// Makes the connection ready for the next unit of work. Returns whether it is; otherwise it must be closed.
     ///
-    /// These can't be detected, and stay: SQL functions, collations and virtual-table modules that replace none, a
-    /// pre-update hook of rusqlite before 0.41, `total_changes()`, and a backup that was neither finished nor dropped.
+    /// These can't be detected: SQL functions, collations and virtual-table modules that replace none, a pre-update
+    /// hook of rusqlite before 0.41, `total_changes()`, and a backup that was neither finished nor dropped.
     pub(crate) fn make_clean(&mut self) -> bool {
         if !self.is_whole() {
             return false;
@@ -176,7 +176,7 @@ impl Session {
         self.take_hooks() && !self.has_leftovers() && self.put_back_synchronous() && self.forget_changes()
     }
 
-    /// Sets `PRAGMA synchronous`, which applications usually set, to what it was. Returns whether it could.
+    /// Restores `PRAGMA synchronous`, which applications often set. Returns whether it could.
     fn put_back_synchronous(&mut self) -> bool {
         // SAFETY: the file is open as long as the connection is, and not in use.
         if !unsafe { handle(self.file) }.take_synchronous_was_set() {
@@ -188,10 +188,10 @@ impl Session {
         is_done
     }
 
-    /// Makes `changes()` zero, as on a new connection, if that can be done.
+    /// Sets `changes()` to zero, as on a new connection. Returns whether it could.
     ///
-    /// SQLite has no call for it. But a statement that changes rows sets it when it ends, and so does one that was only
-    /// to be explained: to zero, and without a lock. It needs a table to be about; any will do.
+    /// SQLite has no call for it. But a statement that changes rows sets it when it ends. An EXPLAIN of such a
+    /// statement sets it too: to zero, and without a lock. It needs a table; any table will do.
     fn forget_changes(&mut self) -> bool {
         // SAFETY: the connection is open.
         let changes = |session: &Session| unsafe { ffi::sqlite3_changes(session.db()) };
@@ -204,7 +204,7 @@ impl Session {
                 return false;
             }
         }
-        // SAFETY: prepared above or before, finalized by `drop`, used by nobody else.
+        // SAFETY: prepared above or before, finalized by `drop`, used nowhere else.
         unsafe {
             ffi::sqlite3_step(self.forget_changes);
             ffi::sqlite3_reset(self.forget_changes);
@@ -219,8 +219,8 @@ impl Session {
         CString::new(sql).ok()
     }
 
-    /// Whether the connection is the one that was opened, and its main database still is the engine: sqlite3_deserialize
-    /// puts another one in its place.
+    /// Returns whether the connection is the one that was opened, and its main database is still the engine:
+    /// sqlite3_deserialize replaces it.
     fn is_whole(&self) -> bool {
         self.has_its_connection() && find_file(&self.connection) == Some(self.file)
     }
@@ -240,7 +240,7 @@ impl Session {
             || cleanliness::has_leftovers(&self.connection)
     }
 
-    /// Takes off what calls SQLite back. Returns whether all of it is gone.
+    /// Removes the callbacks. Returns whether all of them are gone.
     fn take_hooks(&mut self) -> bool {
         let is_without_hooks = cleanliness::take_hooks(&mut self.connection, self.auto_checkpoint);
         if std::mem::take(&mut self.was_lent_mutably) {
@@ -249,7 +249,7 @@ impl Session {
         is_without_hooks
     }
 
-    /// Forces statements to be compiled again where that is due, so that `was_changed` tells.
+    /// Has SQLite prepare the statements again if that is due, so that `was_changed` is up to date.
     pub(crate) fn probe(&mut self) -> rusqlite::Result<()> {
         self.run(Command::Begin)?;
         self.run(Command::Rollback)
@@ -257,14 +257,15 @@ impl Session {
 
     fn run(&mut self, command: Command) -> rusqlite::Result<()> {
         let statement = self.statements[command as usize];
-        // SAFETY: prepared by `open`, finalized by `drop`, used by nobody else.
+        // SAFETY: prepared by `open`, finalized by `drop`, used nowhere else.
         let code = unsafe {
             let code = ffi::sqlite3_step(statement);
             self.was_changed |= ffi::sqlite3_stmt_status(statement, ffi::SQLITE_STMTSTATUS_REPREPARE, 0) > 0;
             code
         };
         let result = if code == ffi::SQLITE_DONE { Ok(()) } else { check(&self.connection, code) };
-        // An error may keep SQLite from compiling it again: an authorizer may forbid it. A time-out is no such error.
+        // An error may keep SQLite from preparing it again, for example when an authorizer forbids it. A timeout does
+        // not.
         self.was_changed |= result.is_err() && code & 0xff != ffi::SQLITE_BUSY;
         // SAFETY: as above. The code is the one of the step, which has been looked at.
         unsafe { ffi::sqlite3_reset(statement) };
@@ -287,7 +288,7 @@ impl Drop for Session {
             // SAFETY: prepared or NULL, which sqlite3_finalize takes too; not used after this.
             unsafe { ffi::sqlite3_finalize(statement) };
         }
-        // The fields follow: the connection can be closed, for no statement is left.
+        // The fields follow: the connection can be closed, since no statement is left.
     }
 }
 

@@ -14,7 +14,8 @@ use super::mount::{self, FileName, Mount};
 use super::{NAME, database, external, journal, waiting};
 use crate::faults::{self, Call};
 
-/// The VFS: engines by their names, and every other file by the default VFS, which `pAppData` points to.
+/// Returns the VFS. Engines are found by their names, and every other file by the default VFS, which `pAppData`
+/// points to.
 pub(super) fn new_vfs(default: *mut sqlite3_vfs) -> sqlite3_vfs {
     // SAFETY: `default` is registered, so it is valid, and what is read here is set before registration.
     let (version, os_file, max_pathname) = unsafe { ((*default).iVersion, (*default).szOsFile, (*default).mxPathname) };
@@ -47,11 +48,11 @@ pub(super) fn new_vfs(default: *mut sqlite3_vfs) -> sqlite3_vfs {
 /// # Safety
 /// `vfs` is the one that `register` made.
 unsafe fn default_vfs(vfs: *mut sqlite3_vfs) -> *mut sqlite3_vfs {
-    // SAFETY: `new_vfs` put the default VFS there, and nobody changes it.
+    // SAFETY: `new_vfs` put the default VFS there, and it is never changed.
     unsafe { (*vfs).pAppData.cast() }
 }
 
-/// Methods that are the default VFS's, called with that VFS.
+/// Defines methods that call the same method of the default VFS.
 macro_rules! delegate {
     ($($name:ident is $method:ident($($arg:ident: $type:ty),*) -> $result:ty, or $otherwise:expr;)*) => {$(
         unsafe extern "C" fn $name(vfs: *mut sqlite3_vfs $(, $arg: $type)*) -> $result {
@@ -87,8 +88,8 @@ delegate! {
     default_current_time_int64 is xCurrentTimeInt64(out: *mut sqlite3_int64) -> c_int, or ffi::SQLITE_ERROR;
 }
 
-/// What SQLite's own busy handler (`sqlite3_busy_timeout`) does between two looks. Where an engine's connection called it, that
-/// waits in the engine's queue instead.
+/// What SQLite's own busy handler (`sqlite3_busy_timeout`) calls between two tries. If an engine's connection called
+/// the handler, this waits in the engine's queue instead.
 unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
     let time = Duration::from_micros(u64::try_from(microseconds).unwrap_or_default());
     if catch_unwind(|| waiting::sleep(time)).unwrap_or_default() {
@@ -99,18 +100,18 @@ unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int 
 }
 
 unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
-    external::ask();
+    external::note();
     // SAFETY: SQLite's own arguments.
     unsafe { default_current_time(vfs, out) }
 }
 
 unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
-    external::ask();
+    external::note();
     // SAFETY: SQLite's own arguments.
     unsafe { default_current_time_int64(vfs, out) }
 }
 
-/// What a file name means.
+/// Parses a file name.
 ///
 /// # Safety
 /// `name` is NULL or a C string.
@@ -144,7 +145,7 @@ unsafe extern "C" fn open(
             // SAFETY: SQLite's own arguments.
             unsafe { journal::open(file, flags, out_flags) }
         }
-        // A database or a WAL of such a name would be nobody's but the connection's.
+        // A database or a WAL of such a name would belong to this connection alone.
         FileName::SuperJournal | FileName::Beside => ffi::SQLITE_CANTOPEN,
         // SAFETY: only a database file's name has URI parameters, and `flags` says that it is one.
         FileName::Other if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { asks_for_an_engine(name) } => {
@@ -152,7 +153,7 @@ unsafe extern "C" fn open(
         }
         FileName::Other => {
             if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
-                external::ask(); // it is attached
+                external::note(); // it is attached
             }
             // SAFETY: SQLite's own arguments; szOsFile is large enough for the default VFS's file.
             unsafe { default_open(vfs, name, file, flags, out_flags) }
@@ -184,7 +185,7 @@ unsafe fn open_engine(
     })
 }
 
-/// Whether the connection is going to lock the database as it should; without locks its reads would be of no one commit.
+/// Returns whether the connection is going to lock the database. Without locks, its reads could mix several commits.
 ///
 /// # Safety
 /// `name` is what xOpen was given for a database file.
@@ -193,8 +194,8 @@ unsafe fn takes_locks(name: *const c_char) -> bool {
     [c"nolock", c"immutable"].iter().all(|key| unsafe { ffi::sqlite3_uri_boolean(name, key.as_ptr(), 0) } == 0)
 }
 
-/// Whether the URI itself names this VFS, so that the name was meant to be an engine's. (An ATTACH without `vfs=` comes
-/// here too, for it uses the VFS of the main database.)
+/// Returns whether the URI itself names this VFS, so that the name was meant to be an engine's. (An ATTACH without
+/// `vfs=` comes here too, since it uses the VFS of the main database.)
 ///
 /// # Safety
 /// `name` is what xOpen was given for a database file.
@@ -220,7 +221,7 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_
             faults::past_undoing();
             Ok(())
         }),
-        // A journal is gone when it is closed.
+        // A journal disappears when it is closed.
         FileName::Database(_) | FileName::Beside => guard(ffi::SQLITE_IOERR_DELETE, || faults::check(Call::Delete)),
     }
 }

@@ -1,4 +1,5 @@
-//! The authorizer of a session, which sees each statement when SQLite compiles it ("Compile-Time Authorization Callbacks").
+//! The authorizer of a session. It sees each statement when SQLite compiles it ("Compile-Time Authorization
+//! Callbacks").
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
@@ -7,21 +8,21 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use rusqlite::Connection;
 use rusqlite::ffi::{self, sqlite3};
 
-/// What has been compiled on a connection that is of interest when it is to be used again.
+/// What was compiled on a connection, as far as its reuse depends on it.
 pub(super) struct Watch {
     /// The connection. Never changed; it is atomic so that the watch is Send.
     db: AtomicPtr<sqlite3>,
     /// A statement that changes a schema.
     schema: AtomicBool,
-    /// A statement after which the connection may know other statistics for the query planner than a new one would:
-    /// SQLite forgets them when it fails to create an index, for one.
+    /// A statement that may leave the connection with other planner statistics than a new one has. For example,
+    /// SQLite forgets them when it fails to create an index.
     statistics: AtomicBool,
-    /// A pragma that changes something of the connection, and does not come to the VFS; or a setting of FTS5.
+    /// A pragma that changes the connection and does not come to the VFS, or a setting of FTS5.
     settings: AtomicBool,
 }
 
 impl Watch {
-    /// Sets the authorizer. SQLite calls it with the result, which has to live as long as the connection.
+    /// Sets the authorizer. SQLite calls it with the returned value, which must live as long as the connection.
     pub(super) fn set(connection: &Connection) -> Arc<Watch> {
         // SAFETY: the handle is kept for calls on this same connection, by its own authorizer.
         let db = unsafe { connection.handle() };
@@ -33,15 +34,15 @@ impl Watch {
         watch
     }
 
-    /// Whether this still is the connection's authorizer, after a setup that may have set another. SQLite compiles all
-    /// statements again after such a change; one that the test makes is detected by that.
+    /// Returns whether this still is the connection's authorizer after a setup that may have set another. SQLite
+    /// compiles all statements again after such a change; a change by the test is detected by that.
     pub(super) fn is_set(&self, connection: &Connection) -> bool {
         self.schema.store(false, Ordering::Relaxed);
         drop(connection.prepare("CREATE VIEW rusqlite_fixtures_probe AS SELECT 1")); // compiled, not run
         self.schema.load(Ordering::Relaxed)
     }
 
-    /// Forgets what has been compiled so far.
+    /// Forgets what was compiled so far.
     pub(super) fn restart(&self) {
         [&self.schema, &self.statistics, &self.settings].iter().for_each(|seen| seen.store(false, Ordering::Relaxed));
     }
@@ -50,7 +51,8 @@ impl Watch {
         self.schema.load(Ordering::Relaxed)
     }
 
-    /// Whether something was compiled that makes the connection unfit for another unit of work on the same engine.
+    /// Returns whether something was compiled after which the connection must not be used for another unit of work on
+    /// the same engine.
     pub(super) fn saw_leftovers(&self) -> bool {
         self.statistics.load(Ordering::Relaxed) || self.settings.load(Ordering::Relaxed)
     }
@@ -72,12 +74,13 @@ impl Watch {
         }
     }
 
-    /// A pragma on `main`, or on no database, comes to the VFS as well (`Handle::pragma`).
+    /// Decides about a pragma. One on `main`, or on no database, comes to the VFS as well (`Handle::pragma`).
     fn authorize_pragma(&self, pragma: &CStr, argument: &CStr, database: Option<&CStr>) -> c_int {
         if database.is_some_and(|database| !database.to_bytes().eq_ignore_ascii_case(b"main")) {
             self.settings.store(true, Ordering::Relaxed);
         }
-        // Code under test often begins with this one. SQLite would compile all statements again, as after a change.
+        // Code under test often begins with this pragma. After it, SQLite would compile all statements again, as
+        // after a change.
         let is_foreign_keys = pragma.to_bytes().eq_ignore_ascii_case(b"foreign_keys");
         if is_foreign_keys && boolean(argument).is_some_and(|on| !self.foreign_keys_would_become(on)) {
             return ffi::SQLITE_IGNORE; // it is compiled to nothing
@@ -85,8 +88,8 @@ impl Watch {
         ffi::SQLITE_OK
     }
 
-    /// Whether `PRAGMA foreign_keys` would change anything. "This pragma is a no-op within a transaction" (SQLite, "PRAGMA
-    /// foreign_keys").
+    /// Returns whether `PRAGMA foreign_keys` would change anything. "This pragma is a no-op within a transaction"
+    /// (SQLite, "PRAGMA foreign_keys").
     fn foreign_keys_would_become(&self, on: bool) -> bool {
         let (db, mut are_on) = (self.db.load(Ordering::Relaxed), 0);
         // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument is
@@ -114,7 +117,7 @@ unsafe extern "C" fn on_authorize(
     watch.authorize(action, texts)
 }
 
-/// "Authorizer Action Codes" that stand for a change of the schema, or of the statistics beside it.
+/// The "Authorizer Action Codes" of changes to the schema, or to the statistics beside it.
 const SCHEMA_CHANGES: [c_int; 16] = [
     ffi::SQLITE_CREATE_INDEX,
     ffi::SQLITE_CREATE_TABLE,
@@ -141,13 +144,13 @@ fn is_of_statistics(table: &CStr) -> bool {
     table.to_bytes().get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
-/// Whether the table may be the one that FTS5 writes its settings to. It keeps them in memory too, where a rollback does not
-/// undo them. (Another table of such a name costs no more than a connection.)
+/// Returns whether FTS5 may write its settings to this table. FTS5 keeps them in memory too, where a rollback does
+/// not undo them. (Another table of such a name costs no more than a connection.)
 fn is_of_fts5_settings(table: &CStr) -> bool {
     table.to_bytes().to_ascii_lowercase().ends_with(b"_config")
 }
 
-/// What SQLite takes the argument of a pragma for that is on or off, where it is one of the usual words.
+/// Returns what SQLite takes the argument of a boolean pragma for, if it is one of the usual words.
 fn boolean(argument: &CStr) -> Option<bool> {
     let is_one_of =
         |words: [&str; 4]| words.iter().any(|word| argument.to_bytes().eq_ignore_ascii_case(word.as_bytes()));
