@@ -458,14 +458,14 @@ mod tests {
 
     /// The last one looks for that, and is not the one that gets the slot.
     #[test]
-    fn a_reservation_that_expired_makes_who_looks_call_the_first() {
+    fn the_last_waiter_finds_an_expired_reservation_and_calls_the_first() {
         let (store, reader, first, last) = (store(), Token::new(), Token::new(), Token::new());
         let mut state = store.lock();
-        state.acquire(&reservation(reader, RESERVATION), None).unwrap();
+        state.acquire(&reservation(reader, FOR_EVER), None).unwrap();
         let places = [first, last].map(|token| enqueue(&mut state, &claim(token, None)));
         assert!(state.acquire(&claim(last, None), Some(places[1])).is_err());
         assert_eq!(stage_of_first(&state), Stage::Asleep, "as long as it is reserved");
-        thread::sleep(2 * RESERVATION);
+        state.acquire(&reservation(reader, Duration::ZERO), None).unwrap(); // it expires now
         assert!(state.acquire(&claim(last, None), Some(places[1])).is_err());
         assert_eq!(stage_of_first(&state), Stage::Called);
         assert!(state.slot.holder().is_none());
