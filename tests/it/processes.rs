@@ -473,13 +473,13 @@ fn a_process_that_waits_long_prints_what_it_waits_for() {
     assert_eq!(folder.builds(), 2);
 }
 
-/// Waits until a child has wait_for, and returns its output; panics after `DEADLINE`.
+/// Waits until a child has ended, and returns its output; panics after `DEADLINE`.
 fn wait_for(mut child: Child) -> Output {
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if start.elapsed() > DEADLINE {
             child.kill().unwrap();
-            panic!("the child has not wait_for: {:?}", child.wait_with_output());
+            panic!("the child has not ended: {:?}", child.wait_with_output());
         }
         thread::sleep(Duration::from_millis(5));
     }
