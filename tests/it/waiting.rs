@@ -408,7 +408,7 @@ fn a_busy_file_does_not_make_a_connection_take_the_slot_for_another() {
     update(&foreign).unwrap_err();
     drop(foreign);
     let other = Engine::new();
-    let ours: Vec<Connection> = (0..20).map(|_| other.connect().unwrap()).collect(); // one of them at the address of the other
+    let ours: Vec<Connection> = (0..20).map(|_| other.connect().unwrap()).collect(); // one gets the address of `foreign`
     drop(writer);
     for ours in &ours[..3] {
         let file = BusyFile::new();
