@@ -186,7 +186,7 @@ fn on_threads<T>(threads: usize, iterations: u64, start: impl Fn() -> T + Sync, 
     begun.elapsed()
 }
 
-/// 256 cases, each on a database of its own: proptest's default number.
+/// 256 cases, which is proptest's default, each on its own database.
 fn property(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("property");
     group.sample_size(20);

@@ -1,12 +1,12 @@
 //! Dropped engines free all their memory. The test has its own process, because it measures the process's memory. It
-//! runs on Linux only, which reports how much memory is resident_bytes.
+//! runs on Linux only, which reports how much memory is resident.
 #![cfg(target_os = "linux")]
 
 use std::fs;
 
 use rusqlite_fixtures::{Engine, Snapshot, Template, UnitOfWork};
 
-/// Returns the resident_bytes memory of the process in bytes.
+/// Returns the resident memory of the process in bytes.
 fn resident_bytes() -> usize {
     let status = fs::read_to_string("/proc/self/status").expect("/proc is mounted");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has memory");

@@ -97,7 +97,7 @@ fn all_connections_forget_an_edit_after_a_restore() {
     }
 }
 
-/// SQLite changes the schema cookie, which makes other connections read the schema again, only for its own changes.
+/// SQLite increments the schema cookie, by which other connections detect a change, only for its own changes.
 #[test]
 fn connections_that_know_the_schema_see_an_edit() {
     let engine = Engine::new();

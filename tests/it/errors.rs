@@ -202,7 +202,7 @@ fn a_lock_refused_while_a_connection_opens_is_a_lock_timeout() {
     }
 }
 
-/// The details of a refusal go to its own error, and not to a later one.
+/// The details of a refusal belong to its own error, and not to a later one.
 #[test]
 fn the_details_of_a_refusal_are_reported_once() {
     let engine = engine_with_entries(&[(1, 1)]);

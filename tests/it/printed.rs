@@ -48,7 +48,7 @@ fn is_busy(result: rusqlite::Result<usize>) -> bool {
     result.is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy))
 }
 
-/// Returns the time that the message says was waited.
+/// Parses the length of the wait from the message.
 fn waited(message: &str) -> Duration {
     let (_, rest) = message.split_once("waited ").unwrap_or_else(|| panic!("no wait: {message}"));
     let (time, _) = rest.split_once(' ').unwrap();

@@ -419,7 +419,7 @@ fn a_clean_connection_is_reused() {
 }
 
 #[test]
-fn a_connection_of_connect_is_closed_and_not_reused() {
+fn a_connection_from_connect_is_closed_and_not_reused() {
     let engine = engine_with_entries(&[(1, 1)]);
     let connection: Connection = engine.connect().unwrap();
     connection.execute_batch("PRAGMA foreign_keys = OFF; CREATE TEMP TABLE t (a)").unwrap();

@@ -98,7 +98,7 @@ fn a_creation_that_asks_for_its_own_url_is_an_error() {
     let engines = MemoryEngines::new();
     let result = engines.get_or_create_with(&url("orders"), || engines.get_or_create(&url("orders")));
     assert_eq!(result.unwrap_err().kind(), ErrorKind::RecursiveCreation);
-    assert!(engines.get_or_create(&url("orders")).is_ok(), "nothing is left of the failed creation");
+    assert!(engines.get_or_create(&url("orders")).is_ok(), "a failed creation leaves nothing behind");
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn a_snapshot_in_another_encoding_is_refused() {
 }
 
 #[test]
-fn a_snapshot_of_its_bytes_is_the_same_database() {
+fn a_snapshot_from_bytes_is_the_same_database() {
     let engine = engine_with_entries(&[(1, 1)]);
     let snapshot = engine.snapshot();
     let bytes = snapshot.to_bytes();

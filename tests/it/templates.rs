@@ -75,7 +75,8 @@ fn equal_templates_are_built_once_wherever_they_are_written() {
         assert_eq!(accounts(&engine), 1);
         assert_eq!(accounts(&BASE.engine().unwrap()), 0);
     }
-    assert_eq!(accounts(&Template::from(&BASE).seed_with(count_inserts).engine().unwrap()), 1); // the same template, written a second time
+    // The same template, written a second time.
+    assert_eq!(accounts(&Template::from(&BASE).seed_with(count_inserts).engine().unwrap()), 1);
     let two = Template::from(&BASE).seed_with(count_inserts).seed("INSERT INTO account VALUES (8, 'Barbara')");
     assert_eq!(accounts(&two.engine().unwrap()), 2);
     assert_eq!(BUILDS.load(Ordering::Relaxed), 21);
@@ -138,7 +139,7 @@ fn on_connect_sets_up_every_connection() {
 
 /// The function succeeds for the build and fails later. Errors of SQLite and others fail whatever opens a connection.
 #[test]
-fn an_on_connect_function_that_fails_is_an_error() {
+fn a_failing_on_connect_function_is_an_error() {
     static IS_BUILT: AtomicBool = AtomicBool::new(false);
     fn by_sqlite(connection: &Connection) -> Result<(), BoxError> {
         let sql = if IS_BUILT.load(Ordering::Relaxed) { "SELECT missing" } else { "" };
@@ -392,7 +393,7 @@ mod failures {
     }
 
     #[test]
-    fn an_on_connect_function_that_fails_fails_the_build() {
+    fn a_failing_on_connect_function_fails_the_build() {
         let panicking = Template::sql("SELECT 1").on_connect(|_| panic!("no such extension"));
         assert!(message(&panicking).ends_with("it panicked: no such extension"), "{}", message(&panicking));
         let failing = Template::sql("SELECT 1").on_connect(|_| Err("no such extension".into()));

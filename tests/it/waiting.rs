@@ -314,7 +314,7 @@ fn a_writer_waits_for_an_attached_engine() {
     assert!(refused.to_string().contains("thread `moves_the_money`"), "{refused}");
 }
 
-/// After a refusal a connection may go on with a read. Then it neither keeps the slot nor waits for it.
+/// After a refusal a connection may continue with a read. Then it neither keeps the slot nor waits for it.
 #[test]
 fn a_reader_that_was_refused_before_does_not_block_writers() {
     let engine = engine_with_entries(&[(1, 0)]);

@@ -107,7 +107,7 @@ fn setting_foreign_keys_to_their_current_value_does_not_prevent_reuse() {
     assert!(is_warm(&TEMPLATE));
 }
 
-/// Outside of a transaction, the connection runs no statement of its own that would detect these changes.
+/// Outside of a transaction, the crate runs no statement on the connection that would detect these changes.
 #[test]
 fn changes_of_a_pooled_connection_do_not_carry_over() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-pooled");
@@ -238,7 +238,7 @@ enum Leak {
     LockTimeout,
     Reset,
     Exchange,
-    /// Moves the connection out of the pooled connection, and goes on using it.
+    /// Moves the connection out of the pooled connection, and continues to use it.
     MoveOut,
     Deserialize,
     CollationNeeded,
