@@ -1,4 +1,4 @@
-//! The core beside what people use instead, each peer in the same run.
+//! The core compared with its alternatives, each measured in the same run.
 //!
 //! `cargo bench --bench core -- GROUP` runs one group: shared, update, writers, polling, waiters, readers, bulk,
 //! sizes.
@@ -21,7 +21,7 @@ const SCHEMA: &str = "CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT N
 const UPDATE: &str = "UPDATE account SET balance = balance + 1 WHERE id = ?1";
 const SELECT: &str = "SELECT balance FROM account WHERE id = ?1";
 
-/// Databases made by hand, as tests have them today.
+/// Databases that tests open by hand today.
 #[derive(Clone, Copy, Debug)]
 enum Peer {
     Memory,
@@ -144,7 +144,7 @@ fn one_row_update(criterion: &mut Criterion) {
 
 const WRITERS: usize = 16;
 
-/// Runs `update` so many times on 16 threads; returns how long all took, and the longest one.
+/// Runs `update` `iterations` times on 16 threads, and returns the time of all. Sets `longest` to the time of the slowest.
 fn write_on_all<T>(
     iterations: u64,
     longest: &Mutex<Duration>,
@@ -206,7 +206,7 @@ fn writers(criterion: &mut Criterion) {
     }
 }
 
-/// What a user of shared cache has to write, for which SQLite calls no busy handler.
+/// The loop that users of shared cache have to write, because SQLite calls no busy handler for it.
 fn retry(connection: &mut Connection, behavior: TransactionBehavior, id: i64) {
     let once = |connection: &mut Connection| -> rusqlite::Result<()> {
         let transaction = connection.transaction_with_behavior(behavior)?;
@@ -221,10 +221,11 @@ fn retry(connection: &mut Connection, behavior: TransactionBehavior, id: i64) {
     }
 }
 
-/// How often a polling connection writes in one iteration. There are at least ten of these.
+/// How often a polling connection writes in each of the iterations, which are at least ten.
 const POLLED_WRITES: u64 = 100;
 
-/// A connection that waits by `busy_timeout`, as sqlx has them, beside 8 writers by units of work. None of its writes may fail.
+/// A connection that waits by `busy_timeout`, like those of sqlx, beside 8 threads that write by units of work. None of
+/// its writes may fail.
 fn polling(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("polling");
     group.sample_size(10).throughput(Throughput::Elements(POLLED_WRITES));
@@ -244,7 +245,7 @@ fn poll_beside_writers(
     polling: &Mutex<Duration>,
     units_of_work: &Mutex<Duration>,
 ) -> Duration {
-    let note = |longest: &Mutex<Duration>, time: Duration| {
+    let record = |longest: &Mutex<Duration>, time: Duration| {
         let mut longest = longest.lock().unwrap();
         *longest = longest.max(time);
     };
@@ -258,7 +259,7 @@ fn poll_beside_writers(
                 while !is_over.load(Ordering::Relaxed) {
                     let start = Instant::now();
                     update_by_unit_of_work(engine, TransactionBehavior::Immediate, id);
-                    note(units_of_work, start.elapsed());
+                    record(units_of_work, start.elapsed());
                 }
             });
         }
@@ -266,14 +267,14 @@ fn poll_beside_writers(
         for id in 0..writes {
             let start = Instant::now();
             update_by_transaction(&mut connection, TransactionBehavior::Immediate, 9 + id as i64 % 900);
-            note(polling, start.elapsed());
+            record(polling, start.elapsed());
         }
         is_over.store(true, Ordering::Relaxed);
         start.elapsed()
     })
 }
 
-/// What it costs the processor when 2,000 threads wait for 2 s.
+/// The processor time that 2,000 threads use while they wait for 2 s.
 fn waiters(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("waiters");
     group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(20));
@@ -286,7 +287,7 @@ fn waiters(criterion: &mut Criterion) {
 
 fn processor_time_of_waiters(engine: &Engine, waiters: usize) -> Duration {
     let writer = engine.begin(TransactionBehavior::Immediate).unwrap();
-    // A restore waits as a writer does, and needs no connection of its own, to open which takes more time than to wait.
+    // A restore waits like a writer, but needs no connection. Opening one takes more processor time than the wait.
     let content = engine.snapshot();
     let have_begun = Barrier::new(waiters + 1);
     thread::scope(|scope| {
@@ -307,9 +308,9 @@ fn processor_time_of_waiters(engine: &Engine, waiters: usize) -> Duration {
     })
 }
 
-/// What this process has used of the processors. Linux tells it in hundredths of a second.
+/// Returns the processor time of this process. Linux reports it in hundredths of a second.
 fn processor_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("only Linux tells it so");
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("only Linux has this file");
     let (_, fields) = stat.rsplit_once(") ").unwrap();
     let ticks: u64 = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
     Duration::from_millis(10 * ticks)
@@ -406,7 +407,7 @@ fn timed_insert(connection: &Connection) -> Duration {
     start.elapsed()
 }
 
-/// An engine of about this many bytes, all of them written through SQLite.
+/// Returns an engine of about this many bytes, all of them written by SQLite.
 fn engine_of(bytes: usize) -> Engine {
     let engine = engine();
     let connection = engine.connect().unwrap();
@@ -423,7 +424,7 @@ fn engine_of(bytes: usize) -> Engine {
 fn sizes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sizes");
     for (name, size) in [("256 KB", 256 << 10), ("10 MB", 10 << 20), ("100 MB", 100 << 20), ("1 GB", 1 << 30)] {
-        // Made when the first bench of this size runs, for not every run wants all.
+        // Made when the first benchmark of this size runs, because not every run selects all sizes.
         let made = LazyCell::new(|| {
             let engine = engine_of(size);
             let before = engine.snapshot();

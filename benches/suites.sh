@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Whole suites of 1,000 tests, each test on a database of its own with 60 migrations: by this crate's template, by hand in
-# `:memory:`, by sqlx::test, and as a floor 1,000 tests that do nothing. Under `cargo test` and under cargo-nextest.
+# Measures whole suites of 1,000 tests. Each test has its own database with 60 migrations: by this crate's template, by
+# hand in `:memory:`, or by sqlx::test. The lower bound is 1,000 tests that do nothing. Each suite runs under `cargo test`
+# and under cargo-nextest.
 #
-#   benches/suites.sh [ROUNDS]     five unless given; prints medians. Needs cargo-nextest; builds sqlx the first time. The
-#                                  suite of sqlx::test, which takes minutes, is run in the first round only.
+#   benches/suites.sh [ROUNDS]     Prints medians; the default is five rounds. Needs cargo-nextest; builds sqlx the first
+#                                  time. The suite of sqlx::test takes minutes, so it runs in the first round only.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 suites=${CARGO_TARGET_DIR:-$root/target}/suites
@@ -21,7 +22,7 @@ edition = "2024"
 [dev-dependencies]
 $2
 
-# As this crate's README advises everybody: without it, SQLite compiled without optimisation would be what is measured.
+# As this crate's README advises. Otherwise the suites would measure SQLite compiled without optimisation.
 [profile.dev.package."*"]
 opt-level = 3
 

@@ -1,8 +1,8 @@
-//! A database per test, beside what people do today, each peer in the same run.
+//! A database per test, compared with its alternatives, each measured in the same run.
 //!
 //! `cargo bench --bench template -- GROUP` runs one group: per_test, sizes, threads, property.
 //!
-//! What a "test" does here is the same everywhere: it gets its database, inserts a row, reads it, commits, and is done.
+//! Each "test" does the same here: it gets its database, inserts a row, reads it and commits.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use proptest::test_runner::{Config, TestRunner};
 use rusqlite::{Connection, OpenFlags};
 use rusqlite_fixtures::{Engine, Template, rusqlite};
 
-/// 20 tables and 40 indexes, and a few rows.
+/// Returns SQL for 20 tables, 40 indexes and a few rows.
 fn schema() -> &'static str {
     static SCHEMA: LazyLock<String> = LazyLock::new(|| {
         let table = |table: i32| {
@@ -120,7 +120,7 @@ fn per_test(criterion: &mut Criterion) {
     });
 }
 
-/// The schema, with as many bytes of content beside it.
+/// Creates the schema, and a table with this many bytes of content.
 fn fill<const BYTES: usize>(connection: &mut Connection) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     connection.execute_batch(schema())?;
     connection.execute_batch("CREATE TABLE filling (content BLOB); BEGIN")?;
@@ -156,8 +156,7 @@ fn sizes(criterion: &mut Criterion) {
     }
 }
 
-/// Tests that run at once, each with an engine of its own; and what the machine makes of threads that have nothing in
-/// common.
+/// Parallel tests, each with its own engine; and, for comparison, threads that share nothing.
 fn threads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("threads");
     group.throughput(Throughput::Elements(1));
@@ -187,7 +186,7 @@ fn on_threads<T>(threads: usize, iterations: u64, start: impl Fn() -> T + Sync, 
     begun.elapsed()
 }
 
-/// 256 cases, each on a database of its own: proptest's default number.
+/// 256 cases, which is proptest's default, each on its own database.
 fn property(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("property");
     group.sample_size(20);

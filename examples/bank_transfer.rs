@@ -1,31 +1,31 @@
-//! Code under test that takes `&Connection`, and how it is tested: on a unit of work, which is a connection.
+//! Tests code that takes `&Connection`: a unit of work dereferences to a connection.
 //!
-//! `cargo run --example bank_transfer` shows it; `cargo test --example bank_transfer` runs its tests.
+//! `cargo run --example bank_transfer` runs the code; `cargo test --example bank_transfer` runs its tests.
 
 use rusqlite_fixtures::rusqlite::{self, Connection, params};
 use rusqlite_fixtures::{Result, Template};
 
-/// The code under test: it knows nothing of this library.
+/// The code under test, which does not depend on this crate.
 mod bank {
     use super::*;
 
     pub(crate) const SCHEMA: &str =
         "CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL CHECK (balance >= 0))";
 
-    /// Moves `amount` from one account to another. Fails when there is not enough; then the caller rolls back.
+    /// Moves `amount` from one account to another. Fails if the balance is too low; the caller then rolls back.
     pub(crate) fn transfer(connection: &Connection, from: i64, to: i64, amount: i64) -> rusqlite::Result<()> {
         connection.execute("UPDATE account SET balance = balance + ?2 WHERE id = ?1", params![to, amount])?;
         connection.execute("UPDATE account SET balance = balance - ?2 WHERE id = ?1", params![from, amount])?;
         Ok(())
     }
 
-    /// What is in an account.
+    /// Returns the balance of an account.
     pub(crate) fn balance(connection: &Connection, id: i64) -> rusqlite::Result<i64> {
         connection.query_row("SELECT balance FROM account WHERE id = ?1", [id], |row| row.get(0))
     }
 }
 
-/// Two accounts, of 100 and of nothing.
+/// Two accounts, with balances of 100 and 0.
 static TWO_ACCOUNTS: Template = Template::sql(bank::SCHEMA).seed("INSERT INTO account VALUES (1, 100), (2, 0)");
 
 fn main() -> Result<()> {
@@ -62,7 +62,7 @@ mod tests {
         assert_eq!(bank::balance(&fresh_unit_of_work, 2), Ok(amount));
     }
 
-    /// For tests that commit, or look from outside.
+    /// For tests that commit, or that read by a second connection.
     #[fixture]
     fn accounts() -> Engine {
         TWO_ACCOUNTS.engine().unwrap()
@@ -72,13 +72,13 @@ mod tests {
     fn a_transfer_that_fails_is_rolled_back(accounts: Engine) {
         let work = accounts.unit_of_work().unwrap();
         assert!(bank::transfer(&work, 1, 2, 101).is_err());
-        assert_eq!(bank::balance(&work, 2), Ok(101), "the first half was done");
+        assert_eq!(bank::balance(&work, 2), Ok(101), "the first half of the transfer was done");
         drop(work);
         assert_eq!(bank::balance(&accounts.connect().unwrap(), 2), Ok(0));
     }
 
     #[test]
-    fn runs() {
+    fn the_example_runs() {
         main().unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Sixteen threads race for one shared engine, and each does units of work on it.
+//! Sixteen threads race for one shared engine, and each commits units of work on it.
 //!
 //! `cargo run --example quickstart`
 
@@ -14,7 +14,7 @@ const URL: &str = "sqlite:///:memory:";
 const THREADS: i64 = 16;
 const UNITS_OF_WORK: i64 = 500;
 
-/// What one thread did.
+/// The results of one thread.
 struct Done {
     engine: Engine,
     commits: i64,
@@ -65,11 +65,11 @@ fn report(done: &[Done], elapsed: Duration) -> Result<()> {
     println!("  longest with wait   {:>8.1} ms", longest.as_secs_f64() * 1e3);
     println!("  in all              {:>8.1} ms", elapsed.as_secs_f64() * 1e3);
 
-    assert_eq!((engines.len(), rows, seen), (1, commits, THREADS), "something was lost");
+    assert_eq!((engines.len(), rows, seen), (1, commits, THREADS), "engines, commits or threads are missing");
     Ok(())
 }
 
 #[test]
-fn runs() {
+fn the_example_runs() {
     main().unwrap();
 }

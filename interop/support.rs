@@ -1,27 +1,27 @@
-//! What the tests of all groups share.
+//! Functions that the tests of all groups share.
 
 use std::{fs, thread};
 
 use rusqlite_fixtures::{Engine, Template};
 
-/// Two accounts with nothing on them.
+/// Two accounts with balances of 0.
 pub static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)")
     .seed("INSERT INTO account VALUES (1, 0), (2, 0)");
 
-/// The committed balances, by rusqlite: whatever library wrote them, this is a second one on the same engine.
+/// Returns the committed balances. rusqlite reads them, as a second library on the engine that another has written to.
 pub fn balances(engine: &Engine) -> Vec<i64> {
     let work = engine.unit_of_work().unwrap();
     let mut balances = work.prepare("SELECT balance FROM account ORDER BY id").unwrap();
     balances.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
-/// Runs a test that fails: as the test harness does, on a thread of its own.
+/// Runs a test that fails on its own thread, as the test harness does.
 pub fn run_test_that_panics(test: impl FnOnce() + Send + 'static) {
-    let payload = thread::spawn(test).join().expect_err("it was to panic");
+    let payload = thread::spawn(test).join().expect_err("the test panics");
     assert_eq!(payload.downcast_ref(), Some(&"as a failed assertion does"));
 }
 
-/// Evaluates the expression, which must stand in the README word for word.
+/// Evaluates the expression, which the README must have word for word.
 macro_rules! readme {
     ($line:expr) => {{
         $crate::support::assert_is_in_readme(stringify!($line));
@@ -35,7 +35,7 @@ pub fn assert_is_in_readme(line: &str) {
     assert!(readme_lines().contains(&line), "README.md, \"Beside other libraries\", does not have `{line}`");
 }
 
-/// The README's lines, and the macro's in all groups, are the same: neither has one that the other has not.
+/// The README and the calls of the macro in all groups have the same lines.
 #[test]
 fn every_line_of_the_readme_is_tested() {
     let sources: String = ["39", "40"].iter().flat_map(|group| sources(group)).collect();
@@ -50,7 +50,7 @@ fn sources(group: &str) -> Vec<String> {
     fs::read_dir(folder).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect()
 }
 
-/// The code in the second column of the tables under "Beside other libraries".
+/// Returns the code in the second column of the tables under "Beside other libraries".
 fn readme_lines() -> Vec<String> {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
     let section = readme.split("\n## ").find(|section| section.starts_with("Beside other libraries")).unwrap();
@@ -59,13 +59,13 @@ fn readme_lines() -> Vec<String> {
     lines
 }
 
-/// A `|` is escaped in a table.
+/// Returns the code of a row. A `|` is escaped in a table.
 fn code_of_row(row: &str) -> Option<String> {
     let code = row.strip_prefix("| ")?.split_once(" | `")?.1.strip_suffix("` |")?;
     Some(one_spaced(&code.replace("\\|", "|")))
 }
 
-/// Without regard to how the code was broken into lines.
+/// Returns the code with the same white space, whatever its line breaks.
 fn one_spaced(code: &str) -> String {
     let code = code.split_whitespace().collect::<Vec<_>>().join(" ");
     code.replace("( ", "(").replace(" )", ")").replace(",)", ")").replace(" .", ".")

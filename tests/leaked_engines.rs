@@ -1,11 +1,11 @@
-//! Engines that are never freed, in a process of their own: connections that wait in other engines may be closed for them.
+//! Engines that are never freed. They have their own process, because they can make other engines close idle connections.
 
 use rusqlite_fixtures::Engine;
 use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
 
-/// A function that captures its engine is a cycle that nothing can detect. It must not slow down other tests.
+/// A function that captures its engine makes a reference cycle that nothing can detect. It must not slow down other tests.
 #[test]
-fn engines_that_are_never_freed_do_not_keep_connections_from_being_used_again() {
+fn engines_that_are_never_freed_do_not_prevent_the_reuse_of_connections() {
     let flags = FunctionFlags::SQLITE_UTF8;
     for _ in 0..600 {
         let engine = Engine::new();
@@ -19,5 +19,5 @@ fn engines_that_are_never_freed_do_not_keep_connections_from_being_used_again() 
     drop(work);
     let work = engine.unit_of_work().unwrap();
     let id: i64 = work.query_row("SELECT id_of_connection()", [], |row| row.get(0)).unwrap();
-    assert_eq!(id, 7, "it is the same connection");
+    assert_eq!(id, 7, "the connection is reused");
 }

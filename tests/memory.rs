@@ -1,13 +1,13 @@
-//! Engines that are gone have given back all their memory. A process of its own, for it measures the process; on Linux,
-//! which tells how much of a process is in memory.
+//! Dropped engines free all their memory. The test has its own process, because it measures the process's memory. It
+//! runs on Linux only, which reports how much memory is resident.
 #![cfg(target_os = "linux")]
 
 use std::fs;
 
 use rusqlite_fixtures::{Engine, Snapshot, Template, UnitOfWork};
 
-/// Bytes of the process that are in memory.
-fn resident() -> usize {
+/// Returns the resident memory of the process in bytes.
+fn resident_bytes() -> usize {
     let status = fs::read_to_string("/proc/self/status").expect("/proc is mounted");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has memory");
     let kilobytes: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
@@ -16,7 +16,7 @@ fn resident() -> usize {
 
 const MEGABYTE: usize = 1 << 20;
 
-fn ten_megabytes() -> Engine {
+fn engine_of_10_mb() -> Engine {
     let engine = Engine::new();
     let connection = engine.connect().unwrap();
     connection.execute_batch("CREATE TABLE file (content BLOB)").unwrap();
@@ -24,17 +24,17 @@ fn ten_megabytes() -> Engine {
     engine
 }
 
-/// Makes an engine and drops it, so often; then the process must be as large as it was. (The first few make room that
-/// the allocator keeps.)
-fn leaves_nothing_behind(times: usize, make: impl Fn() -> Engine) {
+/// Makes and drops `times` engines, and asserts that the process has not grown. (The first ten engines fill the
+/// allocator's reserves.)
+fn assert_no_growth(times: usize, make: impl Fn() -> Engine) {
     (0..10).for_each(|_| drop(make()));
-    let before = resident();
+    let before = resident_bytes();
     (0..times).for_each(|_| drop(make()));
-    let grown = resident().saturating_sub(before);
+    let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 20 * MEGABYTE, "{times} engines later, the process is {} MB larger", grown / MEGABYTE);
 }
 
-/// 20 tables with 40 indexes, and 100 MB beside them.
+/// 20 tables with 40 indexes, and a blob of 100 MB.
 static TEMPLATE: Template = Template::build(|connection| {
     for table in 0..20 {
         connection.execute_batch(&format!(
@@ -48,36 +48,36 @@ static TEMPLATE: Template = Template::build(|connection| {
     Ok(())
 });
 
-/// A thousand live engines of one template, each with a row of its own changed, take what they have changed.
-fn engines_of_a_template_share_its_pages() {
+/// Asserts that 1,000 live engines of one template need memory only for what they change, which is one row each.
+fn assert_template_pages_are_shared() {
     TEMPLATE.snapshot().unwrap();
-    let before = resident();
+    let before = resident_bytes();
     let engines: Vec<Engine> = (0..1000).map(|_| TEMPLATE.engine().unwrap()).collect();
     for (number, engine) in (0..1000i64).zip(&engines) {
         let update = |work: &mut UnitOfWork| work.execute("UPDATE table_7 SET amount = ?1", [number]);
         assert_eq!(engine.transaction(update).unwrap(), 1);
     }
-    let grown = resident() - before;
+    let grown = resident_bytes() - before;
     println!("1000 engines take {:.1} MB above the template", grown as f64 / MEGABYTE as f64);
     assert!(grown < 100 * MEGABYTE, "1000 engines take {} MB above the template", grown / MEGABYTE);
 }
 
-/// One test, for two at once would measure each other. The control comes first: engines that stay are seen.
+/// A single test, because parallel tests would measure each other. The control comes first: live engines show up.
 #[test]
-fn engines_give_their_memory_back() {
-    let before = resident();
-    let kept: Vec<Engine> = (0..5).map(|_| ten_megabytes()).collect();
-    assert!(resident() - before > 45 * MEGABYTE, "{} engines of 10 MB are not seen", kept.len());
+fn dropped_engines_free_their_memory() {
+    let before = resident_bytes();
+    let kept: Vec<Engine> = (0..5).map(|_| engine_of_10_mb()).collect();
+    assert!(resident_bytes() - before > 45 * MEGABYTE, "{} live engines of 10 MB do not show up", kept.len());
     drop(kept);
     let times = std::env::var("RUSQLITE_FIXTURES_ENGINES").map_or(200, |times| times.parse().unwrap());
-    leaves_nothing_behind(times, ten_megabytes);
+    assert_no_growth(times, engine_of_10_mb);
 
-    let template: Snapshot = ten_megabytes().snapshot();
-    leaves_nothing_behind(10_000, || {
+    let template: Snapshot = engine_of_10_mb().snapshot();
+    assert_no_growth(10_000, || {
         let fork = template.engine();
         let update = |work: &mut UnitOfWork| work.execute("INSERT INTO file VALUES ('of this fork')", []);
         fork.transaction(update).unwrap();
         fork
     });
-    engines_of_a_template_share_its_pages();
+    assert_template_pages_are_shared();
 }

@@ -1,5 +1,5 @@
-//! Pragmas fail when memory runs out. A process of its own, for SQLite's allocator is the process's.
-#![allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
+//! Pragmas report that memory has run out. The test has its own process, because SQLite's allocator is process-wide.
+#![allow(unsafe_code, reason = "calls SQLite's C interface, which rusqlite does not expose here")]
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -10,50 +10,51 @@ use rusqlite::ffi;
 use rusqlite_fixtures::Engine;
 use rusqlite_fixtures::rusqlite::{self, Connection};
 
-/// SQLite's own xMalloc and xRealloc.
-static BELOW: OnceLock<(Malloc, Realloc)> = OnceLock::new();
+/// SQLite's default xMalloc and xRealloc.
+static DEFAULT: OnceLock<(Malloc, Realloc)> = OnceLock::new();
 type Malloc = unsafe extern "C" fn(c_int) -> *mut c_void;
 type Realloc = unsafe extern "C" fn(*mut c_void, c_int) -> *mut c_void;
 
-/// How many allocations there are until one fails, with that one; zero when none is to.
+/// The number of allocations up to and including the one that fails; zero if none fails.
 static UNTIL_FAILURE: AtomicUsize = AtomicUsize::new(0);
 
-fn is_to_fail() -> bool {
+/// Counts an allocation, and returns whether it must fail.
+fn must_fail() -> bool {
     let before = UNTIL_FAILURE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
     before == Ok(1)
 }
 
 unsafe extern "C" fn malloc(size: c_int) -> *mut c_void {
-    let (malloc, _) = BELOW.get().unwrap();
-    // SAFETY: as SQLite called this.
-    if is_to_fail() { ptr::null_mut() } else { unsafe { malloc(size) } }
+    let (malloc, _) = DEFAULT.get().unwrap();
+    // SAFETY: SQLite called this function with the same arguments, under the same contract.
+    if must_fail() { ptr::null_mut() } else { unsafe { malloc(size) } }
 }
 
 unsafe extern "C" fn realloc(memory: *mut c_void, size: c_int) -> *mut c_void {
-    let (_, realloc) = BELOW.get().unwrap();
-    // SAFETY: as SQLite called this.
-    if is_to_fail() { ptr::null_mut() } else { unsafe { realloc(memory, size) } }
+    let (_, realloc) = DEFAULT.get().unwrap();
+    // SAFETY: SQLite called this function with the same arguments, under the same contract.
+    if must_fail() { ptr::null_mut() } else { unsafe { realloc(memory, size) } }
 }
 
-/// Has SQLite allocate by the functions above. Nothing has used SQLite yet.
+/// Makes SQLite allocate by the functions above. Nothing may have used SQLite yet.
 fn replace_allocator() {
-    // SAFETY: the argument is a struct to write to; each of its fields may be zero.
+    // SAFETY: SQLite writes to the struct, and each of its fields may be zero.
     let mut methods = unsafe {
         let mut methods: ffi::sqlite3_mem_methods = std::mem::zeroed();
         assert_eq!(ffi::sqlite3_config(ffi::SQLITE_CONFIG_GETMALLOC, &raw mut methods), ffi::SQLITE_OK);
         methods
     };
-    assert!(BELOW.set((methods.xMalloc.unwrap(), methods.xRealloc.unwrap())).is_ok());
+    assert!(DEFAULT.set((methods.xMalloc.unwrap(), methods.xRealloc.unwrap())).is_ok());
     methods.xMalloc = Some(malloc);
     methods.xRealloc = Some(realloc);
-    // SAFETY: SQLite copies the methods, which allocate as its own do, or fail.
+    // SAFETY: SQLite copies the methods, which call the default ones or fail.
     assert_eq!(unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_MALLOC, &raw mut methods) }, ffi::SQLITE_OK);
 }
 
-/// Has SQLite take memory for each allocation from the allocator.
-fn without_lookaside(connection: &Connection) {
+/// Turns off the lookaside buffer, so that each allocation reaches the allocator.
+fn disable_lookaside(connection: &Connection) {
     let none: *mut c_void = ptr::null_mut();
-    // SAFETY: the connection is open, and these are the arguments that the verb takes.
+    // SAFETY: the connection is open, and the verb takes these arguments.
     let code = unsafe { ffi::sqlite3_db_config(connection.handle(), ffi::SQLITE_DBCONFIG_LOOKASIDE, none, 0, 0) };
     assert_eq!(code, ffi::SQLITE_OK);
 }
@@ -63,8 +64,8 @@ fn ask(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
     statement.query_map([], |row| row.get(0))?.collect()
 }
 
-/// What comes of the pragma when its n-th allocation fails; `None` if it has no n-th.
-fn with_failure(connection: &Connection, n: usize, sql: &str) -> Option<rusqlite::Result<Vec<String>>> {
+/// Runs a pragma whose n-th allocation fails; returns `None` if it makes fewer allocations.
+fn ask_with_failure(connection: &Connection, n: usize, sql: &str) -> Option<rusqlite::Result<Vec<String>>> {
     UNTIL_FAILURE.store(n, Ordering::Relaxed);
     let answer = ask(connection, sql);
     (UNTIL_FAILURE.swap(0, Ordering::Relaxed) == 0).then_some(answer)
@@ -75,7 +76,7 @@ fn a_pragma_never_succeeds_without_its_row() {
     replace_allocator();
     let engine = Engine::new();
     let connection = Connection::open(engine.uri()).unwrap();
-    without_lookaside(&connection);
+    disable_lookaside(&connection);
     connection.execute_batch("CREATE TABLE entry (a)").unwrap();
     for (sql, answer) in [
         ("PRAGMA locking_mode = EXCLUSIVE", "normal"),
@@ -83,13 +84,13 @@ fn a_pragma_never_succeeds_without_its_row() {
         ("PRAGMA journal_mode = WAL", "wal"),
         ("PRAGMA journal_mode", "wal"),
     ] {
-        let answers: Vec<_> = (1..).map_while(|n| with_failure(&connection, n, sql)).collect();
+        let answers: Vec<_> = (1..).map_while(|n| ask_with_failure(&connection, n, sql)).collect();
         let is_out_of_memory =
             |error: &rusqlite::Error| error.sqlite_error_code() == Some(rusqlite::ErrorCode::OutOfMemory);
         for (n, result) in answers.iter().enumerate() {
             match result {
-                Ok(rows) => assert_eq!(rows[..], [answer], "{sql} without allocation {}", n + 1),
-                Err(error) => assert!(is_out_of_memory(error), "{sql} without allocation {}: {error}", n + 1),
+                Ok(rows) => assert_eq!(rows[..], [answer], "{sql}, allocation {} fails", n + 1),
+                Err(error) => assert!(is_out_of_memory(error), "{sql}, allocation {} fails: {error}", n + 1),
             }
         }
         assert!(answers.iter().filter(|result| result.is_err()).count() > 3, "{sql}: {answers:?}");

@@ -1,4 +1,4 @@
-//! What a message or a panic names is the line that called, not one in this crate.
+//! Messages and panics name the caller's line, not one in this crate.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
@@ -13,19 +13,20 @@ use rusqlite_fixtures::{Engine, Error, Template, UnitOfWork};
 
 use crate::support::{engine_with_entries, entries, unique_url};
 
-/// What an expression gives, and the line that it stands on.
+/// Evaluates an expression; returns its value and its line.
 macro_rules! here {
     ($given:expr) => {
         ($given, line!())
     };
 }
 
-fn assert_names(words: &str, before: &str, line: u32) {
+/// Asserts that the message names this line of this file, after the text `before`.
+fn assert_names(message: &str, before: &str, line: u32) {
     let place = format!("{before}tests/it/callers.rs:{line}:");
-    assert!(words.contains(&place), "{place:?} is missing: {words}");
+    assert!(message.contains(&place), "{place:?} is missing: {message}");
 }
 
-/// What somebody who wants to write is told.
+/// Returns the error message of another writer.
 fn refusal(engine: &Engine) -> String {
     engine.set_lock_timeout(Duration::ZERO);
     engine.begin(Immediate).unwrap_err().to_string()
@@ -36,7 +37,7 @@ fn write(connection: &Connection) {
 }
 
 #[test]
-fn a_unit_of_work_that_has_the_slot() {
+fn a_refusal_names_the_line_that_began_the_unit_of_work() {
     static TEMPLATE: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMARY KEY)");
     let (engine, url) = (Engine::new(), unique_url("callers"));
     for (work, line) in [
@@ -51,12 +52,12 @@ fn a_unit_of_work_that_has_the_slot() {
         drop(work);
     }
     let refused = |work: &mut UnitOfWork| Ok::<_, Error>(refusal(work.engine()));
-    let (told, line) = here!(engine.transaction(refused));
-    assert_names(&told.unwrap(), "in the unit of work begun at ", line);
+    let (message, line) = here!(engine.transaction(refused));
+    assert_names(&message.unwrap(), "in the unit of work begun at ", line);
 }
 
 #[test]
-fn a_unit_of_work_on_the_connection_of_another() {
+fn a_refusal_names_the_current_unit_of_work_on_a_reused_connection() {
     let engine = Engine::new();
     let (one, _) = here!(engine.unit_of_work().unwrap());
     drop(one);
@@ -66,7 +67,7 @@ fn a_unit_of_work_on_the_connection_of_another() {
 }
 
 #[test]
-fn a_connection_that_has_the_slot() {
+fn a_refusal_names_the_line_that_opened_the_connection() {
     let engine = Engine::new();
     let (connection, line) = here!(engine.connect().unwrap());
     connection.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -78,7 +79,7 @@ fn a_connection_that_has_the_slot() {
 }
 
 #[test]
-fn what_has_replaced_what_was_read() {
+fn a_serialization_failure_names_the_line_of_the_restore_or_reset() {
     let engine = engine_with_entries(&[(1, 1)]);
     let full = engine.snapshot();
     let stale = |replace: &dyn Fn() -> u32| {
@@ -95,7 +96,7 @@ fn what_has_replaced_what_was_read() {
 }
 
 #[test]
-fn a_template_that_can_not_be_built() {
+fn a_failed_build_names_the_lines_of_the_template_and_the_step() {
     static EMPTY: Template = Template::empty();
     let fail = |_: &mut Connection| Err("no migrations".into());
     for (template, line) in [
@@ -107,7 +108,7 @@ fn a_template_that_can_not_be_built() {
     ] {
         assert_names(&template.engine().unwrap_err().to_string(), "the template at ", line);
     }
-    let scripted = Template::empty(); // a template is not cloned
+    let scripted = Template::empty(); // on a line above the script's
     let (scripted, line) = here!(scripted.seed("SELEC 4"));
     assert_names(&scripted.engine().unwrap_err().to_string(), "the script given at ", line);
     let functional = Template::empty();
@@ -116,7 +117,7 @@ fn a_template_that_can_not_be_built() {
 }
 
 #[test]
-fn a_fault_plan() {
+fn a_fault_plan_names_its_line() {
     let (at, line) = here!(Fault::Io.at(2));
     assert_names(&format!("{at:?}"), "Fault::Io.at(2) of ", line);
     let (from, line) = here!(Fault::Io.from(2));
@@ -137,8 +138,8 @@ thread_local! {
     static PANICKED_AT: Cell<Option<(String, u32)>> = const { Cell::new(None) };
 }
 
-/// Where the work panics. Of panics of other threads, the hook that was there is told.
-fn panics_at(work: impl FnOnce()) -> (String, u32) {
+/// Returns where `work` panics. Panics of other threads go to the previous hook.
+fn panic_location(work: impl FnOnce()) -> (String, u32) {
     static HOOKED: Once = Once::new();
     HOOKED.call_once(|| {
         let other = panic::take_hook();
@@ -155,14 +156,14 @@ fn panics_at(work: impl FnOnce()) -> (String, u32) {
 }
 
 #[test]
-fn a_panic() {
+fn a_panic_names_the_line_of_the_caller() {
     let report = Hammer::new().threads(1).rounds(1).run(|_| Err::<(), _>("no".into()));
     let file = file!().to_owned();
     for (at, line) in [
-        here!(panics_at(|| report.assert_no_failures())),
-        here!(panics_at(|| drop(Fault::Io.at(0)))),
-        here!(panics_at(|| drop(Fault::Io.from(0)))),
-        here!(panics_at(|| Fault::Io.everywhere(|_| ()))),
+        here!(panic_location(|| report.assert_no_failures())),
+        here!(panic_location(|| drop(Fault::Io.at(0)))),
+        here!(panic_location(|| drop(Fault::Io.from(0)))),
+        here!(panic_location(|| Fault::Io.everywhere(|_| ()))),
     ] {
         assert_eq!(at, (file.clone(), line));
     }

@@ -1,7 +1,7 @@
-//! Threads that instantiate units of work at once share one engine per URL, and see what the others commit.
+//! Threads that begin units of work at the same time share one engine per URL, and see each other's commits.
 //!
-//! The bug that this crate began with was a cache of engines that looked for an engine, made one, and then stored it,
-//! without a lock around the three. `CheckThenCreate` is that cache; it has to fail what the real one passes.
+//! This crate began with a bug in a cache of engines. The cache looked for an engine, created one and stored it, without
+//! one lock around the three steps. `CheckThenCreate` is that cache; it must fail the test that the registry passes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -20,7 +20,7 @@ trait Registry: Send + Sync + 'static {
     fn unit_of_work(&self, url: &str) -> rusqlite_fixtures::Result<UnitOfWork>;
 }
 
-/// The one under test.
+/// The registry under test.
 struct OnePerUrl;
 
 impl Registry for OnePerUrl {
@@ -29,8 +29,8 @@ impl Registry for OnePerUrl {
     }
 }
 
-/// The negative control: check, then create, then store. Each access is locked, for Rust would not compile it otherwise;
-/// the three together are not.
+/// The negative control: check, then create, then store. Each access is locked, or Rust would not compile it; no lock
+/// covers all three.
 #[derive(Default)]
 struct CheckThenCreate(Mutex<HashMap<String, Engine>>);
 
@@ -47,11 +47,11 @@ impl Registry for CheckThenCreate {
     }
 }
 
-/// What one thread found under one URL: an engine, and who has committed there.
+/// What one thread found under one URL: an engine, and the threads that have committed there.
 type Found = (Engine, BTreeSet<i64>);
 
-/// All threads instantiate a unit of work for each URL and commit a row in it; when all have, each reads what is there. They
-/// meet between the registry's check and what it does about it, so that what can go wrong goes wrong every time.
+/// Each thread begins a unit of work for each URL and commits a row in it. When all have committed, each thread reads the
+/// rows. The threads meet between the registry's check and the creation, so that the race happens every time.
 fn race(registry: impl Registry, threads: usize, urls: &[String], table: &str) -> Report<Vec<Found>> {
     let (urls, table) = (urls.to_owned(), table.to_owned());
     let meet = || Pause::for_all().patience(Duration::from_secs(30));
@@ -78,7 +78,7 @@ fn rows(engine: &Engine, table: &str) -> BTreeSet<i64> {
     statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-/// The default URL, and as many others as asked for; a table that only this race uses.
+/// Returns the default URL and `others` more, and the name of a table that only this race uses.
 fn some_urls(others: usize) -> (Vec<String>, String) {
     let others = (0..others).map(|_| unique_url("concurrent-instantiation"));
     let table = unique_url("race").replace(|letter: char| !letter.is_ascii_alphanumeric(), "_");
@@ -107,13 +107,13 @@ proptest! {
         let (urls, table) = some_urls(others);
         let report = race(CheckThenCreate::default(), threads, &urls, &table);
         report.assert_no_failures();
-        prop_assert_eq!(report.distinct(), threads, "each thread has an engine of its own for the first URL");
+        prop_assert_eq!(report.distinct(), threads, "each thread has its own engine for the first URL");
     }
 }
 
-/// Whoever is first to come to the registry, and however long the creation takes, the others wait for its engine.
+/// Whichever thread asks first, and however long the creation takes, the others wait for its engine.
 #[test]
-fn all_orders_of_four_threads_share_one_engine() {
+fn four_threads_share_one_engine_in_every_order_of_arrival() {
     let hammer =
         Hammer::new().threads(4).rounds(500).pause_at(REGISTRY_ASKED, Pause::up_to(Duration::from_micros(500)));
     let report = hammer.pause_at(REGISTRY_CREATING, Pause::up_to(Duration::from_micros(500))).run(|worker| {
@@ -128,10 +128,10 @@ fn all_orders_of_four_threads_share_one_engine() {
     }
 }
 
-/// The second fault of that cache: its engine gave each thread a connection of its own, and each connection to
-/// `:memory:` is a database of its own.
+/// The second bug of that cache: each thread had its own connection, and each connection to `:memory:` has its own
+/// database.
 #[test]
-fn a_second_thread_has_the_tables_of_the_first() {
+fn a_second_thread_sees_the_tables_of_the_first() {
     let engine = Engine::new();
     engine.connect().unwrap().execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY)").unwrap();
     thread::scope(|scope| {

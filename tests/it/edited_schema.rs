@@ -1,4 +1,4 @@
-//! A schema or statistics that one test edits past SQLite's schema cookie are not what the next test sees.
+//! Edits of the schema or of statistics that leave SQLite's schema cookie unchanged do not reach the next test.
 
 use rusqlite_fixtures::rusqlite::Connection;
 use rusqlite_fixtures::{Engine, Template};
@@ -13,7 +13,7 @@ const SCHEMA: &str = "
     ANALYZE;
     INSERT INTO sqlite_stat1 VALUES ('entry', 'by_a', '100 1'), ('entry', 'by_b', '100 100')";
 
-/// Edits that leave the schema cookie as it is.
+/// Edits that leave the schema cookie unchanged.
 const EDITS: [&str; 3] = [
     "PRAGMA writable_schema = ON;
      UPDATE sqlite_schema SET sql = 'CREATE TABLE plain (hacked INTEGER)' WHERE name = 'plain'",
@@ -21,7 +21,7 @@ const EDITS: [&str; 3] = [
     "DELETE FROM sqlite_stat1",
 ];
 
-/// What a connection knows of the schema and the statistics.
+/// Returns what a connection knows about the schema and the statistics.
 fn knowledge(connection: &Connection) -> Vec<String> {
     let columns = |sql: &str| connection.prepare(sql).map(|statement| statement.column_count()).ok();
     let plan = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, String>(3));
@@ -32,7 +32,7 @@ fn knowledge(connection: &Connection) -> Vec<String> {
     ]
 }
 
-fn assert_is_as_new(template: &Template, edit: &str) {
+fn assert_next_engine_is_unedited(template: &Template, edit: &str) {
     let expected = knowledge(&template.snapshot().unwrap().engine().connect().unwrap());
     let engine = template.engine().unwrap();
     let connections = [engine.pooled_connection().unwrap(), engine.pooled_connection().unwrap()];
@@ -41,7 +41,7 @@ fn assert_is_as_new(template: &Template, edit: &str) {
     }
 }
 
-/// Another connection of the same engine reads the schema while it is edited.
+/// Another connection of the same engine reads the schema while the edit is in place.
 #[test]
 fn an_edit_that_another_connection_has_read_does_not_reach_the_next_test() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("edited-beside");
@@ -51,15 +51,18 @@ fn an_edit_that_another_connection_has_read_does_not_reach_the_next_test() {
         editor.execute_batch("CREATE TABLE other (a)").unwrap();
         engine.reset().unwrap();
         editor.execute_batch(edit).unwrap();
-        assert!(reader.prepare("SELECT * FROM missing").is_err(), "SQLite reads the schema before it says so");
+        assert!(
+            reader.prepare("SELECT * FROM missing").is_err(),
+            "SQLite reads the schema before it reports the missing table"
+        );
         drop((reader, editor, engine));
-        assert_is_as_new(&TEMPLATE, edit);
+        assert_next_engine_is_unedited(&TEMPLATE, edit);
     }
 }
 
-/// What makes `changes()` zero reads the schema too.
+/// The statement that sets `changes()` to zero reads the schema, too.
 #[test]
-fn an_edit_that_is_read_while_a_connection_is_made_clean_does_not_reach_the_next_test() {
+fn an_edit_that_is_read_while_a_connection_is_cleaned_does_not_reach_the_next_test() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("edited-cleaning");
     for edit in EDITS {
         let engine = TEMPLATE.engine().unwrap();
@@ -70,12 +73,12 @@ fn an_edit_that_is_read_while_a_connection_is_made_clean_does_not_reach_the_next
         engine.reset().unwrap();
         editor.execute_batch(edit).unwrap();
         drop((editor, pooled, engine));
-        assert_is_as_new(&TEMPLATE, edit);
+        assert_next_engine_is_unedited(&TEMPLATE, edit);
     }
 }
 
 #[test]
-fn an_edit_that_is_rolled_back_by_a_restore_is_forgotten_by_all_connections() {
+fn all_connections_forget_an_edit_after_a_restore() {
     for edit in EDITS {
         let engine = Engine::new();
         engine.connect().unwrap().execute_batch(SCHEMA).unwrap();
@@ -94,9 +97,9 @@ fn an_edit_that_is_rolled_back_by_a_restore_is_forgotten_by_all_connections() {
     }
 }
 
-/// SQLite makes other connections read the schema again only when it made the change by itself.
+/// SQLite increments the schema cookie, by which other connections detect a change, only for its own changes.
 #[test]
-fn an_edit_is_seen_by_connections_that_know_the_schema() {
+fn connections_that_know_the_schema_see_an_edit() {
     let engine = Engine::new();
     let editor = engine.connect().unwrap();
     editor.execute_batch(SCHEMA).unwrap();
@@ -104,7 +107,7 @@ fn an_edit_is_seen_by_connections_that_know_the_schema() {
     assert!(reader.prepare("SELECT a FROM plain").is_ok());
     let cookie = number(&reader, "PRAGMA schema_version");
     editor.execute_batch("UPDATE entry SET b = 7").unwrap();
-    assert_eq!(number(&reader, "PRAGMA schema_version"), cookie, "rows are no schema");
+    assert_eq!(number(&reader, "PRAGMA schema_version"), cookie, "a change of rows leaves the schema cookie unchanged");
     editor.execute_batch(EDITS[0]).unwrap();
     assert!(number(&reader, "PRAGMA schema_version") > cookie);
     assert!(reader.prepare("SELECT hacked FROM plain").is_ok());

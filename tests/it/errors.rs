@@ -1,4 +1,4 @@
-//! Every message, word for word: what a failing test shows must make sense without this crate's source.
+//! Every error message, word for word. A failing test must make sense to readers who don't know this crate's source.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use rusqlite_fixtures::{DatabaseUrl, Engine, Error, ErrorKind, MemoryEngines, Sn
 
 use crate::support::{engine_with_entries, entries, in_thread};
 
-/// Numbers that differ from run to run as `N`, and where the line breaks.
+/// Returns the message with numbers, which differ from run to run, replaced by `N`, and units of time by `ms`.
 fn normalised(error: &Error) -> String {
     let mut text = String::new();
     for letter in format!("{error:?}").chars() {
@@ -22,7 +22,7 @@ fn normalised(error: &Error) -> String {
 }
 
 #[test]
-fn every_message() {
+fn every_message_reads_as_expected() {
     let locked = engine_with_entries(&[(1, 1)]);
     locked.set_lock_timeout(Duration::from_millis(5));
     let reader = locked.unit_of_work().unwrap();
@@ -139,7 +139,7 @@ fn every_message() {
 }
 
 #[test]
-fn errors_have_their_causes() {
+fn errors_return_their_causes() {
     use std::error::Error as _;
     let io = Snapshot::open("no such file").unwrap_err();
     assert!(io.source().unwrap().is::<std::io::Error>());
@@ -151,9 +151,9 @@ fn errors_have_their_causes() {
     assert!(Snapshot::from_bytes(vec![]).unwrap_err().source().is_none());
 }
 
-/// For code under test that returns `rusqlite::Error`, and calls what returns ours.
+/// Code under test may return `rusqlite::Error` and call functions that return this crate's error.
 #[test]
-fn errors_become_rusqlite_errors() {
+fn errors_convert_to_rusqlite_errors() {
     let engine = engine_with_entries(&[]);
     engine.set_lock_timeout(Duration::ZERO);
     let _writer = engine.begin(Immediate).unwrap();
@@ -166,7 +166,7 @@ fn errors_become_rusqlite_errors() {
     assert!(other.to_string().contains("it is empty"), "{other}");
 }
 
-/// The extended code is what tells a serialization failure from a lock that was not given back in time.
+/// The extended code distinguishes a serialization failure from a lock timeout.
 #[test]
 fn a_serialization_failure_keeps_its_code() {
     let engine = engine_with_entries(&[(1, 1)]);
@@ -177,17 +177,17 @@ fn a_serialization_failure_keeps_its_code() {
     let stale = Error::from(reader.execute("UPDATE entry SET value = 3", []).unwrap_err());
     assert_eq!(stale.kind(), ErrorKind::SerializationFailure);
     assert_eq!(stale.sqlite().and_then(code), Some(ffi::SQLITE_BUSY_SNAPSHOT));
-    let words = stale.to_string();
+    let message = stale.to_string();
     let back = rusqlite::Error::from(stale);
     assert_eq!(code(&back), Some(ffi::SQLITE_BUSY_SNAPSHOT));
-    assert_eq!(back.to_string(), words);
+    assert_eq!(back.to_string(), message);
     let again = Error::from(back);
-    assert_eq!(again.sqlite().and_then(code), Some(ffi::SQLITE_BUSY_SNAPSHOT), "and so it goes on");
+    assert_eq!(again.sqlite().and_then(code), Some(ffi::SQLITE_BUSY_SNAPSHOT), "the code survives further conversions");
 }
 
-/// To open a connection is to read, so a plan that hits every lock hits it there, if no connection is idle.
+/// Opening a connection reads the database. So a plan that fails every lock fails it there, if no connection is idle.
 #[test]
-fn a_lock_that_is_refused_while_a_connection_is_opened_is_a_time_out() {
+fn a_lock_refused_while_a_connection_opens_is_a_lock_timeout() {
     let begin = |engine: &Engine| Fault::Busy.from(1).during(|| engine.begin(Immediate)).unwrap_err();
     let cold = engine_with_entries(&[]);
     cold.retire();
@@ -202,9 +202,9 @@ fn a_lock_that_is_refused_while_a_connection_is_opened_is_a_time_out() {
     }
 }
 
-/// The detail of a refusal goes to the error that it belongs to, and to no later one.
+/// The details of a refusal belong to its own error, and not to a later one.
 #[test]
-fn a_refusal_is_told_once() {
+fn the_details_of_a_refusal_are_reported_once() {
     let engine = engine_with_entries(&[(1, 1)]);
     engine.set_lock_timeout(Duration::ZERO);
     let writer = engine.begin(Immediate).unwrap();
@@ -216,9 +216,9 @@ fn a_refusal_is_told_once() {
     assert_eq!(Error::from(busy()).kind(), ErrorKind::Sqlite);
 }
 
-/// A wait that ended well leaves nothing behind that a later error would be taken for.
+/// After a wait that succeeds, a later error is not mistaken for a lock timeout.
 #[test]
-fn a_refusal_that_was_overcome_is_forgotten() {
+fn a_refusal_is_forgotten_when_the_wait_succeeds() {
     let engine = engine_with_entries(&[(1, 1)]);
     let writer = engine.begin(Immediate).unwrap();
     std::thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! What is asked of a database's file past SQL is answered on an engine as on an ordinary file.
-#![allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
+//! File controls and other calls below SQL return the same on an engine as on an ordinary file.
+#![allow(unsafe_code, reason = "calls SQLite's C interface, which rusqlite does not expose here")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
@@ -10,18 +10,18 @@ use rusqlite_fixtures::rusqlite::{self, Connection};
 
 use crate::support::{assert_integrity, engine_with_entries, entries, number, text};
 
-/// What a file control leaves in its argument, and its result code.
+/// Runs a file control; returns its result code, and its argument afterwards.
 fn control<T>(connection: &Connection, op: c_int, mut argument: T) -> (c_int, T) {
-    // SAFETY: the connection is open, and the argument is what the opcode asks for, as its callers see to.
+    // SAFETY: the connection is open, and each caller passes the type of argument that the opcode takes.
     let code =
         unsafe { ffi::sqlite3_file_control(connection.handle(), c"main".as_ptr(), op, (&raw mut argument).cast()) };
     (code, argument)
 }
 
-/// Of SQLite 3.38, which the bindings of the oldest libsqlite3-sys don't have.
+/// Since SQLite 3.38; the bindings of the oldest libsqlite3-sys don't have it.
 const SQLITE_FCNTL_EXTERNAL_READER: c_int = 40;
 
-fn both() -> (tempfile::TempDir, Connection, Engine, Connection) {
+fn file_and_engine() -> (tempfile::TempDir, Connection, Engine, Connection) {
     let folder = tempfile::tempdir().unwrap();
     let file = Connection::open(folder.path().join("file.sqlite3")).unwrap();
     file.execute_batch("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)").unwrap();
@@ -31,8 +31,8 @@ fn both() -> (tempfile::TempDir, Connection, Engine, Connection) {
 }
 
 #[test]
-fn file_controls_are_answered_as_by_a_file() {
-    let (_folder, file, _engine, connection) = both();
+fn file_controls_return_the_same_as_on_a_file() {
+    let (_folder, file, _engine, connection) = file_and_engine();
     for (op, arguments) in [
         (ffi::SQLITE_FCNTL_LOCKSTATE, vec![-7]),
         (ffi::SQLITE_FCNTL_LAST_ERRNO, vec![-7]),
@@ -60,8 +60,8 @@ fn file_controls_are_answered_as_by_a_file() {
 }
 
 #[test]
-fn the_lock_is_told_as_by_a_file() {
-    let (_folder, file, _engine, connection) = both();
+fn the_lock_state_is_the_same_as_on_a_file() {
+    let (_folder, file, _engine, connection) = file_and_engine();
     for sql in ["BEGIN", "SELECT * FROM entry", "DELETE FROM entry", "COMMIT", "BEGIN EXCLUSIVE", "ROLLBACK"] {
         file.execute_batch(sql).unwrap();
         connection.execute_batch(sql).unwrap();
@@ -71,12 +71,12 @@ fn the_lock_is_told_as_by_a_file() {
 }
 
 #[test]
-fn a_temporary_name_is_of_no_file() {
-    let (_folder, _file, _engine, connection) = both();
+fn a_temporary_name_belongs_to_no_file() {
+    let (_folder, _file, _engine, connection) = file_and_engine();
     let name = || {
         let (code, name) = control::<*mut c_char>(&connection, ffi::SQLITE_FCNTL_TEMPFILENAME, ptr::null_mut());
         assert_eq!(code, ffi::SQLITE_OK);
-        // SAFETY: the answer is a C string of sqlite3_malloc's, which is freed once.
+        // SAFETY: the result is a C string from sqlite3_malloc, and it is freed once.
         unsafe {
             let copy = CStr::from_ptr(name).to_str().unwrap().to_owned();
             ffi::sqlite3_free(name.cast());
@@ -89,10 +89,10 @@ fn a_temporary_name_is_of_no_file() {
     assert!(!path.exists() && path.parent().unwrap().is_dir(), "{one}");
 }
 
-/// With memory mapped, SQLite asks for pages in another way.
+/// With memory mapping, SQLite reads pages by another method of the VFS.
 #[test]
-fn a_map_that_is_asked_for_changes_no_answer() {
-    let (_folder, _file, engine, connection) = both();
+fn memory_mapping_changes_no_result() {
+    let (_folder, _file, engine, connection) = file_and_engine();
     assert_eq!(number(&connection, "PRAGMA mmap_size = 1000000"), 1_000_000);
     assert_eq!(number(&connection, "PRAGMA mmap_size"), 1_000_000);
     connection.execute_batch("CREATE TABLE filler (content)").unwrap();
@@ -106,7 +106,7 @@ fn a_map_that_is_asked_for_changes_no_answer() {
 }
 
 #[test]
-fn what_a_file_control_sets_reaches_no_other_unit_of_work() {
+fn a_setting_by_file_control_reaches_no_other_unit_of_work() {
     let engine = engine_with_entries(&[(1, 1)]);
     for (op, set) in [(ffi::SQLITE_FCNTL_PERSIST_WAL, 1), (ffi::SQLITE_FCNTL_POWERSAFE_OVERWRITE, 0)] {
         let fresh = control(&engine.unit_of_work().unwrap(), op, -1);
@@ -123,12 +123,12 @@ fn what_a_file_control_sets_reaches_no_other_unit_of_work() {
 }
 
 #[test]
-fn there_is_nothing_to_checkpoint() {
+fn a_checkpoint_finds_no_frames() {
     let engine = engine_with_entries(&[(1, 1)]);
     let connection = engine.connect().unwrap();
     let checkpoint = |mode| {
         let (mut log, mut done) = (-7, -7);
-        // SAFETY: the connection is open, and the numbers are there to write to.
+        // SAFETY: the connection is open, and file_and_engine numbers are valid to write to.
         let code = unsafe {
             ffi::sqlite3_wal_checkpoint_v2(connection.handle(), ptr::null(), mode, &raw mut log, &raw mut done)
         };
@@ -140,12 +140,12 @@ fn there_is_nothing_to_checkpoint() {
             assert_eq!(checkpoint(mode), (ffi::SQLITE_OK, -1, -1), "{journal_mode}");
         }
     }
-    assert_eq!(number(&connection, "PRAGMA wal_checkpoint(TRUNCATE)"), 0, "nobody was busy");
+    assert_eq!(number(&connection, "PRAGMA wal_checkpoint(TRUNCATE)"), 0, "no connection was busy");
 }
 
-/// Names beside an engine's are for SQLite's journals, and open as no database of their own.
+/// Names that start with an engine's name are for SQLite's journals. None of them opens as a database.
 #[test]
-fn no_name_beside_an_engine_is_a_database() {
+fn no_name_that_starts_with_an_engines_name_opens_as_a_database() {
     let engine = engine_with_entries(&[(1, 1)]);
     let (path, parameters) = engine.uri().split_once('?').unwrap();
     for suffix in ["-mj0A1B2C9DE", "-mj", "-journal", "-wal", "-shm", "-mj0A1B2C9DE-journal", "0", "x", "-"] {
@@ -160,7 +160,7 @@ fn no_name_beside_an_engine_is_a_database() {
     }
 }
 
-/// A VFS above the crate's, as one that adds checksums: each method is the one of the file below.
+/// A VFS shim above the crate's VFS, like one that adds checksums: each method calls the file below.
 mod shim {
     use super::*;
 
@@ -172,9 +172,9 @@ mod shim {
         below: *mut ffi::sqlite3_file,
     }
 
-    /// Registers it above the VFS that an engine's URI names.
+    /// Registers the shim above the VFS that an engine's URI names.
     pub(super) fn register(below: &CStr) {
-        // SAFETY: the VFS below is registered. The new one is complete, and lives for ever.
+        // SAFETY: the VFS below is registered. The new one is complete, and lives forever.
         unsafe {
             let below = ffi::sqlite3_vfs_find(below.as_ptr());
             assert!(!below.is_null());
@@ -189,7 +189,7 @@ mod shim {
 
     static BELOW: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
-    // All methods but xOpen are the VFS's below, which takes what it needs from pAppData, as copied.
+    // All methods but xOpen are copied from the VFS below, and so is pAppData, from which they take their state.
     unsafe extern "C" fn open(
         _: *mut ffi::sqlite3_vfs,
         name: *const c_char,
@@ -199,7 +199,7 @@ mod shim {
     ) -> c_int {
         let vfs =
             ptr::with_exposed_provenance_mut::<ffi::sqlite3_vfs>(BELOW.load(std::sync::atomic::Ordering::Relaxed));
-        // SAFETY: there is room for both files, as szOsFile says, and the arguments are SQLite's own.
+        // SAFETY: szOsFile makes room for file_and_engine files, and the arguments are SQLite's own.
         unsafe {
             let below = file.cast::<File>().add(1).cast::<ffi::sqlite3_file>();
             let code = (*vfs).xOpen.unwrap()(vfs, name, below, flags, out);
@@ -212,7 +212,7 @@ mod shim {
     macro_rules! forward {
         ($($name:ident is $method:ident($($arg:ident: $type:ty),*) -> $result:ty;)*) => {$(
             unsafe extern "C" fn $name(file: *mut ffi::sqlite3_file $(, $arg: $type)*) -> $result {
-                // SAFETY: the file is one that `open` made, and the arguments are SQLite's own.
+                // SAFETY: `open` initialised the file, and the arguments are SQLite's own.
                 unsafe {
                     let below = (*file.cast::<File>()).below;
                     (*(*below).pMethods).$method.unwrap()(below $(, $arg)*)
@@ -265,7 +265,7 @@ mod shim {
 }
 
 #[test]
-fn a_vfs_above_takes_wal_mode_as_the_engine_does() {
+fn wal_mode_works_through_a_vfs_shim() {
     let engine = engine_with_entries(&[(1, 1)]);
     let (path, vfs) = engine.uri().split_once("?vfs=").unwrap();
     shim::register(&std::ffi::CString::new(vfs).unwrap());

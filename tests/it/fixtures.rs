@@ -1,4 +1,4 @@
-//! The fixtures as a user has them: imported, and injected by name.
+//! The fixtures as users have them: imported, and injected by name.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ fn a_unit_of_work_is_on_the_default_engine(unit_of_work: UnitOfWork, memory_engi
 #[rstest]
 #[case(1)]
 #[case(2)]
-fn what_a_unit_of_work_did_is_gone_for_the_next_case(
+fn changes_of_a_unit_of_work_do_not_reach_the_next_case(
     #[with(Engine::shared("file:fixtures-cases?mode=memory").unwrap())] unit_of_work: UnitOfWork,
     #[case] case: i64,
 ) {
@@ -35,19 +35,19 @@ fn what_a_unit_of_work_did_is_gone_for_the_next_case(
 }
 
 #[rstest]
-fn a_named_engine(#[with("file:fixtures-named?mode=memory")] memory_engine: Engine) {
+fn a_memory_engine_can_be_named(#[with("file:fixtures-named?mode=memory")] memory_engine: Engine) {
     assert_eq!(memory_engine, Engine::shared("file:/fixtures-named?vfs=memdb").unwrap());
 }
 
 #[rstest]
-fn two_of_a_kind(#[from(fresh_engine)] one: Engine, #[from(fresh_engine)] other: Engine) {
+fn two_fresh_engines_differ(#[from(fresh_engine)] one: Engine, #[from(fresh_engine)] other: Engine) {
     assert_ne!(one, other);
 }
 
 #[rstest]
 #[case("CREATE TABLE account (id)")]
 #[case("CREATE TABLE account (id, other)")]
-fn a_fresh_unit_of_work_is_alone(fresh_unit_of_work: UnitOfWork, #[case] create: &str) {
+fn a_fresh_unit_of_work_has_its_own_database(fresh_unit_of_work: UnitOfWork, #[case] create: &str) {
     fresh_unit_of_work.execute_batch(create).unwrap();
     fresh_unit_of_work.commit().unwrap();
 }
@@ -72,7 +72,7 @@ fn a_fresh_engine_has_the_content_of_a_template(#[with(&BANK)] fresh_engine: Eng
     assert_eq!(number(&fresh_engine.unit_of_work().unwrap(), "SELECT count(*) FROM account"), 2);
 }
 
-/// The code under test begins and commits by itself.
+/// The code under test begins and commits its own transactions.
 #[rstest]
 fn a_fresh_connection_has_the_content_of_a_template(#[with(&BANK)] mut fresh_connection: PooledConnection) {
     let transaction = fresh_connection.transaction().unwrap();
@@ -91,7 +91,7 @@ fn a_shared_engine_has_the_content_of_a_template(
 }
 
 #[rstest]
-fn a_hammer_has_as_many_threads_and_rounds_as_are_asked_for(
+fn a_hammer_has_the_threads_and_rounds_that_are_asked_for(
     hammer: Hammer,
     #[from(hammer)]
     #[with(3)]
@@ -107,7 +107,7 @@ fn a_hammer_has_as_many_threads_and_rounds_as_are_asked_for(
     assert_eq!([hammer, of_three, of_five_rounds].map(size), [(Some(8), 100), (Some(3), 100), (Some(2), 5)]);
 }
 
-/// A fixture of the user's own on top.
+/// A user's fixture, based on one of the crate's.
 #[fixture]
 fn accounts(fresh_engine: Engine) -> Engine {
     fresh_engine.connect().unwrap().execute_batch("CREATE TABLE account (id); INSERT INTO account VALUES (1)").unwrap();
@@ -125,16 +125,16 @@ fn fixtures_compose(
     assert_ne!(work.engine(), &accounts);
 }
 
-/// A place where at most one test may be at a time. A lock on a file says who is there, so that other processes are seen too;
-/// the system takes it back from one that crashes.
-struct Place(PathBuf);
+/// A section that only one test may be in at a time, also among processes. A file lock guards it, which the system
+/// releases when a process crashes.
+struct Section(PathBuf);
 
-impl Place {
-    fn of(name: &str) -> Place {
-        Place(env::temp_dir().join(format!("rusqlite-fixtures-{name}-{}", env!("CARGO_PKG_VERSION"))))
+impl Section {
+    fn of(name: &str) -> Section {
+        Section(env::temp_dir().join(format!("rusqlite-fixtures-{name}-{}", env!("CARGO_PKG_VERSION"))))
     }
 
-    /// Does the work there; `None` if somebody else is there.
+    /// Runs `work` in the section; returns `None` if another test is in it.
     fn enter<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         let file = File::options().create(true).append(true).open(&self.0).unwrap();
         file.try_lock().ok()?;
@@ -142,51 +142,52 @@ impl Place {
     }
 }
 
-/// Not to wait for anything: time for the other case to come in, if nothing keeps it out.
-fn stay() {
+/// Gives the other case time to enter, if nothing keeps it out. Nothing else depends on this time.
+fn linger() {
     thread::sleep(Duration::from_millis(100));
 }
 
-/// Under threads that share a process, `#[serial]` keeps tests apart that commit to the same engine.
+/// On threads of one process, `#[serial]` separates tests that commit to the same engine.
 #[rstest]
 #[case(1)]
 #[case(2)]
 #[serial(fixtures_serial)]
-fn beside_serial(#[with("file:fixtures-serial?mode=memory")] memory_engine: Engine, #[case] case: i64) {
-    let alone = Place::of("serial").enter(|| {
+fn serial_tests_do_not_overlap(#[with("file:fixtures-serial?mode=memory")] memory_engine: Engine, #[case] case: i64) {
+    let alone = Section::of("serial").enter(|| {
         let connection = memory_engine.connect().unwrap();
         connection.execute_batch("CREATE TABLE entry (id)").unwrap();
         connection.execute("INSERT INTO entry VALUES (?1)", [case]).unwrap();
-        stay();
+        linger();
         assert_eq!(number(&connection, "SELECT sum(id) FROM entry"), case);
         memory_engine.reset().unwrap();
     });
     assert!(alone.is_some(), "the other case is running");
 }
 
-/// `#[file_serial]` does the same where each test is a process, for what processes share: here a file.
+/// If each test has its own process, `#[file_serial]` does the same for what processes share, here a file.
 #[rstest]
 #[case(1)]
 #[case(2)]
 #[file_serial(fixtures_file_serial)]
-fn beside_file_serial(#[with(&BANK)] fresh_unit_of_work: UnitOfWork, #[case] case: i64) {
+fn file_serial_tests_do_not_overlap(#[with(&BANK)] fresh_unit_of_work: UnitOfWork, #[case] case: i64) {
     fresh_unit_of_work.execute("DELETE FROM account WHERE id = ?1", [case]).unwrap();
-    assert!(Place::of("file-serial").enter(stay).is_some(), "the other case is running");
+    assert!(Section::of("file-serial").enter(linger).is_some(), "the other case is running");
 }
 
-/// The control: who comes while somebody is there is seen.
+/// The control: a test that enters while another is in the section is detected.
 #[test]
-fn who_is_not_alone_at_a_place_is_seen() {
+fn a_second_test_in_a_section_is_detected() {
     let name = format!("control-{}", std::process::id());
-    let place = Place::of(&name);
-    let others = place.enter(|| thread::scope(|scope| scope.spawn(|| Place::of(&name).enter(stay)).join().unwrap()));
+    let section = Section::of(&name);
+    let others =
+        section.enter(|| thread::scope(|scope| scope.spawn(|| Section::of(&name).enter(linger)).join().unwrap()));
     assert_eq!(others, Some(None));
-    assert_eq!(place.enter(|| ()), Some(()), "it is free again");
-    fs::remove_file(&place.0).unwrap();
+    assert_eq!(section.enter(|| ()), Some(()), "the section is free again");
+    fs::remove_file(&section.0).unwrap();
 }
 
 #[test]
 #[should_panic(expected = "can't use the database URL \"orders.db\"")]
-fn a_url_that_can_not_be_served_fails_the_test_with_the_reason() {
+fn an_unsupported_url_fails_the_test_with_the_reason() {
     memory_engine("orders.db", &BANK);
 }

@@ -1,4 +1,4 @@
-//! How long an engine lives, and what opening it means after that.
+//! How long an engine lives, and what happens when it is opened after that.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -8,7 +8,7 @@ use rusqlite_fixtures::{Engine, Snapshot, UnitOfWork};
 use crate::support::{engine_with_entries, entries};
 
 #[test]
-fn an_engine_that_is_gone_can_not_be_opened() {
+fn a_dropped_engine_can_not_be_opened() {
     let engine = Engine::new();
     let uri = engine.uri().to_owned();
     Connection::open(&uri).unwrap();
@@ -18,7 +18,7 @@ fn an_engine_that_is_gone_can_not_be_opened() {
 }
 
 #[test]
-fn a_name_that_no_engine_has_makes_no_file() {
+fn an_unknown_engine_name_creates_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("no-engine");
     let engine = Engine::new();
@@ -32,7 +32,7 @@ fn a_name_that_no_engine_has_makes_no_file() {
 }
 
 #[test]
-fn any_handle_or_connection_keeps_it_alive() {
+fn any_handle_or_connection_keeps_an_engine_alive() {
     let engine = engine_with_entries(&[(1, 1)]);
     let uri = engine.uri().to_owned();
     let foreign = Connection::open(&uri).unwrap();
@@ -51,7 +51,7 @@ fn any_handle_or_connection_keeps_it_alive() {
 }
 
 #[test]
-fn engines_are_equal_when_they_are_the_same() {
+fn handles_are_equal_if_they_have_the_same_engine() {
     let (one, other) = (Engine::new(), Engine::default());
     assert_eq!(one, one.clone());
     assert_ne!(one, other);

@@ -1,4 +1,4 @@
-//! What the crate promises, a file per promise.
+//! The integration tests, one file for each promise of the crate.
 
 mod callers;
 mod concurrent_instantiation;

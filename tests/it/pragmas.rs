@@ -1,4 +1,4 @@
-//! Pragmas answer on an engine what they answer on an ordinary file.
+//! Pragmas return the same on an engine as on an ordinary file.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use rusqlite_fixtures::{Engine, Snapshot, Template};
 
 use crate::support::{assert_integrity, engine_with_entries, entries, number, text};
 
-/// The columns and rows of a statement, or the error.
+/// The columns and rows that a statement returns, or its error.
 type Answer = Result<(Vec<String>, Vec<Vec<Value>>), String>;
 
 fn ask(connection: &Connection, sql: &str) -> Answer {
@@ -17,7 +17,7 @@ fn ask(connection: &Connection, sql: &str) -> Answer {
         let mut statement = connection.prepare(sql)?;
         let mut columns = Vec::new();
         for column in statement.column_names() {
-            columns.push(column.to_owned()); // a Vec or an iterator, by the version of rusqlite
+            columns.push(column.to_owned()); // a Vec or an iterator, depending on the version of rusqlite
         }
         let count = columns.len();
         let rows = statement.query_map([], |row| (0..count).map(|column| row.get(column)).collect())?;
@@ -26,7 +26,7 @@ fn ask(connection: &Connection, sql: &str) -> Answer {
     answer().map_err(|error| error.to_string())
 }
 
-/// Numbers, switches, names of modes and a table.
+/// Numbers, switches, names of modes and of a table.
 const ARGUMENTS: [&str; 22] = [
     "0",
     "1",
@@ -52,13 +52,13 @@ const ARGUMENTS: [&str; 22] = [
     "''",
 ];
 
-/// What they set is the process's, and would reach the tests beside this one.
+/// Pragmas that set something for the whole process, which would affect parallel tests.
 const PROCESS_WIDE: [&str; 4] = ["soft_heap_limit", "hard_heap_limit", "temp_store_directory", "data_store_directory"];
 
 const SCHEMA: &str = "CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL);
     CREATE INDEX by_value ON entry (value); INSERT INTO entry VALUES (1, 1), (2, 4)";
 
-/// Each pragma that SQLite knows, alone and with each argument, with a schema and without.
+/// Returns statements for each pragma that SQLite knows: alone and with each argument, with and without a schema name.
 fn pragmas(connection: &Connection) -> Vec<Vec<String>> {
     let mut statement = connection.prepare("PRAGMA pragma_list").unwrap();
     let names: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
@@ -72,13 +72,13 @@ fn pragmas(connection: &Connection) -> Vec<Vec<String>> {
     names.iter().flat_map(|name| ["", "main."].map(|schema| statements(name, schema))).collect()
 }
 
-/// How an engine's answer may differ from a file's, and why.
+/// Returns the documented answer of an engine, given a file's answer.
 fn as_documented(sql: &str, file: Answer) -> Answer {
     let (columns, rows) = file?;
     let is = |text: &str| rows == [[Value::Text(text.to_owned())]];
     let one = |column: &str, text: &str| Ok((vec![column.to_owned()], vec![vec![Value::Text(text.to_owned())]]));
     match () {
-        // SQLite gives the column of what a VFS answers the name of the answer.
+        // When a VFS answers a pragma, SQLite names the column after the answer.
         () if sql.contains("journal_mode") && is("wal") => one("wal", "wal"),
         // A connection that kept its lock would never see what others commit.
         () if sql.contains("locking_mode") && is("exclusive") => one("locking_mode", "normal"),
@@ -88,8 +88,8 @@ fn as_documented(sql: &str, file: Answer) -> Answer {
     }
 }
 
-/// Without what says where the database is; without the schema's version, which on an engine never goes back; and without
-/// the number of `data_version`, which says nothing but whether it is another one than before.
+/// Removes what always differs: the path of the database, the schema version, which never goes back on an engine, and the
+/// value of `data_version`, which means nothing but whether it has changed.
 fn comparable(sql: &str, answer: Answer) -> Answer {
     let (columns, mut rows) = answer?;
     if sql.contains("database_list") {
@@ -108,7 +108,7 @@ fn new_file(path: &Path, setup: &str) -> Connection {
     Connection::open(path).unwrap()
 }
 
-/// What differs without being documented.
+/// Returns the differences that are not documented.
 fn differences(setup: &str, connect: impl Fn(&Engine, &mut dyn FnMut(&Connection)), set_up: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let mut differences = Vec::new();
@@ -135,15 +135,15 @@ fn assert_none(differences: &[String]) {
 }
 
 #[test]
-fn every_pragma_answers_as_on_a_file() {
+fn every_pragma_returns_the_same_as_on_a_file() {
     for setup in [SCHEMA.to_owned(), format!("PRAGMA journal_mode = WAL; {SCHEMA}")] {
         assert_none(&differences(&setup, |engine, with| with(&Connection::open(engine.uri()).unwrap()), ""));
     }
 }
 
-/// Theirs are set up in two ways that `PRAGMA` answers: foreign keys, and a busy handler instead of a timeout.
+/// The crate sets up two things that pragmas show: foreign keys are on, and a busy handler replaces the timeout.
 #[test]
-fn every_pragma_answers_as_on_a_file_on_the_crate_s_own_connections() {
+fn every_pragma_returns_the_same_as_on_a_file_on_the_crates_own_connections() {
     let as_ours = "PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 0";
     for setup in [SCHEMA.to_owned(), format!("PRAGMA journal_mode = WAL; {SCHEMA}")] {
         assert_none(&differences(&setup, |engine, with| with(&engine.connect().unwrap()), as_ours));
@@ -151,9 +151,9 @@ fn every_pragma_answers_as_on_a_file_on_the_crate_s_own_connections() {
     }
 }
 
-/// As sqlx does when it connects: it asks for the name of each column.
+/// When sqlx connects, it asks for the name of each column.
 #[test]
-fn a_pragma_that_sets_has_no_columns() {
+fn a_pragma_that_only_sets_returns_no_columns() {
     let engine = Engine::new();
     let (uri, own) = (Connection::open(engine.uri()).unwrap(), engine.connect().unwrap());
     let pooled = engine.pooled_connection().unwrap();
@@ -166,17 +166,17 @@ fn a_pragma_that_sets_has_no_columns() {
 }
 
 #[test]
-fn a_schema_version_goes_forwards_as_on_a_file_and_never_back() {
+fn a_schema_version_increases_as_on_a_file_and_never_decreases() {
     let engine = engine_with_entries(&[(1, 1)]);
     let [connection, other] = [engine.connect().unwrap(), engine.connect().unwrap()];
     connection.execute_batch("PRAGMA schema_version = 70").unwrap();
     assert_eq!(number(&other, "PRAGMA schema_version"), 70);
     connection.execute_batch("PRAGMA schema_version = 3").unwrap();
-    assert_eq!(number(&other, "PRAGMA schema_version"), 71, "which neither connection has seen");
+    assert_eq!(number(&other, "PRAGMA schema_version"), 71, "neither connection has seen this version");
 }
 
 #[test]
-fn an_engine_in_wal_mode_says_so_to_every_connection_until_it_leaves_it() {
+fn every_connection_reports_wal_mode_until_the_engine_leaves_it() {
     let engine = engine_with_entries(&[(1, 1)]);
     let (before, uri) = (engine.connect().unwrap(), Connection::open(engine.uri()).unwrap());
     assert_eq!(text(&uri, "PRAGMA journal_mode"), "delete");
@@ -194,13 +194,13 @@ fn an_engine_in_wal_mode_says_so_to_every_connection_until_it_leaves_it() {
         assert_eq!(text(&before, "PRAGMA journal_mode = WAL"), "wal");
         assert_eq!(text(&uri, &format!("PRAGMA journal_mode = {mode}")), mode);
         assert_eq!(text(&uri, "PRAGMA journal_mode"), mode);
-        assert_eq!(text(&pooled, "PRAGMA journal_mode"), "delete", "which is each connection's");
+        assert_eq!(text(&pooled, "PRAGMA journal_mode"), "delete", "the other journal modes belong to each connection");
     }
     assert_eq!(entries(&before), [(1, 5)]);
 }
 
 #[test]
-fn wal_mode_is_not_changed_within_a_transaction_nor_by_who_only_reads() {
+fn wal_mode_is_not_changed_within_a_transaction_or_by_a_read_only_connection() {
     let engine = engine_with_entries(&[(1, 1)]);
     let refused = |connection: &Connection, sql: &str| connection.execute_batch(sql).unwrap_err().to_string();
     let connection = Connection::open(engine.uri()).unwrap();
@@ -213,14 +213,14 @@ fn wal_mode_is_not_changed_within_a_transaction_nor_by_who_only_reads() {
     assert!(message.contains("attempt to write a readonly database"), "{message}");
     assert_eq!(text(&read_only, "PRAGMA journal_mode"), "delete");
     connection.execute_batch("PRAGMA journal_mode = WAL; BEGIN; SELECT * FROM entry").unwrap();
-    assert_eq!(text(&connection, "PRAGMA journal_mode = WAL"), "wal", "it is already");
+    assert_eq!(text(&connection, "PRAGMA journal_mode = WAL"), "wal", "it is in WAL mode already");
     let message = refused(&connection, "PRAGMA journal_mode = DELETE");
     assert!(message.contains("cannot change out of wal mode from within a transaction"), "{message}");
     assert_eq!(text(&read_only, "PRAGMA journal_mode"), "wal");
 }
 
 #[test]
-fn wal_mode_is_of_the_content() {
+fn wal_mode_is_part_of_the_content() {
     static IN_WAL: Template = Template::sql("PRAGMA journal_mode = WAL; CREATE TABLE entry (key, value)").key("wal-1");
     static DERIVED: Template = Template::from(&IN_WAL).seed("INSERT INTO entry VALUES (1, 1)").key("wal-2");
     static PLAIN: Template = Template::sql("CREATE TABLE entry (key, value)").key("wal-3");
@@ -246,12 +246,12 @@ fn wal_mode_is_of_the_content() {
             for copy in [engine.fork(), Snapshot::from_bytes(engine.snapshot().to_bytes()).unwrap().engine()] {
                 assert_eq!(mode(&copy), other);
             }
-            // The next test has it as the template does.
+            // The next test gets the template's mode.
         }
     }
 }
 
-/// Nothing else was changed, so there is no other content to go back from.
+/// Nothing else was changed, so the pages are still the template's.
 #[test]
 fn wal_mode_alone_does_not_reach_the_next_test() {
     static TEMPLATE: Template = Template::sql("CREATE TABLE entry (key, value)").key("wal-4");
@@ -263,9 +263,9 @@ fn wal_mode_alone_does_not_reach_the_next_test() {
     }
 }
 
-/// A read transaction of another connection keeps a file from leaving WAL mode; an engine goes on.
+/// A read transaction of another connection prevents a file from leaving WAL mode, but not an engine.
 #[test]
-fn wal_mode_is_left_beside_other_connections() {
+fn an_engine_leaves_wal_mode_while_other_connections_read() {
     let engine = engine_with_entries(&[(1, 1)]);
     let [connection, reader] = [engine.connect().unwrap(), engine.connect().unwrap()];
     connection.execute_batch("PRAGMA journal_mode = WAL").unwrap();
@@ -277,7 +277,7 @@ fn wal_mode_is_left_beside_other_connections() {
 }
 
 #[test]
-fn a_snapshot_in_wal_mode_is_saved_as_such() {
+fn a_snapshot_in_wal_mode_is_saved_in_wal_mode() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("saved.sqlite3");
     let engine = engine_with_entries(&[(1, 1)]);
@@ -290,12 +290,12 @@ fn a_snapshot_in_wal_mode_is_saved_as_such() {
     assert_eq!(entries(&file), [(1, 1)]);
 }
 
-/// What an application does with each connection that it opens.
+/// What an application typically sets on each connection that it opens.
 const USUAL: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 7000;
     PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 77; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA locking_mode = NORMAL";
 
 #[test]
-fn the_usual_set_up_keeps_no_connection_from_being_used_again() {
+fn a_connection_is_reused_after_the_usual_setup() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("usual-set-up");
     let asked = ["journal_mode", "synchronous", "busy_timeout", "wal_autocheckpoint", "locking_mode"];
     let view = |connection: &Connection| asked.map(|pragma| ask(connection, &format!("PRAGMA {pragma}")));
@@ -304,7 +304,7 @@ fn the_usual_set_up_keeps_no_connection_from_being_used_again() {
     let mark = |connection: &Connection| {
         connection.create_scalar_function("is_marked", 0, FunctionFlags::SQLITE_UTF8, |_| Ok(1)).unwrap();
     };
-    mark(&engine.pooled_connection().unwrap()); // a new function stays, so it tells whether it is the same connection
+    mark(&engine.pooled_connection().unwrap()); // a new function carries over, so it identifies the connection
     for _ in 0..3 {
         let connection = engine.pooled_connection().unwrap();
         assert_eq!(number(&connection, "SELECT is_marked()"), 1);
@@ -320,9 +320,9 @@ fn the_usual_set_up_keeps_no_connection_from_being_used_again() {
     }
 }
 
-/// What a template sets up is put back, and not what SQLite begins with.
+/// The template's settings are restored, not SQLite's defaults.
 #[test]
-fn what_on_connect_sets_is_put_back() {
+fn settings_of_on_connect_are_restored() {
     static TEMPLATE: Template = Template::sql(SCHEMA)
         .on_connect(|connection| {
             Ok(connection.execute_batch("PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 5")?)

@@ -1,6 +1,6 @@
-//! What is printed for those who see no more of it than "database is locked".
+//! Messages on stderr, for users whose code shows no more than "database is locked".
 //!
-//! Each test runs `child` of this very program as a process of its own, and reads its stderr.
+//! Each test runs `child` of this program in a new process, and reads its stderr.
 
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::{engine_with_entries, entries, in_thread};
 
 const ROLE: &str = "FIXTURES_PRINTED_ROLE";
 
-/// Does nothing in the ordinary run of the tests.
+/// Does nothing in an ordinary run of the tests.
 #[test]
 fn child() {
     match env::var(ROLE).as_deref() {
@@ -26,12 +26,12 @@ fn child() {
         Ok("waits for another") => waits_for_another(),
         Ok("fails to serialize") => fails_to_serialize(),
         Ok("times out often") => times_out_often(),
-        Ok("opens what is gone") => opens_what_is_gone(),
+        Ok("opens a dropped engine") => opens_a_dropped_engine(),
         _ => {}
     }
 }
 
-/// The lines that this crate prints in a process that does this.
+/// Returns the lines that this crate prints in a process with this role.
 fn printed_by(role: &str) -> Vec<String> {
     let mut command = Command::new(env::current_exe().unwrap());
     let output = command.args(["--exact", "--nocapture", "printed::child"]).env(ROLE, role).output().unwrap();
@@ -48,7 +48,7 @@ fn is_busy(result: rusqlite::Result<usize>) -> bool {
     result.is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy))
 }
 
-/// How long the message says that there has been a wait.
+/// Parses the length of the wait from the message.
 fn waited(message: &str) -> Duration {
     let (_, rest) = message.split_once("waited ").unwrap_or_else(|| panic!("no wait: {message}"));
     let (time, _) = rest.split_once(' ').unwrap();
@@ -76,7 +76,7 @@ fn polls() {
 }
 
 #[test]
-fn a_connection_that_polls_prints_what_it_waits_for_after_a_second_and_when_it_gives_up() {
+fn a_polling_connection_prints_what_it_waits_for_after_a_second_and_when_it_gives_up() {
     let printed = printed_by("polls");
     let [waits, fails] = &printed[..] else { panic!("{printed:#?}") };
     assert!(waits.starts_with("still waiting to write to engine "), "{waits}");
@@ -114,7 +114,7 @@ fn retries_by_itself() {
 }
 
 #[test]
-fn code_that_retries_by_itself_is_told_once_after_a_second() {
+fn code_that_retries_by_itself_gets_one_message_after_a_second() {
     let printed = printed_by("retries by itself");
     let [waits] = &printed[..] else { panic!("{printed:#?}") };
     assert!(waits.contains("thread `keeps_the_slot`") && waited(waits) >= Duration::from_secs(1), "{waits}");
@@ -134,7 +134,7 @@ fn waits_for_itself() {
 }
 
 #[test]
-fn a_wait_for_the_same_thread_is_told_soon_and_once() {
+fn a_wait_for_the_same_thread_is_reported_soon_and_once() {
     let printed = printed_by("waits for itself");
     assert!(printed.iter().all(|line| line.contains("this thread waits for itself")), "{printed:#?}");
     let early: Vec<_> = printed.iter().filter(|line| line.starts_with("still waiting")).collect();
@@ -142,21 +142,21 @@ fn a_wait_for_the_same_thread_is_told_soon_and_once() {
     early.iter().for_each(|line| assert!(waited(line) < Duration::from_millis(250), "{line}"));
 }
 
-/// Its turns in the queue are as long as its sleeps, so most of them are longer than it takes to be told.
+/// A turn in the queue lasts as long as a sleep of the handler, which is mostly longer than the delay of the message.
 fn sleeps_by_itself() {
     let engine = engine_with_entries(&[(1, 0)]);
     let _writer = engine.begin(Immediate).unwrap();
-    let mut foreign = Connection::open(engine.uri()).unwrap();
+    let foreign = &mut Connection::open(engine.uri()).unwrap(); // `busy_handler` takes `&self` in rusqlite 0.39
     let handler = |tries| {
         thread::sleep(Duration::from_millis(150));
         tries < 6
     };
     foreign.busy_handler(Some(handler)).unwrap();
-    assert!(is_busy(update(&foreign)));
+    assert!(is_busy(update(foreign)));
 }
 
 #[test]
-fn a_busy_handler_that_sleeps_long_is_told_once_as_well() {
+fn a_wait_by_a_busy_handler_with_long_sleeps_is_reported_once() {
     let printed = printed_by("sleeps by itself");
     let [early, fails] = &printed[..] else { panic!("{printed:#?}") };
     assert!(early.starts_with("still waiting") && fails.starts_with("can't write"), "{printed:#?}");
@@ -175,7 +175,7 @@ fn waits_for_another() {
 }
 
 #[test]
-fn a_wait_that_ends_well_prints_nothing() {
+fn a_wait_that_succeeds_prints_nothing() {
     assert_eq!(printed_by("waits for another"), [""; 0]);
 }
 
@@ -192,7 +192,7 @@ fn fails_to_serialize() {
 }
 
 #[test]
-fn of_a_thousand_serialization_failures_four_are_printed() {
+fn a_thousand_serialization_failures_print_four_messages() {
     let printed = printed_by("fails to serialize");
     assert_eq!(printed.len(), 4, "{printed:#?}");
     for (line, end) in printed.iter().zip(["Immediate", "10th time", "100th time", "1000th time"]) {
@@ -211,12 +211,12 @@ fn times_out_often() {
 }
 
 #[test]
-fn of_twenty_time_outs_of_one_line_two_are_printed() {
+fn twenty_lock_timeouts_at_one_line_print_two_messages() {
     let printed = printed_by("times out often");
     assert_eq!(printed.len(), 2, "{printed:#?}");
 }
 
-fn opens_what_is_gone() {
+fn opens_a_dropped_engine() {
     let gone = Engine::new().uri().to_owned();
     for _ in 0..3 {
         Connection::open(&gone).unwrap_err();
@@ -227,8 +227,8 @@ fn opens_what_is_gone() {
 }
 
 #[test]
-fn an_engine_that_is_gone_is_told_once() {
-    let printed = printed_by("opens what is gone");
+fn opening_a_dropped_engine_is_reported_once() {
+    let printed = printed_by("opens a dropped engine");
     let [gone] = &printed[..] else { panic!("{printed:#?}") };
     assert!(gone.starts_with("engine ") && gone.ends_with(" is gone; keep an Engine as long as code connects to it"));
 }

@@ -1,6 +1,6 @@
-//! Processes share what templates have been built to, by images in a folder.
+//! Processes share built templates by images in a folder.
 //!
-//! Each test runs `child` of this very program, as a process of its own, in a folder of its own.
+//! Each test runs `child` of this program in new processes, with its own folder.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -21,7 +21,7 @@ const SCHEMA: &str = "CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT);
     WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < 1000)
     INSERT INTO account SELECT id, 'owner of account ' || id FROM ids;";
 
-/// Notes that it was called, and takes long enough for others to come.
+/// Records that it was called, and takes long enough for other processes to arrive.
 fn build(connection: &mut Connection) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     OpenOptions::new().create(true).append(true).open(env::var(BUILDS)?)?.write_all(b"built\n")?;
     match env::var(ROLE)?.as_str() {
@@ -38,7 +38,7 @@ static OTHER_KEY: Template = Template::build(build).key("processes-v2");
 static DERIVED: Template = Template::from(&KEYED).seed("DELETE FROM account WHERE id > 10");
 static UNKNOWN: Template = Template::build(build);
 static SET_UP: Template = Template::sql(SCHEMA).on_connect(|_| Ok(()));
-static TIMELY: Template = Template::sql(SCHEMA).seed(
+static TIME_DEPENDENT: Template = Template::sql(SCHEMA).seed(
     "CREATE TABLE visit (account INTEGER, at TEXT DEFAULT CURRENT_TIMESTAMP); INSERT INTO visit (account) VALUES (1)",
 );
 static ATTACHING: Template = Template::sql(
@@ -46,18 +46,20 @@ static ATTACHING: Template = Template::sql(
 );
 static ZONED: Template =
     Template::sql("CREATE TABLE account AS SELECT datetime('2020-06-01 12:00', 'localtime') AS at");
-static OF_TIMELY: Template = Template::from(&TIMELY).seed("DELETE FROM account WHERE id > 10");
-static TIMELY_WITH_KEY: Template = Template::from(&TIMELY_PARENT).seed("INSERT INTO visit VALUES (2)").key("timely");
-static TIMELY_PARENT: Template =
-    Template::sql("CREATE TABLE visit (at TEXT); INSERT INTO visit VALUES (datetime('now'))").key("timely parent");
+static FROM_TIME_DEPENDENT: Template = Template::from(&TIME_DEPENDENT).seed("DELETE FROM account WHERE id > 10");
+static TIME_DEPENDENT_WITH_KEY: Template =
+    Template::from(&TIME_DEPENDENT_PARENT).seed("INSERT INTO visit VALUES (2)").key("time-dependent");
+static TIME_DEPENDENT_PARENT: Template =
+    Template::sql("CREATE TABLE visit (at TEXT); INSERT INTO visit VALUES (datetime('now'))")
+        .key("time-dependent parent");
 
-/// Its image is larger than those that are read into memory.
+/// Its image is larger than images that are read into memory.
 static LARGE: Template = Template::sql(
     "CREATE TABLE account AS WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < 1000)
     SELECT id, zeroblob(1000) AS padding FROM ids",
 );
 
-/// Each asks for the other, once both are being built.
+/// Each build asks for the other template, once both builds are running.
 static ONE_OF_TWO: Template = Template::build(|_| ask("one", "other", &OTHER_OF_TWO)).key("one-of-two");
 static OTHER_OF_TWO: Template = Template::build(|_| ask("other", "one", &ONE_OF_TWO)).key("other-of-two");
 
@@ -78,18 +80,18 @@ fn assert_refused(template: &Template) {
     assert!(error.to_string().contains("its build asks for the same template"), "{error}");
 }
 
-/// Waits until it is so, for which there is plenty of time.
-fn until(what: &str, is_so: impl Fn() -> bool) {
+/// Waits until the condition holds; panics after `DEADLINE`.
+fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < DEADLINE, "after {DEADLINE:?}, it is not so that {what}");
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "after {DEADLINE:?}, still waiting until {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Functions that are written at one place and have one key.
+/// Templates of different functions, with the same place and the same key.
 macro_rules! namesakes {
     ($($name:ident makes $sql:literal;)*) => {$(
         static $name: Template = Template::build(|connection| Ok(connection.execute_batch($sql)?)).key("namesakes");
@@ -101,7 +103,7 @@ namesakes! {
 }
 
 #[test]
-#[ignore = "is run by the others, as a process of its own"]
+#[ignore = "the other tests run it in a new process"]
 fn child() {
     let count = |template: &Template| number(&template.unit_of_work().unwrap(), "SELECT count(*) FROM account");
     match env::var(ROLE).as_deref() {
@@ -109,11 +111,11 @@ fn child() {
         Ok("other key") => assert_eq!(count(&OTHER_KEY), 1000),
         Ok("derive") => assert_eq!((count(&DERIVED), count(&KEYED)), (10, 1000)),
         Ok("unknown") => assert_eq!((count(&UNKNOWN), count(&SET_UP), count(&UNKNOWN_PARENT)), (1000, 1000, 10)),
-        Ok("timely") => assert_eq!(count(&TIMELY), 1000),
+        Ok("time-dependent") => assert_eq!(count(&TIME_DEPENDENT), 1000),
         Ok("attach") => assert_eq!((count(&ATTACHING), count(&ZONED)), (1, 1)),
-        Ok("of timely") => assert_eq!(count(&OF_TIMELY), 10),
-        Ok("timely with key") => {
-            assert_eq!(number(&TIMELY_WITH_KEY.unit_of_work().unwrap(), "SELECT count(*) FROM visit"), 2);
+        Ok("from time-dependent") => assert_eq!(count(&FROM_TIME_DEPENDENT), 10),
+        Ok("time-dependent with key") => {
+            assert_eq!(number(&TIME_DEPENDENT_WITH_KEY.unit_of_work().unwrap(), "SELECT count(*) FROM visit"), 2);
         }
         Ok("namesakes") => {
             let id = |template: &Template| number(&template.unit_of_work().unwrap(), "SELECT id FROM account");
@@ -122,7 +124,7 @@ fn child() {
         Ok(role @ ("one" | "other")) => {
             let template = if role == "one" { &ONE_OF_TWO } else { &OTHER_OF_TWO };
             assert_refused(template);
-            assert_eq!(count(&KEYED), 1000, "other templates are built as ever");
+            assert_eq!(count(&KEYED), 1000, "other templates can still be built");
         }
         Ok("first and second") => thread::scope(|scope| {
             scope.spawn(|| assert_refused(&FIRST_OF_THREE));
@@ -130,7 +132,7 @@ fn child() {
         }),
         Ok("third") => assert_refused(&THIRD_OF_THREE),
         Ok("truncated") => {
-            let engine = KEYED.engine().unwrap(); // nothing but the header has been looked at
+            let engine = KEYED.engine().unwrap(); // only the header has been read so far
             let builds = PathBuf::from(env::var(BUILDS).unwrap());
             File::create(builds.with_file_name("loaded")).unwrap();
             until("the image is truncated", || builds.with_file_name("truncated").exists());
@@ -148,11 +150,11 @@ fn child() {
             engine.transaction(|work| work.execute("UPDATE account SET owner = 'me'", [])).unwrap();
             assert_integrity(&engine.connect().unwrap());
         }
-        _ => {} // run by hand, among ignored tests
+        _ => {} // run by hand, with the ignored tests
     }
 }
 
-/// A folder for images, and how often `build` was called.
+/// A folder for images, and a count of the calls of `build`.
 struct Folder {
     folder: TempDir,
     images: PathBuf,
@@ -202,7 +204,7 @@ impl Folder {
         files.filter(|path| path.extension().is_some_and(|its| its == extension)).collect()
     }
 
-    /// The one image that there is.
+    /// Returns the only image in the folder.
     fn image(&self) -> PathBuf {
         let [image] = self.files("sqlite3").try_into().expect("there is one image");
         image
@@ -216,7 +218,7 @@ fn succeeded(output: Output) -> String {
 }
 
 #[test]
-fn exactly_one_process_builds() {
+fn exactly_one_process_builds_a_template() {
     let folder = Folder::new();
     let children: Vec<Child> = (0..6).map(|_| folder.spawn("share")).collect();
     for child in children {
@@ -239,7 +241,7 @@ fn an_image_is_an_ordinary_database() {
 }
 
 #[test]
-fn what_a_test_writes_is_not_written_to_the_image() {
+fn writes_of_a_test_do_not_reach_the_image() {
     let folder = Folder::new();
     folder.run("share");
     let before = fs::read(folder.image()).unwrap();
@@ -248,7 +250,7 @@ fn what_a_test_writes_is_not_written_to_the_image() {
 }
 
 #[test]
-fn another_key_and_a_derived_template_have_images_of_their_own() {
+fn another_key_and_a_derived_template_have_their_own_images() {
     let folder = Folder::new();
     for _ in 0..2 {
         for role in ["share", "other key", "derive"] {
@@ -258,9 +260,9 @@ fn another_key_and_a_derived_template_have_images_of_their_own() {
     assert_eq!((folder.builds(), folder.files("sqlite3").len()), (2, 3));
 }
 
-/// The one that comes first has the image; in every process that is the same one here.
+/// The template that is built first gets the image; here it is the same one in every process.
 #[test]
-fn one_key_for_two_functions_at_one_place_is_not_trusted() {
+fn a_key_shared_by_two_functions_at_one_place_is_not_trusted() {
     let folder = Folder::new();
     for _ in 0..2 {
         folder.run("namesakes");
@@ -269,7 +271,7 @@ fn one_key_for_two_functions_at_one_place_is_not_trusted() {
 }
 
 #[test]
-fn what_decides_the_content_has_to_be_known() {
+fn templates_of_functions_without_a_key_are_not_shared() {
     let folder = Folder::new();
     for _ in 0..2 {
         folder.run("unknown");
@@ -278,21 +280,21 @@ fn what_decides_the_content_has_to_be_known() {
 }
 
 #[test]
-fn what_is_of_its_time_is_not_shared_unless_it_has_a_key() {
+fn a_time_dependent_template_is_not_shared_unless_it_has_a_key() {
     let folder = Folder::new();
     for _ in 0..2 {
-        folder.run("timely");
+        folder.run("time-dependent");
     }
     assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (0, 1));
-    folder.run("of timely");
+    folder.run("from time-dependent");
     assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (0, 2));
-    folder.run("timely with key");
+    folder.run("time-dependent with key");
     assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (2, 2));
 }
 
-/// Nor is what was read from another file, or depends on the time zone.
+/// One template attaches a file; the other depends on the time zone.
 #[test]
-fn what_is_not_of_the_script_alone_is_not_shared() {
+fn templates_that_depend_on_more_than_their_script_are_not_shared() {
     let folder = Folder::new();
     let outside = Connection::open(folder.folder.path().join("outside.sqlite3")).unwrap();
     outside.execute_batch("CREATE TABLE account (id); INSERT INTO account VALUES (1)").unwrap();
@@ -300,7 +302,7 @@ fn what_is_not_of_the_script_alone_is_not_shared() {
     assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (0, 2));
 }
 
-/// Whatever has happened to the image: it is noticed, and built anew.
+/// Any damage of an image is detected, and the image is rebuilt.
 #[test]
 fn a_damaged_image_is_not_used() {
     type Damage = fn(&Path, &[u8]);
@@ -330,7 +332,7 @@ fn a_damaged_image_is_not_used() {
             assert!(stderr.contains("each process builds its own"), "{stderr}");
         } else {
             assert_eq!(stderr, "", "{what}, number {number}");
-            assert!(fs::read(&image).unwrap().starts_with(&bytes[..4096 * 2]), "{what}: it is there again");
+            assert!(fs::read(&image).unwrap().starts_with(&bytes[..4096 * 2]), "{what}: the image is there again");
         }
     }
 }
@@ -353,9 +355,9 @@ fn make_writable(path: &Path) {
     fs::set_permissions(path, permissions).unwrap();
 }
 
-/// As `cp` does to a file that is there. What is mapped would be gone: to look at it kills the process (SIGBUS).
+/// `cp` truncates an existing file like this. If the image were mapped, the next read would kill the process (SIGBUS).
 #[test]
-fn a_small_image_may_be_truncated_while_a_process_has_it() {
+fn a_small_image_may_be_truncated_while_a_process_uses_it() {
     let folder = Folder::new();
     folder.run("share");
     let child = folder.spawn("truncated");
@@ -364,35 +366,35 @@ fn a_small_image_may_be_truncated_while_a_process_has_it() {
     make_writable(&folder.image());
     File::options().write(true).open(folder.image()).unwrap().set_len(0).unwrap();
     File::create(beside("truncated")).unwrap();
-    succeeded(ended(child));
-    assert_eq!(folder.builds(), 1, "it went on with what it had");
+    succeeded(wait_for(child));
+    assert_eq!(folder.builds(), 1, "the child continued with what it had read");
 }
 
-/// A large one costs a process only what it looks at.
+/// A process reads only the pages that it needs from a mapped image.
 #[cfg(target_os = "linux")]
 #[test]
 fn only_a_large_image_is_mapped() {
     let folder = Folder::new();
     for _ in 0..2 {
-        folder.run("mapped"); // which has built them, or found them
+        folder.run("mapped"); // the first run builds the images, the second finds them
     }
     let mut sizes: Vec<u64> = folder.files("sqlite3").iter().map(|path| fs::metadata(path).unwrap().len()).collect();
     sizes.sort_unstable();
     assert!(matches!(*sizes, [small, large] if small < 256 << 10 && large > 256 << 10), "{sizes:?}");
 }
 
-/// One folder may serve several packages, and each may have a template of that key at that line.
+/// Several packages may share a folder, and each may have a template with this key at this line.
 #[test]
-fn another_package_has_images_of_its_own() {
+fn another_package_has_its_own_images() {
     let folder = Folder::new();
     folder.run("share");
     succeeded(folder.command("share", None).env("CARGO_PKG_NAME", "another-package").output().unwrap());
     assert_eq!((folder.builds(), folder.files("sqlite3").len()), (2, 2));
 }
 
-/// The image of another template under this one's name.
+/// The file has this template's name and another template's content.
 #[test]
-fn a_foreign_image_is_not_used() {
+fn an_image_of_another_template_is_not_used() {
     let folder = Folder::new();
     folder.run("share");
     let image = folder.image();
@@ -403,24 +405,24 @@ fn a_foreign_image_is_not_used() {
     assert_eq!(folder.builds(), 3);
 }
 
-/// As between two machines that each run a part of the tests: what one has built, the other is given.
+/// Two machines that each run a part of the tests may share images: one builds an image, the other gets a copy.
 #[test]
 fn a_copied_image_is_used() {
     let (one, other) = (Folder::new(), Folder::new());
     one.run("share");
-    other.run("other key"); // so that there is a folder, this user's own
+    other.run("other key"); // creates the folder, which this user then owns
     let copy = other.images.join(one.image().file_name().unwrap());
     fs::copy(one.image(), &copy).unwrap();
     let modified = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
-    assert_ne!(modified(&copy), modified(&one.image()), "a copy does not keep the time");
+    assert_ne!(modified(&copy), modified(&one.image()), "a copy does not keep the modification time");
     let builds = other.builds();
     other.run("share");
     assert_eq!(other.builds(), builds);
-    assert_eq!(modified(&copy), modified(&one.image()), "it was read through once; the next process need not");
+    assert_eq!(modified(&copy), modified(&one.image()), "one process has verified the copy, so the next need not");
 }
 
 #[test]
-fn a_crash_of_the_builder_leaves_no_lock() {
+fn a_builder_that_crashes_leaves_no_lock() {
     let folder = Folder::new();
     assert!(!folder.command("crash", None).output().unwrap().status.success());
     folder.run("share");
@@ -428,28 +430,31 @@ fn a_crash_of_the_builder_leaves_no_lock() {
     assert_eq!(fs::read_dir(&folder.images).unwrap().count(), 2, "the image and its lock");
 }
 
-/// In one process the same is told at once; see `a_template_that_asks_for_itself_is_refused`.
+/// Within one process this is detected at once; see `a_template_that_asks_for_itself_is_refused`.
 #[test]
 fn templates_that_ask_for_each_other_in_two_processes_are_refused() {
     let folder = Folder::new();
     let children: Vec<Child> = ["one", "other"].map(|role| folder.spawn(role)).into();
-    let said: String = children.into_iter().map(ended).map(succeeded).collect();
-    assert!(said.contains("-of-two-") && said.contains("waits for a template that this process builds"), "{said}");
-    assert_eq!(folder.files("sqlite3").len(), 1, "no image but that of the template that can be built");
+    let printed: String = children.into_iter().map(wait_for).map(succeeded).collect();
+    assert!(
+        printed.contains("-of-two-") && printed.contains("waits for a template that this process builds"),
+        "{printed}"
+    );
+    assert_eq!(folder.files("sqlite3").len(), 1, "only the template that can be built has an image");
 }
 
-/// One of the waits is for a thread, and the others are for files.
+/// One of the waits is for a thread; the others are for lock files.
 #[test]
-fn a_circle_by_way_of_threads_and_processes_is_refused() {
+fn a_circle_of_waits_through_threads_and_processes_is_refused() {
     let folder = Folder::new();
     let children: Vec<Child> = ["first and second", "third"].map(|role| folder.spawn(role)).into();
-    children.into_iter().map(ended).for_each(|output| drop(succeeded(output)));
+    children.into_iter().map(wait_for).for_each(|output| drop(succeeded(output)));
     assert_eq!(folder.files("sqlite3").len(), 0);
 }
 
-/// As when the other process is stopped in a debugger.
+/// The other process may be stopped in a debugger.
 #[test]
-fn a_process_that_waits_for_long_says_what_it_waits_for() {
+fn a_process_that_waits_long_prints_what_it_waits_for() {
     let folder = Folder::new();
     folder.run("share");
     fs::remove_file(folder.image()).unwrap();
@@ -457,19 +462,19 @@ fn a_process_that_waits_for_long_says_what_it_waits_for() {
     let held = File::options().write(true).open(&lock).unwrap();
     held.lock().unwrap();
     let mut child = folder.spawn("share");
-    let mut said = String::new();
-    BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    let mut printed = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut printed).unwrap();
     let (lock, process) = (lock.display(), "process ");
-    assert!(said.starts_with(&format!("rusqlite-fixtures: waiting for {process}")), "{said}");
-    assert!(said.ends_with(&format!(" (it has locked `{lock}`), which builds a template\n")), "{said}");
-    assert!(child.try_wait().unwrap().is_none() && folder.builds() == 1, "it goes on waiting");
+    assert!(printed.starts_with(&format!("rusqlite-fixtures: waiting for {process}")), "{printed}");
+    assert!(printed.ends_with(&format!(" (it has locked `{lock}`), which builds a template\n")), "{printed}");
+    assert!(child.try_wait().unwrap().is_none() && folder.builds() == 1, "it is still waiting");
     held.unlock().unwrap();
-    succeeded(ended(child));
+    succeeded(wait_for(child));
     assert_eq!(folder.builds(), 2);
 }
 
-/// What came of a child, which ends in time.
-fn ended(mut child: Child) -> Output {
+/// Waits until a child has ended, and returns its output; panics after `DEADLINE`.
+fn wait_for(mut child: Child) -> Output {
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if start.elapsed() > DEADLINE {
@@ -485,15 +490,15 @@ fn ended(mut child: Child) -> Output {
 fn a_failing_build_leaves_nothing_and_is_reported() {
     let folder = Folder::new();
     let output = folder.command("fail", None).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).unwrap();
-    assert!(said.contains("can't build the template `processes` at tests/it/processes.rs:"), "{said}");
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8(printed).unwrap();
+    assert!(printed.contains("can't build the template `processes` at tests/it/processes.rs:"), "{printed}");
     assert!(folder.files("sqlite3").is_empty());
     folder.run("share");
 }
 
 #[test]
-fn no_folder_is_needed() {
+fn templates_work_without_a_folder() {
     let mut folder = Folder::new();
     let working = folder.folder.path().to_owned();
     let file = working.join("file");
@@ -501,11 +506,11 @@ fn no_folder_is_needed() {
     let relative = PathBuf::from("relative/folder");
     for images in [file.clone(), file.join("below"), PathBuf::from("/proc/no-folder-can-be-made-here"), relative] {
         folder.images = images;
-        let said = folder.run("derive");
-        assert_eq!(said.matches("rusqlite-fixtures: can't use").count(), 1, "it is said once: {said}");
-        assert!(said.contains(&*folder.images.to_string_lossy()), "{said}");
+        let printed = folder.run("derive");
+        assert_eq!(printed.matches("rusqlite-fixtures: can't use").count(), 1, "it is printed once: {printed}");
+        assert!(printed.contains(&*folder.images.to_string_lossy()), "{printed}");
     }
-    folder.images = PathBuf::new(); // none is wanted
+    folder.images = PathBuf::new(); // sharing is turned off
     assert_eq!(folder.run("share"), "");
 }
 
@@ -536,8 +541,8 @@ mod unix {
         folder.run("share");
         for bits in [0o770, 0o702] {
             set_mode(&folder.images, bits);
-            let said = folder.run("share");
-            assert!(said.contains("others can write to it") && said.contains("chmod go-w"), "{said}");
+            let printed = folder.run("share");
+            assert!(printed.contains("others can write to it") && printed.contains("chmod go-w"), "{printed}");
         }
         assert_eq!(folder.builds(), 3);
     }
@@ -551,16 +556,16 @@ mod unix {
         assert_eq!((folder.builds(), mode(&folder.image())), (2, 0o400));
     }
 
-    /// No file may grow beyond 1 KB: to a program, that is what a full disk is.
+    /// No file may grow beyond 1 KB, which looks like a full disk to a program.
     #[test]
-    fn a_full_disk_costs_the_sharing_only() {
+    fn on_a_full_disk_each_process_builds_its_own_template() {
         let folder = Folder::new();
         let limit = "trap '' XFSZ; ulimit -f 1";
         let mut command = folder.command("share", Some(limit));
-        command.env("LLVM_PROFILE_FILE", "/dev/null"); // coverage would be cut short, too, and no longer be readable
-        let said = succeeded(command.output().unwrap());
-        assert!(said.contains("each process builds its own"), "{said}");
-        assert_eq!(fs::read_dir(&folder.images).unwrap().count(), 1, "the lock, and nothing half written");
+        command.env("LLVM_PROFILE_FILE", "/dev/null"); // the limit would also truncate the coverage data and make it unreadable
+        let printed = succeeded(command.output().unwrap());
+        assert!(printed.contains("each process builds its own"), "{printed}");
+        assert_eq!(fs::read_dir(&folder.images).unwrap().count(), 1, "the lock file, and no half-written image");
     }
 }
 
@@ -581,13 +586,13 @@ fn old_images_are_removed() {
     let many: Vec<PathBuf> = (0..230).map(|n| make(&format!("many{n}-{hash}.sqlite3"), hour)).collect();
     folder.run("other key");
     assert!(old.iter().all(|path| !path.exists()));
-    assert!(others.iter().all(|path| path.exists()), "files that are not ours stay");
+    assert!(others.iter().all(|path| path.exists()), "other files stay");
     assert!(image.exists());
     let left = many.iter().filter(|path| path.exists()).count();
     assert!((190..200).contains(&left), "{left} of 230 are left");
 }
 
-/// Those younger than an hour may be what this very run of tests is using, however many they are.
+/// The current test run may be using images younger than an hour, so they stay, however many there are.
 #[test]
 fn images_younger_than_an_hour_stay() {
     let folder = Folder::new();
@@ -604,7 +609,7 @@ fn images_younger_than_an_hour_stay() {
     assert_eq!(young.iter().filter(|path| !path.exists()).count(), 0, "of {}", young.len());
 }
 
-/// Nor do a few that are not a week old.
+/// If there are only a few images, they stay until they are a week old.
 #[test]
 fn a_few_images_stay_for_a_week() {
     let folder = Folder::new();
@@ -615,9 +620,9 @@ fn a_few_images_stay_for_a_week() {
     assert!(path.exists());
 }
 
-/// Without the variable, images are in Cargo's target folder.
+/// Without RUSQLITE_FIXTURES_DIR, images are in Cargo's target folder.
 #[test]
-fn images_are_in_the_target_folder() {
+fn images_are_in_the_target_folder_by_default() {
     let folder = Folder::new();
     let (target, program) = (folder.folder.path().join("target"), env::current_exe().unwrap());
     fs::create_dir_all(target.join("debug/deps")).unwrap();
@@ -627,7 +632,7 @@ fn images_are_in_the_target_folder() {
         let mut command = Command::new(&copy);
         command.args(["--exact", "processes::child", "--ignored"]).env(ROLE, "share");
         command.env(BUILDS, folder.folder.path().join("builds")).env_remove("RUSQLITE_FIXTURES_DIR");
-        // A process that another test starts just now has the copy open for writing, until it becomes another program.
+        // A process that another test has just forked has the copy open for writing, until it executes another program.
         let output = loop {
             match command.output() {
                 Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
@@ -637,7 +642,7 @@ fn images_are_in_the_target_folder() {
         assert_eq!(succeeded(output), "");
     };
     run();
-    assert!(!target.join("rusqlite-fixtures").exists(), "it is not known to be Cargo's");
+    assert!(!target.join("rusqlite-fixtures").exists(), "without CACHEDIR.TAG, the folder may not be Cargo's");
     fs::write(target.join("CACHEDIR.TAG"), "Signature: …\n# This file is a cache directory tag created by cargo.\n")
         .unwrap();
     run();

@@ -1,4 +1,4 @@
-//! Readers never wait for a writer, see no half of a commit, and keep no writer waiting.
+//! Readers never wait for a writer, never see part of a commit, and never make a writer wait.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,7 +12,7 @@ use crate::support::{engine_with_entries, entries, number};
 #[test]
 fn a_reader_sees_the_last_commit_while_a_writer_is_open() {
     let engine = engine_with_entries(&[(1, 10)]);
-    engine.set_lock_timeout(Duration::ZERO); // whoever had to wait would fail
+    engine.set_lock_timeout(Duration::ZERO); // any wait fails at once
     for behavior in [Immediate, Exclusive] {
         let writer = engine.begin(behavior).unwrap();
         writer.execute("UPDATE entry SET value = 11", []).unwrap();
@@ -27,23 +27,23 @@ fn a_reader_sees_the_last_commit_while_a_writer_is_open() {
 }
 
 #[test]
-fn a_reader_keeps_reading_the_same_while_others_commit() {
+fn a_reader_keeps_its_snapshot_while_others_commit() {
     let engine = engine_with_entries(&[(1, 0)]);
     let reader = engine.unit_of_work().unwrap();
     assert_eq!(entries(&reader), [(1, 0)]);
-    engine.set_lock_timeout(Duration::ZERO); // whoever had to wait for the reader would fail
+    engine.set_lock_timeout(Duration::ZERO); // any wait for the reader fails at once
     for value in 1..=20 {
         engine.transaction(|work| work.execute("UPDATE entry SET value = ?1", [value])).unwrap();
         assert_eq!(entries(&reader), [(1, 0)]);
     }
     engine.reset().unwrap();
-    assert_eq!(entries(&reader), [(1, 0)], "not even a reset takes away what is being read");
+    assert_eq!(entries(&reader), [(1, 0)], "a reset does not change what an open transaction reads");
     reader.commit().unwrap();
     assert_eq!(number(&engine.connect().unwrap(), "SELECT count(*) FROM sqlite_schema"), 0);
 }
 
 #[test]
-fn a_half_stepped_statement_keeps_what_it_reads() {
+fn an_unfinished_statement_keeps_its_snapshot() {
     let engine = engine_with_entries(&[(1, 1), (2, 2), (3, 3)]);
     let reader = engine.connect().unwrap();
     let mut statement = reader.prepare("SELECT key FROM entry ORDER BY key").unwrap();
@@ -59,8 +59,8 @@ fn a_half_stepped_statement_keeps_what_it_reads() {
 }
 
 #[test]
-fn no_reader_sees_half_of_a_commit() {
-    // Every commit moves something from one row to another, on pages of their own; the sum never changes.
+fn no_reader_sees_part_of_a_commit() {
+    // Every commit moves a value between two rows on different pages; the sum never changes.
     let engine = engine_with_entries(&[]);
     let setup = engine.connect().unwrap();
     setup.execute_batch("ALTER TABLE entry ADD COLUMN padding BLOB").unwrap();
@@ -94,11 +94,11 @@ fn no_reader_sees_half_of_a_commit() {
     });
 }
 
-/// The control: what reads in two statements, and not in one transaction, does see half of a transfer.
+/// The control: two statements without a transaction around them do see half of a transfer.
 #[test]
-fn without_a_transaction_half_of_a_commit_is_seen() {
+fn without_a_transaction_a_reader_sees_half_of_a_transfer() {
     let engine = engine_with_entries(&[(1, 100), (2, 100)]);
-    let half = |connection: &Connection, key| number(connection, &format!("SELECT value FROM entry WHERE key = {key}"));
+    let read = |connection: &Connection, key| number(connection, &format!("SELECT value FROM entry WHERE key = {key}"));
     let transfer = || {
         let update = "UPDATE entry SET value = value + CASE key WHEN 1 THEN -1 ELSE 1 END";
         engine.transaction(|work| work.execute(update, [])).unwrap();
@@ -107,8 +107,8 @@ fn without_a_transaction_half_of_a_commit_is_seen() {
         if sum == 200 {
             reader.execute_batch("BEGIN").unwrap();
         }
-        let first = half(&reader, 1);
+        let first = read(&reader, 1);
         transfer();
-        assert_eq!(first + half(&reader, 2), sum);
+        assert_eq!(first + read(&reader, 2), sum);
     }
 }

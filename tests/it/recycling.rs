@@ -1,4 +1,4 @@
-//! A unit of work gets a connection as good as new, whatever the one before it did with it.
+//! A unit of work gets a clean connection, whatever the previous unit of work did to it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,14 +11,13 @@ use rusqlite_fixtures::{Engine, UnitOfWork};
 
 use crate::support::{engine_with_entries, entries, number};
 
-/// Does `leave` in one unit of work; then the next, which is on the same connection unless that was closed, must pass
-/// `check`.
+/// Runs `leave` in one unit of work and `check` in the next, which is on the same connection unless that was closed.
 fn after(leave: impl FnOnce(&mut UnitOfWork), check: impl FnOnce(&UnitOfWork)) {
     let engine = engine_with_entries(&[(1, 1)]);
     let mut work = engine.unit_of_work().unwrap();
     leave(&mut work);
     drop(work);
-    engine.set_lock_timeout(Duration::ZERO); // what still held the writer slot would be noticed
+    engine.set_lock_timeout(Duration::ZERO); // fails at once if the writer slot is still held
     let next = engine.unit_of_work().unwrap();
     assert!(!next.is_autocommit());
     assert_eq!(entries(&next), [(1, 1)]);
@@ -32,7 +31,7 @@ fn run(sql: &str) -> impl FnOnce(&mut UnitOfWork) + '_ {
 }
 
 #[test]
-fn nothing_is_left_of_transactions() {
+fn transactions_do_not_carry_over() {
     after(run("UPDATE entry SET value = 2"), |_| {});
     after(run("COMMIT; BEGIN; UPDATE entry SET value = 3"), |_| {});
     after(run("COMMIT"), |_| {});
@@ -41,7 +40,7 @@ fn nothing_is_left_of_transactions() {
 }
 
 #[test]
-fn nothing_is_left_of_a_statement_that_was_not_finished() {
+fn an_unfinished_statement_does_not_carry_over() {
     after(
         |work| {
             work.execute_batch("COMMIT").unwrap();
@@ -56,7 +55,7 @@ fn nothing_is_left_of_a_statement_that_was_not_finished() {
 }
 
 #[test]
-fn nothing_is_left_of_temporary_and_attached_schemas() {
+fn temporary_and_attached_schemas_do_not_carry_over() {
     let no_such =
         |name: &'static str| move |next: &UnitOfWork| assert!(next.prepare(&format!("SELECT * FROM {name}")).is_err());
     after(run("CREATE TEMP TABLE scratch (a)"), no_such("scratch"));
@@ -71,7 +70,7 @@ fn nothing_is_left_of_temporary_and_attached_schemas() {
 }
 
 #[test]
-fn nothing_is_left_of_pragmas() {
+fn pragmas_do_not_carry_over() {
     for pragma in [
         "analysis_limit",
         "case_sensitive_like",
@@ -104,17 +103,18 @@ fn nothing_is_left_of_pragmas() {
             "analysis_limit" | "cache_size" | "busy_timeout" | "max_page_count" | "wal_autocheckpoint" => "77",
             _ => "1",
         };
-        // A pragma on `temp` does not come to the engine's VFS, but may be for the whole connection.
+        // A pragma on `temp` does not reach the engine's VFS, but may apply to the whole connection.
         // It opens a temporary database, which `temp_store` closes again.
         for (database, then) in [("", ""), ("main.", ""), ("temp.", "PRAGMA temp.temp_store = MEMORY")] {
             let leave = |work: &mut UnitOfWork| {
-                // One is over with the transaction, in which `temp_store` can't be changed.
-                let is_over = pragma == "defer_foreign_keys" && then.is_empty();
-                let before = if is_over { "" } else { "COMMIT;" };
+                // `defer_foreign_keys` ends with the transaction, within which `temp_store` can't be changed.
+                let ends_with_transaction = pragma == "defer_foreign_keys" && then.is_empty();
+                let before = if ends_with_transaction { "" } else { "COMMIT;" };
                 run(&format!("{before} PRAGMA {database}{pragma} = {set}; SELECT * FROM entry; {then}"))(work);
-                // One has no answer, and one stays as it is on an engine; what is set of `temp` may be its own.
+                // `case_sensitive_like` returns nothing; `locking_mode` stays the same on an engine; a setting of
+                // `temp` may affect `temp` only.
                 let is_exempt = database == "temp." || ["case_sensitive_like", "locking_mode"].contains(&pragma);
-                assert!(is_exempt || value(work) != fresh, "{database}{pragma}: nothing was left");
+                assert!(is_exempt || value(work) != fresh, "{database}{pragma}: it had no effect");
             };
             after(leave, |next| {
                 assert_eq!(value(next), fresh, "{database}{pragma}");
@@ -125,7 +125,7 @@ fn nothing_is_left_of_pragmas() {
 }
 
 #[test]
-fn nothing_is_left_of_limits_and_flags() {
+fn limits_and_flags_do_not_carry_over() {
     after(
         |work| assert!(work.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, 100).is_ok()),
         |next| assert!(next.prepare(&format!("SELECT '{}'", "x".repeat(200))).is_ok()),
@@ -136,13 +136,13 @@ fn nothing_is_left_of_limits_and_flags() {
     );
 }
 
-/// All limits that this version of SQLite has, which may be more than rusqlite has names for.
+/// This version of SQLite may have more limits than rusqlite has names for.
 #[test]
-#[allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
-fn nothing_is_left_of_any_limit() {
+#[allow(unsafe_code, reason = "calls SQLite's C interface, which rusqlite does not expose here")]
+fn no_limit_carries_over() {
     use rusqlite::ffi;
 
-    // SAFETY: the connection is open; a negative value only asks, and any number may be asked for.
+    // SAFETY: the connection is open; a negative value only reads the limit, and any id is allowed.
     let limit = |work: &UnitOfWork, id: i32, value: i32| unsafe { ffi::sqlite3_limit(work.handle(), id, value) };
     let fresh: Vec<i32> = {
         let work = Engine::new().unit_of_work().unwrap();
@@ -163,13 +163,13 @@ fn nothing_is_left_of_any_limit() {
 }
 
 #[test]
-#[allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
-fn nothing_is_left_of_what_calls_set() {
+#[allow(unsafe_code, reason = "calls SQLite's C interface, which rusqlite does not expose here")]
+fn settings_by_calls_do_not_carry_over() {
     use rusqlite::ffi;
     use std::ptr::null;
 
     let reserved = |work: &UnitOfWork, mut bytes: i32| {
-        // SAFETY: the connection is open; with this opcode the argument is an int, where the answer is written to.
+        // SAFETY: the connection is open; this opcode takes a pointer to an int, which receives the answer.
         unsafe {
             let argument = (&raw mut bytes).cast();
             ffi::sqlite3_file_control(work.handle(), null(), ffi::SQLITE_FCNTL_RESERVE_BYTES, argument);
@@ -185,7 +185,7 @@ fn nothing_is_left_of_what_calls_set() {
     let may_load = |work: &UnitOfWork, value: i32| {
         let mut is_on = -1;
         let verb = ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION;
-        // SAFETY: the connection is open; this verb takes an int, and an int to write the answer to.
+        // SAFETY: the connection is open; this verb takes an int, and a pointer to an int, which receives the answer.
         assert_eq!(unsafe { ffi::sqlite3_db_config(work.handle(), verb, value, &raw mut is_on) }, ffi::SQLITE_OK);
         is_on
     };
@@ -194,7 +194,7 @@ fn nothing_is_left_of_what_calls_set() {
 }
 
 #[test]
-fn nothing_is_left_of_functions_that_replace_others() {
+fn redefined_functions_do_not_carry_over() {
     let abs = |work: &mut UnitOfWork| {
         work.create_scalar_function("abs", 1, FunctionFlags::SQLITE_UTF8, |_| Ok(42)).unwrap();
         assert_eq!(number(work, "SELECT abs(-1)"), 42);
@@ -202,10 +202,11 @@ fn nothing_is_left_of_functions_that_replace_others() {
     after(abs, |next| assert_eq!(number(next, "SELECT abs(-1)"), 1));
 }
 
-/// rusqlite wants a `&mut Connection` for hooks, which a unit of work does not give; but code may set them in SQLite.
+/// rusqlite takes a `&mut Connection` for hooks, which a unit of work does not give; but code may set them by SQLite's C
+/// interface.
 #[test]
-#[allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
-fn nothing_is_left_of_hooks() {
+#[allow(unsafe_code, reason = "calls SQLite's C interface, which rusqlite does not expose here")]
+fn hooks_do_not_carry_over() {
     use rusqlite::ffi::{self, sqlite3};
     use std::ffi::{c_char, c_int, c_void};
     use std::ptr::null_mut;
@@ -239,7 +240,7 @@ fn nothing_is_left_of_hooks() {
     }
     const TRACE_STATEMENTS: u32 = 1;
     let set = |db: *mut sqlite3, hook| {
-        // SAFETY: the connection is open, as is the one in `after`, and the functions are what SQLite takes.
+        // SAFETY: the unit of work in `after` keeps the connection open; the functions have the types that SQLite takes.
         unsafe {
             match hook {
                 0 => assert!(ffi::sqlite3_commit_hook(db, Some(on_commit), null_mut()).is_null()),
@@ -254,7 +255,7 @@ fn nothing_is_left_of_hooks() {
     for hook in 0..6 {
         after(
             |work| {
-                // SAFETY: used at once, while the connection is open.
+                // SAFETY: the handle is used at once, while the connection is open.
                 set(unsafe { work.handle() }, hook);
                 let before = CALLS.load(Ordering::Relaxed);
                 let update = "UPDATE entry SET value = 1";
@@ -266,16 +267,16 @@ fn nothing_is_left_of_hooks() {
                 next.execute("UPDATE entry SET value = 2", []).unwrap();
                 next.execute("UPDATE entry SET value = 1", []).unwrap();
                 next.prepare("SELECT max(value) FROM entry").unwrap();
-                assert_eq!(CALLS.load(Ordering::Relaxed), before, "hook {hook}");
+                assert_eq!(CALLS.load(Ordering::Relaxed), before, "hook {hook} is still called");
             },
         );
     }
 }
 
-/// A hook for WAL runs when something is committed to an attached file in WAL mode.
+/// A WAL hook runs on a commit to an attached file in WAL mode.
 #[test]
-#[allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
-fn nothing_is_left_of_a_hook_for_wal() {
+#[allow(unsafe_code, reason = "calls SQLite's C interface, which rusqlite does not expose here")]
+fn a_wal_hook_does_not_carry_over() {
     use rusqlite::ffi::{self, sqlite3};
     use std::ffi::{c_char, c_int, c_void};
 
@@ -288,7 +289,7 @@ fn nothing_is_left_of_a_hook_for_wal() {
     let path = folder.path().join("wal.sqlite3");
     let file = Connection::open(&path).unwrap();
     file.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)").unwrap();
-    // SAFETY: the connection is open, and the function is what SQLite takes.
+    // SAFETY: the connection is open, and the function has the type that SQLite takes.
     let set = |connection: &Connection| unsafe {
         ffi::sqlite3_wal_hook(connection.handle(), Some(on_wal), std::ptr::null_mut());
     };
@@ -299,22 +300,22 @@ fn nothing_is_left_of_a_hook_for_wal() {
     };
     let hooked = Engine::new().connect().unwrap();
     set(&hooked);
-    assert_eq!(write(&hooked), 1, "it runs where it is set");
+    assert_eq!(write(&hooked), 1, "the hook runs on its connection");
     after(
         |work| set(work),
         |next| {
             assert_eq!(number(next, "PRAGMA wal_autocheckpoint"), 1000);
             next.execute_batch("COMMIT").unwrap();
-            assert_eq!(write(next), 1, "and does not run here");
+            assert_eq!(write(next), 1, "the hook does not run on this connection");
             next.execute_batch("BEGIN").unwrap();
         },
     );
 }
 
-/// As rusqlite, from version 0.41 on, keeps what `Connection::busy_handler` and others are given: under the name of
-/// SQLite's function. A closure that captures the engine would keep it alive for ever.
+/// Since version 0.41, rusqlite stores the closures for `Connection::busy_handler` and others as client data, under the
+/// name of SQLite's function. A closure that captures the engine would keep it alive forever.
 #[test]
-#[allow(unsafe_code, reason = "keeps data in a connection as rusqlite does, whose versions differ in how they do it")]
+#[allow(unsafe_code, reason = "stores client data in a connection as rusqlite does, whose versions differ in this")]
 fn closures_of_callbacks_are_dropped() {
     use rusqlite::ffi::sqlite3;
     use std::ffi::{CStr, c_char, c_int, c_void};
@@ -328,7 +329,7 @@ fn closures_of_callbacks_are_dropped() {
         ) -> c_int;
     }
     unsafe extern "C" fn drop_engine(data: *mut c_void) {
-        // SAFETY: from `Box::into_raw` below, and SQLite calls this once.
+        // SAFETY: the pointer is from `Box::into_raw` below, and SQLite calls this once.
         drop(unsafe { Box::from_raw(data.cast::<Engine>()) });
     }
     let names: [&CStr; 3] = [c"sqlite3_busy_handler", c"sqlite3_trace_v2", c"sqlite3_wal_hook"];
@@ -336,25 +337,25 @@ fn closures_of_callbacks_are_dropped() {
         let engine = engine_with_entries(&[]);
         let uri = engine.uri().to_owned();
         let mut pooled = engine.pooled_connection().unwrap();
-        let connection: &mut Connection = &mut pooled; // as all these functions of rusqlite ask for
+        let connection: &mut Connection = &mut pooled; // as rusqlite's functions for callbacks take it
         let captured: *mut Engine = Box::into_raw(Box::new(engine.clone()));
-        // SAFETY: the connection is open, and the destructor takes what the data is.
+        // SAFETY: the connection is open, and the destructor takes data of this type.
         let code =
             unsafe { sqlite3_set_clientdata(connection.handle(), name.as_ptr(), captured.cast(), Some(drop_engine)) };
         assert_eq!(code, 0);
         drop((pooled, engine));
-        assert!(Connection::open(uri).is_err(), "the engine is gone, with what {name:?} captured");
+        assert!(Connection::open(uri).is_err(), "the engine is freed, with the closure of {name:?}");
     }
 }
 
-/// One who forbids transactions to a connection forbids them to the next unit of work too, if that gets it.
+/// An authorizer that denies transactions would deny them to the next unit of work on the connection, too.
 #[test]
-#[allow(unsafe_code, reason = "calls SQLite past rusqlite, to do what only such code can")]
-fn nothing_is_left_of_an_authorizer_that_forbids_to_begin() {
+#[allow(unsafe_code, reason = "calls SQLite's C interface, which rusqlite does not expose here")]
+fn an_authorizer_that_denies_transactions_does_not_carry_over() {
     use rusqlite::ffi;
     use std::ffi::{c_char, c_int, c_void};
 
-    unsafe extern "C" fn forbid(
+    unsafe extern "C" fn deny(
         _: *mut c_void,
         action: c_int,
         _: *const c_char,
@@ -367,15 +368,15 @@ fn nothing_is_left_of_an_authorizer_that_forbids_to_begin() {
     after(
         |work| {
             work.execute_batch("COMMIT").unwrap();
-            // SAFETY: the connection is open, and the function is what SQLite takes.
-            unsafe { ffi::sqlite3_set_authorizer(work.handle(), Some(forbid), std::ptr::null_mut()) };
+            // SAFETY: the connection is open, and the function has the type that SQLite takes.
+            unsafe { ffi::sqlite3_set_authorizer(work.handle(), Some(deny), std::ptr::null_mut()) };
         },
         |next| assert!(!next.is_autocommit()),
     );
 }
 
 #[test]
-fn a_timeout_of_the_test_before_is_gone() {
+fn a_busy_timeout_does_not_carry_over() {
     let engine = engine_with_entries(&[(1, 1)]);
     let work = engine.unit_of_work().unwrap();
     work.busy_timeout(Duration::from_secs(60)).unwrap();
@@ -383,17 +384,17 @@ fn a_timeout_of_the_test_before_is_gone() {
     engine.set_lock_timeout(Duration::ZERO);
     let (_writer, next) =
         (engine.begin(rusqlite::TransactionBehavior::Immediate).unwrap(), engine.unit_of_work().unwrap());
-    assert!(next.execute("DELETE FROM entry", []).is_err(), "it waits as the engine says");
+    assert!(next.execute("DELETE FROM entry", []).is_err(), "the engine's lock timeout applies");
 }
 
 #[test]
-fn last_insert_rowid_starts_as_new() {
+fn last_insert_rowid_starts_at_zero() {
     after(run("INSERT INTO entry VALUES (77, 0)"), |next| assert_eq!(next.last_insert_rowid(), 0));
 }
 
-/// The purpose of all this: where nothing is left, the connection is used again.
+/// The counterpart of the other tests: a connection that is clean is reused, not closed.
 #[test]
-fn a_clean_connection_is_used_again() {
+fn a_clean_connection_is_reused() {
     let engine = engine_with_entries(&[(1, 1)]);
     let connection_of = |work: &UnitOfWork| number(work, "SELECT id_of_connection()");
     let work = engine.unit_of_work().unwrap();
@@ -410,7 +411,7 @@ fn a_clean_connection_is_used_again() {
         "COMMIT",
     ] {
         let work = engine.unit_of_work().unwrap();
-        assert_eq!(connection_of(&work), 7, "a new function can't be told; it stays, as the documentation says");
+        assert_eq!(connection_of(&work), 7, "a new function can't be detected and carries over, as documented");
         work.execute_batch(sql).unwrap();
     }
     let work = engine.unit_of_work().unwrap();
@@ -418,7 +419,7 @@ fn a_clean_connection_is_used_again() {
 }
 
 #[test]
-fn a_connection_that_was_not_ours_to_give_back_is_just_closed() {
+fn a_connection_from_connect_is_closed_and_not_reused() {
     let engine = engine_with_entries(&[(1, 1)]);
     let connection: Connection = engine.connect().unwrap();
     connection.execute_batch("PRAGMA foreign_keys = OFF; CREATE TEMP TABLE t (a)").unwrap();

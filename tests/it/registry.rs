@@ -1,4 +1,4 @@
-//! Each engine is made exactly once, and a creation that fails leaves nothing behind.
+//! Each engine is created exactly once, and a creation that fails leaves nothing behind.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ fn url(name: &str) -> DatabaseUrl {
     DatabaseUrl::named(name).unwrap()
 }
 
-/// Starts `threads` threads at once, and returns what they give.
+/// Runs `work` on `threads` threads at once, and returns the results.
 fn at_once<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let barrier = Barrier::new(threads);
     thread::scope(|scope| {
@@ -28,11 +28,11 @@ fn at_once<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> 
 }
 
 #[test]
-fn creates_once_while_others_wait() {
+fn an_engine_is_created_once_while_other_threads_wait() {
     let (engines, creations) = (MemoryEngines::new(), AtomicUsize::new(0));
     let create = || {
         creations.fetch_add(1, Ordering::Relaxed);
-        thread::yield_now(); // so that others come while it is being made
+        thread::yield_now(); // so that other threads arrive during the creation
         Ok(Engine::new())
     };
     let found = at_once(16, |_| engines.get_or_create_with(&url("orders"), create).unwrap());
@@ -42,12 +42,12 @@ fn creates_once_while_others_wait() {
 }
 
 #[test]
-fn a_creation_keeps_nobody_waiting_who_asks_for_another_url() {
+fn a_creation_does_not_block_other_urls() {
     let engines = MemoryEngines::new();
     let (in_creation, has_begun) = mpsc::channel();
     thread::scope(|scope| {
         let engines = &engines;
-        let (go_on, may_go_on) = mpsc::channel::<()>(); // in here, so that a failure does not keep the other thread waiting
+        let (go_on, may_go_on) = mpsc::channel::<()>(); // in this scope, so that a failure ends the other thread's wait
         scope.spawn(move || {
             engines.get_or_create_with(&url("slow"), || {
                 in_creation.send(()).unwrap();
@@ -56,10 +56,10 @@ fn a_creation_keeps_nobody_waiting_who_asks_for_another_url() {
             })
         });
         has_begun.recv().unwrap();
-        assert!(engines.get(&url("slow")).is_none(), "what is being made is not there yet");
+        assert!(engines.get(&url("slow")).is_none(), "an engine is not in the registry during its creation");
         assert!(engines.remove(&url("slow")).is_none(), "nor can it be removed");
         assert!(engines.is_empty());
-        engines.get_or_create(&url("other")).unwrap(); // would hang, were the lock held during a creation
+        engines.get_or_create(&url("other")).unwrap(); // would hang if a lock were held during a creation
         assert_eq!((engines.urls(), engines.is_empty()), (vec![url("other")], false));
         go_on.send(()).unwrap();
     });
@@ -67,7 +67,7 @@ fn a_creation_keeps_nobody_waiting_who_asks_for_another_url() {
 }
 
 #[test]
-fn each_waiter_tries_in_turn_when_creations_fail_and_panic() {
+fn waiting_threads_try_in_turn_when_creations_fail_or_panic() {
     let (engines, tries) = (MemoryEngines::new(), AtomicUsize::new(0));
     let create = || -> Result<Engine, String> {
         match tries.fetch_add(1, Ordering::Relaxed) {
@@ -94,11 +94,11 @@ fn rusqlite_error() -> Error {
 }
 
 #[test]
-fn a_creation_that_asks_for_itself_is_told_so() {
+fn a_creation_that_asks_for_its_own_url_is_an_error() {
     let engines = MemoryEngines::new();
     let result = engines.get_or_create_with(&url("orders"), || engines.get_or_create(&url("orders")));
     assert_eq!(result.unwrap_err().kind(), ErrorKind::RecursiveCreation);
-    assert!(engines.get_or_create(&url("orders")).is_ok(), "nothing is left of the failed creation");
+    assert!(engines.get_or_create(&url("orders")).is_ok(), "a failed creation leaves nothing behind");
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_creation_may_ask_for_other_engines() {
 }
 
 #[test]
-fn removing_makes_room_for_a_new_one() {
+fn a_removed_engine_is_replaced_by_a_new_one() {
     let engines = MemoryEngines::default();
     let old = engines.get_or_create(&DatabaseUrl::MEMORY).unwrap();
     assert_eq!(engines.remove(&DatabaseUrl::MEMORY), Some(old.clone()));
@@ -120,7 +120,7 @@ fn removing_makes_room_for_a_new_one() {
 }
 
 #[test]
-fn the_registry_of_the_process_is_what_shared_engines_come_from() {
+fn shared_engines_come_from_the_registry_of_the_process() {
     let name = "file:the%20registry?mode=memory";
     let engine = Engine::shared(name).unwrap();
     assert_eq!(MEMORY_ENGINES.get(&url("the registry")), Some(engine.clone()));

@@ -1,4 +1,4 @@
-//! Snapshots: taking, forking and restoring them, and what comes from files and goes to them.
+//! Snapshots: taking, forking and restoring them, reading them from files and saving them.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use rusqlite_fixtures::{Engine, ErrorKind, Snapshot};
 use crate::support::{assert_integrity, engine_with_entries, entries, number, text};
 
 #[test]
-fn a_snapshot_is_what_was_committed_then() {
+fn a_snapshot_has_what_was_committed_when_it_was_taken() {
     let engine = engine_with_entries(&[(1, 1)]);
     let work = engine.unit_of_work().unwrap();
     work.execute("INSERT INTO entry VALUES (2, 2)", []).unwrap();
@@ -27,7 +27,7 @@ fn a_snapshot_is_what_was_committed_then() {
 }
 
 #[test]
-fn a_fork_and_its_original_go_separate_ways() {
+fn a_fork_and_its_original_do_not_affect_each_other() {
     let original = engine_with_entries(&[(1, 1)]);
     let fork = original.fork();
     assert_ne!(fork, original);
@@ -36,11 +36,15 @@ fn a_fork_and_its_original_go_separate_ways() {
     assert_eq!(entries(&original.connect().unwrap()), [(1, 1), (2, 2)]);
     assert_eq!(entries(&fork.connect().unwrap()), [(1, 1), (3, 3)]);
     fork.reset().unwrap();
-    assert_eq!(entries(&fork.connect().unwrap()), [(1, 1)], "a fork goes back to what it was forked with");
+    assert_eq!(
+        entries(&fork.connect().unwrap()),
+        [(1, 1)],
+        "a reset returns a fork to the content that it was forked with"
+    );
 }
 
 #[test]
-fn an_engine_takes_snapshots_of_others() {
+fn an_engine_restores_a_snapshot_of_another_engine() {
     let (one, other) = (engine_with_entries(&[(1, 1)]), Engine::new());
     let idle = other.connect().unwrap();
     idle.execute_batch("CREATE TABLE note (text)").unwrap();
@@ -65,7 +69,7 @@ fn a_snapshot_in_another_encoding_is_refused() {
 }
 
 #[test]
-fn bytes_make_the_same_database_again() {
+fn a_snapshot_from_bytes_is_the_same_database() {
     let engine = engine_with_entries(&[(1, 1)]);
     let snapshot = engine.snapshot();
     let bytes = snapshot.to_bytes();
@@ -73,7 +77,7 @@ fn bytes_make_the_same_database_again() {
     let copy = Snapshot::from_bytes(bytes.as_slice()).unwrap();
     assert_eq!(copy.to_bytes(), bytes);
     assert_eq!(entries(&copy.engine().connect().unwrap()), [(1, 1)]);
-    assert!(Engine::new().snapshot().to_bytes().is_empty(), "nothing was written, so there is nothing");
+    assert!(Engine::new().snapshot().to_bytes().is_empty(), "an engine without a write has no bytes");
 }
 
 #[test]
@@ -86,11 +90,11 @@ fn a_snapshot_is_saved_as_a_database_file() {
     engine.connect().unwrap().execute("INSERT INTO entry VALUES (2, 2)", []).unwrap();
     engine.snapshot().save(&path).unwrap();
     assert_eq!(entries(&Snapshot::open(&path).unwrap().engine().connect().unwrap()), [(1, 1), (2, 2)]);
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing but the file is left");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "only the saved file is left");
 }
 
 #[test]
-fn what_can_not_be_saved_is_an_error_and_leaves_the_old_file() {
+fn a_save_that_fails_leaves_the_old_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("saved.sqlite3");
     let snapshot = engine_with_entries(&[(1, 1)]).snapshot();
@@ -103,35 +107,39 @@ fn what_can_not_be_saved_is_an_error_and_leaves_the_old_file() {
     assert!(error.to_string().contains("saved.sqlite3-journal"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), saved);
     fs::write(&journal, "").unwrap();
-    snapshot.save(&path).expect("an empty journal belongs to nothing; `PRAGMA journal_mode = TRUNCATE` leaves one");
+    snapshot.save(&path).expect("an empty journal belongs to no database; `PRAGMA journal_mode = TRUNCATE` leaves one");
 
     let error = snapshot.save(folder.path().join("no such folder/saved.sqlite3")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     let error = snapshot.save(folder.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
-    assert_eq!(fs::read_dir(folder.path().parent().unwrap()).unwrap().filter(is_aside(folder.path())).count(), 0);
+    assert_eq!(
+        fs::read_dir(folder.path().parent().unwrap()).unwrap().filter(is_temporary_file_of(folder.path())).count(),
+        0
+    );
 }
 
-fn is_aside(path: &Path) -> impl Fn(&std::io::Result<fs::DirEntry>) -> bool {
+fn is_temporary_file_of(path: &Path) -> impl Fn(&std::io::Result<fs::DirEntry>) -> bool {
     let prefix = format!("{}-", path.file_name().unwrap().to_str().unwrap());
     move |entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with(&prefix)
 }
 
-/// A database file of an SQLite that is not this one. Only under CI is it an error not to have one.
+/// Runs SQL on a database file with the sqlite3 program, which has another SQLite. Returns `None` if there is no such
+/// program, which is an error on CI only.
 fn sqlite3(path: &Path, sql: &str) -> Option<String> {
     match Command::new("sqlite3").arg(path).arg(sql).output() {
         Ok(output) if output.status.success() => Some(String::from_utf8(output.stdout).unwrap()),
         Ok(output) => panic!("sqlite3 failed: {}", String::from_utf8_lossy(&output.stderr)),
         Err(error) => {
             assert!(std::env::var_os("CI").is_none(), "the sqlite3 program can't be run: {error}");
-            eprintln!("not checked, for the sqlite3 program can't be run: {error}");
+            eprintln!("not checked, because the sqlite3 program can't be run: {error}");
             None
         }
     }
 }
 
 #[test]
-fn the_sqlite3_program_reads_what_is_saved_and_is_read() {
+fn the_sqlite3_program_and_the_crate_read_each_others_files() {
     let folder = tempfile::tempdir().unwrap();
     let (theirs, ours) = (folder.path().join("theirs.sqlite3"), folder.path().join("ours.sqlite3"));
     let create =
@@ -149,7 +157,7 @@ fn the_sqlite3_program_reads_what_is_saved_and_is_read() {
 }
 
 #[test]
-fn a_file_in_wal_mode_is_read_with_what_is_in_its_wal() {
+fn a_file_in_wal_mode_is_read_with_its_wal() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wal.sqlite3");
     let writer = Connection::open(&path).unwrap();
@@ -161,7 +169,7 @@ fn a_file_in_wal_mode_is_read_with_what_is_in_its_wal() {
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 10)]);
     assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "wal");
 
-    drop(writer); // which moves everything into the database file; it stays in WAL mode
+    drop(writer); // which moves the WAL into the database file; the file stays in WAL mode
     let engine = Snapshot::from_bytes(fs::read(&path).unwrap()).unwrap().engine();
     let connection = engine.connect().unwrap();
     connection.execute_batch("INSERT INTO entry VALUES (2, 20)").unwrap();
@@ -170,7 +178,7 @@ fn a_file_in_wal_mode_is_read_with_what_is_in_its_wal() {
 }
 
 #[test]
-fn what_is_no_database_is_refused() {
+fn bytes_that_are_no_database_are_refused() {
     let good = engine_with_entries(&[(1, 1)]).snapshot().to_bytes();
     let changed = |at: usize, byte: u8| {
         let mut bytes = good.clone();
@@ -200,7 +208,7 @@ fn what_is_no_database_is_refused() {
 }
 
 #[test]
-fn what_can_not_be_read_is_an_error_that_names_it() {
+fn an_error_names_the_file_that_can_not_be_read() {
     let folder = tempfile::tempdir().unwrap();
     for path in [folder.path().join("missing.sqlite3"), folder.path().to_owned()] {
         let error = Snapshot::open(&path).unwrap_err();
@@ -211,7 +219,7 @@ fn what_can_not_be_read_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_file_that_sqlite_can_not_read_is_an_error_with_its_reason() {
+fn an_error_has_sqlites_reason_if_sqlite_can_not_read_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("locked.sqlite3");
     let writer = Connection::open(&path).unwrap();
@@ -221,7 +229,7 @@ fn a_file_that_sqlite_can_not_read_is_an_error_with_its_reason() {
     assert!(error.to_string().contains("database is locked"), "{error}");
 }
 
-/// SQLite reads such a file, for it goes by the header; but bytes that are no pages are not kept.
+/// SQLite reads such a file, because it goes by the header. But a snapshot can't keep bytes that are not a page.
 #[test]
 fn bytes_after_the_last_page_are_refused() {
     let bytes = [engine_with_entries(&[]).snapshot().to_bytes(), vec![0; 100]].concat();
@@ -229,16 +237,16 @@ fn bytes_after_the_last_page_are_refused() {
     assert!(error.to_string().contains("8292 bytes, which is no whole number of its pages of 4096"), "{error}");
 }
 
-/// Writers of before 2010 leave the header's page count as it is, and its version number behind.
+/// Versions of SQLite before 2010 update neither the header's page count nor the number that says whether it is valid.
 #[test]
-fn a_page_count_that_does_not_count_stays_without_meaning() {
+fn an_invalid_page_count_in_the_header_is_ignored() {
     let mut bytes = engine_with_entries(&[(1, 1)]).snapshot().to_bytes();
     bytes[28..32].copy_from_slice(&1u32.to_be_bytes());
     bytes[92..96].copy_from_slice(&0u32.to_be_bytes());
     let snapshot = Snapshot::from_bytes(bytes).unwrap();
     let engine = Engine::new();
     engine.restore(&snapshot).unwrap();
-    assert_eq!(engine.snapshot().to_bytes()[28..32], 2u32.to_be_bytes(), "the first that counts is right");
+    assert_eq!(engine.snapshot().to_bytes()[28..32], 2u32.to_be_bytes(), "the first page count that is valid is right");
     for connection in [engine.connect().unwrap(), snapshot.engine().connect().unwrap()] {
         assert_eq!(entries(&connection), [(1, 1)]);
         assert_integrity(&connection);
@@ -262,19 +270,19 @@ fn several_threads_may_save_to_one_file() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..2000), with_magic: bool) {
+    fn no_bytes_cause_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..2000), with_magic: bool) {
         if with_magic && bytes.len() >= 16 {
             bytes[..16].copy_from_slice(b"SQLite format 3\0");
         }
         if let Ok(snapshot) = Snapshot::from_bytes(bytes) {
-            // What has a good header may still be no database; then SQLite says so.
+            // Bytes with a valid header may still be no database; then SQLite reports that.
             let engine = snapshot.engine();
             let _ = engine.connect().and_then(|connection| Ok(connection.execute_batch("SELECT * FROM sqlite_schema")?));
         }
     }
 
     #[test]
-    fn damaged_pages_are_sqlites_errors_and_no_panic(at in 100..8192usize, byte: u8) {
+    fn damaged_pages_cause_errors_of_sqlite_and_no_panic(at in 100..8192usize, byte: u8) {
         let mut bytes = engine_with_entries(&[(1, 1), (2, 2)]).snapshot().to_bytes();
         bytes[at] = byte;
         let engine = Snapshot::from_bytes(bytes).unwrap().engine();
@@ -285,15 +293,15 @@ proptest! {
 }
 
 #[test]
-fn snapshots_say_how_large_they_are() {
+fn a_snapshot_reports_its_size() {
     let snapshot = engine_with_entries(&[]).snapshot();
     assert_eq!(snapshot.size() as i64, number(&snapshot.engine().connect().unwrap(), "PRAGMA page_count") * 4096);
     assert!(format!("{snapshot:?}").starts_with("Snapshot { size: 8192"), "{snapshot:?}");
 }
 
-/// SQLite settles the text encoding of a connection when it reads the schema first.
+/// SQLite settles a connection's text encoding when it first reads the schema.
 #[test]
-fn idle_connections_of_another_encoding_are_not_used_again() {
+fn idle_connections_with_another_encoding_are_not_reused() {
     let create = |engine: &Engine, encoding: &str| {
         let sql = format!("PRAGMA encoding = '{encoding}'; CREATE TABLE note (text)");
         engine.connect().unwrap().execute_batch(&sql).unwrap();
@@ -306,14 +314,14 @@ fn idle_connections_of_another_encoding_are_not_used_again() {
     let engine = Engine::new();
     for utf in ["UTF-16le", "UTF-8", "UTF-16be", "UTF-16le", "UTF-8"] {
         create(&engine, utf);
-        assert_eq!(encoding(&engine), utf, "of two connections, which stay idle");
+        assert_eq!(encoding(&engine), utf, "both connections are idle afterwards");
         engine.reset().unwrap();
     }
     create(&engine, "UTF-16le");
     assert_eq!(encoding(&engine), "UTF-16le");
     engine.reset().unwrap();
     engine.transaction(|work| work.execute_batch("CREATE TABLE note (text)")).unwrap();
-    assert_eq!(encoding(&engine), "UTF-8", "as in an engine that is new");
+    assert_eq!(encoding(&engine), "UTF-8", "as on a new engine");
 }
 
 /// SQLite settles the page size, the kind of vacuum and the size of the cache of a connection when it reads a page first.

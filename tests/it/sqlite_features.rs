@@ -1,4 +1,4 @@
-//! What SQLite does on a database works on an engine.
+//! SQLite's features work on an engine.
 
 use std::cell::Cell;
 use std::fs;
@@ -11,7 +11,7 @@ use rusqlite_fixtures::{Engine, Snapshot};
 
 use crate::support::{assert_integrity, engine_with_entries, entries, number, text};
 
-/// A connection as another library opens it, and one of ours.
+/// Opens a connection as another library does, and one by the engine.
 fn both(engine: &Engine) -> [Connection; 2] {
     [Connection::open(engine.uri()).unwrap(), engine.connect().unwrap()]
 }
@@ -24,7 +24,7 @@ fn fill(connection: &Connection, rows: i64) {
 }
 
 #[test]
-fn every_page_size() {
+fn every_page_size_works() {
     for size in [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] {
         let engine = Engine::new();
         let [writer, reader] = both(&engine);
@@ -60,7 +60,7 @@ fn vacuum_changes_the_page_size() {
 }
 
 #[test]
-fn vacuum_and_auto_vacuum_give_pages_back() {
+fn vacuum_and_auto_vacuum_free_pages() {
     for (mode, shrink) in [("NONE", "VACUUM"), ("FULL", "SELECT 1"), ("INCREMENTAL", "PRAGMA incremental_vacuum")] {
         let engine = Engine::new();
         let [writer, reader] = both(&engine);
@@ -69,7 +69,7 @@ fn vacuum_and_auto_vacuum_give_pages_back() {
         let full = engine.snapshot();
         assert!(number(&reader, "PRAGMA page_count") > 100);
         writer.execute_batch("DELETE FROM filler").unwrap();
-        // An incremental vacuum gives back one page a step.
+        // An incremental vacuum frees one page in each step.
         let mut statement = writer.prepare(shrink).unwrap();
         let mut steps = statement.query([]).unwrap();
         while steps.next().unwrap().is_some() {}
@@ -85,7 +85,7 @@ fn vacuum_and_auto_vacuum_give_pages_back() {
 }
 
 #[test]
-fn vacuum_into_a_file_and_into_another_engine() {
+fn vacuum_into_writes_a_file_and_another_engine() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("copy.sqlite3");
     let (engine, other) = (engine_with_entries(&[(1, 1)]), Engine::new());
@@ -97,7 +97,7 @@ fn vacuum_into_a_file_and_into_another_engine() {
 }
 
 #[test]
-fn attach_another_engine_and_commit_in_both() {
+fn a_transaction_commits_to_the_main_and_an_attached_engine() {
     let (one, other) = (engine_with_entries(&[(1, 1)]), engine_with_entries(&[(2, 2)]));
     for connection in both(&one) {
         connection.execute("ATTACH ?1 AS other", [other.uri()]).unwrap();
@@ -120,7 +120,7 @@ fn attach_another_engine_and_commit_in_both() {
 }
 
 #[test]
-fn attach_a_file_to_an_engine_and_an_engine_to_a_file() {
+fn a_file_can_be_attached_to_an_engine_and_an_engine_to_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.sqlite3");
     let engine = engine_with_entries(&[(1, 1)]);
@@ -137,8 +137,8 @@ fn attach_a_file_to_an_engine_and_an_engine_to_a_file() {
 }
 
 #[test]
-fn several_files_attached_are_committed_together() {
-    // With two of them SQLite writes a super-journal, by way of the main database's VFS.
+fn several_attached_files_are_committed_together() {
+    // For two files SQLite writes a super-journal, by the main database's VFS.
     let folder = tempfile::tempdir().unwrap();
     let connection = Engine::new().connect().unwrap();
     for name in ["one", "two"] {
@@ -153,10 +153,10 @@ fn several_files_attached_are_committed_together() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "no journal is left");
 }
 
-/// When the last of them can't be committed, both files are written already. SQLite undoes each of them only as long as the
-/// super-journal exists, so the first must leave it to the other.
+/// When the last database can't be committed, both files are already written. SQLite rolls a file back only while the
+/// super-journal exists, so rolling back the first file must not delete it.
 #[test]
-fn files_that_are_written_already_are_all_rolled_back() {
+fn attached_files_that_are_already_written_are_all_rolled_back() {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["one", "two"].map(|name| folder.path().join(name));
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
@@ -188,10 +188,10 @@ fn files_that_are_written_already_are_all_rolled_back() {
     assert!(undone.get() > 0, "the files were never written before the commit failed");
 }
 
-/// When the second of them can't be committed, the first is written already. To undo that, SQLite asks whether the
-/// super-journal, which its journal names, exists. An engine comes after the file, for calls on an engine can be made to fail.
+/// When the second database can't be committed, the first is already written. To roll it back, SQLite asks whether the
+/// super-journal that its journal names exists. The second database is an engine, because its calls can be made to fail.
 #[test]
-fn several_files_attached_are_rolled_back_together() {
+fn an_attached_file_and_engine_are_rolled_back_together() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("one");
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
@@ -217,9 +217,9 @@ fn several_files_attached_are_rolled_back_together() {
     assert!(undone.get() > 0, "the file was never written before the commit failed");
 }
 
-/// Where the second can't even be locked, nothing is written.
+/// If the second file can't be locked, nothing is written.
 #[test]
-fn several_files_attached_of_which_one_is_being_read_are_not_committed() {
+fn attached_files_are_not_committed_while_one_is_being_read() {
     let folder = tempfile::tempdir().unwrap();
     let connection = Engine::new().connect().unwrap();
     for name in ["one", "two"] {
@@ -242,7 +242,7 @@ fn several_files_attached_of_which_one_is_being_read_are_not_committed() {
 }
 
 #[test]
-fn temporary_tables_and_large_sorts() {
+fn temporary_tables_and_large_sorts_work() {
     for connection in both(&Engine::new()) {
         connection
             .execute_batch("PRAGMA temp_store = FILE; PRAGMA cache_size = 5; PRAGMA temp.cache_size = 5")
@@ -259,7 +259,7 @@ fn temporary_tables_and_large_sorts() {
 }
 
 #[test]
-fn blobs_by_incremental_io() {
+fn incremental_blob_io_works() {
     let engine = Engine::new();
     let connection = engine.connect().unwrap();
     connection.execute_batch("CREATE TABLE file (content BLOB); INSERT INTO file VALUES (zeroblob(100000))").unwrap();
@@ -295,7 +295,7 @@ fn a_large_transaction_that_spills_can_be_rolled_back() {
 }
 
 #[test]
-fn a_transaction_that_spills_is_seen_by_nobody_until_it_commits() {
+fn a_transaction_that_spills_is_invisible_to_others_until_it_commits() {
     let engine = engine_with_entries(&[(1, 1)]);
     let [writer, reader] = both(&engine);
     writer.execute_batch("PRAGMA cache_size = 10; BEGIN").unwrap();
@@ -351,7 +351,7 @@ fn journal_modes_roll_back_and_commit() {
 }
 
 #[test]
-fn a_rollback_without_a_journal_rolls_back_all_the_same() {
+fn a_rollback_works_without_a_journal() {
     let engine = engine_with_entries(&[(1, 1)]);
     let connection = engine.connect().unwrap();
     connection.execute_batch("PRAGMA journal_mode = OFF; PRAGMA cache_size = 10; BEGIN").unwrap();
@@ -364,9 +364,9 @@ fn a_rollback_without_a_journal_rolls_back_all_the_same() {
     }
 }
 
-/// `PRAGMA journal_mode` without a schema means all databases, but only the main one's VFS is asked.
+/// `PRAGMA journal_mode` without a schema applies to all databases, but SQLite asks only the main database's VFS.
 #[test]
-fn journal_modes_set_for_a_main_file_do_no_harm_to_an_attached_engine() {
+fn journal_modes_of_a_main_file_do_not_harm_an_attached_engine() {
     let folder = tempfile::tempdir().unwrap();
     for (number, mode) in ["DELETE", "TRUNCATE", "PERSIST", "WAL", "MEMORY"].into_iter().enumerate() {
         let engine = engine_with_entries(&[(1, 1)]);
@@ -384,7 +384,7 @@ fn journal_modes_set_for_a_main_file_do_no_harm_to_an_attached_engine() {
     }
 }
 
-/// In exclusive locking mode SQLite can do WAL without shared memory, and would mark the engine as a WAL database.
+/// In exclusive locking mode SQLite can use a WAL without shared memory, and would mark the engine as a WAL database.
 #[test]
 fn an_attached_engine_does_not_become_a_wal_database() {
     let folder = tempfile::tempdir().unwrap();
@@ -394,10 +394,10 @@ fn an_attached_engine_does_not_become_a_wal_database() {
     file.execute_batch("PRAGMA locking_mode = EXCLUSIVE").unwrap();
     let mut statement = file.prepare("PRAGMA journal_mode = WAL").unwrap();
     let rows: Result<Vec<String>, _> = statement.query_map([], |row| row.get(0)).unwrap().collect();
-    assert!(rows.is_err(), "{rows:?}"); // when SQLite commits, after the row
+    assert!(rows.is_err(), "{rows:?}"); // the error comes when SQLite commits, after the row
     drop(statement);
     assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "delete");
-    assert_eq!(text(&file, "PRAGMA engine.journal_mode = WAL"), "wal", "which is the engine's to answer");
+    assert_eq!(text(&file, "PRAGMA engine.journal_mode = WAL"), "wal", "the engine's VFS answers this");
     file.execute("UPDATE engine.entry SET value = 2", []).unwrap();
     drop(file);
     for connection in both(&engine) {
@@ -418,9 +418,9 @@ fn the_locking_mode_stays_normal() {
     assert_eq!(entries(&one), [(1, 3)]);
 }
 
-/// Set for a main database that is a file, exclusive locking mode reaches an attached engine past its VFS.
+/// Exclusive locking mode that is set on a main file reaches an attached engine without a call of the engine's VFS.
 #[test]
-fn exclusive_locking_by_way_of_a_main_file_keeps_writers_out_and_readers_in() {
+fn exclusive_locking_set_on_a_main_file_blocks_writers_but_not_readers() {
     let folder = tempfile::tempdir().unwrap();
     let engine = engine_with_entries(&[(1, 1)]);
     engine.set_lock_timeout(Duration::ZERO);
@@ -442,9 +442,10 @@ fn exclusive_locking_by_way_of_a_main_file_keeps_writers_out_and_readers_in() {
     reader.execute("UPDATE entry SET value = 6", []).unwrap();
 }
 
-/// What reads in exclusive locking mode never sees what others commit, and can then not write: it is told, in time.
+/// A connection that has read in exclusive locking mode never sees later commits, so it can't write. It gets an error in
+/// bounded time.
 #[test]
-fn exclusive_locking_that_has_read_something_old_is_refused() {
+fn a_stale_connection_in_exclusive_locking_mode_can_not_write() {
     let folder = tempfile::tempdir().unwrap();
     let engine = engine_with_entries(&[(1, 1)]);
     let exclusive = Connection::open(folder.path().join("main.sqlite3")).unwrap();
@@ -484,7 +485,7 @@ fn the_backup_interface_copies_in_and_out() {
     assert_integrity(&idle);
 }
 
-/// The copy holds the mark of a database in WAL mode, as a copy of such a file does.
+/// The copy is marked as a database in WAL mode, like a copy of the file.
 #[test]
 fn the_backup_interface_copies_a_file_in_wal_mode() {
     let folder = tempfile::tempdir().unwrap();
@@ -509,7 +510,7 @@ fn the_backup_interface_copies_a_file_in_wal_mode() {
 }
 
 #[test]
-fn read_only_connections_read() {
+fn read_only_connections_can_only_read() {
     let engine = engine_with_entries(&[(1, 1)]);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     for uri in [engine.uri().to_owned(), format!("{}&mode=ro", engine.uri())] {
@@ -520,7 +521,7 @@ fn read_only_connections_read() {
 }
 
 #[test]
-fn connections_that_would_not_lock_are_refused() {
+fn connections_without_locks_are_refused() {
     let engine = engine_with_entries(&[(1, 1)]);
     for parameter in ["nolock=1", "immutable=1"] {
         assert!(Connection::open(format!("{}&{parameter}", engine.uri())).is_err(), "{parameter}");
@@ -528,7 +529,7 @@ fn connections_that_would_not_lock_are_refused() {
 }
 
 #[test]
-fn shared_cache_connections_work_too() {
+fn shared_cache_connections_work() {
     let engine = engine_with_entries(&[(1, 1)]);
     let uri = format!("{}&cache=shared", engine.uri());
     let (one, two) = (Connection::open(&uri).unwrap(), Connection::open(&uri).unwrap());
@@ -538,21 +539,21 @@ fn shared_cache_connections_work_too() {
 }
 
 #[test]
-fn what_sqlite_asks_a_file_for_is_answered() {
+fn the_vfs_answers_what_sqlite_asks_for() {
     let engine = engine_with_entries(&[(1, 1)]);
     let connection = engine.connect().unwrap();
     let path = text(&connection, "SELECT file FROM pragma_database_list WHERE name = 'main'");
     assert!(engine.uri().contains(&path), "{path}");
     assert_eq!(number(&connection, "SELECT count(*) FROM dbstat") > 0, cfg!(feature = "bundled"));
-    // What the default VFS is for: randomness, the time, and loading a library, which fails politely.
+    // The default VFS provides randomness and the time.
     assert!(text(&connection, "SELECT hex(randomblob(8))").len() == 16);
     assert!(text(&connection, "SELECT datetime('now')").starts_with("20"));
     assert!(number(&connection, "SELECT unixepoch('subsec') > 1e9") == 1);
 }
 
 #[test]
-fn a_database_of_one_gibibyte() {
-    // SQLite leaves out the page at the offset of 1 GiB, where file systems' locks would be.
+fn a_database_may_be_larger_than_one_gibibyte() {
+    // SQLite skips the page at offset 1 GiB, where the locks of a file would be.
     let engine = Engine::new();
     let connection = engine.connect().unwrap();
     connection
@@ -574,10 +575,10 @@ fn a_database_of_one_gibibyte() {
 }
 
 #[test]
-fn custom_functions_and_errors_within_statements() -> rusqlite::Result<()> {
+fn a_statement_that_fails_is_undone_and_its_transaction_continues() -> rusqlite::Result<()> {
     let engine = engine_with_entries(&[(1, 1), (2, 2)]);
     let work = engine.unit_of_work().unwrap();
-    // The first row is changed and the second fails: the statement is undone, the transaction goes on.
+    // The first row is changed and the second fails: the statement is undone, and the transaction continues.
     assert!(work.execute("UPDATE entry SET key = key + 1 WHERE key = 1 OR key / 0 IS NULL", []).is_err());
     work.execute("INSERT INTO entry VALUES (3, 3)", [])?;
     work.commit().unwrap();

@@ -1,7 +1,7 @@
-//! Connections that stay open never read what is out of date, whatever is committed, restored and reset meanwhile.
+//! Open connections never read stale content, whatever is committed, restored and reset in the meantime.
 //!
 //! A connection keeps its pages while the change counter is what it last saw, and its schema while the schema cookie is.
-//! Were either ever to repeat with other content, what is read here would differ from the model.
+//! If either ever repeated with other content, the connections would differ from the model.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,7 +12,7 @@ use rusqlite_fixtures::{Engine, Snapshot};
 
 use crate::support::{assert_integrity, engine_with_entries, entries, number};
 
-/// What a database holds: tables of keys and values.
+/// The content of a database: tables of keys and values.
 type Model = BTreeMap<u8, BTreeMap<i64, i64>>;
 
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ const TABLES: u8 = 2;
 
 fn step() -> impl Strategy<Value = Step> {
     let (connection, table, value) = (0..CONNECTIONS, 0..TABLES, 0..4i64);
-    // Two ways to have the same two columns, so that a schema can be another one and yet look the same to a query.
+    // The same two columns in two orders, so that two different schemas can look the same to a query.
     let columns = prop_oneof![Just("key INTEGER PRIMARY KEY, value"), Just("value, key INTEGER PRIMARY KEY")];
     prop_oneof![
         4 => (connection.clone(), table.clone(), value.clone())
@@ -60,7 +60,7 @@ struct World {
 }
 
 impl World {
-    /// A database with tables, or without anything.
+    /// Creates a database with a table, or an empty one.
     fn new(empty: bool) -> World {
         let mut world = World::on(Engine::new(), Model::new());
         if empty {
@@ -73,7 +73,7 @@ impl World {
 
     fn on(engine: Engine, now: Model) -> World {
         let connections = (0..CONNECTIONS).map(|number| open(&engine, number)).collect();
-        World { engine, connections, baseline: now.clone(), now, snapshots: vec![of_another_engine()] }
+        World { engine, connections, baseline: now.clone(), now, snapshots: vec![snapshot_of_another_engine()] }
     }
 
     fn carry_out(&mut self, step: &Step) {
@@ -124,7 +124,7 @@ impl World {
         self.connections[connection].execute_batch(sql).unwrap();
     }
 
-    /// What each of the connections sees must be what the model holds.
+    /// Checks that each connection sees what the model holds.
     fn check(&self) -> Result<(), TestCaseError> {
         for (number, connection) in self.connections.iter().enumerate() {
             prop_assert_eq!(&seen_by(connection).unwrap(), &self.now, "connection {}", number);
@@ -133,19 +133,19 @@ impl World {
     }
 }
 
-/// A snapshot whose numbers have nothing to do with those of the engine that it is restored on.
-fn of_another_engine() -> (Snapshot, Model) {
+/// Returns a snapshot with a change counter and a schema cookie unrelated to those of the engine that it is restored on.
+fn snapshot_of_another_engine() -> (Snapshot, Model) {
     let engine = Engine::new();
     engine.connect().unwrap().execute_batch("CREATE TABLE t1 (value, key INTEGER PRIMARY KEY)").unwrap();
     (engine.snapshot(), Model::from([(1, BTreeMap::new())]))
 }
 
-/// One connection of each kind that there is.
+/// Opens the connection of this number: the first by URI, the others by the engine.
 fn open(engine: &Engine, number: usize) -> Connection {
     if number == 0 { Connection::open(engine.uri()).unwrap() } else { engine.connect().unwrap() }
 }
 
-/// Reads with statements that the connection keeps, so that what it keeps for them is put to the test too.
+/// Reads by cached prepared statements, so that these are tested, too.
 fn seen_by(connection: &Connection) -> rusqlite::Result<Model> {
     let mut model = Model::new();
     for table in 0..TABLES {
@@ -164,7 +164,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     #[test]
-    fn open_connections_see_what_is_there(empty: bool, steps in prop::collection::vec(step(), 1..40)) {
+    fn open_connections_see_the_current_content(empty: bool, steps in prop::collection::vec(step(), 1..40)) {
         let mut world = World::new(empty);
         for step in &steps {
             world.carry_out(step);
@@ -173,13 +173,13 @@ proptest! {
         assert_integrity(&world.connections[0]);
     }
 
-    /// The same when only some of the connections look in between: what they keep is older then.
+    /// The same if only some of the connections read in between, so that the others' page caches are older.
     #[test]
-    fn idle_connections_see_what_is_there(empty: bool, steps in prop::collection::vec((step(), 0..=CONNECTIONS), 1..40)) {
+    fn idle_connections_see_the_current_content(empty: bool, steps in prop::collection::vec((step(), 0..=CONNECTIONS), 1..40)) {
         let mut world = World::new(empty);
-        for (step, looking) in &steps {
+        for (step, reader) in &steps {
             world.carry_out(step);
-            if let Some(connection) = world.connections.get(*looking) {
+            if let Some(connection) = world.connections.get(*reader) {
                 prop_assert_eq!(&seen_by(connection).unwrap(), &world.now);
             }
         }
@@ -187,7 +187,7 @@ proptest! {
     }
 }
 
-/// What the prototype of this library did wrong: commit, reset, commit something else of the same size.
+/// The prototype of this crate failed here: commit, reset, commit other content of the same size.
 #[test]
 fn an_idle_connection_does_not_read_the_commit_before_a_reset() {
     let engine = engine_with_entries(&[(1, 0)]).fork();
@@ -233,7 +233,7 @@ fn a_new_engine_is_empty_again_after_a_reset() {
 }
 
 #[test]
-fn a_schema_cookie_that_is_set_back_does_not_bring_an_old_schema_back() {
+fn a_schema_cookie_that_is_decreased_does_not_restore_an_old_schema() {
     let engine = engine_with_entries(&[(1, 5)]);
     let idle = engine.connect().unwrap();
     let version = number(&idle, "PRAGMA schema_version");
@@ -264,9 +264,10 @@ fn the_change_counter_may_wrap_around() {
     }
 }
 
-/// A schema cookie of zero is an empty database's. What has it with tables could be taken for empty, and the other way round.
+/// Empty databases have a schema cookie of zero. A database with tables and this cookie could be mistaken for an empty
+/// one, and an empty one for it.
 #[test]
-fn a_schema_without_a_cookie_is_not_taken_for_none() {
+fn a_schema_with_a_cookie_of_zero_is_not_mistaken_for_an_empty_one() {
     let mut bytes = engine_with_entries(&[(1, 0)]).snapshot().to_bytes();
     bytes[40..44].fill(0);
     let engine = Snapshot::from_bytes(bytes).unwrap().engine();
@@ -277,17 +278,17 @@ fn a_schema_without_a_cookie_is_not_taken_for_none() {
     assert!(error.to_string().contains("no such table"), "{error}");
 }
 
-/// A connection that commits twice without reading anew in between counts on from its own numbers, not from those that
-/// its first commit was given. Here the number that its second commit has is the one that its first was given.
+/// A connection that commits twice within one read increments its own numbers, not those that its first commit was given.
+/// Here its own number of the second commit is the number that its first commit was given.
 #[test]
-fn commits_of_a_connection_that_goes_on_reading_are_told_apart() {
+fn commits_within_one_read_are_distinguished() {
     let engine = Engine::new();
     let (first, other) = (engine.connect().unwrap(), engine.connect().unwrap());
     first.execute_batch("CREATE TABLE a (x)").unwrap();
-    engine.reset().unwrap(); // to an empty database, which has no header to count on from
+    engine.reset().unwrap(); // to an empty database, which has no header with numbers to increment
     let writer = engine.connect().unwrap();
-    let goes_on = "SELECT n.column1 FROM (VALUES (1), (2)) AS n LEFT JOIN sqlite_schema ON name = n.column1";
-    let mut statement = writer.prepare(goes_on).unwrap();
+    let unfinished = "SELECT n.column1 FROM (VALUES (1), (2)) AS n LEFT JOIN sqlite_schema ON name = n.column1";
+    let mut statement = writer.prepare(unfinished).unwrap();
     let mut reading = statement.query([]).unwrap();
     reading.next().unwrap();
     for (own, given, table) in [(1, 2, "b"), (2, 3, "c"), (3, 4, "d")] {
@@ -296,7 +297,11 @@ fn commits_of_a_connection_that_goes_on_reading_are_told_apart() {
         assert_eq!((number(&writer, SCHEMA_VERSION), number(&other, SCHEMA_VERSION)), (own, given));
         writer.execute_batch(&format!("INSERT INTO {table} VALUES (1)")).unwrap();
         assert_eq!(number(&other, &format!("SELECT count(*) FROM {table}")), 1);
-        assert_eq!(number(&other, SCHEMA_VERSION), given, "a row is no new schema, though the two numbers differ");
+        assert_eq!(
+            number(&other, SCHEMA_VERSION),
+            given,
+            "a new row needs no new schema cookie, although the two numbers differ"
+        );
     }
     drop(reading);
     assert_integrity(&other);

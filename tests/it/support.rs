@@ -1,4 +1,4 @@
-//! What several of the tests need.
+//! Functions that several tests use.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -8,13 +8,13 @@ use std::time::Duration;
 use rusqlite_fixtures::Engine;
 use rusqlite_fixtures::rusqlite::{self, Connection};
 
-/// A URL that no other test uses.
+/// Returns a URL that no other test uses.
 pub(crate) fn unique_url(label: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("file:{label}-{}?mode=memory&cache=shared", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// An engine with a table `entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)`.
+/// Returns an engine with a table `entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)`.
 pub(crate) fn engine_with_entries(entries: &[(i64, i64)]) -> Engine {
     let engine = Engine::new();
     let connection = engine.connect().unwrap();
@@ -31,12 +31,12 @@ pub(crate) fn entries(connection: &Connection) -> Vec<(i64, i64)> {
     rows.collect::<rusqlite::Result<_>>().unwrap()
 }
 
-/// The one number that a query gives.
+/// Returns the number that a query selects.
 pub(crate) fn number(connection: &Connection, sql: &str) -> i64 {
     connection.query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
-/// The one text that a query gives.
+/// Returns the text that a query selects.
 pub(crate) fn text(connection: &Connection, sql: &str) -> String {
     connection.query_row(sql, [], |row| row.get(0)).unwrap()
 }
@@ -45,7 +45,7 @@ pub(crate) fn assert_integrity(connection: &Connection) {
     assert_eq!(text(connection, "PRAGMA integrity_check"), "ok");
 }
 
-/// Where threads wait for one another, but not for ever: those who are not going to come keep nobody waiting long.
+/// A barrier with a timeout: a thread that never arrives does not block the others for long.
 pub(crate) struct Rendezvous {
     expected: usize,
     arrived: Mutex<usize>,
@@ -57,7 +57,7 @@ impl Rendezvous {
         Rendezvous { expected, arrived: Mutex::new(0), changed: Condvar::new() }
     }
 
-    /// Returns when all are here, or `patience` is over; says whether all are here.
+    /// Waits until all threads have arrived, or for `patience`; returns whether all have arrived.
     pub(crate) fn meet(&self, patience: Duration) -> bool {
         let mut arrived = self.arrived.lock().unwrap();
         *arrived += 1;
@@ -67,7 +67,7 @@ impl Rendezvous {
     }
 }
 
-/// Runs `work` in a thread of this name and returns what it gives.
+/// Runs `work` on a thread of this name and returns its result.
 pub(crate) fn in_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work).unwrap().join().unwrap()

@@ -1,4 +1,4 @@
-//! A template is built once, and each test gets its content on an engine of its own.
+//! A template is built once, and each test gets its content on its own engine.
 
 use std::collections::HashSet;
 use std::sync::Barrier;
@@ -24,13 +24,13 @@ fn accounts(engine: &Engine) -> i64 {
 }
 
 #[test]
-fn engines_start_as_the_template_and_are_alone() {
+fn engines_start_with_the_templates_content_and_are_isolated() {
     let (one, other) = (BANK.engine().unwrap(), BANK.engine().unwrap());
     assert_ne!(one, other);
     one.transaction(|work| work.execute("INSERT INTO account VALUES (2, 'Grace')", [])).unwrap();
     assert_eq!((accounts(&one), accounts(&other)), (2, 1));
     one.reset().unwrap();
-    assert_eq!(accounts(&one), 1, "a reset goes back to the template");
+    assert_eq!(accounts(&one), 1, "a reset returns to the template's content");
     assert_eq!(accounts(&BANK.snapshot().unwrap().engine()), 1);
     assert_eq!(number(&BANK.unit_of_work().unwrap(), "SELECT sum(amount) FROM entry"), 100);
     assert_integrity(&one.connect().unwrap());
@@ -38,11 +38,11 @@ fn engines_start_as_the_template_and_are_alone() {
 
 /// Sixteen threads at once: the build runs once, and all wait for it.
 #[test]
-fn it_is_built_once_however_many_ask() {
+fn a_template_is_built_once_for_all_threads() {
     static BUILDS: AtomicUsize = AtomicUsize::new(0);
     static TEMPLATE: Template = Template::build(|connection| {
         BUILDS.fetch_add(1, Ordering::Relaxed);
-        thread::sleep(std::time::Duration::from_millis(5)); // so that all have time to come
+        thread::sleep(std::time::Duration::from_millis(5)); // so that all threads have time to arrive
         Ok(connection.execute_batch(SCHEMA)?)
     });
     let barrier = Barrier::new(16);
@@ -58,7 +58,7 @@ fn it_is_built_once_however_many_ask() {
 }
 
 #[test]
-fn the_same_combination_is_built_once_wherever_it_is_written() {
+fn equal_templates_are_built_once_wherever_they_are_written() {
     static BUILDS: AtomicUsize = AtomicUsize::new(0);
     static BASE: Template = Template::build(|connection| {
         BUILDS.fetch_add(1, Ordering::Relaxed);
@@ -70,19 +70,20 @@ fn the_same_combination_is_built_once_wherever_it_is_written() {
         Ok(())
     }
     for _ in 0..3 {
-        // As in the body of a fixture.
+        // As the body of a fixture does.
         let engine = Template::from(&BASE).seed_with(count_inserts).engine().unwrap();
         assert_eq!(accounts(&engine), 1);
         assert_eq!(accounts(&BASE.engine().unwrap()), 0);
     }
-    assert_eq!(accounts(&Template::from(&BASE).seed_with(count_inserts).engine().unwrap()), 1); // written a second time
+    // The same template, written a second time.
+    assert_eq!(accounts(&Template::from(&BASE).seed_with(count_inserts).engine().unwrap()), 1);
     let two = Template::from(&BASE).seed_with(count_inserts).seed("INSERT INTO account VALUES (8, 'Barbara')");
     assert_eq!(accounts(&two.engine().unwrap()), 2);
     assert_eq!(BUILDS.load(Ordering::Relaxed), 21);
 }
 
 #[test]
-fn a_derived_template_goes_on_from_its_parent() {
+fn a_derived_template_starts_from_its_parent() {
     static RICH: Template = Template::from(&BANK).seed("INSERT INTO entry VALUES (1, 1000000)");
     static RICHER: Template = Template::from(&RICH).seed("INSERT INTO entry VALUES (1, 1)").foreign_keys(false);
     assert_eq!(number(&RICH.unit_of_work().unwrap(), "SELECT sum(amount) FROM entry"), 1_000_100);
@@ -92,7 +93,7 @@ fn a_derived_template_goes_on_from_its_parent() {
 }
 
 #[test]
-fn foreign_keys_are_enforced_unless_it_is_said_otherwise() {
+fn foreign_keys_are_enforced_unless_a_template_turns_them_off() {
     static LOOSE: Template = Template::sql(SCHEMA).foreign_keys(false);
     let orphan = "INSERT INTO entry VALUES (99, 1)";
     for connection in [BANK.engine().unwrap().connect().unwrap(), Engine::new().connect().unwrap()] {
@@ -106,14 +107,14 @@ fn foreign_keys_are_enforced_unless_it_is_said_otherwise() {
 }
 
 #[test]
-fn every_connection_is_set_up() {
+fn on_connect_sets_up_every_connection() {
     fn shout(connection: &Connection) -> Result<(), BoxError> {
         let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
         connection.create_scalar_function("shout", 1, flags, |context| Ok(context.get::<String>(0)?.to_uppercase()))?;
         Ok(connection.pragma_update(None, "recursive_triggers", true)?)
     }
     fn whisper(connection: &Connection) -> Result<(), BoxError> {
-        assert_eq!(text(connection, "SELECT shout('a')"), "A", "the parent's is called first");
+        assert_eq!(text(connection, "SELECT shout('a')"), "A", "the parent's function is called first");
         Ok(connection.create_collation("whisper", |one, other| one.len().cmp(&other.len()))?)
     }
     static PARENT: Template =
@@ -130,15 +131,15 @@ fn every_connection_is_set_up() {
     check(&engine.connect().unwrap());
     engine.reset().unwrap();
     for _ in 0..3 {
-        check(&engine.unit_of_work().unwrap()); // the second time on a connection that has been set up before
+        check(&engine.unit_of_work().unwrap()); // from the second time on a reused connection
     }
     check(&engine.fork().unit_of_work().unwrap());
     check(&CHILD.unit_of_work().unwrap());
 }
 
-/// The set-up works until the second connection; SQLite's error and any other fail what opens a connection.
+/// The function succeeds for the build and fails later. Errors of SQLite and others fail whatever opens a connection.
 #[test]
-fn a_connection_that_can_not_be_set_up_is_an_error() {
+fn a_failing_on_connect_function_is_an_error() {
     static IS_BUILT: AtomicBool = AtomicBool::new(false);
     fn by_sqlite(connection: &Connection) -> Result<(), BoxError> {
         let sql = if IS_BUILT.load(Ordering::Relaxed) { "SELECT missing" } else { "" };
@@ -179,11 +180,11 @@ fn a_connection_that_can_not_be_set_up_is_an_error() {
         }
     }
     IS_BUILT.store(false, Ordering::Relaxed);
-    assert!(engines.iter().all(|engine| engine.unit_of_work().is_ok()), "a failure is no state of the engine");
+    assert!(engines.iter().all(|engine| engine.unit_of_work().is_ok()), "the engines work again after a failure");
 }
 
 #[test]
-fn a_template_is_called_by_its_place_and_by_its_key_unless_that_is_long() {
+fn a_template_is_named_by_its_place_and_its_key_unless_the_key_is_long() {
     let long = "a key of more than forty characters, which no message should repeat";
     for (key, start) in [("bank-v3", "the template `bank-v3`"), (long, "the template"), ("two\nlines", "the template")]
     {
@@ -196,15 +197,15 @@ fn a_template_is_called_by_its_place_and_by_its_key_unless_that_is_long() {
 
 #[test]
 #[should_panic(expected = "a template has at most 16 steps; Template::from goes on from one")]
-fn a_template_has_sixteen_steps() {
+fn a_template_has_at_most_sixteen_steps() {
     let full = (1..16).fold(Template::sql("SELECT 1"), |template, _| template.seed("SELECT 1"));
     full.engine().unwrap();
     let _ = full.seed("SELECT 1");
 }
 
-/// A macro makes several templates at one place, and their functions can't be told apart by a key that they share.
+/// A macro may create several templates at one place. A key that they share does not distinguish their functions.
 #[test]
-fn one_key_for_two_functions_at_one_place_is_not_trusted() {
+fn a_key_shared_by_two_functions_at_one_place_is_not_trusted() {
     macro_rules! templates {
         ($($name:ident makes $sql:literal;)*) => {$(
             static $name: Template = Template::build(|connection| Ok(connection.execute_batch($sql)?)).key("twice");
@@ -219,9 +220,9 @@ fn one_key_for_two_functions_at_one_place_is_not_trusted() {
     }
 }
 
-/// `A` asks for `B`, which goes on from `A`: that is refused, to `A`. Once `A` is built, `B` can be.
+/// The build of `A` asks for `B`, which is based on `A`, and gets an error. Once `A` is built, `B` can be built.
 #[test]
-fn what_was_refused_within_a_build_can_be_built_later() {
+fn a_template_that_was_refused_within_a_build_can_be_built_later() {
     static A: Template = Template::build(|connection| {
         assert_eq!(B.engine().unwrap_err().kind(), ErrorKind::RecursiveCreation);
         Ok(connection.execute_batch(SCHEMA)?)
@@ -232,7 +233,7 @@ fn what_was_refused_within_a_build_can_be_built_later() {
 }
 
 #[test]
-fn sixteen_threads_that_race_for_a_shared_engine_see_one_build() {
+fn sixteen_threads_that_race_for_a_shared_engine_cause_one_build() {
     static BUILDS: AtomicUsize = AtomicUsize::new(0);
     static TEMPLATE: Template = Template::build(|connection| {
         BUILDS.fetch_add(1, Ordering::Relaxed);
@@ -254,12 +255,12 @@ fn sixteen_threads_that_race_for_a_shared_engine_see_one_build() {
 }
 
 #[test]
-fn a_shared_engine_is_of_one_template() {
+fn a_shared_engine_belongs_to_one_template() {
     static OTHER: Template = Template::sql("CREATE TABLE other (id)").key("other");
     let url = unique_url("templates-conflict");
     let engine = Engine::shared_with(&url, &BANK).unwrap();
     assert_eq!(Engine::shared_with(&url, &BANK).unwrap(), engine);
-    assert_eq!(Engine::shared_with(&url, &Template::empty()).unwrap(), engine, "which asks for nothing");
+    assert_eq!(Engine::shared_with(&url, &Template::empty()).unwrap(), engine, "an empty template fits every engine");
     let error = Engine::shared_with(&url, &OTHER).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OtherTemplate);
     for name in ["the shared engine `file:templates-conflict-", &BANK.to_string(), "the template `other` at tests/it/"]
@@ -273,7 +274,7 @@ fn a_shared_engine_is_of_one_template() {
 }
 
 #[test]
-fn a_template_may_have_no_table_at_all() {
+fn a_template_may_have_no_tables() {
     static EMPTY: Template = Template::empty();
     static BLANK: Template = Template::sql(" -- nothing yet\n ; ");
     for template in [&EMPTY, &BLANK] {
@@ -293,7 +294,7 @@ fn a_template_may_have_pages_of_any_size() {
     assert_eq!((number(&work, "PRAGMA page_size"), number(&work, "SELECT count(*) FROM t")), (65536, 2));
 }
 
-/// A database that was made elsewhere, as one of `include_bytes!`.
+/// The database may come from elsewhere, for example by `include_bytes!`.
 #[test]
 fn a_template_may_start_as_a_database() {
     static GOLDEN: Template = Template::sql(SCHEMA).seed("INSERT INTO account VALUES (7, 'Barbara')");
@@ -306,9 +307,9 @@ fn a_template_may_start_as_a_database() {
     assert!(error.to_string().contains("the bytes of the template at tests/it/templates.rs:"), "{error}");
 }
 
-/// All that SQLite takes for a script.
+/// A byte-order mark, unusual comments, quotes, a trigger, and empty statements.
 #[test]
-fn scripts_may_hold_anything_that_sqlite_reads() {
+fn scripts_may_contain_anything_that_sqlite_accepts() {
     static ODD: Template = Template::sql(
         "\u{feff}/*/ a comment that begins so */ CREATE TABLE word (word TEXT); -- with 'quotes\r\n
         CREATE TRIGGER t AFTER INSERT ON word BEGIN SELECT 1; SELECT ';'; END;;; \x0c
@@ -329,10 +330,10 @@ mod failures {
     }
 
     #[test]
-    fn the_failing_statement_is_named() {
+    fn the_failing_statement_is_quoted_with_its_line() {
         let script =
             "-- accounts\nCREATE TABLE account (id);\n\n/* and\nentries */\nCREATE TABLE entry (\n  id,\n  oops NOT);";
-        let template = Template::sql("CREATE TABLE t (a)").seed(script); // the script is given in this line
+        let template = Template::sql("CREATE TABLE t (a)").seed(script); // the script is given on this line
         let at = format!("tests/it/templates.rs:{}", line!() - 1);
         let message = message(&template);
         assert!(message.starts_with("can't build the template at tests/it/templates.rs:"), "{message}");
@@ -341,7 +342,7 @@ mod failures {
     }
 
     #[test]
-    fn a_syntax_error_has_its_own_line() {
+    fn a_syntax_error_is_reported_with_its_own_line() {
         let message =
             message(&Template::sql("CREATE TABLE a (id);\nCREATE TABLE b (\n  id,\n  name TEXT NOT NUL,\n  x);\n"));
         assert!(message.contains(": line 4 of the script given at tests/it/templates.rs:"), "{message}");
@@ -350,7 +351,7 @@ mod failures {
     }
 
     #[test]
-    fn a_statement_that_fails_when_it_runs_is_given_whole() {
+    fn a_statement_that_fails_when_it_runs_is_quoted_in_full() {
         let script = "CREATE TABLE a (id UNIQUE);\n\nINSERT INTO a\n  VALUES (1), (1);\nSELECT 1;";
         let error = Template::sql(script).engine().unwrap_err();
         let message = error.to_string();
@@ -358,19 +359,19 @@ mod failures {
         assert!(message.contains("SQLite says: UNIQUE constraint failed: a.id"), "{message}");
         assert!(message.ends_with("the statement:\nINSERT INTO a\n  VALUES (1), (1);"), "{message}");
         assert_eq!(error.sqlite().unwrap().sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation));
-        assert_eq!(rusqlite::Error::from(error.clone()).to_string(), message, "for code that has rusqlite's errors");
+        assert_eq!(rusqlite::Error::from(error.clone()).to_string(), message, "for code that uses rusqlite's errors");
     }
 
     #[test]
-    fn a_script_may_not_hold_a_nul_or_leave_a_transaction_open() {
+    fn a_script_may_not_contain_a_nul_or_leave_a_transaction_open() {
         assert!(message(&Template::sql("CREATE TABLE a (id);\n\0CREATE TABLE b (id)")).contains("line 2"));
         let open = message(&Template::sql("BEGIN; CREATE TABLE a (id)"));
         assert!(open.contains("has begun a transaction and neither committed it nor rolled it back"), "{open}");
     }
 
-    /// What it makes is not in the template's database, so the template would be empty.
+    /// The function's changes would not be in the template's database, so the template would be empty.
     #[test]
-    fn a_function_may_not_put_another_database_in_place_of_its_own() {
+    fn a_function_may_not_replace_the_database_of_its_connection() {
         let replaced = Template::build(|connection| {
             *connection = Connection::open_in_memory()?;
             Ok(connection.execute_batch(SCHEMA)?)
@@ -386,13 +387,13 @@ mod failures {
     }
 
     #[test]
-    fn a_key_that_is_a_whole_file_is_not_in_the_message() {
+    fn a_key_as_long_as_a_file_is_not_in_the_message() {
         let message = message(&Template::build(|_| Err("no migrations".into())).key(include_str!("templates.rs")));
         assert!(message.len() < 200, "{message}");
     }
 
     #[test]
-    fn what_a_connection_is_set_up_with_may_fail_the_build() {
+    fn a_failing_on_connect_function_fails_the_build() {
         let panicking = Template::sql("SELECT 1").on_connect(|_| panic!("no such extension"));
         assert!(message(&panicking).ends_with("it panicked: no such extension"), "{}", message(&panicking));
         let failing = Template::sql("SELECT 1").on_connect(|_| Err("no such extension".into()));
@@ -403,20 +404,20 @@ mod failures {
     }
 
     #[test]
-    fn an_error_of_text_in_many_bytes_is_cut_where_a_character_ends() {
+    fn an_error_in_text_of_multi_byte_characters_is_reported_with_its_line() {
         let message = message(&Template::sql("-- é\nSELECT 'é' ü é, 'ü' FROM"));
         assert!(message.contains(": line 2 of the script"), "{message}");
     }
 
     #[test]
-    fn long_statements_are_cut() {
+    fn long_statements_are_truncated() {
         let script: &str = Box::leak(format!("SELECT '{}', oops", "é".repeat(3000)).into_boxed_str());
         let message = message(&Template::sql("SELECT 1").seed(script));
         assert!(message.ends_with("é …") && message.len() < 3000, "{message}");
     }
 
     #[test]
-    fn a_failing_function_is_called_once_and_all_get_its_error() {
+    fn a_failing_function_is_called_once_and_all_threads_get_its_error() {
         static CALLS: AtomicUsize = AtomicUsize::new(0);
         static FAILING: Template = Template::build(|_| {
             CALLS.fetch_add(1, Ordering::Relaxed);
@@ -432,11 +433,11 @@ mod failures {
         assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "no migrations found");
         assert_eq!(CALLS.load(Ordering::Relaxed), 1);
         let derived = Template::from(&FAILING).seed("SELECT 1");
-        assert_eq!(message(&derived), message(&FAILING), "the parent's error is what is wrong with the child");
+        assert_eq!(message(&derived), message(&FAILING), "a child reports its parent's error");
     }
 
     #[test]
-    fn a_panic_is_reported_as_one() {
+    fn a_panic_in_a_build_is_reported_as_a_panic() {
         static CALLS: AtomicUsize = AtomicUsize::new(0);
         static PANICS: Template = Template::build(|_| {
             CALLS.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Units of work: what ends them, and what they say when they have ended already.
+//! Units of work: what ends them, and the error if they have already ended.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -18,7 +18,7 @@ fn keys(engine: &Engine) -> Vec<i64> {
 }
 
 #[test]
-fn commit_keeps_and_rollback_and_drop_do_not() {
+fn a_commit_keeps_changes_and_a_rollback_or_drop_discards_them() {
     let engine = engine_with_entries(&[]);
     let work = engine.unit_of_work().unwrap();
     insert(&work, 1).unwrap();
@@ -35,7 +35,7 @@ fn commit_keeps_and_rollback_and_drop_do_not() {
 }
 
 #[test]
-fn a_panic_rolls_back() {
+fn a_panic_rolls_a_unit_of_work_back() {
     let engine = engine_with_entries(&[]);
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         let work = engine.unit_of_work().unwrap();
@@ -47,7 +47,7 @@ fn a_panic_rolls_back() {
 }
 
 #[test]
-fn ended_by_the_code_under_test() {
+fn a_unit_of_work_that_the_code_under_test_ended_is_an_error() {
     let engine = engine_with_entries(&[]);
     for (statement, operation) in [
         ("COMMIT", UnitOfWork::commit as fn(UnitOfWork) -> _),
@@ -64,8 +64,8 @@ fn ended_by_the_code_under_test() {
     }
     let work = engine.unit_of_work().unwrap();
     work.execute_batch("COMMIT").unwrap();
-    drop(work); // silently
-    assert_eq!(keys(&engine), [1], "what the code under test committed stands");
+    drop(work); // reports nothing
+    assert_eq!(keys(&engine), [1], "what the code under test committed stays");
 }
 
 #[test]
@@ -81,7 +81,11 @@ fn a_commit_that_sqlite_refuses_rolls_back() {
         .unwrap();
     let connection = engine.connect().unwrap();
     let work = engine.unit_of_work().unwrap();
-    assert_eq!(number(&work, "PRAGMA foreign_keys"), 1, "an engine enforces them, whatever SQLite's own default is");
+    assert_eq!(
+        number(&work, "PRAGMA foreign_keys"),
+        1,
+        "an engine enforces foreign keys, whatever SQLite's default is"
+    );
     work.execute_batch("INSERT INTO child VALUES (1)").unwrap();
     let error = work.commit().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Sqlite);
@@ -106,7 +110,7 @@ fn transactions_commit_on_ok_and_roll_back_on_err() {
 }
 
 #[test]
-fn a_unit_of_work_may_go_to_another_thread() {
+fn a_unit_of_work_may_move_to_another_thread() {
     let engine = engine_with_entries(&[]);
     let work = engine.unit_of_work().unwrap();
     insert(&work, 1).unwrap();
@@ -130,7 +134,7 @@ fn a_savepoint_that_sqlite_refuses_is_an_error() {
 }
 
 #[test]
-fn many_units_of_work_are_open_at_once() {
+fn many_units_of_work_may_be_open_at_once() {
     let engine = engine_with_entries(&[(1, 1)]);
     let open: Vec<_> = (0..100).map(|_| engine.unit_of_work().unwrap()).collect();
     assert!(open.iter().all(|work| entries(work) == [(1, 1)]));

@@ -1,4 +1,4 @@
-//! What a database URL can be, and what is said of one that can't be served.
+//! The database URLs that are accepted, and the errors for others.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ fn parse(url: &str) -> DatabaseUrl {
 }
 
 #[test]
-fn the_spellings_of_the_default_database() {
+fn all_spellings_of_the_default_database_are_equal() {
     for url in [
         "sqlite:///:memory:",
         "sqlite://",
@@ -35,7 +35,7 @@ fn the_spellings_of_the_default_database() {
 }
 
 #[test]
-fn the_spellings_of_a_named_database() {
+fn all_spellings_of_a_named_database_are_equal() {
     let orders = DatabaseUrl::named("orders").unwrap();
     for url in [
         "sqlite:///file:orders?mode=memory&cache=shared&uri=true",
@@ -56,12 +56,12 @@ fn the_spellings_of_a_named_database() {
     }
     assert_eq!(orders.to_string(), "file:orders?mode=memory&cache=shared");
     assert_eq!(format!("{orders:?}"), r#"DatabaseUrl("file:orders?mode=memory&cache=shared")"#);
-    assert_ne!(parse("file:/orders?mode=memory"), orders, "to SQLite, too, that is another name");
+    assert_ne!(parse("file:/orders?mode=memory"), orders, "to SQLite this is another name, too");
     assert_ne!(parse("file:Orders?mode=memory"), orders);
 }
 
 #[test]
-fn files_are_refused_with_the_way_to_open_them() {
+fn files_are_refused_with_a_hint_on_how_to_open_them() {
     for (url, path) in [
         ("sqlite:///path.db", "path.db"),
         ("sqlite:////var/lib/path.db", "/var/lib/path.db"),
@@ -80,7 +80,7 @@ fn files_are_refused_with_the_way_to_open_them() {
 }
 
 #[test]
-fn what_is_no_url_of_ours_is_refused_with_what_would_do() {
+fn unsupported_urls_are_refused_with_the_reason() {
     for (url, reason) in [
         ("", "it is empty"),
         ("postgresql://localhost/orders", "its scheme is \"postgresql\""),
@@ -116,7 +116,7 @@ fn what_is_no_url_of_ours_is_refused_with_what_would_do() {
 }
 
 #[test]
-fn names_hold_anything() {
+fn names_may_contain_anything() {
     for name in ["a b", "100%", "what?", "#1", "it's \"quoted\"", "Zürich/Straße", "数据库", "a&b=c", "/", "\u{1f980}"]
     {
         let url = DatabaseUrl::named(name).unwrap();
@@ -140,13 +140,13 @@ fn a_map_of_urls_can_be_searched_by_name() {
 
 proptest! {
     #[test]
-    fn the_normal_form_parses_to_the_same(name in "[^\0]+") {
+    fn the_normal_form_parses_to_the_same_url(name in "[^\0]+") {
         let url = DatabaseUrl::named(&name).unwrap();
         prop_assert_eq!(parse(&url.to_string()), url);
     }
 
     #[test]
-    fn no_text_makes_it_panic_and_what_parses_has_a_normal_form(url in r#"(file:|sqlite:)?[/a%2#?&=]*(:memory:|mode=memory|vfs=memdb)?\PC*"#) {
+    fn no_text_causes_a_panic_and_a_parsed_url_has_a_normal_form(url in r#"(file:|sqlite:)?[/a%2#?&=]*(:memory:|mode=memory|vfs=memdb)?\PC*"#) {
         if let Ok(parsed) = url.parse::<DatabaseUrl>() {
             prop_assert_eq!(parse(&parsed.to_string()), parsed);
         }

@@ -1,4 +1,4 @@
-//! Writers wait for their turn: in order of arrival, for a bounded time, and the error says who had the slot.
+//! Writers wait for their turn, in order of arrival and for a bounded time. The error names the holder of the slot.
 
 use std::sync::Barrier;
 use std::sync::atomic::AtomicBool;
@@ -18,7 +18,7 @@ fn update(connection: &Connection) -> rusqlite::Result<usize> {
     connection.execute("UPDATE entry SET value = value + 1 WHERE key = 1", [])
 }
 
-/// An engine whose writer slot is held by a unit of work, which another thread of this name has begun.
+/// Returns an engine, and a unit of work that holds its writer slot and was begun on another thread of this name.
 fn engine_with_writer(thread: &str) -> (Engine, UnitOfWork) {
     let engine = engine_with_entries(&[(1, 0)]);
     let writer = in_thread(thread, || engine.begin(Immediate).unwrap());
@@ -56,7 +56,7 @@ fn the_error_says_when_a_thread_waits_for_itself() {
 }
 
 #[test]
-fn a_statement_that_waits_in_vain_gives_the_same_error() {
+fn a_statement_that_times_out_returns_the_same_error() {
     let (engine, _writer) = engine_with_writer("moves_the_money");
     let has_read = engine.unit_of_work().unwrap();
     entries(&has_read);
@@ -72,7 +72,7 @@ fn a_statement_that_waits_in_vain_gives_the_same_error() {
 }
 
 #[test]
-fn the_error_tells_what_kind_of_holder_it_is() {
+fn the_error_names_the_kind_of_holder() {
     let engine = engine_with_entries(&[(1, 0)]);
     engine.set_lock_timeout(Duration::ZERO);
     let expect = |part: &str| {
@@ -95,11 +95,11 @@ fn the_error_tells_what_kind_of_holder_it_is() {
 }
 
 #[test]
-fn a_wait_that_ended_in_vain_leaves_the_queue() {
+fn a_wait_that_times_out_leaves_the_queue() {
     let (engine, writer) = engine_with_writer("first");
     engine.begin(Immediate).unwrap_err();
     writer.commit().unwrap();
-    engine.set_lock_timeout(Duration::ZERO); // nobody may have been given the slot
+    engine.set_lock_timeout(Duration::ZERO); // fails if the slot was given to the wait that timed out
     engine.begin(Immediate).unwrap().commit().unwrap();
 }
 
@@ -123,7 +123,7 @@ fn restore_waits_for_its_turn() {
 }
 
 #[test]
-fn a_foreign_connection_waits_as_its_busy_timeout_says() {
+fn a_foreign_connection_waits_for_its_busy_timeout() {
     let engine = engine_with_entries(&[(1, 0)]);
     let writer = engine.begin(Immediate).unwrap();
     let foreign = Connection::open(engine.uri()).unwrap();
@@ -166,8 +166,8 @@ fn a_foreign_connection_gets_its_turn_among_many() {
     }
 }
 
-/// Writes beside so many writers that hold the slot for so long each.
-fn write_beside(foreign: &Connection, engine: &Engine, writers: u64, milliseconds: u64) {
+/// Writes while other threads each hold the slot for this time, one after another.
+fn write_beside_writers(foreign: &Connection, engine: &Engine, writers: u64, milliseconds: u64) {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..writers {
@@ -180,7 +180,7 @@ fn write_beside(foreign: &Connection, engine: &Engine, writers: u64, millisecond
                 }
             });
         }
-        thread::sleep(Duration::from_millis(milliseconds)); // not needed; the others queue by then
+        thread::sleep(Duration::from_millis(milliseconds)); // not needed; lets the others queue first
         let results: Vec<_> = (0..6).map(|_| update(foreign)).collect();
         is_over.store(true, Relaxed);
         assert_eq!(results, [const { Ok(1) }; 6], "beside {writers} writers of {milliseconds} ms");
@@ -195,23 +195,23 @@ fn a_foreign_connection_does_not_starve() {
         let engine = engine_with_entries(&[(1, 0)]);
         let foreign = Connection::open(engine.uri()).unwrap();
         foreign.busy_timeout(Duration::from_secs(5)).unwrap();
-        write_beside(&foreign, &engine, writers, milliseconds);
+        write_beside_writers(&foreign, &engine, writers, milliseconds);
     }
 }
 
-/// Nor one whose busy handler sleeps by itself, so that it is away for as long.
+/// The busy handler sleeps, and the connection does not ask for the slot in the meantime.
 #[test]
-fn a_foreign_connection_with_a_busy_handler_of_its_own_does_not_starve() {
+fn a_foreign_connection_with_its_own_busy_handler_does_not_starve() {
     for (writers, milliseconds) in WRITERS {
         let engine = engine_with_entries(&[(1, 0)]);
-        let mut foreign = Connection::open(engine.uri()).unwrap();
+        let foreign = &mut Connection::open(engine.uri()).unwrap(); // `busy_handler` takes `&self` in rusqlite 0.39
         foreign
             .busy_handler(Some(|tries| {
                 thread::sleep(Duration::from_millis(20));
                 tries < 250
             }))
             .unwrap();
-        write_beside(&foreign, &engine, writers, milliseconds);
+        write_beside_writers(foreign, &engine, writers, milliseconds);
     }
 }
 
@@ -233,12 +233,12 @@ fn a_foreign_connection_that_gave_up_says_how_long_it_waited() {
         assert!(message.contains("thread `moves_the_money`"), "{message}");
         let (_, waited) = message.split_once("waited ").unwrap();
         let waited: f64 = waited.split_once("ms ").unwrap_or_else(|| panic!("{message}")).0.parse().unwrap();
-        let most = 1000.0 * elapsed.as_secs_f64() + 0.05; // it is printed in tenths of a millisecond
+        let most = 1000.0 * elapsed.as_secs_f64() + 0.05; // the message has tenths of a millisecond
         assert!((125.0..=most).contains(&waited), "{message}, within {elapsed:?}");
     }
 }
 
-/// It neither reserves the slot with its next read, nor does it wait.
+/// Its next read neither reserves the slot nor waits for it.
 #[test]
 fn a_connection_that_does_not_wait_reserves_nothing() {
     let engine = engine_with_entries(&[(1, 0)]);
@@ -249,7 +249,7 @@ fn a_connection_that_does_not_wait_reserves_nothing() {
         let writer = engine.begin(Immediate).unwrap();
         update(&foreign).unwrap_err();
         writer.commit().unwrap();
-        thread::sleep(Duration::from_millis(2)); // so long that it could be one that polls
+        thread::sleep(Duration::from_millis(2)); // long enough for a connection that polls
         foreign.execute_batch("BEGIN").unwrap();
         entries(&foreign);
         engine.begin(Immediate).expect("there is no other writer").commit().unwrap();
@@ -257,11 +257,11 @@ fn a_connection_that_does_not_wait_reserves_nothing() {
     }
 }
 
-/// The first in the queue is told, and only the last looks by itself, so that thousands may wait. What is counted is how
-/// often the threads went to sleep: each wake-up is followed by one.
+/// The first in the queue is woken, and only the last polls, so that thousands may wait. The test counts how often the
+/// threads go to sleep, which they do after each wake-up.
 #[test]
 #[cfg(target_os = "linux")]
-fn those_who_wait_sleep() {
+fn waiting_threads_sleep() {
     const WAITERS: usize = 100;
     fn sleeps_of_this_thread() -> usize {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
@@ -271,11 +271,11 @@ fn those_who_wait_sleep() {
     let engine = engine_with_entries(&[(1, 0)]);
     let _writer = engine.begin(Immediate).unwrap();
     engine.set_lock_timeout(Duration::from_secs(1));
-    let all_are_here = Barrier::new(WAITERS);
+    let barrier = Barrier::new(WAITERS);
     let sleeps: usize = thread::scope(|scope| {
         let wait = || {
-            engine.unit_of_work().unwrap().commit().unwrap(); // so that there is a connection
-            all_are_here.wait();
+            engine.unit_of_work().unwrap().commit().unwrap(); // so that a connection is idle
+            barrier.wait();
             let before = sleeps_of_this_thread();
             engine.begin(Immediate).unwrap_err();
             sleeps_of_this_thread() - before
@@ -283,7 +283,7 @@ fn those_who_wait_sleep() {
         let waiters: Vec<_> = (0..WAITERS).map(|_| scope.spawn(wait)).collect();
         waiters.into_iter().map(|waiter| waiter.join().unwrap()).sum()
     });
-    // 50 for one that looks every 20 ms; some for the mutex.
+    // A thread that polls every 20 ms sleeps 50 times. The mutex causes some sleeps, too.
     assert!(sleeps < 15 * WAITERS, "{sleeps}");
 }
 
@@ -300,7 +300,7 @@ fn a_connection_may_set_its_own_timeout() {
 }
 
 #[test]
-fn an_engine_that_is_attached_to_ours_is_waited_for_as_well() {
+fn a_writer_waits_for_an_attached_engine() {
     let (engine, _writer) = engine_with_writer("moves_the_money");
     let connection = Engine::new().connect().unwrap();
     connection.execute("ATTACH ?1 AS other", [engine.uri()]).unwrap();
@@ -314,18 +314,18 @@ fn an_engine_that_is_attached_to_ours_is_waited_for_as_well() {
     assert!(refused.to_string().contains("thread `moves_the_money`"), "{refused}");
 }
 
-/// After a refusal a connection may want to read only. Neither does it keep the slot then, nor does it wait for it.
+/// After a refusal a connection may continue with a read. Then it neither keeps the slot nor waits for it.
 #[test]
-fn a_reader_that_was_refused_before_keeps_nobody_from_writing() {
+fn a_reader_that_was_refused_before_does_not_block_writers() {
     let engine = engine_with_entries(&[(1, 0)]);
     engine.set_lock_timeout(SHORT);
-    let refused_for_reading_old = || {
+    let be_refused_as_stale = || {
         let work = engine.unit_of_work().unwrap();
         entries(&work);
         engine.transaction(|work| update(work)).unwrap();
         update(&work).unwrap_err();
     };
-    refused_for_reading_old();
+    be_refused_as_stale();
     let reader = engine.unit_of_work().unwrap(); // on the same connection
     entries(&reader);
     engine.begin(Immediate).unwrap().commit().unwrap();
@@ -335,17 +335,17 @@ fn a_reader_that_was_refused_before_keeps_nobody_from_writing() {
         let writer = engine.begin(Immediate).unwrap();
         update(&foreign).unwrap_err();
         writer.commit().unwrap();
-        thread::sleep(Duration::from_millis(2)); // so that it is taken for one that polls
+        thread::sleep(Duration::from_millis(2)); // long enough to be taken for a connection that polls
         foreign.execute_batch("BEGIN").unwrap();
         entries(&foreign);
-        engine.set_lock_timeout(Duration::from_secs(60)); // more than a reservation lasts
+        engine.set_lock_timeout(Duration::from_secs(60)); // longer than a reservation lasts
         engine.begin(Immediate).unwrap().commit().unwrap();
         engine.set_lock_timeout(SHORT);
     }
 }
 
 #[test]
-fn a_connection_that_overcame_a_refusal_gives_the_slot_back() {
+fn a_connection_that_writes_after_a_refusal_releases_the_slot() {
     let engine = engine_with_entries(&[(1, 0)]);
     engine.set_lock_timeout(SHORT);
     for connection in [Connection::open(engine.uri()).unwrap(), engine.connect().unwrap()] {
@@ -362,7 +362,7 @@ fn a_connection_that_overcame_a_refusal_gives_the_slot_back() {
     }
 }
 
-/// A database file that another connection keeps busy for a while, and the file's name for ATTACH.
+/// A database file that another connection keeps locked for a while, and its path for ATTACH.
 struct BusyFile {
     path: String,
     holder: Connection,
@@ -378,7 +378,7 @@ impl BusyFile {
         BusyFile { path, holder, _folder: folder }
     }
 
-    /// `connection` writes to the file, and has to wait for it: its busy handler is called.
+    /// Makes `connection` write to the file and wait for it, so that SQLite calls its busy handler.
     fn make_wait(self, connection: &Connection) {
         let holder = self.holder;
         holder.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -392,9 +392,10 @@ impl BusyFile {
     }
 }
 
-/// What was announced to a busy handler that was then not called must not make it take the slot for what is over.
-fn nobody_holds_the_slot(engine: &Engine) {
-    engine.set_lock_timeout(Duration::from_secs(60)); // more than a reservation lasts
+/// Asserts that no connection has taken the slot. A refusal prepares the busy handler to take it. If SQLite does not call
+/// the handler then, a later call must not take the slot.
+fn assert_slot_is_free(engine: &Engine) {
+    engine.set_lock_timeout(Duration::from_secs(60)); // longer than a reservation lasts
     engine.begin(Immediate).unwrap().commit().unwrap();
 }
 
@@ -407,7 +408,7 @@ fn a_busy_file_does_not_make_a_connection_take_the_slot_for_another() {
     update(&foreign).unwrap_err();
     drop(foreign);
     let other = Engine::new();
-    let ours: Vec<Connection> = (0..20).map(|_| other.connect().unwrap()).collect(); // one of them where the other was
+    let ours: Vec<Connection> = (0..20).map(|_| other.connect().unwrap()).collect(); // one gets the address of `foreign`
     drop(writer);
     for ours in &ours[..3] {
         let file = BusyFile::new();
@@ -415,7 +416,7 @@ fn a_busy_file_does_not_make_a_connection_take_the_slot_for_another() {
         file.make_wait(ours);
     }
     drop(file);
-    nobody_holds_the_slot(&engine);
+    assert_slot_is_free(&engine);
 }
 
 #[test]
@@ -433,14 +434,14 @@ fn a_busy_file_does_not_make_a_connection_take_the_slot_again() {
         update(&work).unwrap();
     });
     drop(work);
-    let work = engine.unit_of_work().unwrap(); // on the same connection, with our busy handler
+    let work = engine.unit_of_work().unwrap(); // on the same connection, with the crate's busy handler
     work.execute_batch("COMMIT").unwrap();
     work.execute("ATTACH ?1 AS file", [&file.path]).unwrap();
     file.make_wait(&work);
-    nobody_holds_the_slot(&engine);
+    assert_slot_is_free(&engine);
 }
 
-/// To change the journal mode SQLite asks for the lock once, and for no busy handler.
+/// To change the journal mode, SQLite asks for the lock once and calls no busy handler.
 #[test]
 fn a_lock_that_sqlite_did_not_wait_for_is_not_taken_later() {
     let (engine, file) = (engine_with_entries(&[(1, 0)]), BusyFile::new());
@@ -452,12 +453,12 @@ fn a_lock_that_sqlite_did_not_wait_for_is_not_taken_later() {
     ours.execute_batch("PRAGMA main.journal_mode = DELETE").unwrap();
     drop(writer);
     file.make_wait(&ours);
-    nobody_holds_the_slot(&engine);
+    assert_slot_is_free(&engine);
 }
 
-/// A backup does not begin to count the busy handler's calls anew.
+/// A backup does not restart the count of the busy handler's calls.
 #[test]
-fn every_wait_has_its_own_time() {
+fn every_wait_has_the_whole_timeout() {
     let engine = engine_with_entries(&[(1, 0)]);
     let mut ours = engine.connect().unwrap();
     let timeout = Duration::from_millis(200);
@@ -481,7 +482,7 @@ fn every_wait_has_its_own_time() {
 }
 
 #[test]
-fn another_database_that_is_busy_is_waited_for_too() {
+fn a_writer_waits_for_an_attached_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.sqlite3");
     let other = Connection::open(&path).unwrap();
@@ -490,14 +491,14 @@ fn another_database_that_is_busy_is_waited_for_too() {
     connection.execute("ATTACH ?1 AS other", [path.to_str().unwrap()]).unwrap();
     thread::scope(|scope| {
         let insert = scope.spawn(move || connection.execute("INSERT INTO other.note VALUES ('waited')", []));
-        thread::sleep(Duration::from_millis(50)); // not needed; it makes the other wait, nearly always
+        thread::sleep(Duration::from_millis(50)); // not needed; makes the other thread wait, nearly always
         other.execute_batch("COMMIT").unwrap();
         assert_eq!(insert.join().unwrap(), Ok(1));
     });
 }
 
 #[test]
-fn a_panic_while_the_slot_is_held_gives_it_back() {
+fn a_panic_releases_the_slot() {
     let engine = engine_with_entries(&[(1, 0)]);
     engine.set_lock_timeout(Duration::ZERO);
     let panicked = thread::scope(|scope| {

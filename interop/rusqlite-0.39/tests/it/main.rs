@@ -1,4 +1,4 @@
-//! Code that uses sqlx or sea-orm, tested on engines: each file is what a test suite of such code can look like.
+//! Code that uses sqlx or sea-orm, tested on engines. Each file shows what a test suite of such code can look like.
 
 mod sea_orm;
 mod sqlx;

@@ -89,7 +89,7 @@ async fn connect(engine: &Engine) -> DatabaseConnection {
 }
 
 #[tokio::test]
-async fn it_connects_by_the_line_of_the_readme() {
+async fn the_line_in_the_readme_opens_a_connection() {
     let engine = BANK.engine().unwrap();
     let database = readme!(Database::connect(engine.uri().replacen("file:", "sqlite://", 1)).await).unwrap();
     deposit(&database, 1, 5).await.unwrap();
@@ -124,14 +124,14 @@ async fn panic_within_a_transaction(engine: Engine) {
 }
 
 #[test]
-fn a_test_that_panics_leaves_nothing_to_the_next() {
+fn a_test_that_panics_does_not_affect_the_next() {
     let engine = BANK.engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
     assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
 }
 
 #[test]
-fn a_test_that_panics_gives_a_shared_engine_back() {
+fn a_test_that_panics_releases_a_shared_engine() {
     let engine = Engine::shared_with("file:sea-orm?mode=memory", &BANK).unwrap();
     let same = engine.clone();
     run_test_that_panics(|| panic_within_a_transaction(same));
@@ -160,7 +160,7 @@ async fn migrations_run_once_for_all_tests() {
 }
 
 #[tokio::test]
-async fn an_open_transaction_is_seen_by_nobody_else() {
+async fn an_open_transaction_is_invisible_to_others() {
     let engine = BANK.engine().unwrap();
     let database = connect(&engine).await;
     let transaction = database.begin().await.unwrap();
@@ -182,7 +182,7 @@ async fn a_pool_outlives_its_engine() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_gone_can_t_be_opened() {
+async fn a_dropped_engine_can_not_be_opened() {
     let engine = BANK.engine().unwrap();
     let options = options(&engine);
     drop(engine);

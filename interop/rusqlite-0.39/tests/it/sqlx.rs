@@ -32,7 +32,7 @@ async fn pool(engine: &Engine) -> SqlitePool {
 }
 
 #[tokio::test]
-async fn a_pool_connects_by_the_line_of_the_readme() {
+async fn the_line_in_the_readme_opens_a_pool() {
     let engine = BANK.engine().unwrap();
     let pool = readme!(SqlitePool::connect_with(SqliteConnectOptions::new().filename(engine.uri())).await).unwrap();
     deposit(&pool, 1, 5).await.unwrap();
@@ -41,7 +41,7 @@ async fn a_pool_connects_by_the_line_of_the_readme() {
 }
 
 #[tokio::test]
-async fn a_pool_connects_by_a_url() {
+async fn a_url_opens_a_pool() {
     let engine = BANK.engine().unwrap();
     let pool = readme!(SqlitePool::connect(&engine.uri().replacen("file:", "sqlite://", 1)).await).unwrap();
     deposit(&pool, 1, 5).await.unwrap();
@@ -75,14 +75,14 @@ async fn panic_within_a_transaction(engine: Engine) {
 }
 
 #[test]
-fn a_test_that_panics_leaves_nothing_to_the_next() {
+fn a_test_that_panics_does_not_affect_the_next() {
     let engine = BANK.engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
     assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
 }
 
 #[test]
-fn a_test_that_panics_gives_a_shared_engine_back() {
+fn a_test_that_panics_releases_a_shared_engine() {
     let engine = Engine::shared_with("file:sqlx?mode=memory", &BANK).unwrap();
     let same = engine.clone();
     run_test_that_panics(|| panic_within_a_transaction(same));
@@ -113,7 +113,7 @@ async fn migrations_run_once_for_all_tests() {
 }
 
 #[tokio::test]
-async fn an_open_transaction_is_seen_by_nobody_else() {
+async fn an_open_transaction_is_invisible_to_others() {
     let engine = BANK.engine().unwrap();
     let pool = pool(&engine).await;
     let mut transaction = pool.begin().await.unwrap();
@@ -135,7 +135,7 @@ async fn a_pool_outlives_its_engine() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_gone_can_t_be_opened() {
+async fn a_dropped_engine_can_not_be_opened() {
     let engine = BANK.engine().unwrap();
     let pool = SqlitePoolOptions::new().connect_lazy_with(SqliteConnectOptions::new().filename(engine.uri()));
     drop(engine);

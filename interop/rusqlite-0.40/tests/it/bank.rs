@@ -1,4 +1,4 @@
-//! The code under test of the libraries that hand out rusqlite's connections.
+//! The code under test for the libraries that hand out rusqlite's connections.
 
 use rusqlite_fixtures::rusqlite::{Connection, Result};
 

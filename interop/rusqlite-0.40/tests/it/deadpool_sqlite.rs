@@ -23,7 +23,7 @@ fn pool(engine: &Engine) -> Pool {
 }
 
 #[tokio::test]
-async fn a_pool_connects_by_the_line_of_the_readme() {
+async fn the_line_in_the_readme_opens_a_pool() {
     let engine = BANK.engine().unwrap();
     let pool = readme!(Config::new(engine.uri()).create_pool(Runtime::Tokio1)).unwrap();
     deposit_by(&pool, 1, 5).await;
@@ -63,14 +63,14 @@ async fn panic_within_a_transaction(engine: Engine) {
 }
 
 #[test]
-fn a_test_that_panics_leaves_nothing_to_the_next() {
+fn a_test_that_panics_does_not_affect_the_next() {
     let engine = BANK.engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
     assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
 }
 
 #[test]
-fn a_test_that_panics_gives_a_shared_engine_back() {
+fn a_test_that_panics_releases_a_shared_engine() {
     let engine = Engine::shared_with("file:deadpool-sqlite?mode=memory", &BANK).unwrap();
     let same = engine.clone();
     run_test_that_panics(|| panic_within_a_transaction(same));
@@ -79,7 +79,7 @@ fn a_test_that_panics_gives_a_shared_engine_back() {
 }
 
 #[tokio::test]
-async fn an_open_transaction_is_seen_by_nobody_else() {
+async fn an_open_transaction_is_invisible_to_others() {
     let engine = BANK.engine().unwrap();
     let same = engine.clone();
     let connection = pool(&engine).get().await.unwrap();
@@ -97,7 +97,7 @@ async fn an_open_transaction_is_seen_by_nobody_else() {
 async fn a_pool_outlives_its_engine() {
     let engine = BANK.engine().unwrap();
     let pool = pool(&engine);
-    deposit_by(&pool, 1, 5).await; // it connects when it is used first
+    deposit_by(&pool, 1, 5).await; // the pool connects on first use
     drop(engine);
     deposit_by(&pool, 1, 5).await;
     let connection = pool.get().await.unwrap();
@@ -106,7 +106,7 @@ async fn a_pool_outlives_its_engine() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_gone_can_t_be_opened() {
+async fn a_dropped_engine_can_not_be_opened() {
     let pool = pool(&BANK.engine().unwrap());
     let error = pool.get().await.err().unwrap();
     assert!(error.to_string().contains("unable to open database file"), "{error}");

@@ -32,7 +32,7 @@ fn balance(connection: &mut SqliteConnection, id: i64) -> QueryResult<i64> {
     account::table.find(id).select(account::balance).first(connection)
 }
 
-/// diesel sets no time-out, so that a write that finds another in progress fails at once: on a file, too.
+/// diesel sets no busy timeout, so a write fails at once if another is in progress. This is the same on a file.
 #[derive(Debug)]
 struct BusyTimeout;
 
@@ -54,7 +54,7 @@ fn establish(engine: &Engine) -> SqliteConnection {
 }
 
 #[test]
-fn it_connects_by_the_line_of_the_readme() {
+fn the_line_in_the_readme_opens_a_connection() {
     let engine = BANK.engine().unwrap();
     let mut connection = readme!(SqliteConnection::establish(engine.uri())).unwrap();
     deposit(&mut connection, 1, 5).unwrap();
@@ -63,7 +63,7 @@ fn it_connects_by_the_line_of_the_readme() {
 }
 
 #[test]
-fn a_pool_connects_by_the_line_of_the_readme() {
+fn the_line_in_the_readme_opens_a_pool() {
     let engine = BANK.engine().unwrap();
     let pool = readme!(Pool::new(ConnectionManager::<SqliteConnection>::new(engine.uri()))).unwrap();
     deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
@@ -94,14 +94,14 @@ fn panic_within_a_transaction(engine: Engine) {
 }
 
 #[test]
-fn a_test_that_panics_leaves_nothing_to_the_next() {
+fn a_test_that_panics_does_not_affect_the_next() {
     let engine = BANK.engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
     assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
 }
 
 #[test]
-fn a_test_that_panics_gives_a_shared_engine_back() {
+fn a_test_that_panics_releases_a_shared_engine() {
     let engine = Engine::shared_with("file:diesel?mode=memory", &BANK).unwrap();
     let same = engine.clone();
     run_test_that_panics(|| panic_within_a_transaction(same));
@@ -130,7 +130,7 @@ fn migrations_run_once_for_all_tests() {
 }
 
 #[test]
-fn an_open_transaction_is_seen_by_nobody_else() {
+fn an_open_transaction_is_invisible_to_others() {
     let engine = BANK.engine().unwrap();
     let transaction = establish(&engine).transaction(|transaction| {
         add(transaction, 1, 5)?;
@@ -159,7 +159,7 @@ fn a_pool_outlives_its_engine() {
 }
 
 #[test]
-fn an_engine_that_is_gone_can_t_be_opened() {
+fn a_dropped_engine_can_not_be_opened() {
     let uri = BANK.engine().unwrap().uri().to_owned();
     let error = SqliteConnection::establish(&uri).err().unwrap();
     assert!(error.to_string().to_lowercase().contains("unable to open"), "{error}");

@@ -1,5 +1,5 @@
-//! Code that uses diesel, or a library over rusqlite, tested on engines: each file is what a test suite of such code can
-//! look like.
+//! Code that uses diesel, or a library over rusqlite, tested on engines. Each file shows what a test suite of such
+//! code can look like.
 
 mod bank;
 mod deadpool_sqlite;

@@ -13,7 +13,7 @@ fn pool(engine: &Engine) -> Pool<SqliteConnectionManager> {
 }
 
 #[test]
-fn a_pool_connects_by_the_line_of_the_readme() {
+fn the_line_in_the_readme_opens_a_pool() {
     let engine = BANK.engine().unwrap();
     let pool = readme!(r2d2::Pool::new(SqliteConnectionManager::file(engine.uri()))).unwrap();
     deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
@@ -43,14 +43,14 @@ fn panic_within_a_transaction(engine: Engine) {
 }
 
 #[test]
-fn a_test_that_panics_leaves_nothing_to_the_next() {
+fn a_test_that_panics_does_not_affect_the_next() {
     let engine = BANK.engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
     assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
 }
 
 #[test]
-fn a_test_that_panics_gives_a_shared_engine_back() {
+fn a_test_that_panics_releases_a_shared_engine() {
     let engine = Engine::shared_with("file:r2d2-sqlite?mode=memory", &BANK).unwrap();
     let same = engine.clone();
     run_test_that_panics(|| panic_within_a_transaction(same));
@@ -59,7 +59,7 @@ fn a_test_that_panics_gives_a_shared_engine_back() {
 }
 
 #[test]
-fn an_open_transaction_is_seen_by_nobody_else() {
+fn an_open_transaction_is_invisible_to_others() {
     let engine = BANK.engine().unwrap();
     let mut connection = pool(&engine).get().unwrap();
     let transaction = connection.transaction().unwrap();
@@ -80,7 +80,7 @@ fn a_pool_outlives_its_engine() {
 }
 
 #[test]
-fn an_engine_that_is_gone_can_t_be_opened() {
+fn a_dropped_engine_can_not_be_opened() {
     let manager = SqliteConnectionManager::file(BANK.engine().unwrap().uri());
     let error = Pool::builder().connection_timeout(Duration::from_millis(100)).build(manager).unwrap_err();
     assert!(error.to_string().contains("unable to open database file"), "{error}");

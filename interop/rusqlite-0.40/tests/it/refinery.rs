@@ -17,7 +17,7 @@ fn a_template_migrates_once_for_all_tests() {
 }
 
 #[test]
-fn the_application_migrates_by_itself() {
+fn an_application_may_migrate_an_engine_itself() {
     let engine = Engine::new();
     let mut connection = rusqlite::Connection::open(engine.uri()).unwrap();
     migrations::runner().run(&mut connection).unwrap();

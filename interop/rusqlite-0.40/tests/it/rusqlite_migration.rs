@@ -33,7 +33,7 @@ fn every_migration_can_be_undone() {
 }
 
 #[test]
-fn the_application_migrates_by_itself() {
+fn an_application_may_migrate_an_engine_itself() {
     let engine = Engine::new();
     let mut connection = rusqlite::Connection::open(engine.uri()).unwrap();
     connection.pragma_update(None, "foreign_keys", "ON").unwrap();

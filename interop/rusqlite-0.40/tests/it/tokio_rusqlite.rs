@@ -18,16 +18,16 @@ async fn open(engine: &Engine) -> Connection {
 }
 
 #[tokio::test]
-async fn it_connects_by_the_line_of_the_readme() {
+async fn the_line_in_the_readme_opens_a_connection() {
     let engine = BANK.engine().unwrap();
     let connection = readme!(tokio_rusqlite::Connection::open(engine.uri()).await).unwrap();
     deposit_by(&connection, 1, 5).await;
     assert_eq!(balances(&engine), [5, 0]);
 }
 
-/// It has no pool; these are four connections, each of which two tasks share.
+/// tokio-rusqlite has no pool. Two tasks share each of four connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn eight_tasks_write_by_four_connections() {
+async fn eight_tasks_write_through_four_connections() {
     let engine = BANK.engine().unwrap();
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
@@ -60,14 +60,14 @@ async fn panic_within_a_transaction(engine: Engine) {
 }
 
 #[test]
-fn a_test_that_panics_leaves_nothing_to_the_next() {
+fn a_test_that_panics_does_not_affect_the_next() {
     let engine = BANK.engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
     assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
 }
 
 #[test]
-fn a_test_that_panics_gives_a_shared_engine_back() {
+fn a_test_that_panics_releases_a_shared_engine() {
     let engine = Engine::shared_with("file:tokio-rusqlite?mode=memory", &BANK).unwrap();
     let same = engine.clone();
     run_test_that_panics(|| panic_within_a_transaction(same));
@@ -76,7 +76,7 @@ fn a_test_that_panics_gives_a_shared_engine_back() {
 }
 
 #[tokio::test]
-async fn an_open_transaction_is_seen_by_nobody_else() {
+async fn an_open_transaction_is_invisible_to_others() {
     let engine = BANK.engine().unwrap();
     let connection = open(&engine).await;
     let begun = connection.call(|connection| connection.execute_batch("BEGIN IMMEDIATE")).await;
@@ -98,7 +98,7 @@ async fn a_connection_outlives_its_engine() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_gone_can_t_be_opened() {
+async fn a_dropped_engine_can_not_be_opened() {
     let uri = BANK.engine().unwrap().uri().to_owned();
     let error = Connection::open(uri).await.err().unwrap();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
