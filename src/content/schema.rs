@@ -365,6 +365,66 @@ mod tests {
         assert!(!Schema::new().is_unchanged(Snapshot::empty().pages(), Snapshot::empty().pages()), "it has no layout");
     }
 
+    fn pages_with_header(page_size: u16, reserved: u8, len: usize) -> Pages {
+        let mut bytes = vec![0; len.max(21)];
+        bytes[16..18].copy_from_slice(&page_size.to_be_bytes());
+        bytes[20] = reserved;
+        bytes.truncate(len);
+        Pages::from_base(Arc::new(bytes), len)
+    }
+
+    #[test]
+    fn page_sizes_that_sqlite_does_not_have_are_no_layout() {
+        let size =
+            |page_size, reserved, len| Layout::of(&pages_with_header(page_size, reserved, len)).map(|it| it.usable);
+        assert_eq!(size(512, 0, HEADER), Some(512));
+        assert_eq!(size(512, 32, HEADER), Some(480));
+        assert_eq!(size(512, 33, HEADER), None, "fewer bytes than SQLite takes");
+        assert_eq!(size(1, 0, HEADER), Some(65_536));
+        assert_eq!(size(512, 0, HEADER - 1), None);
+        assert_eq!([256, 513, 1000].map(|page_size| size(page_size, 0, HEADER)), [None; 3]);
+    }
+
+    /// By the formulas of "B-tree Pages": of pages of 4096 bytes, a leaf holds from 489 to 4061 bytes of a record.
+    #[test]
+    fn the_part_of_a_record_in_its_cell_is_that_of_the_file_format() {
+        let pages = pages_with_header(4096, 0, HEADER);
+        let walk = Walk { pages: &pages, layout: Layout::of(&pages).unwrap(), found: BTreeSet::new() };
+        let local = [4061, 4062, 4581, 5000, 8152, 8153, 8154].map(|size| walk.local(size));
+        assert_eq!(local, [4061, 489, 489, 908, 4060, 4061, 489]);
+    }
+
+    #[test]
+    fn a_record_that_overflows_is_read_to_its_end() {
+        let engine = Engine::new();
+        engine.connect().unwrap().execute_batch(&script("PRAGMA page_size = 512")).unwrap();
+        let snapshot = engine.snapshot();
+        let mut walk =
+            Walk { pages: snapshot.pages(), layout: Layout::of(snapshot.pages()).unwrap(), found: BTreeSet::new() };
+        let mut longest = Vec::new();
+        let read = walk.table(1, |record| {
+            if record.len() > longest.len() {
+                longest = record.to_vec();
+            }
+            Some(())
+        });
+        assert!(read.is_some() && longest.len() > LONG);
+        assert!(longest.ends_with(b"x' AS a"), "and no further");
+    }
+
+    #[test]
+    fn values_have_the_lengths_of_the_record_format() {
+        let lengths = [0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 20].map(length);
+        let some = |length| Some(length);
+        assert_eq!(lengths[..5], [0, 1, 4, 6, 8].map(some));
+        assert_eq!(lengths[5..], [Some(8), Some(0), Some(0), None, None, Some(0), Some(0), Some(4)]);
+    }
+
+    #[test]
+    fn numbers_of_two_bytes_are_read() {
+        assert_eq!([0, 1, 2, 3].map(|at| u16_at(&[1, 2, 3, 4], at)), [Some(0x0102), Some(0x0203), Some(0x0304), None]);
+    }
+
     #[test]
     fn numbers_of_up_to_nine_bytes_are_read() {
         assert_eq!(varint(&[0x7f], 0), Some((0x7f, 1)));

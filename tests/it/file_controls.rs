@@ -4,6 +4,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
+use rusqlite::TransactionBehavior;
 use rusqlite::ffi;
 use rusqlite_fixtures::Engine;
 use rusqlite_fixtures::rusqlite::{self, Connection};
@@ -67,6 +68,19 @@ fn the_lock_state_is_the_same_as_on_a_file() {
         connection.execute_batch(sql).unwrap();
         let state = |connection| control(connection, ffi::SQLITE_FCNTL_LOCKSTATE, -1);
         assert_eq!(state(&connection), state(&file), "after {sql}");
+    }
+}
+
+#[test]
+fn units_of_work_begin_with_the_lock_of_their_behavior() {
+    let engine = Engine::new();
+    for (behavior, level) in [
+        (TransactionBehavior::Deferred, ffi::SQLITE_LOCK_NONE),
+        (TransactionBehavior::Immediate, ffi::SQLITE_LOCK_RESERVED),
+        (TransactionBehavior::Exclusive, ffi::SQLITE_LOCK_EXCLUSIVE),
+    ] {
+        let work = engine.begin(behavior).unwrap();
+        assert_eq!(control(&work, ffi::SQLITE_FCNTL_LOCKSTATE, -1), (ffi::SQLITE_OK, level));
     }
 }
 

@@ -308,3 +308,19 @@ fn commits_within_one_read_are_distinguished() {
 }
 
 const SCHEMA_VERSION: &str = "PRAGMA schema_version";
+
+/// A new one would have each connection read the schema again.
+#[test]
+fn a_restore_keeps_the_schema_cookie_where_the_schema_is_the_same() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let before = engine.snapshot();
+    let connection = engine.connect().unwrap();
+    let cookie = || number(&connection, "PRAGMA schema_version");
+    let cookie_before = cookie();
+    connection.execute("INSERT INTO entry VALUES (2, 2)", []).unwrap();
+    engine.restore(&before).unwrap();
+    assert_eq!(cookie(), cookie_before);
+    connection.execute("CREATE TABLE other (id)", []).unwrap();
+    engine.restore(&before).unwrap();
+    assert_ne!(cookie(), cookie_before);
+}
