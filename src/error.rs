@@ -126,7 +126,7 @@ impl Error {
     pub(crate) fn not_in_memory(url: &str, path: &str) -> Error {
         let message = format!(
             "can't use the database URL {url:?}: it is of a file, and engines are in memory; \
-             Snapshot::open({path:?})?.engine() makes an engine of the file's content"
+             Snapshot::open({path:?})?.new_engine() makes an engine of the file's content"
         );
         Error::new(ErrorKind::NotInMemory, message)
     }
@@ -139,7 +139,7 @@ impl Error {
     pub(crate) fn other_encoding(engine: &str) -> Error {
         let message = format!(
             "can't restore the snapshot on {engine}: its texts are in another encoding (PRAGMA encoding), which no open \
-             connection could read; Snapshot::engine() makes an engine of its own"
+             connection could read; Snapshot::new_engine() makes an engine of its own"
         );
         Error::new(ErrorKind::OtherEncoding, message)
     }
@@ -192,7 +192,7 @@ impl Error {
     pub(crate) fn recursive_build(template: &str) -> Error {
         let message = format!(
             "can't build {template}: its build asks for the same template, on this thread or by way of another's build, \
-             and would wait for itself; derive the one from the other with Template::from"
+             and would wait for itself; derive the one from the other with Template::based_on"
         );
         Error::new(ErrorKind::RecursiveCreation, message)
     }
@@ -253,7 +253,7 @@ impl Error {
     pub(crate) fn other_template(engine: &str, has: Option<&str>, asked_for: &str) -> Error {
         let has = has.map_or("without a template".to_owned(), |has| format!("of {has}"));
         let message = format!(
-            "can't give out {engine} as one of {asked_for}: it was made {has}; use another URL, or Template::engine for an \
+            "can't give out {engine} as one of {asked_for}: it was made {has}; use another URL, or Template::new_engine for an \
              engine of its own"
         );
         Error::new(ErrorKind::OtherTemplate, message)

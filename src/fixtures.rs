@@ -71,7 +71,7 @@ pub fn unit_of_work(memory_engine: Engine) -> UnitOfWork {
 /// When the template can't be built.
 #[fixture]
 pub fn fresh_engine(#[default(&EMPTY)] template: &'static Template) -> Engine {
-    template.engine().unwrap_or_else(|error| panic!("{error}"))
+    template.new_engine().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A unit of work on a new engine, which no other test has: empty, or what the template of `#[with(&BANK)]` holds.
@@ -90,7 +90,7 @@ pub fn fresh_unit_of_work(#[default(&EMPTY)] template: &'static Template) -> Uni
 /// When the template can't be built, or the connection can't be opened.
 #[fixture]
 pub fn fresh_connection(#[default(&EMPTY)] template: &'static Template) -> PooledConnection {
-    let connection = template.engine().and_then(|engine| engine.pooled_connection());
+    let connection = template.new_engine().and_then(|engine| engine.pooled_connection());
     connection.unwrap_or_else(|error| panic!("{error}"))
 }
 

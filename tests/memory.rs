@@ -52,7 +52,7 @@ static TEMPLATE: Template = Template::build(|connection| {
 fn engines_of_a_template_share_its_pages() {
     TEMPLATE.snapshot().unwrap();
     let before = resident();
-    let engines: Vec<Engine> = (0..1000).map(|_| TEMPLATE.engine().unwrap()).collect();
+    let engines: Vec<Engine> = (0..1000).map(|_| TEMPLATE.new_engine().unwrap()).collect();
     for (number, engine) in (0..1000i64).zip(&engines) {
         let update = |work: &mut UnitOfWork| work.execute("UPDATE table_7 SET amount = ?1", [number]);
         assert_eq!(engine.transaction(update).unwrap(), 1);
@@ -74,7 +74,7 @@ fn engines_give_their_memory_back() {
 
     let template: Snapshot = ten_megabytes().snapshot();
     leaves_nothing_behind(10_000, || {
-        let fork = template.engine();
+        let fork = template.new_engine();
         let update = |work: &mut UnitOfWork| work.execute("INSERT INTO file VALUES ('of this fork')", []);
         fork.transaction(update).unwrap();
         fork

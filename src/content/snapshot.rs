@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// An immutable image of a database at one moment.
 ///
 /// Taking one ([`Engine::snapshot`]), going back to one ([`Engine::restore`]) and making an engine of one
-/// ([`Snapshot::engine`]) copies no page, whatever the size; nor does cloning one.
+/// ([`Snapshot::new_engine`]) copies no page, whatever the size; nor does cloning one.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Engine, Result};
@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 /// let empty = engine.snapshot();
 /// connection.execute("INSERT INTO account VALUES (1, 100)", [])?;
 ///
-/// let other = empty.engine(); // the table is there, the row is not
+/// let other = empty.new_engine(); // the table is there, the row is not
 /// let sql = "SELECT count(*) FROM account";
 /// let count: i64 = other.connect()?.query_row(sql, [], |row| row.get(0))?;
 /// assert_eq!(count, 0);

@@ -344,7 +344,7 @@ impl Snapshot {
     ///
     /// # Panics
     /// When SQLite can't be initialised.
-    pub fn engine(&self) -> Engine {
+    pub fn new_engine(&self) -> Engine {
         Engine::cold(self.clone(), Name::Numbered, None)
     }
 }

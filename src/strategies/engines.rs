@@ -223,7 +223,7 @@ impl<R: Rows> Subject<R::Key, R::Value> for Engines<'_, R> {
 
 /// A snapshot of another engine, whose change counter and schema cookie may come in this one too, with other content.
 fn elsewhere(engine: &Engine) -> Result<Snapshot> {
-    let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).expect("an engine with a table").engine();
+    let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).expect("an engine with a table").new_engine();
     let (table, value) = ELSEWHERE;
     copy.connect()?.execute_batch(&create_table(table, true, value))?;
     Ok(copy.snapshot())

@@ -35,7 +35,7 @@ use crate::vfs::OnConnect;
 ///         .seed("INSERT INTO account VALUES (1, 100), (2, 100)");
 ///
 /// # fn main() -> Result<()> {
-/// let bank = BANK.engine()?; // as each test does
+/// let bank = BANK.new_engine()?; // as each test does
 /// bank.transaction(|work| work.execute("UPDATE account SET balance = 0", []))?;
 ///
 /// let other = BANK.unit_of_work()?; // on an engine of its own
@@ -125,12 +125,12 @@ impl Template {
     /// # use rusqlite_fixtures::Template;
     /// static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY)");
     /// static BANK_WITH_ACCOUNTS: Template =
-    ///     Template::from(&BANK).seed("INSERT INTO account VALUES (1), (2)");
+    ///     Template::based_on(&BANK).seed("INSERT INTO account VALUES (1), (2)");
     /// # assert_eq!(BANK_WITH_ACCOUNTS.unit_of_work()?.execute("DELETE FROM account", [])?, 2);
     /// # Ok::<(), rusqlite_fixtures::Error>(())
     /// ```
     #[track_caller]
-    pub const fn from(parent: &'static Template) -> Template {
+    pub const fn based_on(parent: &'static Template) -> Template {
         Template::new(Start::Parent(&parent.recipe))
     }
 
@@ -164,7 +164,7 @@ impl Template {
         while next < MAX_STEPS && self.recipe.steps[next].is_some() {
             next += 1;
         }
-        assert!(next < MAX_STEPS, "a template has at most 16 steps; Template::from goes on from one");
+        assert!(next < MAX_STEPS, "a template has at most 16 steps; Template::based_on goes on from one");
         self.recipe.steps[next] = Some(Step { action, at });
         self
     }
@@ -219,23 +219,23 @@ impl Template {
     /// # Errors
     /// [`BuildFailed`](crate::ErrorKind::BuildFailed) when the template can't be built;
     /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of its own build.
-    pub fn engine(&self) -> Result<Engine> {
+    pub fn new_engine(&self) -> Result<Engine> {
         Ok(Engine::of(&self.built()?.pool))
     }
 
-    /// A unit of work on an engine of its own: `engine()?.unit_of_work()`.
+    /// A unit of work on an engine of its own: `new_engine()?.unit_of_work()`.
     ///
     /// # Errors
-    /// As [`engine`](Template::engine) and [`Engine::unit_of_work`].
+    /// As [`new_engine`](Template::new_engine) and [`Engine::unit_of_work`].
     #[track_caller]
     pub fn unit_of_work(&self) -> Result<UnitOfWork> {
-        self.engine()?.unit_of_work()
+        self.new_engine()?.unit_of_work()
     }
 
     /// The template's content.
     ///
     /// # Errors
-    /// As [`engine`](Template::engine).
+    /// As [`new_engine`](Template::new_engine).
     pub fn snapshot(&self) -> Result<Snapshot> {
         Ok(self.built()?.pool.content().clone())
     }
@@ -264,7 +264,7 @@ impl Engine {
     /// [`Template::empty`] asks for nothing.
     ///
     /// # Errors
-    /// As [`shared`](Engine::shared) and [`Template::engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate) when the
+    /// As [`shared`](Engine::shared) and [`Template::new_engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate) when the
     /// engine of this URL is there, and was made of another template or of none.
     pub fn shared_with(url: impl AsRef<str>, template: &Template) -> Result<Engine> {
         if template.is_empty() {

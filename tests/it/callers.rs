@@ -103,16 +103,16 @@ fn a_template_that_can_not_be_built() {
         here!(Template::build(fail)),
         here!(Template::database(b"no database")),
         here!(Template::empty().seed("SELEC 2")),
-        here!(Template::from(&EMPTY).seed("SELEC 3")),
+        here!(Template::based_on(&EMPTY).seed("SELEC 3")),
     ] {
-        assert_names(&template.engine().unwrap_err().to_string(), "the template at ", line);
+        assert_names(&template.new_engine().unwrap_err().to_string(), "the template at ", line);
     }
     let scripted = Template::empty(); // a template is not cloned
     let (scripted, line) = here!(scripted.seed("SELEC 4"));
-    assert_names(&scripted.engine().unwrap_err().to_string(), "the script given at ", line);
+    assert_names(&scripted.new_engine().unwrap_err().to_string(), "the script given at ", line);
     let functional = Template::empty();
     let (functional, line) = here!(functional.seed_with(|_| Err("no seed".into())));
-    assert_names(&functional.engine().unwrap_err().to_string(), "the function given at ", line);
+    assert_names(&functional.new_engine().unwrap_err().to_string(), "the function given at ", line);
 }
 
 #[test]

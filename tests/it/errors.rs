@@ -69,34 +69,34 @@ fn every_message() {
              or another URL",
         ),
         (
-            Template::sql("CREATE TABLE t (a);\nINSERT INTO t VALUES (1, 2);").engine().unwrap_err(),
+            Template::sql("CREATE TABLE t (a);\nINSERT INTO t VALUES (1, 2);").new_engine().unwrap_err(),
             "can't build the template at tests/it/errors.rs:N:N: line N of the script given at tests/it/errors.rs:N:N \
              failed: SQLite says: table t has N columns but N values were supplied; the statement:\n\
              INSERT INTO t VALUES (N, N);",
         ),
         (
-            Template::build(|_| Err("no migrations".into())).key("bank-vN").engine().unwrap_err(),
+            Template::build(|_| Err("no migrations".into())).key("bank-vN").new_engine().unwrap_err(),
             "can't build the template `bank-vN` at tests/it/errors.rs:N:N: the function given at tests/it/errors.rs:N:N \
              failed: no migrations",
         ),
         (
-            Template::sql("SELECT 1").on_connect(|_| Err("no such extension".into())).engine().unwrap_err(),
+            Template::sql("SELECT 1").on_connect(|_| Err("no such extension".into())).new_engine().unwrap_err(),
             "can't build the template at tests/it/errors.rs:N:N: the on_connect function given at \
              tests/it/errors.rs:N:N failed: no such extension",
         ),
         (
-            Template::build(|_| std::panic::panic_any(7)).engine().unwrap_err(),
+            Template::build(|_| std::panic::panic_any(7)).new_engine().unwrap_err(),
             "can't build the template at tests/it/errors.rs:N:N: it panicked: not with a text",
         ),
         (
-            Template::sql("BEGIN").engine().unwrap_err(),
+            Template::sql("BEGIN").new_engine().unwrap_err(),
             "can't build the template at tests/it/errors.rs:N:N: what was given at tests/it/errors.rs:N:N has begun a \
              transaction and neither committed it nor rolled it back",
         ),
         (
             Engine::shared_with(conflict, &Template::sql("SELECT 1")).unwrap_err(),
             "can't give out the shared engine `file:errors-conflict?mode=memory&cache=shared` as one of the template at \
-             tests/it/errors.rs:N:N: it was made without a template; use another URL, or Template::engine for an engine \
+             tests/it/errors.rs:N:N: it was made without a template; use another URL, or Template::new_engine for an engine \
              of its own",
         ),
         (
@@ -124,7 +124,7 @@ fn every_message() {
         (
             Engine::shared("file:path.db").unwrap_err(),
             "can't use the database URL \"file:path.db\": it is of a file, and engines are in memory; \
-             Snapshot::open(\"path.db\")?.engine() makes an engine of the file's content",
+             Snapshot::open(\"path.db\")?.new_engine() makes an engine of the file's content",
         ),
         (
             Engine::shared("mysql://localhost").unwrap_err(),

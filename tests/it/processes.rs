@@ -33,9 +33,9 @@ fn build(connection: &mut Connection) -> Result<(), Box<dyn std::error::Error + 
 }
 
 static KEYED: Template = Template::build(build).key("processes");
-static UNKNOWN_PARENT: Template = Template::from(&UNKNOWN).seed("DELETE FROM account WHERE id > 10").key("child");
+static UNKNOWN_PARENT: Template = Template::based_on(&UNKNOWN).seed("DELETE FROM account WHERE id > 10").key("child");
 static OTHER_KEY: Template = Template::build(build).key("processes-v2");
-static DERIVED: Template = Template::from(&KEYED).seed("DELETE FROM account WHERE id > 10");
+static DERIVED: Template = Template::based_on(&KEYED).seed("DELETE FROM account WHERE id > 10");
 static UNKNOWN: Template = Template::build(build);
 static SET_UP: Template = Template::sql(SCHEMA).on_connect(|_| Ok(()));
 static TIMELY: Template = Template::sql(SCHEMA).seed(
@@ -46,8 +46,9 @@ static ATTACHING: Template = Template::sql(
 );
 static ZONED: Template =
     Template::sql("CREATE TABLE account AS SELECT datetime('2020-06-01 12:00', 'localtime') AS at");
-static OF_TIMELY: Template = Template::from(&TIMELY).seed("DELETE FROM account WHERE id > 10");
-static TIMELY_WITH_KEY: Template = Template::from(&TIMELY_PARENT).seed("INSERT INTO visit VALUES (2)").key("timely");
+static OF_TIMELY: Template = Template::based_on(&TIMELY).seed("DELETE FROM account WHERE id > 10");
+static TIMELY_WITH_KEY: Template =
+    Template::based_on(&TIMELY_PARENT).seed("INSERT INTO visit VALUES (2)").key("timely");
 static TIMELY_PARENT: Template =
     Template::sql("CREATE TABLE visit (at TEXT); INSERT INTO visit VALUES (datetime('now'))").key("timely parent");
 
@@ -70,11 +71,11 @@ fn ask(this: &str, other: &str, template: &Template) -> Result<(), BoxError> {
     let builds = PathBuf::from(env::var(BUILDS)?);
     File::create(builds.with_file_name(this))?;
     until("the other is being built", || builds.with_file_name(other).exists());
-    Ok(template.engine().map(drop)?)
+    Ok(template.new_engine().map(drop)?)
 }
 
 fn assert_refused(template: &Template) {
-    let error = template.engine().unwrap_err();
+    let error = template.new_engine().unwrap_err();
     assert!(error.to_string().contains("its build asks for the same template"), "{error}");
 }
 
@@ -130,7 +131,7 @@ fn child() {
         }),
         Ok("third") => assert_refused(&THIRD_OF_THREE),
         Ok("truncated") => {
-            let engine = KEYED.engine().unwrap(); // nothing but the header has been looked at
+            let engine = KEYED.new_engine().unwrap(); // nothing but the header has been looked at
             let builds = PathBuf::from(env::var(BUILDS).unwrap());
             File::create(builds.with_file_name("loaded")).unwrap();
             until("the image is truncated", || builds.with_file_name("truncated").exists());
@@ -144,7 +145,7 @@ fn child() {
             assert_eq!(images.len(), 1, "{images:?}");
         }
         Ok("write") => {
-            let engine = KEYED.engine().unwrap();
+            let engine = KEYED.new_engine().unwrap();
             engine.transaction(|work| work.execute("UPDATE account SET owner = 'me'", [])).unwrap();
             assert_integrity(&engine.connect().unwrap());
         }

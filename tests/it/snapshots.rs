@@ -18,8 +18,8 @@ fn a_snapshot_is_what_was_committed_then() {
     let before = engine.snapshot();
     work.commit().unwrap();
     let after = engine.snapshot();
-    assert_eq!(entries(&before.engine().connect().unwrap()), [(1, 1)]);
-    assert_eq!(entries(&after.engine().connect().unwrap()), [(1, 1), (2, 2)]);
+    assert_eq!(entries(&before.new_engine().connect().unwrap()), [(1, 1)]);
+    assert_eq!(entries(&after.new_engine().connect().unwrap()), [(1, 1), (2, 2)]);
     engine.restore(&before).unwrap();
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 1)]);
     engine.restore(&after).unwrap();
@@ -55,7 +55,7 @@ fn a_snapshot_in_another_encoding_is_refused() {
     other.connect().unwrap().execute_batch("PRAGMA encoding = 'UTF-16le'; CREATE TABLE note (text)").unwrap();
     let error = engine.restore(&other.snapshot()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OtherEncoding);
-    assert!(error.to_string().contains("Snapshot::engine()"), "{error}");
+    assert!(error.to_string().contains("Snapshot::new_engine()"), "{error}");
     assert_eq!(entries(&engine.unit_of_work().unwrap()), [(1, 1)]);
     other.fork().reset().unwrap();
     engine.restore(&Engine::new().snapshot()).unwrap();
@@ -72,7 +72,7 @@ fn bytes_make_the_same_database_again() {
     assert_eq!(bytes.len(), snapshot.size());
     let copy = Snapshot::from_bytes(bytes.as_slice()).unwrap();
     assert_eq!(copy.to_bytes(), bytes);
-    assert_eq!(entries(&copy.engine().connect().unwrap()), [(1, 1)]);
+    assert_eq!(entries(&copy.new_engine().connect().unwrap()), [(1, 1)]);
     assert!(Engine::new().snapshot().to_bytes().is_empty(), "nothing was written, so there is nothing");
 }
 
@@ -82,10 +82,10 @@ fn a_snapshot_is_saved_as_a_database_file() {
     let path = folder.path().join("saved?#%20.sqlite3");
     let engine = engine_with_entries(&[(1, 1)]);
     engine.snapshot().save(&path).unwrap();
-    assert_eq!(entries(&Snapshot::open(&path).unwrap().engine().connect().unwrap()), [(1, 1)]);
+    assert_eq!(entries(&Snapshot::open(&path).unwrap().new_engine().connect().unwrap()), [(1, 1)]);
     engine.connect().unwrap().execute("INSERT INTO entry VALUES (2, 2)", []).unwrap();
     engine.snapshot().save(&path).unwrap();
-    assert_eq!(entries(&Snapshot::open(&path).unwrap().engine().connect().unwrap()), [(1, 1), (2, 2)]);
+    assert_eq!(entries(&Snapshot::open(&path).unwrap().new_engine().connect().unwrap()), [(1, 1), (2, 2)]);
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing but the file is left");
 }
 
@@ -139,7 +139,7 @@ fn the_sqlite3_program_reads_what_is_saved_and_is_read() {
     if sqlite3(&theirs, create).is_none() {
         return;
     }
-    let engine = Snapshot::open(&theirs).unwrap().engine();
+    let engine = Snapshot::open(&theirs).unwrap().new_engine();
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 10), (2, 20)]);
     engine.connect().unwrap().execute("UPDATE entry SET value = value + 1", []).unwrap();
     engine.snapshot().save(&ours).unwrap();
@@ -157,12 +157,12 @@ fn a_file_in_wal_mode_is_read_with_what_is_in_its_wal() {
     writer.execute_batch("INSERT INTO entry VALUES (1, 10)").unwrap();
     assert!(fs::metadata(folder.path().join("wal.sqlite3-wal")).unwrap().len() > 0);
 
-    let engine = Snapshot::open(&path).unwrap().engine();
+    let engine = Snapshot::open(&path).unwrap().new_engine();
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 10)]);
     assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "wal");
 
     drop(writer); // which moves everything into the database file; it stays in WAL mode
-    let engine = Snapshot::from_bytes(fs::read(&path).unwrap()).unwrap().engine();
+    let engine = Snapshot::from_bytes(fs::read(&path).unwrap()).unwrap().new_engine();
     let connection = engine.connect().unwrap();
     connection.execute_batch("INSERT INTO entry VALUES (2, 20)").unwrap();
     assert_eq!(entries(&connection), [(1, 10), (2, 20)]);
@@ -239,7 +239,7 @@ fn a_page_count_that_does_not_count_stays_without_meaning() {
     let engine = Engine::new();
     engine.restore(&snapshot).unwrap();
     assert_eq!(engine.snapshot().to_bytes()[28..32], 2u32.to_be_bytes(), "the first that counts is right");
-    for connection in [engine.connect().unwrap(), snapshot.engine().connect().unwrap()] {
+    for connection in [engine.connect().unwrap(), snapshot.new_engine().connect().unwrap()] {
         assert_eq!(entries(&connection), [(1, 1)]);
         assert_integrity(&connection);
     }
@@ -268,7 +268,7 @@ proptest! {
         }
         if let Ok(snapshot) = Snapshot::from_bytes(bytes) {
             // What has a good header may still be no database; then SQLite says so.
-            let engine = snapshot.engine();
+            let engine = snapshot.new_engine();
             let _ = engine.connect().and_then(|connection| Ok(connection.execute_batch("SELECT * FROM sqlite_schema")?));
         }
     }
@@ -277,7 +277,7 @@ proptest! {
     fn damaged_pages_are_sqlites_errors_and_no_panic(at in 100..8192usize, byte: u8) {
         let mut bytes = engine_with_entries(&[(1, 1), (2, 2)]).snapshot().to_bytes();
         bytes[at] = byte;
-        let engine = Snapshot::from_bytes(bytes).unwrap().engine();
+        let engine = Snapshot::from_bytes(bytes).unwrap().new_engine();
         let connection = engine.connect().unwrap();
         let _ = connection.execute("INSERT INTO entry VALUES (3, 3)", []);
         let _ = connection.query_row("SELECT sum(value) FROM entry", [], |row| row.get::<_, i64>(0));
@@ -287,7 +287,7 @@ proptest! {
 #[test]
 fn snapshots_say_how_large_they_are() {
     let snapshot = engine_with_entries(&[]).snapshot();
-    assert_eq!(snapshot.size() as i64, number(&snapshot.engine().connect().unwrap(), "PRAGMA page_count") * 4096);
+    assert_eq!(snapshot.size() as i64, number(&snapshot.new_engine().connect().unwrap(), "PRAGMA page_count") * 4096);
     assert!(format!("{snapshot:?}").starts_with("Snapshot { size: 8192"), "{snapshot:?}");
 }
 

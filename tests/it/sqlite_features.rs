@@ -34,7 +34,7 @@ fn every_page_size() {
         assert_eq!(number(&reader, "SELECT count(*) FROM filler"), 667);
         assert_eq!(number(&reader, "PRAGMA page_size"), size);
         assert_integrity(&reader);
-        let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).unwrap().engine();
+        let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).unwrap().new_engine();
         assert_eq!(number(&copy.connect().unwrap(), "SELECT count(*) FROM filler"), 667);
         let [writer, _] = both(&engine.fork());
         fill(&writer, 100);
@@ -91,7 +91,7 @@ fn vacuum_into_a_file_and_into_another_engine() {
     let (engine, other) = (engine_with_entries(&[(1, 1)]), Engine::new());
     let connection = engine.connect().unwrap();
     connection.execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap();
-    assert_eq!(entries(&Snapshot::open(&path).unwrap().engine().connect().unwrap()), [(1, 1)]);
+    assert_eq!(entries(&Snapshot::open(&path).unwrap().new_engine().connect().unwrap()), [(1, 1)]);
     connection.execute("VACUUM INTO ?1", [other.uri()]).unwrap();
     assert_eq!(entries(&other.connect().unwrap()), [(1, 1)]);
 }
@@ -564,7 +564,7 @@ fn a_database_of_one_gibibyte() {
     connection.execute("INSERT INTO big VALUES ('the end')", []).unwrap();
     let snapshot = engine.snapshot();
     assert!(snapshot.size() > 1 << 30);
-    let fork = snapshot.engine();
+    let fork = snapshot.new_engine();
     let connection = fork.connect().unwrap();
     assert_eq!(text(&connection, "SELECT content FROM big WHERE rowid = 12"), "the end");
     connection.execute("DELETE FROM big WHERE rowid < 12", []).unwrap();

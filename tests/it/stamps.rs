@@ -252,7 +252,7 @@ fn the_change_counter_may_wrap_around() {
     for at in [24, 92] {
         bytes[at..at + 4].copy_from_slice(&(u32::MAX - 2).to_be_bytes());
     }
-    let engine = Snapshot::from_bytes(bytes).unwrap().engine();
+    let engine = Snapshot::from_bytes(bytes).unwrap().new_engine();
     let (idle, writer) = (engine.connect().unwrap(), engine.connect().unwrap());
     for value in 1..=8 {
         writer.execute("UPDATE entry SET value = ?1", [value]).unwrap();
@@ -269,7 +269,7 @@ fn the_change_counter_may_wrap_around() {
 fn a_schema_without_a_cookie_is_not_taken_for_none() {
     let mut bytes = engine_with_entries(&[(1, 0)]).snapshot().to_bytes();
     bytes[40..44].fill(0);
-    let engine = Snapshot::from_bytes(bytes).unwrap().engine();
+    let engine = Snapshot::from_bytes(bytes).unwrap().new_engine();
     let idle = engine.connect().unwrap();
     assert_eq!(entries(&idle), [(1, 0)]);
     engine.restore(&Engine::new().snapshot()).unwrap();

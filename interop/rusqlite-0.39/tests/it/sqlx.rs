@@ -33,7 +33,7 @@ async fn pool(engine: &Engine) -> SqlitePool {
 
 #[tokio::test]
 async fn a_pool_connects_by_the_line_of_the_readme() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = readme!(SqlitePool::connect_with(SqliteConnectOptions::new().filename(engine.uri())).await).unwrap();
     deposit(&pool, 1, 5).await.unwrap();
     assert_eq!(balance(&pool, 1).await.unwrap(), 5);
@@ -42,7 +42,7 @@ async fn a_pool_connects_by_the_line_of_the_readme() {
 
 #[tokio::test]
 async fn a_pool_connects_by_a_url() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = readme!(SqlitePool::connect(&engine.uri().replacen("file:", "sqlite://", 1)).await).unwrap();
     deposit(&pool, 1, 5).await.unwrap();
     assert_eq!(balances(&engine), [5, 0]);
@@ -50,7 +50,7 @@ async fn a_pool_connects_by_a_url() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_tasks_write_through_a_pool_of_four() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine).await;
     let mut tasks = JoinSet::new();
     for task in 0..8 {
@@ -76,9 +76,9 @@ async fn panic_within_a_transaction(engine: Engine) {
 
 #[test]
 fn a_test_that_panics_leaves_nothing_to_the_next() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[test]
@@ -102,7 +102,7 @@ async fn migrate() -> Snapshot {
 #[tokio::test]
 async fn migrations_run_once_for_all_tests() {
     let [one, other] = [(); 2].map(|_| MIGRATED.get_or_init(migrate));
-    let (one, other) = (one.await.engine(), other.await.engine());
+    let (one, other) = (one.await.new_engine(), other.await.new_engine());
     let pool = pool(&one).await;
     let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version");
     let versions: Vec<i64> = versions.fetch_all(&pool).await.unwrap();
@@ -114,7 +114,7 @@ async fn migrations_run_once_for_all_tests() {
 
 #[tokio::test]
 async fn an_open_transaction_is_seen_by_nobody_else() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine).await;
     let mut transaction = pool.begin().await.unwrap();
     add(&mut transaction, 1, 5).await.unwrap();
@@ -126,17 +126,17 @@ async fn an_open_transaction_is_seen_by_nobody_else() {
 
 #[tokio::test]
 async fn a_pool_outlives_its_engine() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine).await;
     drop(engine);
     deposit(&pool, 1, 5).await.unwrap();
     assert_eq!(balance(&pool, 1).await.unwrap(), 5);
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[tokio::test]
 async fn an_engine_that_is_gone_can_t_be_opened() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = SqlitePoolOptions::new().connect_lazy_with(SqliteConnectOptions::new().filename(engine.uri()));
     drop(engine);
     let error = balance(&pool, 1).await.unwrap_err();

@@ -19,7 +19,7 @@ async fn open(engine: &Engine) -> Connection {
 
 #[tokio::test]
 async fn it_connects_by_the_line_of_the_readme() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let connection = readme!(tokio_rusqlite::Connection::open(engine.uri()).await).unwrap();
     deposit_by(&connection, 1, 5).await;
     assert_eq!(balances(&engine), [5, 0]);
@@ -28,7 +28,7 @@ async fn it_connects_by_the_line_of_the_readme() {
 /// It has no pool; these are four connections, each of which two tasks share.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_tasks_write_by_four_connections() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
         let connection = open(&engine).await;
@@ -61,9 +61,9 @@ async fn panic_within_a_transaction(engine: Engine) {
 
 #[test]
 fn a_test_that_panics_leaves_nothing_to_the_next() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_test_that_panics_gives_a_shared_engine_back() {
 
 #[tokio::test]
 async fn an_open_transaction_is_seen_by_nobody_else() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let connection = open(&engine).await;
     let begun = connection.call(|connection| connection.execute_batch("BEGIN IMMEDIATE")).await;
     begun.unwrap();
@@ -89,17 +89,17 @@ async fn an_open_transaction_is_seen_by_nobody_else() {
 
 #[tokio::test]
 async fn a_connection_outlives_its_engine() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let connection = open(&engine).await;
     drop(engine);
     deposit_by(&connection, 1, 5).await;
     assert_eq!(connection.call(|connection| balance(connection, 1)).await.unwrap(), 5);
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[tokio::test]
 async fn an_engine_that_is_gone_can_t_be_opened() {
-    let uri = BANK.engine().unwrap().uri().to_owned();
+    let uri = BANK.new_engine().unwrap().uri().to_owned();
     let error = Connection::open(uri).await.err().unwrap();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
 }
