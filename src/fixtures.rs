@@ -24,7 +24,7 @@
 //! #[rstest]
 //! fn shares_an_engine(#[with("file:orders?mode=memory", &ORDERS)] memory_engine: Engine) {
 //!     let insert = "INSERT OR IGNORE INTO orders VALUES (2)";
-//!     memory_engine.transaction(|work| work.execute(insert, [])).unwrap();
+//!     memory_engine.try_transaction(|work| work.execute(insert, [])).unwrap();
 //! }
 //! ```
 

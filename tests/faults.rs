@@ -419,7 +419,7 @@ fn commits_to_two_engines() {
             for engine in [one, other] {
                 engine.set_lock_timeout(Duration::ZERO);
                 ensure_content("the next", &engine, &expected).unwrap_or_else(|flaw| panic!("{result:?}, and {flaw}"));
-                engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+                engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
             }
         });
     }
@@ -613,7 +613,7 @@ fn plans_do_not_nest() {
         message.starts_with(inner) && message.contains(outer) && message.ends_with(": plans don't nest"),
         "{message}"
     );
-    fork().transaction(|work| insert(work)).expect("the outer one is over too");
+    fork().try_transaction(|work| insert(work)).expect("the outer one is over too");
 }
 
 #[test]
@@ -630,7 +630,7 @@ fn a_plan_is_its_threads() {
     let _alone = alone();
     let engine = fork();
     let plan = Fault::Io.from(1);
-    plan.during(|| thread::scope(|scope| scope.spawn(|| engine.transaction(|work| insert(work))).join()).unwrap())
+    plan.during(|| thread::scope(|scope| scope.spawn(|| engine.try_transaction(|work| insert(work))).join()).unwrap())
         .unwrap();
     assert_eq!(plan.calls(), 0);
 }
@@ -650,7 +650,7 @@ fn who_finds_a_lock_taken_tries_again() {
     let start = Instant::now();
     for n in [1, 2] {
         let plan = Fault::Busy.at(n);
-        plan.during(|| engine.transaction(|work| insert(work))).unwrap();
+        plan.during(|| engine.try_transaction(|work| insert(work))).unwrap();
         assert!(plan.was_hit());
     }
     let in_vain = Fault::Busy.from(1).during(|| engine.begin(Immediate)).unwrap_err();
@@ -680,7 +680,7 @@ fn who_has_read_and_finds_the_writer_slot_taken_is_refused() {
 #[ignore = "is run by the next one, as a process of its own"]
 fn fails_under_a_plan() {
     Fault::Full.everywhere(|plan| {
-        let result = plan.during(|| fork().transaction(|work| insert(work)));
+        let result = plan.during(|| fork().try_transaction(|work| insert(work)));
         assert!(result.is_ok() || !format!("{plan:?}").contains("Full.at(2)"));
     });
 }

@@ -55,7 +55,7 @@ fn engines_of_a_template_share_its_pages() {
     let engines: Vec<Engine> = (0..1000).map(|_| TEMPLATE.new_engine().unwrap()).collect();
     for (number, engine) in (0..1000i64).zip(&engines) {
         let update = |work: &mut UnitOfWork| work.execute("UPDATE table_7 SET amount = ?1", [number]);
-        assert_eq!(engine.transaction(update).unwrap(), 1);
+        assert_eq!(engine.try_transaction(update).unwrap(), 1);
     }
     let grown = resident() - before;
     println!("1000 engines take {:.1} MB above the template", grown as f64 / MEGABYTE as f64);
@@ -76,7 +76,7 @@ fn engines_give_their_memory_back() {
     leaves_nothing_behind(10_000, || {
         let fork = template.new_engine();
         let update = |work: &mut UnitOfWork| work.execute("INSERT INTO file VALUES ('of this fork')", []);
-        fork.transaction(update).unwrap();
+        fork.try_transaction(update).unwrap();
         fork
     });
     engines_of_a_template_share_its_pages();

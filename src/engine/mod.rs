@@ -59,7 +59,7 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 /// # fn main() -> Result<()> {
 /// let engine = Engine::new();
 /// let schema = "CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)";
-/// engine.transaction(|work| work.execute_batch(schema))?;
+/// engine.try_transaction(|work| work.execute_batch(schema))?;
 /// let work = engine.unit_of_work()?;
 /// work.execute("INSERT INTO account VALUES (1, 100)", [])?;
 /// work.commit()?;
@@ -242,19 +242,85 @@ impl Engine {
         Ok(session)
     }
 
-    /// Runs `work` in a unit of work that waits for its turn to write first (`BEGIN IMMEDIATE`), and commits it when it
-    /// returns `Ok`. When it returns `Err` or panics, all of it is rolled back.
+    /// Runs `work` in a unit of work that waits for the writer slot first (`BEGIN IMMEDIATE`). Commits if `work` returns
+    /// `Ok`; rolls back if it returns `Err` or panics.
+    ///
+    /// ```
+    /// # use rusqlite_fixtures::{Engine, Result};
+    /// # fn main() -> Result<()> {
+    /// let engine = Engine::new();
+    /// engine.transaction(|work| {
+    ///     work.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY)")?;
+    ///     work.execute("INSERT INTO account VALUES (1)", [])?;
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    ///
+    /// [`try_transaction`](Engine::try_transaction) is for work that returns another error, `rusqlite::Error` included.
     ///
     /// # Errors
-    /// What `work` returns, and what [`begin`](Engine::begin) and [`UnitOfWork::commit`] do.
+    /// What `work` returns, and what [`begin`](Engine::begin) and [`UnitOfWork::commit`] return.
     ///
     /// # Panics
     /// When `work` does.
     #[track_caller]
-    pub fn transaction<T, E: From<Error>>(&self, work: impl FnOnce(&mut UnitOfWork) -> Result<T, E>) -> Result<T, E> {
-        let mut unit_of_work = self.begin(TransactionBehavior::Immediate)?;
+    pub fn transaction<T>(&self, work: impl FnOnce(&mut UnitOfWork) -> Result<T>) -> Result<T> {
+        self.transact(work, |error| error)
+    }
+
+    /// Like [`transaction`](Engine::transaction), for any error that can be made of a `rusqlite::Error`: that of the
+    /// application, or `rusqlite::Error` itself.
+    ///
+    /// ```
+    /// # use rusqlite_fixtures::{Engine, rusqlite};
+    /// #[derive(Debug)]
+    /// enum BankError {
+    ///     Database(rusqlite::Error),
+    ///     NoSuchAccount(i64),
+    /// }
+    ///
+    /// impl From<rusqlite::Error> for BankError {
+    ///     fn from(error: rusqlite::Error) -> BankError {
+    ///         BankError::Database(error)
+    ///     }
+    /// }
+    ///
+    /// let engine = Engine::new();
+    /// engine.try_transaction(|work| work.execute_batch("CREATE TABLE account (id, balance)"))?;
+    /// let result = engine.try_transaction(|work| {
+    ///     match work.execute("UPDATE account SET balance = 0 WHERE id = ?1", [7])? {
+    ///         0 => Err(BankError::NoSuchAccount(7)),
+    ///         _ => Ok(()),
+    ///     }
+    /// });
+    /// assert!(matches!(result, Err(BankError::NoSuchAccount(7))));
+    /// # Ok::<(), rusqlite::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What `work` returns. What [`begin`](Engine::begin) and [`UnitOfWork::commit`] return, as a `rusqlite::Error` with the
+    /// same result code and message; its [`ErrorKind`](crate::ErrorKind) is lost.
+    ///
+    /// # Panics
+    /// When `work` does.
+    #[track_caller]
+    pub fn try_transaction<T, E: From<rusqlite::Error>>(
+        &self,
+        work: impl FnOnce(&mut UnitOfWork) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transact(work, |error| rusqlite::Error::from(error).into())
+    }
+
+    #[track_caller]
+    fn transact<T, E>(
+        &self,
+        work: impl FnOnce(&mut UnitOfWork) -> Result<T, E>,
+        convert: fn(Error) -> E,
+    ) -> Result<T, E> {
+        let mut unit_of_work = self.begin(TransactionBehavior::Immediate).map_err(convert)?;
         let value = work(&mut unit_of_work)?;
-        unit_of_work.commit()?;
+        unit_of_work.commit().map_err(convert)?;
         Ok(value)
     }
 

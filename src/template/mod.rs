@@ -36,7 +36,7 @@ use crate::vfs::OnConnect;
 ///
 /// # fn main() -> Result<()> {
 /// let bank = BANK.new_engine()?; // as each test does
-/// bank.transaction(|work| work.execute("UPDATE account SET balance = 0", []))?;
+/// bank.try_transaction(|work| work.execute("UPDATE account SET balance = 0", []))?;
 ///
 /// let other = BANK.unit_of_work()?; // on an engine of its own
 /// let sum = other.query_row("SELECT sum(balance) FROM account", [], |row| row.get(0));

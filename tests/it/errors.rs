@@ -30,7 +30,9 @@ fn every_message() {
     let writer = in_thread("moves_the_money", || locked.begin(Immediate).unwrap());
     let timed_out = locked.begin(Immediate).unwrap_err();
     drop(writer);
-    in_thread("moves_the_money", || locked.transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap());
+    in_thread("moves_the_money", || {
+        locked.try_transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap()
+    });
     let stale = Error::from(reader.execute("UPDATE entry SET value = 3", []).unwrap_err());
     let ended = {
         let work = locked.unit_of_work().unwrap();
@@ -42,7 +44,7 @@ fn every_message() {
     let recursive = engines.get_or_create_with(&url, || engines.get_or_create(&url)).unwrap_err();
     let conflict =
         Engine::shared("file:errors-conflict?mode=memory").map(|_| "file:errors-conflict?mode=memory").unwrap();
-    let syntax = locked.transaction::<(), Error>(|work| Ok(work.execute_batch("SELEC 1")?)).unwrap_err();
+    let syntax = locked.transaction::<()>(|work| Ok(work.execute_batch("SELEC 1")?)).unwrap_err();
 
     let cases = [
         (
@@ -172,7 +174,7 @@ fn a_serialization_failure_keeps_its_code() {
     let engine = engine_with_entries(&[(1, 1)]);
     let reader = engine.unit_of_work().unwrap();
     entries(&reader);
-    engine.transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap();
+    engine.try_transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap();
     let code = |error: &rusqlite::Error| error.sqlite_error().map(|code| code.extended_code);
     let stale = Error::from(reader.execute("UPDATE entry SET value = 3", []).unwrap_err());
     assert_eq!(stale.kind(), ErrorKind::SerializationFailure);
@@ -226,7 +228,7 @@ fn a_refusal_that_was_overcome_is_forgotten() {
         let waiting = scope.spawn(|| {
             started.send(()).unwrap();
             drop(started);
-            engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+            engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
             let folder = tempfile::tempdir().unwrap();
             let open = || rusqlite::Connection::open(folder.path().join("file")).unwrap();
             let (one, other) = (open(), open());

@@ -489,7 +489,7 @@ fn checked_in_the_end(engine: Engine, operations: &[Operation<i64, i64>], after:
 fn the_check_in_the_end_finds_what_no_step_shows() {
     let insert = [statement(1, Statement::Insert { key: 2, value: 2 })];
     let open = [Operation::Begin { hand: 1, immediate: true }, insert[0].clone()];
-    let commit = |engine: &Engine| drop(engine.transaction(|work| work.execute("UPDATE entry SET value = 9", [])));
+    let commit = |engine: &Engine| drop(engine.try_transaction(|work| work.execute("UPDATE entry SET value = 9", [])));
     assert_eq!(checked_in_the_end(cold_engine(), &insert, |_| ()), "no difference");
     assert_eq!(checked_in_the_end(cold_engine(), &open, commit), "no difference", "it was refused the slot");
     let told = checked_in_the_end(cold_engine(), &insert, commit);
@@ -534,7 +534,7 @@ fn what_is_lost_in_the_end_is_found() {
         let mut engines = Engines::new(&ENTRY, engine.clone()).unwrap();
         let mut model = engines.model()?;
         model.compare(&mut engines, operations)?;
-        drop(engine.transaction(|work| work.execute("DELETE FROM entry WHERE key = 3", [])));
+        drop(engine.try_transaction(|work| work.execute("DELETE FROM entry WHERE key = 3", [])));
         engines.check(&model)
     });
     assert!(steps.len() <= 2, "{steps:#?}");
@@ -545,7 +545,7 @@ fn what_is_lost_in_the_end_is_found() {
 fn a_value_that_violates_a_constraint_is_told() {
     let engine = Engine::new();
     let table = "CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER CHECK (value < 5))";
-    engine.transaction(|work| work.execute_batch(table)).unwrap();
+    engine.try_transaction(|work| work.execute_batch(table)).unwrap();
     let step = Operation::Do { hand: 0, statement: Statement::Insert { key: 1, value: 7 } };
     let told = strategies::check(&ENTRY, engine, &[step]).unwrap_err().to_string();
     assert!(told.contains("expected Effect { outcome: Done") && told.contains("CHECK constraint failed"), "{told}");

@@ -242,7 +242,7 @@ fn wal_mode_is_of_the_content() {
             assert_eq!(mode(&engine), own);
             engine.restore(&changed).unwrap();
             assert_eq!(mode(&engine), other);
-            engine.transaction(|work| work.execute("INSERT INTO entry VALUES (2, 2)", [])).unwrap();
+            engine.try_transaction(|work| work.execute("INSERT INTO entry VALUES (2, 2)", [])).unwrap();
             for copy in [engine.fork(), Snapshot::from_bytes(engine.snapshot().to_bytes()).unwrap().new_engine()] {
                 assert_eq!(mode(&copy), other);
             }

@@ -146,7 +146,7 @@ fn child() {
         }
         Ok("write") => {
             let engine = KEYED.new_engine().unwrap();
-            engine.transaction(|work| work.execute("UPDATE account SET owner = 'me'", [])).unwrap();
+            engine.try_transaction(|work| work.execute("UPDATE account SET owner = 'me'", [])).unwrap();
             assert_integrity(&engine.connect().unwrap());
         }
         _ => {} // run by hand, among ignored tests

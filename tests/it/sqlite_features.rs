@@ -452,7 +452,7 @@ fn exclusive_locking_that_has_read_something_old_is_refused() {
     exclusive.execute("ATTACH ?1 AS engine", [engine.uri()]).unwrap();
     exclusive.execute_batch("PRAGMA locking_mode = EXCLUSIVE").unwrap();
     assert_eq!(number(&exclusive, "SELECT value FROM engine.entry"), 1);
-    engine.transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap();
+    engine.try_transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap();
     assert!(exclusive.execute("UPDATE engine.entry SET value = 3", []).is_err());
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 2)]);
 }

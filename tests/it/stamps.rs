@@ -208,7 +208,7 @@ fn an_idle_connection_does_not_use_the_schema_before_a_reset() {
         ("ALTER TABLE entry ADD COLUMN first INTEGER DEFAULT 1", "SELECT first FROM entry"),
         ("ALTER TABLE entry ADD COLUMN second INTEGER DEFAULT 2", "SELECT second FROM entry"),
     ] {
-        engine.transaction(|work| work.execute_batch(alter)).unwrap();
+        engine.try_transaction(|work| work.execute_batch(alter)).unwrap();
         assert!(number(&idle, query) > 0);
         engine.reset().unwrap();
         assert!(idle.query_row(query, [], |row| row.get::<_, i64>(0)).is_err());

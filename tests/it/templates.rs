@@ -27,7 +27,7 @@ fn accounts(engine: &Engine) -> i64 {
 fn engines_start_as_the_template_and_are_alone() {
     let (one, other) = (BANK.new_engine().unwrap(), BANK.new_engine().unwrap());
     assert_ne!(one, other);
-    one.transaction(|work| work.execute("INSERT INTO account VALUES (2, 'Grace')", [])).unwrap();
+    one.try_transaction(|work| work.execute("INSERT INTO account VALUES (2, 'Grace')", [])).unwrap();
     assert_eq!((accounts(&one), accounts(&other)), (2, 1));
     one.reset().unwrap();
     assert_eq!(accounts(&one), 1, "a reset goes back to the template");
@@ -243,7 +243,7 @@ fn sixteen_threads_that_race_for_a_shared_engine_see_one_build() {
         let ask = || {
             barrier.wait();
             let engine = Engine::shared_with(&url, &TEMPLATE).unwrap();
-            engine.transaction(|work| work.execute("INSERT INTO account (owner) VALUES (random())", [])).unwrap();
+            engine.try_transaction(|work| work.execute("INSERT INTO account (owner) VALUES (random())", [])).unwrap();
             engine.uri().to_owned()
         };
         let threads: Vec<_> = (0..16).map(|_| scope.spawn(ask)).collect();

@@ -32,7 +32,7 @@ fn an_engine_is_used_again_with_its_connections() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-again");
     let uri = {
         let engine = TEMPLATE.new_engine().unwrap();
-        engine.transaction(|work| work.execute("INSERT INTO account (owner) VALUES ('Edsger')", [])).unwrap();
+        engine.try_transaction(|work| work.execute("INSERT INTO account (owner) VALUES ('Edsger')", [])).unwrap();
         engine.set_lock_timeout(Duration::ZERO);
         engine.uri().to_owned()
     };
@@ -52,7 +52,7 @@ fn a_connection_that_was_opened_on_other_content_is_not_used_again() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-other-content");
     let engine = TEMPLATE.new_engine().unwrap();
     engine.connect().unwrap().execute("INSERT INTO account (owner) VALUES ('Edsger')", []).unwrap();
-    engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+    engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
     drop(engine);
     assert!(!is_warm(&TEMPLATE));
 }
@@ -62,7 +62,7 @@ fn a_connection_that_was_opened_on_other_content_is_not_used_again() {
 fn a_fork_does_not_become_an_engine_of_the_template() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-fork");
     let engine = TEMPLATE.new_engine().unwrap();
-    engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+    engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
     drop(engine.fork());
     assert_eq!(number(&TEMPLATE.unit_of_work().unwrap(), "SELECT count(*) FROM entry"), 2);
 }
@@ -145,7 +145,7 @@ fn a_retired_engine_is_not_used_again() {
 fn an_engine_that_is_still_connected_is_not_used_again() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-connected");
     let engine = TEMPLATE.new_engine().unwrap();
-    engine.transaction(|work| work.execute("DELETE FROM account", [])).unwrap();
+    engine.try_transaction(|work| work.execute("DELETE FROM account", [])).unwrap();
     for late in [engine.connect().unwrap(), Connection::open(engine.uri()).unwrap()] {
         let engine = TEMPLATE.new_engine().unwrap();
         assert_eq!(number(&engine.unit_of_work().unwrap(), "SELECT count(*) FROM account"), 2);
@@ -173,7 +173,7 @@ fn a_connection_that_can_not_be_watched_is_not_used_again() {
     static WATCHED: Template = Template::sql(SCHEMA).on_connect(|_| Ok(()));
     static UNWATCHED: Template = Template::sql(SCHEMA).on_connect(take_off);
     for template in [&WATCHED, &UNWATCHED] {
-        template.new_engine().unwrap().transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+        template.new_engine().unwrap().try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
     }
     assert_eq!((is_warm(&WATCHED), is_warm(&UNWATCHED)), (true, false));
 }

@@ -136,7 +136,7 @@ fn a_test_that_panics_gives_a_shared_engine_back() {
     let same = engine.clone();
     run_test_that_panics(|| panic_within_a_transaction(same));
     let sql = "UPDATE account SET balance = balance + 1 WHERE id = 2";
-    engine.transaction(|work| work.execute(sql, [])).unwrap();
+    engine.try_transaction(|work| work.execute(sql, [])).unwrap();
     assert_eq!(balances(&engine), [5, 1]);
 }
 
