@@ -160,8 +160,22 @@ fn refusal_of(error: &rusqlite::Error) -> Option<(String, Refusal)> {
 }
 
 impl From<rusqlite::Error> for Error {
-    /// Keeps SQLite's error as the source. Where an engine refused a lock on this thread just now, the message says what
-    /// SQLite's "database is locked" can't: who holds the writer slot, since when, and begun at which line.
+    /// Keeps SQLite's error as the source. If an engine has refused a lock, the kind is
+    /// [`LockTimeout`](ErrorKind::LockTimeout) or [`SerializationFailure`](ErrorKind::SerializationFailure), and the message
+    /// explains SQLite's "database is locked": who holds the writer slot, since when, and begun at which line.
+    ///
+    /// # When the explanation is missing
+    /// SQLite passes on a result code only, so the explanation is found by thread, code and time. Without it, the kind is
+    /// [`Sqlite`](ErrorKind::Sqlite), and the message is SQLite's. That is so
+    /// * on another thread than the one on which SQLite was called, as where a library runs its SQL on its own threads;
+    /// * a second or more after the refusal;
+    /// * for the second error of one refusal, as for a clone: the first conversion takes the explanation;
+    /// * when an engine has granted a lock on the same thread since, or has lent out or opened a connection there;
+    /// * when an engine has refused a lock on the same thread since, with another result code. With the same code, the
+    ///   explanation is that of the latest refusal, whichever error is converted first;
+    /// * when the message is no longer "database is locked", as after code has wrapped it in its own.
+    ///
+    /// So convert an error where it is returned, by `?` for instance. Methods of this crate that return [`Error`] do.
     fn from(cause: rusqlite::Error) -> Error {
         match refusal_of(&cause) {
             Some((engine, refusal)) => Error::from_refusal(&engine, &refusal, cause),

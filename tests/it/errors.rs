@@ -218,6 +218,86 @@ fn a_refusal_is_told_once() {
     assert_eq!(Error::from(busy()).kind(), ErrorKind::Sqlite);
 }
 
+/// The error of a connection that is refused at once, on an engine whose slot is taken.
+fn refused(engine: &Engine) -> rusqlite::Error {
+    engine.connect().unwrap().execute("DELETE FROM entry", []).unwrap_err()
+}
+
+fn impatient_engine() -> Engine {
+    let engine = engine_with_entries(&[(1, 1)]);
+    engine.set_lock_timeout(Duration::ZERO);
+    engine
+}
+
+fn assert_is_not_explained(error: impl Into<Error>) {
+    let error = error.into();
+    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Sqlite, "database is locked"));
+}
+
+#[test]
+fn a_refusal_is_not_explained_on_another_thread() {
+    let engine = impatient_engine();
+    let _writer = engine.begin(Immediate).unwrap();
+    let error = refused(&engine);
+    in_thread("converts", || assert_is_not_explained(error));
+    assert_eq!(Error::from(refused(&engine)).kind(), ErrorKind::LockTimeout, "on the same thread it is");
+}
+
+#[test]
+fn a_refusal_is_not_explained_a_second_later() {
+    let engine = impatient_engine();
+    let _writer = engine.begin(Immediate).unwrap();
+    let error = refused(&engine);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_is_not_explained(error);
+}
+
+#[test]
+fn a_refusal_is_not_explained_after_a_lock_was_granted_on_the_thread() {
+    let engine = impatient_engine();
+    let _writer = engine.begin(Immediate).unwrap();
+    let error = refused(&engine);
+    engine_with_entries(&[(1, 1)]);
+    assert_is_not_explained(error);
+}
+
+#[test]
+fn a_refusal_is_not_explained_after_one_with_another_code() {
+    let engine = impatient_engine();
+    let reader = engine.unit_of_work().unwrap();
+    entries(&reader);
+    in_thread("replaces_it", || engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap());
+    let other = impatient_engine();
+    let _writer = other.begin(Immediate).unwrap();
+    let first = refused(&other);
+    let stale = reader.execute("DELETE FROM entry", []).unwrap_err();
+    assert_is_not_explained(first);
+    assert_eq!(Error::from(stale).kind(), ErrorKind::SerializationFailure);
+}
+
+#[test]
+fn of_two_refusals_with_one_code_the_latest_is_explained() {
+    let engines = [impatient_engine(), impatient_engine()];
+    let _writers = engines.each_ref().map(|engine| engine.begin(Immediate).unwrap());
+    let connections = engines.each_ref().map(|engine| engine.connect().unwrap());
+    let errors = connections.each_ref().map(|connection| connection.execute("DELETE FROM entry", []).unwrap_err());
+    let [first, second] = errors.map(Error::from);
+    assert_eq!(first.kind(), ErrorKind::LockTimeout);
+    let latest = format!("{:?}", engines[1]);
+    let latest = latest.split('"').nth(1).unwrap();
+    assert!(first.to_string().contains(&format!("can't write to {latest}:")), "{first}, and not of {latest}");
+    assert_is_not_explained(second);
+}
+
+#[test]
+fn a_refusal_is_not_explained_in_other_words() {
+    let engine = impatient_engine();
+    let _writer = engine.begin(Immediate).unwrap();
+    let rusqlite::Error::SqliteFailure(code, _) = refused(&engine) else { panic!("no error of SQLite") };
+    let wrapped = rusqlite::Error::SqliteFailure(code, Some("can't delete: database is locked".to_owned()));
+    assert_eq!(Error::from(wrapped).kind(), ErrorKind::Sqlite);
+}
+
 /// A wait that ended well leaves nothing behind that a later error would be taken for.
 #[test]
 fn a_refusal_that_was_overcome_is_forgotten() {

@@ -1,5 +1,6 @@
 //! What the crate promises, a file per promise.
 
+mod api;
 mod callers;
 mod concurrent_instantiation;
 mod edited_schema;
