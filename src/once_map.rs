@@ -2,11 +2,10 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sync::thread::{self, ThreadId};
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard, Recovered};
 
 pub(crate) struct OnceMap<K, V> {
     entries: Mutex<BTreeMap<K, Entry<V>>>,
@@ -58,7 +57,7 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
                     if !may_wait_for(*creation) {
                         return Err(recursive());
                     }
-                    entries = self.settled.wait(entries).unwrap_or_else(PoisonError::into_inner);
+                    entries = self.settled.wait(entries).recovered();
                 }
                 None => break,
             }
@@ -89,8 +88,7 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<K, Entry<V>>> {
-        // What is done under the lock is one change to the map: nothing can be half done when somebody panics.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().recovered()
     }
 }
 
@@ -149,7 +147,7 @@ struct Wait {
 }
 
 fn waits() -> MutexGuard<'static, Vec<Wait>> {
-    WAITS.lock().unwrap_or_else(PoisonError::into_inner)
+    WAITS.lock().recovered()
 }
 
 /// Notes that this thread waits for the end of the creation, unless that would never come: its thread is this one, or waits
@@ -171,6 +169,7 @@ fn may_wait_for(creation: Creation) -> bool {
 }
 
 /// The threads that go on only when this one does: itself, and those that wait for what it makes, through however many others.
+#[cfg(feature = "images")]
 pub(crate) fn waiting_for(thread: ThreadId) -> Vec<ThreadId> {
     let waits = waits();
     let mut threads = vec![thread];

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rusqlite::{Connection, OpenFlags};
 
 use super::pages::{Base, Pages};
+use super::replace_file::replace_file;
 use super::schema::Schema;
 use crate::error::{Error, Result};
 
@@ -208,7 +209,7 @@ impl Snapshot {
     }
 
     /// Whether both are clones of one snapshot.
-    pub(crate) fn is(&self, other: &Snapshot) -> bool {
+    pub(crate) fn ptr_eq(&self, other: &Snapshot) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
@@ -271,12 +272,12 @@ impl Snapshot {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let aside = with_suffix(path, &format!("-{}-{number}", std::process::id()));
-        let mut file = fs::File::create_new(&aside)?;
-        let written = self.write_to(|chunk| file.write_all(chunk)).and_then(|()| fs::rename(&aside, path));
-        if written.is_err() {
-            let _ = fs::remove_file(&aside);
-        }
-        written
+        replace_file(
+            path,
+            &aside,
+            |path| fs::File::create_new(path),
+            |file| self.write_to(|chunk| file.write_all(chunk)),
+        )
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use crate::sync::Recovered;
 
 /// What waits in one engine.
 pub(crate) struct Idle<T: 'static> {
@@ -77,7 +79,7 @@ impl<T> Budget<T> {
     }
 
     fn list(&self) -> MutexGuard<'_, VecDeque<Weak<Idle<T>>>> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner) // each change is one call
+        self.list.lock().recovered()
     }
 }
 
@@ -145,7 +147,7 @@ impl<T> Idle<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner) // each change is one call
+        self.waiting.lock().recovered()
     }
 }
 

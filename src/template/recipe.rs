@@ -1,15 +1,11 @@
 //! How a template is built: its steps, what identifies it, and what was built of it in this process.
 
-use std::collections::BTreeMap;
-use std::env;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::image::{self, Content, Identity};
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::engine::WarmPool;
@@ -61,6 +57,14 @@ pub(super) struct Built {
     depends_on_time: bool,
 }
 
+/// What the steps of a template make.
+#[cfg_attr(feature = "images", derive(Clone))]
+pub(super) struct Content {
+    pub(super) snapshot: Snapshot,
+    /// Whether the content would be another one if it were built at another time.
+    pub(super) depends_on_time: bool,
+}
+
 /// The results of all builds in this process, failures too.
 static TEMPLATES: OnceMap<Combination, Result<Arc<Built>>> = OnceMap::new();
 
@@ -97,11 +101,11 @@ impl Recipe {
         }
     }
 
-    fn parent(&self) -> Option<&'static Recipe> {
+    pub(super) fn parent(&self) -> Option<&'static Recipe> {
         if let Start::Parent(parent) = self.start { Some(parent) } else { None }
     }
 
-    fn steps(&self) -> impl Iterator<Item = &Step> {
+    pub(super) fn steps(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().flatten()
     }
 
@@ -129,12 +133,14 @@ impl Recipe {
             let built = catch_unwind(AssertUnwindSafe(|| self.carry_out(before, &setup, &name)));
             built.unwrap_or_else(|payload| Err(Error::build_panicked(&name, &*payload)))
         };
-        let content = match self.identity().filter(|identity| self.is_alone_with(identity)) {
-            Some(identity) => image::get_or_build(self.label(), &identity, build)?,
-            None => build()?,
-        };
+        let content = self.shared_or_built(build)?;
         let pool = Arc::new(WarmPool::new(&name, content.snapshot, setup));
         Ok(Arc::new(Built { pool, depends_on_time: content.depends_on_time }))
+    }
+
+    #[cfg(not(feature = "images"))]
+    fn shared_or_built(&self, build: impl FnOnce() -> Result<Content>) -> Result<Content> {
+        build()
     }
 
     /// What the steps go on from. (It comes first, since it fails where templates are derived from one another in a circle.)
@@ -152,7 +158,7 @@ impl Recipe {
     }
 
     /// What is done to each connection: the parents' functions first.
-    fn setup(&self) -> Setup {
+    pub(super) fn setup(&self) -> Setup {
         let mut setup = self.parent().map_or_else(|| Setup::DEFAULT, |parent| parent.setup());
         setup.foreign_keys = self.foreign_keys.unwrap_or(setup.foreign_keys);
         setup.on_connect.extend(self.on_connect);
@@ -183,63 +189,8 @@ impl Recipe {
         })
     }
 
-    /// What its content depends on, where that is known.
-    fn identity(&self) -> Option<Identity> {
-        let is_script = |step: &Step| matches!(step.action, Action::Script(_));
-        if self.key.is_none() && (self.on_connect.is_some() || !self.steps().all(is_script)) {
-            return None;
-        }
-        let mut identity = match self.start {
-            Start::Parent(parent) => parent.identity()?,
-            _ => Identity::new(),
-        };
-        if let Start::Database(bytes) = self.start {
-            identity.add("database", bytes);
-        }
-        identity.add("foreign keys", if self.setup().foreign_keys { "on" } else { "off" });
-        if let Some(key) = self.key {
-            // With the place, since one key may have been given to two templates; of two packages, too, that share a folder.
-            identity.add("key", key);
-            identity.add("at", self.at.to_string());
-            identity.add("package", env::var("CARGO_PKG_NAME").unwrap_or_default());
-        }
-        for step in self.steps() {
-            match step.action {
-                Action::Script(script) => identity.add("script", script),
-                Action::Function(_) => identity.add("function", ""), // for which the key stands
-            }
-        }
-        Some(identity)
-    }
-
-    /// Whether no other template of this process has that identity, with other functions. A macro or a function may make
-    /// several templates at one place with one key.
-    fn is_alone_with(&self, identity: &Identity) -> bool {
-        static FUNCTIONS: Mutex<BTreeMap<u128, Vec<usize>>> = Mutex::new(BTreeMap::new());
-        let functions = self.functions();
-        let mut all = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
-        *all.entry(identity.number()).or_insert_with(|| functions.clone()) == functions
-    }
-
-    /// The addresses of all functions that the key stands for, the parents' first.
-    fn functions(&self) -> Vec<usize> {
-        let mut functions = self.parent().map_or_else(Vec::new, |parent| parent.functions());
-        functions.extend(self.steps().filter_map(|step| match step.action {
-            Action::Script(_) => None,
-            Action::Function(build) => Some(build as usize),
-        }));
-        functions.extend(self.on_connect.map(|on_connect| on_connect.function as usize));
-        functions
-    }
-
-    /// What images are called, for people: by the key, or the file that it is written in.
-    fn label(&self) -> &str {
-        let stem = || Path::new(self.at.file()).file_stem().and_then(|stem| stem.to_str());
-        self.short_key().or_else(stem).unwrap_or("template")
-    }
-
     /// The key, if it is one for people; it may be the text of a whole file.
-    fn short_key(&self) -> Option<&'static str> {
+    pub(super) fn short_key(&self) -> Option<&'static str> {
         self.key.filter(|key| key.len() <= 40 && !key.contains('\n'))
     }
 }
