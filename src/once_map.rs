@@ -1,4 +1,4 @@
-//! A map whose values are made exactly once, however many threads ask at once.
+//! A map whose values are created exactly once, however many threads ask at once.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
         OnceMap { entries: Mutex::new(BTreeMap::new()), settled: Condvar::new() }
     }
 
-    /// The value, unless it is just being made.
+    /// Returns the value, unless it is being created.
     pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -38,11 +38,10 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
         self.lock().get(key).and_then(Entry::value).cloned()
     }
 
-    /// The value; the first call makes it with `create`, and while that runs, others wait for it. A creation that fails
-    /// or panics leaves nothing, and one of those who waited tries in turn.
+    /// Returns the value; the first call creates it with `create`, and other calls wait meanwhile. A creation that fails or
+    /// panics leaves nothing, and a waiting thread tries in turn.
     ///
-    /// Where waiting would never end, because that creation waits for this thread (or is on it), the error is
-    /// `recursive`'s.
+    /// Returns the error of `recursive` if waiting would never end, because that creation waits for this thread or runs on it.
     pub(crate) fn get_or_create<E>(
         &self,
         key: &K,
@@ -71,7 +70,7 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
         Ok(value)
     }
 
-    /// Takes the value out, so that the next who asks makes a new one. One that is just being made stays.
+    /// Removes the value, so that the next call creates a new one. A value that is being created stays.
     pub(crate) fn remove(&self, key: &K) -> Option<V> {
         let mut entries = self.lock();
         let value = entries.get(key).and_then(Entry::value).cloned();
@@ -81,7 +80,7 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
         value
     }
 
-    /// The keys whose values are made, in order.
+    /// Returns the keys whose values exist, in order.
     pub(crate) fn keys(&self) -> Vec<K> {
         let entries = self.lock();
         entries.iter().filter(|(_, entry)| entry.value().is_some()).map(|(key, _)| key.clone()).collect()
@@ -108,7 +107,7 @@ impl Creation {
     }
 }
 
-/// The right to make a value. Dropped before it is settled, also by a panic, it leaves nothing behind.
+/// The right to create a value. If it is dropped before it is settled, also by a panic, the key is free again.
 struct Right<'a, K: Ord + Clone, V: Clone> {
     map: &'a OnceMap<K, V>,
     key: &'a K,
@@ -150,8 +149,8 @@ fn waits() -> MutexGuard<'static, Vec<Wait>> {
     WAITS.lock().recovered()
 }
 
-/// Notes that this thread waits for the end of the creation, unless that would never come: its thread is this one, or waits
-/// for it, through however many others. What is noted, `settle` takes away.
+/// Records that this thread waits for the creation; `settle` removes the record. Returns false instead if the wait would
+/// never end: the creation runs on this thread, or on one that waits for it, directly or through others.
 fn may_wait_for(creation: Creation) -> bool {
     let waiter = thread::current().id();
     let mut waits = waits();
@@ -168,7 +167,7 @@ fn may_wait_for(creation: Creation) -> bool {
     true
 }
 
-/// The threads that go on only when this one does: itself, and those that wait for what it makes, through however many others.
+/// Returns the threads that continue only when this one does: itself, and those that wait for it, directly or through others.
 #[cfg(feature = "images")]
 pub(crate) fn waiting_for(thread: ThreadId) -> Vec<ThreadId> {
     let waits = waits();

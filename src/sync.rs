@@ -35,7 +35,7 @@ impl<G> Recovered<G> for LockResult<G> {
     }
 }
 
-/// How long somebody is going to wait.
+/// How long a thread is going to wait.
 #[cfg(not(shuttle))]
 pub(crate) struct Patience {
     most: Duration,

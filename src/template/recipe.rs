@@ -44,10 +44,10 @@ pub(super) enum Action {
     Function(Build),
 }
 
-/// What makes or changes a database: it may fail with any error.
+/// A function that makes or changes a database. It may fail with any error.
 pub(super) type Build = fn(&mut Connection) -> Result<(), BoxError>;
 
-/// Steps of one template; a derived one has as many again.
+/// The number of steps of one template; a template based on it has as many again.
 pub(super) const MAX_STEPS: usize = 16;
 
 /// What a recipe was built to.
@@ -68,7 +68,7 @@ pub(super) struct Content {
 /// The results of all builds in this process, failures too.
 static TEMPLATES: OnceMap<Combination, Result<Arc<Built>>> = OnceMap::new();
 
-/// Whatever tells a recipe from others: functions by their addresses, a parent by its own.
+/// Everything that distinguishes a recipe from others: functions and parents by their addresses.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Combination {
     parent: Option<usize>,
@@ -112,12 +112,12 @@ impl Recipe {
     /// Returns what the recipe was built to. The first call in the process builds it; calls meanwhile wait.
     pub(super) fn built(&self) -> Result<Result<Arc<Built>>> {
         let recursive = || Error::recursive_build(&self.to_string());
-        // Faults are for the code under test, and this is for other tests too.
+        // Faults are for the code under test; the build is for other tests, too.
         TEMPLATES.get_or_create(&self.combination(), || faults::spare(|| self.build_for_good()), recursive)
     }
 
-    /// Builds, for all who ask. A failure is for all of them too, but for one: that a build asks for itself depends on the
-    /// caller, and others may ask when it has been built.
+    /// Builds once for all callers. A failure is final, too, except for recursion: whether a build asks for itself depends
+    /// on the caller.
     fn build_for_good(&self) -> Result<Result<Arc<Built>>> {
         match self.build() {
             Err(error) if error.kind() == ErrorKind::RecursiveCreation => Err(error),
@@ -143,7 +143,8 @@ impl Recipe {
         build()
     }
 
-    /// What the steps go on from. (It comes first, since it fails where templates are derived from one another in a circle.)
+    /// Returns the content that the steps start with. This comes first, since it fails if templates are based on one another
+    /// in a circle.
     fn content_before(&self) -> Result<Content> {
         let snapshot = match self.start {
             Start::Empty => Snapshot::empty(),
@@ -157,7 +158,7 @@ impl Recipe {
         Ok(Content { snapshot, depends_on_time: false })
     }
 
-    /// What is done to each connection: the parents' functions first.
+    /// Returns the setup of each connection: the parents' functions first.
     pub(super) fn setup(&self) -> Setup {
         let mut setup = self.parent().map_or_else(|| Setup::DEFAULT, |parent| parent.setup());
         setup.foreign_keys = self.foreign_keys.unwrap_or(setup.foreign_keys);
@@ -178,7 +179,7 @@ impl Recipe {
         Ok(Content { snapshot: mount.store.current(), depends_on_time })
     }
 
-    /// SQLite does not ask its VFS for that.
+    /// Returns whether a script asks for the time zone, for which SQLite does not ask its VFS.
     fn asks_for_the_time_zone(&self) -> bool {
         self.steps().any(|step| match step.action {
             Action::Script(script) => {

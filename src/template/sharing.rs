@@ -19,7 +19,7 @@ impl Recipe {
         }
     }
 
-    /// What its content depends on, where that is known.
+    /// Returns the identity of the content, if everything that decides the content is known.
     fn identity(&self) -> Option<Identity> {
         let is_script = |step: &Step| matches!(step.action, Action::Script(_));
         if self.key.is_none() && (self.on_connect.is_some() || !self.steps().all(is_script)) {
@@ -48,7 +48,7 @@ impl Recipe {
         Some(identity)
     }
 
-    /// Whether no other template of this process has that identity, with other functions. A macro or a function may make
+    /// Returns whether no template with other functions has this identity in this process. A macro or a function may make
     /// several templates at one place with one key.
     fn is_alone_with(&self, identity: &Identity) -> bool {
         static FUNCTIONS: Mutex<BTreeMap<u128, Vec<usize>>> = Mutex::new(BTreeMap::new());
@@ -57,7 +57,7 @@ impl Recipe {
         *all.entry(identity.number()).or_insert_with(|| functions.clone()) == functions
     }
 
-    /// The addresses of all functions that the key stands for, the parents' first.
+    /// Returns the addresses of all functions that the key stands for, the parents' first.
     fn functions(&self) -> Vec<usize> {
         let mut functions = self.parent().map_or_else(Vec::new, |parent| parent.functions());
         functions.extend(self.steps().filter_map(|step| match step.action {
@@ -68,7 +68,7 @@ impl Recipe {
         functions
     }
 
-    /// What images are called, for people: by the key, or the file that it is written in.
+    /// Returns the readable part of an image's name: the key, or the file that the template is written in.
     fn label(&self) -> &str {
         let stem = || Path::new(self.at.file()).file_stem().and_then(|stem| stem.to_str());
         self.short_key().or_else(stem).unwrap_or("template")
