@@ -58,7 +58,6 @@ pub(super) struct Built {
 }
 
 /// What the steps of a template make.
-#[cfg_attr(feature = "images", derive(Clone))]
 pub(super) struct Content {
     pub(super) snapshot: Snapshot,
     /// Whether the content would be another one if it were built at another time.

@@ -230,7 +230,7 @@ fn impatient_engine() -> Engine {
 }
 
 fn assert_is_not_explained(error: impl Into<Error>) {
-    let error = error.into();
+    let error: Error = error.into();
     assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Sqlite, "database is locked"));
 }
 
