@@ -288,7 +288,8 @@ impl Engine {
     /// }
     ///
     /// let engine = Engine::new();
-    /// engine.try_transaction(|work| work.execute_batch("CREATE TABLE account (id, balance)"))?;
+    /// let schema = "CREATE TABLE account (id, balance)";
+    /// engine.try_transaction(|work| work.execute_batch(schema))?;
     /// let result = engine.try_transaction(|work| {
     ///     match work.execute("UPDATE account SET balance = 0 WHERE id = ?1", [7])? {
     ///         0 => Err(BankError::NoSuchAccount(7)),
