@@ -97,12 +97,12 @@ fn per_test(criterion: &mut Criterion) {
     group.bench_function("template", |bencher| bencher.iter(|| on_template(&TEMPLATE)));
     group.bench_function("template, pooled connection", |bencher| {
         bencher.iter(|| {
-            let connection = TEMPLATE.engine().unwrap().pooled_connection().unwrap();
+            let connection = TEMPLATE.new_engine().unwrap().pooled_connection().unwrap();
             on_connection(&connection);
         });
     });
     let snapshot = TEMPLATE.snapshot().unwrap();
-    group.bench_function("template, cold", |bencher| bencher.iter(|| on_engine(&snapshot.engine())));
+    group.bench_function("template, cold", |bencher| bencher.iter(|| on_engine(&snapshot.new_engine())));
     let bytes = snapshot.to_bytes();
     group.bench_function("deserialize", |bencher| bencher.iter(|| on_connection(&deserialized(&bytes))));
     group.bench_function("backup to memdb", |bencher| bencher.iter(|| on_connection(&backed_up(&shared))));
@@ -144,7 +144,7 @@ fn sizes(criterion: &mut Criterion) {
     for (name, template) in sizes {
         group.bench_function(BenchmarkId::new("cold", name), |bencher| {
             let snapshot = template.snapshot().unwrap();
-            bencher.iter(|| on_engine(&snapshot.engine()));
+            bencher.iter(|| on_engine(&snapshot.new_engine()));
         });
     }
     group.sample_size(10);

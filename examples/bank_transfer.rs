@@ -29,7 +29,7 @@ mod bank {
 static TWO_ACCOUNTS: Template = Template::sql(bank::SCHEMA).seed("INSERT INTO account VALUES (1, 100), (2, 0)");
 
 fn main() -> Result<()> {
-    let engine = TWO_ACCOUNTS.engine()?;
+    let engine = TWO_ACCOUNTS.new_engine()?;
     for amount in [70, 70] {
         let work = engine.unit_of_work()?;
         match bank::transfer(&work, 1, 2, amount) {
@@ -65,7 +65,7 @@ mod tests {
     /// For tests that commit, or that read by a second connection.
     #[fixture]
     fn accounts() -> Engine {
-        TWO_ACCOUNTS.engine().unwrap()
+        TWO_ACCOUNTS.new_engine().unwrap()
     }
 
     #[rstest]

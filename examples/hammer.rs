@@ -13,7 +13,7 @@ static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY 
 fn race(threads: usize, rounds: usize) -> Report<Engine> {
     Hammer::new().threads(threads).rounds(rounds).run(|worker| {
         let engine = Engine::shared_with(format!("file:hammer-{}?mode=memory", worker.round()), &BANK)?;
-        engine.transaction(|work| work.execute("UPDATE account SET balance = balance + 1", []))?;
+        engine.try_transaction(|work| work.execute("UPDATE account SET balance = balance + 1", []))?;
         Ok(engine)
     })
 }

@@ -44,10 +44,10 @@ fn money_and_transfers(bank: &Engine) -> Result<(i64, i64)> {
 }
 
 fn main() -> Result<()> {
-    BANK.engine()?; // builds it
+    BANK.new_engine()?; // builds it
     let start = Instant::now();
     for amount in (1..=64).cycle().take(256) {
-        let bank = BANK.engine()?;
+        let bank = BANK.new_engine()?;
         transfer(&mut *bank.pooled_connection()?, Move { source: 1, target: 2, amount })?;
         assert_eq!(money_and_transfers(&bank)?, (300, 1), "nothing is left of the case before");
     }
@@ -73,7 +73,7 @@ mod tests {
         /// Whatever is moved where, and whatever fails: no money is lost, and only what succeeded is on record.
         #[test]
         fn never_loses_money(moves in moves()) {
-            let bank = BANK.engine().unwrap(); // for this case alone, and for each step of shrinking
+            let bank = BANK.new_engine().unwrap(); // for this case alone, and for each step of shrinking
             let mut connection = bank.pooled_connection().unwrap();
             let done = moves.into_iter().filter(|one| transfer(&mut connection, *one).is_ok()).count();
             prop_assert_eq!(money_and_transfers(&bank).unwrap(), (300, done as i64));

@@ -36,7 +36,7 @@ fn main() -> Result<()> {
 fn work(barrier: &Barrier, thread: i64) -> Result<Done> {
     barrier.wait(); // all ask for the engine at once
     let engine = Engine::shared(URL)?;
-    engine.transaction(|work| work.execute_batch("CREATE TABLE IF NOT EXISTS visit (thread INTEGER NOT NULL)"))?;
+    engine.try_transaction(|work| work.execute_batch("CREATE TABLE IF NOT EXISTS visit (thread INTEGER NOT NULL)"))?;
     let (start, mut longest) = (Instant::now(), Duration::ZERO);
     for _ in 0..UNITS_OF_WORK {
         let start = Instant::now();

@@ -13,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Any error, as the functions of a [`Template`](crate::Template) may return.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What went wrong: the operation, the object, the cause, and where there is one the remedy.
+/// The error of this crate. Its message names the operation, the object, the cause, and the remedy if there is one.
 ///
 /// Both `{}` and `{:?}` print the whole sentence, so that an `unwrap()` in a test says it too.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ impl From<rusqlite::Error> for NoConnection {
     }
 }
 
-/// What kind of failure an [`Error`] is, to branch on.
+/// The kind of an [`Error`], to branch on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -67,37 +67,37 @@ pub enum ErrorKind {
     NotInMemory,
     /// Bytes or a file that are no SQLite database, or only a part of one.
     NotADatabase,
-    /// A snapshot that an engine can't go to, for its texts are in another encoding than the engine's.
+    /// A snapshot that an engine can't restore, because its text encoding is not the engine's.
     OtherEncoding,
     /// A file that can't be read or written.
     Io,
-    /// The writer slot stayed taken for as long as the connection was ready to wait.
+    /// The writer slot was not free within the lock timeout.
     LockTimeout,
-    /// The unit of work read content that another one has replaced since, and then wanted to write (SQLite's extended
-    /// code 517, `SQLITE_BUSY_SNAPSHOT`). Rolled back and run again, it can succeed.
+    /// The transaction has read content that another one has replaced, and then wanted to write (SQLite's extended code
+    /// 517, `SQLITE_BUSY_SNAPSHOT`). It can succeed when it is rolled back and run again.
     SerializationFailure,
-    /// The unit of work was no longer open: the code under test had committed it or rolled it back.
+    /// The unit of work was no longer open: the code under test has committed it or rolled it back.
     AlreadyEnded,
     /// The creation of a shared engine asked for that same engine, or the build of a template for that same template.
     RecursiveCreation,
-    /// A template that can't be built: its script, its function or its `on_connect` failed. All who ask for it get the same
-    /// error.
+    /// A template that can't be built: its script, its function or its `on_connect` failed. Every later call returns the
+    /// same error.
     BuildFailed,
     /// A connection that can't be set up: the function of [`Template::on_connect`](crate::Template::on_connect) failed.
     SetupFailed,
-    /// A shared engine that was made of another template than the one asked for, or of none.
+    /// A shared engine that was created of another template than the given one, or of none.
     OtherTemplate,
-    /// Any other error of SQLite; [`Error::sqlite`] is it.
+    /// Any other error of SQLite; [`Error::sqlite`] returns it.
     Sqlite,
 }
 
 impl Error {
-    /// What kind of failure it is.
+    /// Returns the kind of failure.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The error of SQLite that is the cause, with its (extended) result code.
+    /// Returns the error of SQLite that is the cause, with its (extended) result code.
     pub fn sqlite(&self) -> Option<&rusqlite::Error> {
         match &self.0.source {
             Some(Source::Sqlite(cause)) => Some(cause),
@@ -126,7 +126,7 @@ impl Error {
     pub(crate) fn not_in_memory(url: &str, path: &str) -> Error {
         let message = format!(
             "can't use the database URL {url:?}: it is of a file, and engines are in memory; \
-             Snapshot::open({path:?})?.engine() makes an engine of the file's content"
+             Snapshot::open({path:?})?.new_engine() makes an engine of the file's content"
         );
         Error::new(ErrorKind::NotInMemory, message)
     }
@@ -139,7 +139,7 @@ impl Error {
     pub(crate) fn other_encoding(engine: &str) -> Error {
         let message = format!(
             "can't restore the snapshot on {engine}: its texts are in another encoding (PRAGMA encoding), which no open \
-             connection could read; Snapshot::engine() makes an engine of its own"
+             connection could read; Snapshot::new_engine() makes an engine of its own"
         );
         Error::new(ErrorKind::OtherEncoding, message)
     }
@@ -192,7 +192,7 @@ impl Error {
     pub(crate) fn recursive_build(template: &str) -> Error {
         let message = format!(
             "can't build {template}: its build asks for the same template, on this thread or by way of another's build, \
-             and would wait for itself; derive the one from the other with Template::from"
+             and would wait for itself; derive the one from the other with Template::based_on"
         );
         Error::new(ErrorKind::RecursiveCreation, message)
     }
@@ -253,7 +253,7 @@ impl Error {
     pub(crate) fn other_template(engine: &str, has: Option<&str>, asked_for: &str) -> Error {
         let has = has.map_or("without a template".to_owned(), |has| format!("of {has}"));
         let message = format!(
-            "can't give out {engine} as one of {asked_for}: it was made {has}; use another URL, or Template::engine for an \
+            "can't give out {engine} as one of {asked_for}: it was made {has}; use another URL, or Template::new_engine for an \
              engine of its own"
         );
         Error::new(ErrorKind::OtherTemplate, message)

@@ -21,7 +21,7 @@
 //! }
 //!
 //! Fault::Full.everywhere(|plan| {
-//!     let bank = BANK.engine().unwrap();
+//!     let bank = BANK.new_engine().unwrap();
 //!     let mut connection = bank.pooled_connection().unwrap();
 //!     let result = plan.during(|| transfer(&mut connection, 30));
 //!     let sql = "SELECT balance FROM account WHERE id = 2";

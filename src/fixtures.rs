@@ -24,28 +24,29 @@
 //! #[rstest]
 //! fn shares_an_engine(#[with("file:orders?mode=memory", &ORDERS)] memory_engine: Engine) {
 //!     let insert = "INSERT OR IGNORE INTO orders VALUES (2)";
-//!     memory_engine.transaction(|work| work.execute(insert, [])).unwrap();
+//!     memory_engine.try_transaction(|work| work.execute(insert, [])).unwrap();
 //! }
 //! ```
 
 use rstest::fixture;
 
 use crate::engine::{Engine, PooledConnection, UnitOfWork};
+#[cfg(feature = "hammer")]
 use crate::hammer::Hammer;
 use crate::template::Template;
 
-/// What the fixtures take that are given no template.
+/// The default template of the fixtures.
 static EMPTY: Template = Template::empty();
 
-/// The engine that the process shares under `url`, from [`MEMORY_ENGINES`](crate::MEMORY_ENGINES); the default one unless
-/// the test says `#[with("file:NAME?mode=memory")]`.
+/// Returns the engine that the process shares under `url`, from [`MEMORY_ENGINES`](crate::MEMORY_ENGINES): the default one,
+/// or the one of `#[with("file:NAME?mode=memory")]`.
 ///
-/// `#[with("file:NAME?mode=memory", &BANK)]` has it made of a template, by the first test that asks. What a test commits, others
-/// see. Tests that mind want [`fresh_engine`], or take turns by serial_test's `#[serial]` (between processes, as under
-/// cargo-nextest, `#[file_serial]`).
+/// With `#[with("file:NAME?mode=memory", &BANK)]` the first test creates it of a template. Tests see what other tests commit.
+/// If that matters, use [`fresh_engine`], or have the tests take turns by serial_test's `#[serial]` (between processes, as
+/// under cargo-nextest, `#[file_serial]`).
 ///
 /// # Panics
-/// When the URL names no shared engine, or one that was made of something else; the message says what would do.
+/// If the URL names no shared engine, or one that was created of another template. The message names the remedy.
 #[fixture]
 pub fn memory_engine(
     #[default("sqlite:///:memory:")] url: &str,
@@ -54,50 +55,51 @@ pub fn memory_engine(
     Engine::shared_with(url, template).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A unit of work on the shared engine, rolled back at the end of the test.
+/// Begins a unit of work on the shared engine, which is rolled back at the end of the test.
 ///
-/// `#[with(engine)]` gives it another engine.
+/// `#[with(engine)]` sets another engine.
 ///
 /// # Panics
-/// When the connection can't be opened, as [`Engine::unit_of_work`] says.
+/// If the connection can't be opened (see [`Engine::unit_of_work`]).
 #[fixture]
 pub fn unit_of_work(memory_engine: Engine) -> UnitOfWork {
     memory_engine.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A new engine, which no other test has: empty, or what the template of `#[with(&BANK)]` holds.
+/// Returns a private engine: empty, or with the content of the template in `#[with(&BANK)]`.
 ///
 /// # Panics
-/// When the template can't be built.
+/// If the template can't be built.
 #[fixture]
 pub fn fresh_engine(#[default(&EMPTY)] template: &'static Template) -> Engine {
-    template.engine().unwrap_or_else(|error| panic!("{error}"))
+    template.new_engine().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A unit of work on a new engine, which no other test has: empty, or what the template of `#[with(&BANK)]` holds.
+/// Begins a unit of work on a private engine: empty, or with the content of the template in `#[with(&BANK)]`.
 ///
 /// # Panics
-/// When the template can't be built, or the connection can't be opened.
+/// If the template can't be built, or the connection can't be opened.
 #[fixture]
 pub fn fresh_unit_of_work(#[default(&EMPTY)] template: &'static Template) -> UnitOfWork {
     template.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A connection to a new engine, which no other test has, for code that begins and commits its own transactions. The
-/// engine is empty, or holds what the template of `#[with(&BANK)]` does.
+/// Returns a connection to a private engine, for code that begins and commits its own transactions. The engine is empty, or
+/// has the content of the template in `#[with(&BANK)]`.
 ///
 /// # Panics
-/// When the template can't be built, or the connection can't be opened.
+/// If the template can't be built, or the connection can't be opened.
 #[fixture]
 pub fn fresh_connection(#[default(&EMPTY)] template: &'static Template) -> PooledConnection {
-    let connection = template.engine().and_then(|engine| engine.pooled_connection());
+    let connection = template.new_engine().and_then(|engine| engine.pooled_connection());
     connection.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A [`Hammer`] of 8 threads and 100 rounds, or as many as `#[with(16, 1_000)]` says.
+/// Returns a [`Hammer`] with 8 threads and 100 rounds, or with those of `#[with(16, 1_000)]`.
 ///
 /// # Panics
 /// As [`Hammer::new`] and [`Hammer::threads`].
+#[cfg(feature = "hammer")]
 #[fixture]
 pub fn hammer(#[default(8)] threads: usize, #[default(100)] rounds: usize) -> Hammer {
     Hammer::new().threads(threads).rounds(rounds)

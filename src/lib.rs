@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![allow(
     clippy::test_attr_in_doctest,
     reason = "the README shows a property test as one writes it; the example runs it"
@@ -7,9 +8,19 @@
 mod content;
 mod engine;
 mod error;
+#[cfg(feature = "faults")]
 pub mod faults;
+#[cfg(not(feature = "faults"))]
+#[expect(dead_code, unreachable_pub, reason = "nothing makes a plan, and the calls of SQLite still ask for one")]
+mod faults;
+#[cfg(feature = "fixtures")]
 pub mod fixtures;
+#[cfg(feature = "hammer")]
 pub mod hammer;
+#[cfg_attr(
+    not(feature = "hammer"),
+    expect(dead_code, unreachable_pub, reason = "nothing observes the marks, and they stay where they are")
+)]
 mod marks;
 mod once_map;
 #[cfg(feature = "proptest")]

@@ -1,12 +1,11 @@
-//! A map whose values are made exactly once, however many threads ask at once.
+//! A map whose values are created exactly once, however many threads ask at once.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sync::thread::{self, ThreadId};
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard, Recovered};
 
 pub(crate) struct OnceMap<K, V> {
     entries: Mutex<BTreeMap<K, Entry<V>>>,
@@ -31,7 +30,7 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
         OnceMap { entries: Mutex::new(BTreeMap::new()), settled: Condvar::new() }
     }
 
-    /// The value, unless it is just being made.
+    /// Returns the value, unless it is being created.
     pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -39,11 +38,10 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
         self.lock().get(key).and_then(Entry::value).cloned()
     }
 
-    /// The value; the first call makes it with `create`, and while that runs, others wait for it. A creation that fails
-    /// or panics leaves nothing, and one of those who waited tries in turn.
+    /// Returns the value; the first call creates it with `create`, and other calls wait meanwhile. A creation that fails or
+    /// panics leaves nothing, and a waiting thread tries in turn.
     ///
-    /// Where waiting would never end, because that creation waits for this thread (or is on it), the error is
-    /// `recursive`'s.
+    /// Returns the error of `recursive` if waiting would never end, because that creation waits for this thread or runs on it.
     pub(crate) fn get_or_create<E>(
         &self,
         key: &K,
@@ -58,7 +56,7 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
                     if !may_wait_for(*creation) {
                         return Err(recursive());
                     }
-                    entries = self.settled.wait(entries).unwrap_or_else(PoisonError::into_inner);
+                    entries = self.settled.wait(entries).recovered();
                 }
                 None => break,
             }
@@ -72,7 +70,7 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
         Ok(value)
     }
 
-    /// Takes the value out, so that the next who asks makes a new one. One that is just being made stays.
+    /// Removes the value, so that the next call creates a new one. A value that is being created stays.
     pub(crate) fn remove(&self, key: &K) -> Option<V> {
         let mut entries = self.lock();
         let value = entries.get(key).and_then(Entry::value).cloned();
@@ -82,15 +80,14 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
         value
     }
 
-    /// The keys whose values are made, in order.
+    /// Returns the keys whose values exist, in order.
     pub(crate) fn keys(&self) -> Vec<K> {
         let entries = self.lock();
         entries.iter().filter(|(_, entry)| entry.value().is_some()).map(|(key, _)| key.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<K, Entry<V>>> {
-        // What is done under the lock is one change to the map: nothing can be half done when somebody panics.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().recovered()
     }
 }
 
@@ -110,7 +107,7 @@ impl Creation {
     }
 }
 
-/// The right to make a value. Dropped before it is settled, also by a panic, it leaves nothing behind.
+/// The right to create a value. If it is dropped before it is settled, also by a panic, the key is free again.
 struct Right<'a, K: Ord + Clone, V: Clone> {
     map: &'a OnceMap<K, V>,
     key: &'a K,
@@ -149,11 +146,11 @@ struct Wait {
 }
 
 fn waits() -> MutexGuard<'static, Vec<Wait>> {
-    WAITS.lock().unwrap_or_else(PoisonError::into_inner)
+    WAITS.lock().recovered()
 }
 
-/// Notes that this thread waits for the end of the creation, unless that would never come: its thread is this one, or waits
-/// for it, through however many others. What is noted, `settle` takes away.
+/// Records that this thread waits for the creation; `settle` removes the record. Returns false instead if the wait would
+/// never end: the creation runs on this thread, or on one that waits for it, directly or through others.
 fn may_wait_for(creation: Creation) -> bool {
     let waiter = thread::current().id();
     let mut waits = waits();
@@ -170,7 +167,8 @@ fn may_wait_for(creation: Creation) -> bool {
     true
 }
 
-/// The threads that go on only when this one does: itself, and those that wait for what it makes, through however many others.
+/// Returns the threads that continue only when this one does: itself, and those that wait for it, directly or through others.
+#[cfg(feature = "images")]
 pub(crate) fn waiting_for(thread: ThreadId) -> Vec<ThreadId> {
     let waits = waits();
     let mut threads = vec![thread];

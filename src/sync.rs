@@ -4,6 +4,7 @@
 #[cfg(shuttle)]
 mod in_models;
 
+use std::sync::{LockResult, PoisonError};
 #[cfg(not(shuttle))]
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,21 @@ pub(crate) use shuttle::thread;
 #[cfg(shuttle)]
 pub(crate) use self::in_models::{Condvar, Patience};
 
-/// How long somebody is going to wait.
+/// Goes on after a panic while a lock was held: `mutex.lock().recovered()`.
+///
+/// A test that panics must not fail the tests after it. And nothing is half done then: whatever this crate does while it
+/// holds a lock either can't panic, or is a single call that changes the value.
+pub(crate) trait Recovered<G> {
+    fn recovered(self) -> G;
+}
+
+impl<G> Recovered<G> for LockResult<G> {
+    fn recovered(self) -> G {
+        self.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long a thread is going to wait.
 #[cfg(not(shuttle))]
 pub(crate) struct Patience {
     most: Duration,

@@ -32,7 +32,7 @@ fn keep_few_pages(connection: &Connection) -> Result<(), BoxError> {
 
 /// An engine of the template that does not go back to it.
 fn fork() -> Engine {
-    static FIRST: LazyLock<Engine> = LazyLock::new(|| TEMPLATE.engine().unwrap());
+    static FIRST: LazyLock<Engine> = LazyLock::new(|| TEMPLATE.new_engine().unwrap());
     FIRST.fork()
 }
 
@@ -256,7 +256,7 @@ impl Workload {
         let committed = outcome.committed.clone();
         let expected = self.known.entry(committed).or_insert_with_key(|committed| content_after(self.steps, committed));
         ensure_content("the next unit of work", engine, expected)?;
-        ensure_content("a copy", &engine.snapshot().engine(), expected)?;
+        ensure_content("a copy", &engine.snapshot().new_engine(), expected)?;
         let client = client.map_or_else(|| can("the next connection", Client::come(engine, door)), Ok)?;
         const NEXT: Step = Step { sql: "INSERT INTO entry VALUES (1000, 1, 1, 'next')", end: End::Commit };
         can("the next step", client.carry_out(&NEXT))?;
@@ -419,7 +419,7 @@ fn commits_to_two_engines() {
             for engine in [one, other] {
                 engine.set_lock_timeout(Duration::ZERO);
                 ensure_content("the next", &engine, &expected).unwrap_or_else(|flaw| panic!("{result:?}, and {flaw}"));
-                engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+                engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
             }
         });
     }
@@ -452,16 +452,16 @@ fn query_plan(connection: &Connection) -> String {
 #[test]
 fn engines_of_a_template() {
     let _alone = alone();
-    let new = view(&ANALYZED.engine().unwrap().fork());
+    let new = view(&ANALYZED.new_engine().unwrap().fork());
     let plan_of = |engine: &Engine| query_plan(&engine.unit_of_work().unwrap());
-    assert_ne!(plan_of(&fork()), plan_of(&ANALYZED.engine().unwrap()), "statistics make no difference");
+    assert_ne!(plan_of(&fork()), plan_of(&ANALYZED.new_engine().unwrap()), "statistics make no difference");
     let mut used_again = 0;
     for (is_cold, fault) in [true, false].into_iter().flat_map(|is_cold| Fault::ALL.iter().map(move |f| (is_cold, f))) {
         fault.everywhere(|plan| {
-            let engine = ANALYZED.engine().unwrap();
+            let engine = ANALYZED.new_engine().unwrap();
             let _ = plan.during(|| carry_out(&Client::UnitsOfWork(engine.clone()), CHANGE_ROWS));
             drop(engine);
-            let next = ANALYZED.engine().unwrap();
+            let next = ANALYZED.new_engine().unwrap();
             used_again += usize::from(next.unit_of_work().unwrap().total_changes() > 0);
             assert_eq!(view(&next), new);
             if is_cold {
@@ -470,7 +470,7 @@ fn engines_of_a_template() {
         });
     }
     assert!(used_again > 100, "only {used_again} connections were used again");
-    ANALYZED.engine().unwrap().retire(); // or SQLite would take pages of idle connections while others measure
+    ANALYZED.new_engine().unwrap().retire(); // or SQLite would take pages of idle connections while others measure
 }
 
 /// The check that all is well finds what is not: a step that commits twice, of which the first half may stand alone.
@@ -613,7 +613,7 @@ fn plans_do_not_nest() {
         message.starts_with(inner) && message.contains(outer) && message.ends_with(": plans don't nest"),
         "{message}"
     );
-    fork().transaction(|work| insert(work)).expect("the outer one is over too");
+    fork().try_transaction(|work| insert(work)).expect("the outer one is over too");
 }
 
 #[test]
@@ -630,7 +630,7 @@ fn a_plan_is_its_threads() {
     let _alone = alone();
     let engine = fork();
     let plan = Fault::Io.from(1);
-    plan.during(|| thread::scope(|scope| scope.spawn(|| engine.transaction(|work| insert(work))).join()).unwrap())
+    plan.during(|| thread::scope(|scope| scope.spawn(|| engine.try_transaction(|work| insert(work))).join()).unwrap())
         .unwrap();
     assert_eq!(plan.calls(), 0);
 }
@@ -639,8 +639,8 @@ fn a_plan_is_its_threads() {
 fn the_build_of_a_template_is_for_others_too() {
     let _alone = alone();
     static LATE: Template = Template::build(|connection| Ok(connection.execute_batch(SCHEMA)?)); // no image
-    let built = Fault::Io.from(1).during(|| LATE.engine().map(drop));
-    built.and_then(|()| LATE.engine()).unwrap();
+    let built = Fault::Io.from(1).during(|| LATE.new_engine().map(drop));
+    built.and_then(|()| LATE.new_engine()).unwrap();
 }
 
 #[test]
@@ -650,7 +650,7 @@ fn who_finds_a_lock_taken_tries_again() {
     let start = Instant::now();
     for n in [1, 2] {
         let plan = Fault::Busy.at(n);
-        plan.during(|| engine.transaction(|work| insert(work))).unwrap();
+        plan.during(|| engine.try_transaction(|work| insert(work))).unwrap();
         assert!(plan.was_hit());
     }
     let in_vain = Fault::Busy.from(1).during(|| engine.begin(Immediate)).unwrap_err();
@@ -680,7 +680,7 @@ fn who_has_read_and_finds_the_writer_slot_taken_is_refused() {
 #[ignore = "is run by the next one, as a process of its own"]
 fn fails_under_a_plan() {
     Fault::Full.everywhere(|plan| {
-        let result = plan.during(|| fork().transaction(|work| insert(work)));
+        let result = plan.during(|| fork().try_transaction(|work| insert(work)));
         assert!(result.is_ok() || !format!("{plan:?}").contains("Full.at(2)"));
     });
 }

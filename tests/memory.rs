@@ -52,10 +52,10 @@ static TEMPLATE: Template = Template::build(|connection| {
 fn assert_template_pages_are_shared() {
     TEMPLATE.snapshot().unwrap();
     let before = resident_bytes();
-    let engines: Vec<Engine> = (0..1000).map(|_| TEMPLATE.engine().unwrap()).collect();
+    let engines: Vec<Engine> = (0..1000).map(|_| TEMPLATE.new_engine().unwrap()).collect();
     for (number, engine) in (0..1000i64).zip(&engines) {
         let update = |work: &mut UnitOfWork| work.execute("UPDATE table_7 SET amount = ?1", [number]);
-        assert_eq!(engine.transaction(update).unwrap(), 1);
+        assert_eq!(engine.try_transaction(update).unwrap(), 1);
     }
     let grown = resident_bytes() - before;
     println!("1000 engines take {:.1} MB above the template", grown as f64 / MEGABYTE as f64);
@@ -74,9 +74,9 @@ fn dropped_engines_free_their_memory() {
 
     let template: Snapshot = engine_of_10_mb().snapshot();
     assert_no_growth(10_000, || {
-        let fork = template.engine();
+        let fork = template.new_engine();
         let update = |work: &mut UnitOfWork| work.execute("INSERT INTO file VALUES ('of this fork')", []);
-        fork.transaction(update).unwrap();
+        fork.try_transaction(update).unwrap();
         fork
     });
     assert_template_pages_are_shared();

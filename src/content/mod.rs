@@ -8,6 +8,7 @@
 //! * `queue`: the connections that wait for the writer slot, in order of arrival.
 //! * `origin`: who holds the slot, for messages.
 //! * `refusal`: why a connection was refused the slot, and the messages that say so.
+//! * `replace_file`: writes a file aside and renames it.
 //!
 //! Nothing here has a SQLite connection, so all of it is tested alone, and `models` runs it in many orders
 //! of its threads' steps. It uses the ground only: `error`, `faults`, `marks`, `sync`.
@@ -24,6 +25,7 @@ pub(crate) mod origin;
 pub(crate) mod pages;
 pub(crate) mod queue;
 pub(crate) mod refusal;
+pub(crate) mod replace_file;
 mod schema;
 mod slot;
 pub(crate) mod snapshot;

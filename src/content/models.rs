@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::origin::Purpose;
@@ -17,7 +17,7 @@ use super::snapshot::Snapshot;
 use super::store::{Claim, Store, Token};
 use crate::error::words_of_panic;
 use crate::once_map::OnceMap;
-use crate::sync::{Condvar, Mutex, MutexGuard, Patience, thread};
+use crate::sync::{Condvar, Mutex, MutexGuard, Patience, Recovered, thread};
 
 /// How many orders are tried of each model: at random, and by probabilistic concurrency testing with three changes of
 /// priority. `MODEL_ORDERS` sets another number.
@@ -179,7 +179,7 @@ mod once_map {
         }
 
         fn lock(&self) -> MutexGuard<'_, BTreeMap<u8, Option<usize>>> {
-            self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+            self.entries.lock().recovered()
         }
 
         fn settle(&self, key: u8, value: Option<usize>) {
@@ -202,7 +202,7 @@ mod once_map {
             loop {
                 match entries.get(&key) {
                     Some(Some(value)) => return Ok(*value),
-                    Some(None) => entries = self.settled.wait(entries).unwrap_or_else(PoisonError::into_inner),
+                    Some(None) => entries = self.settled.wait(entries).recovered(),
                     None => break,
                 }
                 if self.bug == Bug::NoSecondLook {
@@ -711,7 +711,7 @@ mod store {
         }
 
         fn lock(&self) -> MutexGuard<'_, TwinState> {
-            self.state.lock().unwrap_or_else(PoisonError::into_inner)
+            self.state.lock().recovered()
         }
 
         fn acquire_within(&self, token: Token, place: u64, patience: Duration) -> bool {
@@ -727,7 +727,7 @@ mod store {
                 state.waiters.insert(place, TwinWaiter { woken: woken.clone(), is_called: false });
                 let gets_it = loop {
                     let time = if state.is_last(place) { SHORT } else { patience.left() };
-                    state = woken.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0;
+                    state = woken.wait_timeout(state, time).recovered().0;
                     if !patience.lasts() {
                         break false;
                     }

@@ -16,7 +16,7 @@ use crate::faults::Order;
 /// Why a connection was refused the writer slot.
 #[derive(Clone, Debug)]
 pub(crate) enum Refusal {
-    /// Another connection has it, and kept it for as long as this one was ready to wait.
+    /// Another connection holds the slot, and held it until this one timed out.
     Held { by: Origin, waited: Duration },
     /// What this connection read is no longer the newest content.
     Stale { by: Origin },
@@ -31,19 +31,18 @@ struct Latest {
     at: Instant,
 }
 
-/// How long after a refusal an error with its code is taken for it.
+/// How long after a refusal an error with its code is explained by it.
 const RECENT: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// The latest refusal on this thread. SQLite hands on a result code only; this keeps the rest of it
-    /// until the code has come back as a `rusqlite::Error`.
+    /// The latest refusal on this thread.
     static LATEST: RefCell<Option<Latest>> = const { RefCell::new(None) };
 }
 
 impl Refusal {
-    /// Keeps the refusal for the error that is about to be made of its result code.
+    /// Keeps the refusal for the error that will be made of its result code.
     pub(crate) fn remember(self, engine: String) {
-        // A destructor of another thread-local may run SQLite when this one is gone; then the detail is lost, no more.
+        // A destructor of another thread-local may run SQLite when this one is gone; then only the detail is lost.
         let _ = LATEST.try_with(|latest| latest.replace(Some(Latest { engine, refusal: self, at: Instant::now() })));
     }
 
@@ -51,7 +50,7 @@ impl Refusal {
         let _ = LATEST.try_with(|latest| latest.take());
     }
 
-    /// The latest refusal of this thread, if it is recent and its SQLite result code is this one.
+    /// Takes the latest refusal of this thread, if it is recent and has this SQLite result code.
     pub(crate) fn take(extended_code: i32) -> Option<(String, Refusal)> {
         let fits =
             |latest: &mut Latest| latest.refusal.extended_code() == extended_code && latest.at.elapsed() < RECENT;
@@ -59,7 +58,7 @@ impl Refusal {
         Some((latest.engine, latest.refusal))
     }
 
-    /// The same refusal, after waiting so long.
+    /// Returns the same refusal, after waiting for `waited`.
     pub(crate) fn after(self, waited: Duration) -> Refusal {
         match self {
             Refusal::Held { by, .. } => Refusal::Held { by, waited },
@@ -67,7 +66,7 @@ impl Refusal {
         }
     }
 
-    /// The refusal of a transaction that has read nothing, which can start again with what is committed now.
+    /// Returns the refusal for a transaction that has read nothing, and so can start again with the committed content.
     pub(crate) fn of_fresh_transaction(self) -> Refusal {
         match self {
             Refusal::Stale { by } => Refusal::Held { by, waited: Duration::ZERO },
@@ -154,14 +153,28 @@ fn code_of_a_lock(error: &rusqlite::Error) -> Option<i32> {
     }
 }
 
-/// Why an engine refused the lock that this error is about: what SQLite did not hand on.
+/// Returns why an engine refused the lock that this error is about; SQLite does not pass that on.
 fn refusal_of(error: &rusqlite::Error) -> Option<(String, Refusal)> {
     code_of_a_lock(error).and_then(Refusal::take)
 }
 
 impl From<rusqlite::Error> for Error {
-    /// Keeps SQLite's error as the source. Where an engine refused a lock on this thread just now, the message says what
-    /// SQLite's "database is locked" can't: who holds the writer slot, since when, and begun at which line.
+    /// Keeps SQLite's error as the source. If an engine has refused a lock, the kind is
+    /// [`LockTimeout`](ErrorKind::LockTimeout) or [`SerializationFailure`](ErrorKind::SerializationFailure), and the message
+    /// explains SQLite's "database is locked": who holds the writer slot, since when, and begun at which line.
+    ///
+    /// # When the explanation is missing
+    /// SQLite passes on a result code only, so the explanation is found by thread, code and time. Without it, the kind is
+    /// [`Sqlite`](ErrorKind::Sqlite), and the message is SQLite's. That is so
+    /// * on another thread than the one on which SQLite was called, as where a library runs its SQL on its own threads;
+    /// * a second or more after the refusal;
+    /// * for the second error of one refusal, as for a clone: the first conversion takes the explanation;
+    /// * when an engine has granted a lock on the same thread since, or has lent out or opened a connection there;
+    /// * when an engine has refused a lock on the same thread since, with another result code. With the same code, the
+    ///   explanation is that of the latest refusal, whichever error is converted first;
+    /// * when the message is no longer "database is locked", as after code has wrapped it in its own.
+    ///
+    /// So convert an error where it is returned, by `?` for instance. Methods of this crate that return [`Error`] do.
     fn from(cause: rusqlite::Error) -> Error {
         match refusal_of(&cause) {
             Some((engine, refusal)) => Error::from_refusal(&engine, &refusal, cause),
@@ -175,7 +188,7 @@ mod tests {
     use super::*;
     use crate::content::origin::Purpose;
 
-    /// Whether a refusal that is so old is taken for the error that comes now.
+    /// Whether a refusal of this age explains an error.
     fn is_taken_after(age: Duration) -> bool {
         let by = Origin::here(Purpose::Uri);
         Refusal::Stale { by }.remember("engine 1".to_owned());

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rusqlite::{Connection, OpenFlags};
 
 use super::pages::{Base, Pages};
+use super::replace_file::replace_file;
 use super::schema::Schema;
 use crate::error::{Error, Result};
 
 /// An immutable image of a database at one moment.
 ///
-/// Taking one ([`Engine::snapshot`]), going back to one ([`Engine::restore`]) and making an engine of one
-/// ([`Snapshot::engine`]) copies no page, whatever the size; nor does cloning one.
+/// Taking a snapshot ([`Engine::snapshot`]), restoring it ([`Engine::restore`]), creating an engine of it
+/// ([`Snapshot::new_engine`]) and cloning it copy no page, whatever the size.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Engine, Result};
@@ -25,7 +26,7 @@ use crate::error::{Error, Result};
 /// let empty = engine.snapshot();
 /// connection.execute("INSERT INTO account VALUES (1, 100)", [])?;
 ///
-/// let other = empty.engine(); // the table is there, the row is not
+/// let other = empty.new_engine(); // the table is there, the row is not
 /// let sql = "SELECT count(*) FROM account";
 /// let count: i64 = other.connect()?.query_row(sql, [], |row| row.get(0))?;
 /// assert_eq!(count, 0);
@@ -87,14 +88,13 @@ impl Stamp {
 }
 
 impl Snapshot {
-    /// The image that these bytes are: the content of a SQLite database file. They are kept, not copied, when they come
-    /// as a `Vec<u8>`.
+    /// Creates a snapshot of the content of a SQLite database file. A `Vec<u8>` is kept, not copied.
     ///
-    /// A database in WAL mode is taken as it is in these bytes; what is still in a `-wal` file beside the database file
-    /// is no part of them ([`Snapshot::open`] reads it too).
+    /// Of a database in WAL mode, these bytes lack what is still in the `-wal` file beside the database file;
+    /// [`Snapshot::open`] reads that, too.
     ///
     /// # Errors
-    /// [`NotADatabase`](crate::ErrorKind::NotADatabase) when the bytes are empty, don't start with SQLite's header, or
+    /// [`NotADatabase`](crate::ErrorKind::NotADatabase) if the bytes are empty, don't start with SQLite's header, or
     /// are fewer than the header says.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Snapshot> {
         let bytes = bytes.into();
@@ -113,14 +113,14 @@ impl Snapshot {
         Ok(Snapshot(Snapshot::new(pages).0, journal_mode))
     }
 
-    /// The content of a database file, as SQLite reads it: with what is committed in its `-wal` file, and waiting up to
-    /// 5 s for another process that is writing to it. The file is not changed by what is done with the snapshot.
+    /// Reads a database file through SQLite: with what is committed in its `-wal` file. Waits up to 5 s for another process
+    /// that is writing to the file. Using the snapshot does not change the file.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) when the file is missing, is a folder or can't be read;
-    /// [`NotADatabase`](crate::ErrorKind::NotADatabase) when it is no SQLite database or cut short;
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't read it, as when a crashed program left a journal to be
-    /// rolled back (open it once with the `sqlite3` program), or when it is larger than 2 GiB.
+    /// [`Io`](crate::ErrorKind::Io) if the file is missing, is a folder or can't be read;
+    /// [`NotADatabase`](crate::ErrorKind::NotADatabase) if it is no SQLite database or is cut short;
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't read it: because a crashed program left a journal that has to be
+    /// rolled back (open the file once with the `sqlite3` program), or because it is larger than 2 GiB.
     pub fn open(path: impl AsRef<Path>) -> Result<Snapshot> {
         let path = path.as_ref();
         let io_error = |cause| Error::io("open a snapshot of", path, cause);
@@ -135,34 +135,33 @@ impl Snapshot {
                 Err(flawed(format!("it is cut short: {len} bytes, where its header promises {}", bytes.len())))
             }
             Ok(ReadFile { bytes, .. }) => Snapshot::from_bytes(bytes),
-            // What the header promises is known for sure only after SQLite has locked the file, and found it wanting.
+            // What the header promises is certain only after SQLite has locked the file and failed to read it.
             Err(cause) => {
                 Err(check_header(&header, len).err().map_or_else(|| Error::open_snapshot(path, cause), flawed))
             }
         }
     }
 
-    /// Writes the image to a file, an ordinary SQLite database. A file of that name is replaced, by a rename, once all
-    /// of the image is written.
+    /// Writes the image to a file, an ordinary SQLite database. An existing file is replaced, by a rename, once the whole
+    /// image is written.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) when the file can't be written, or when a `-wal` or `-journal` file stands beside
-    /// it: SQLite would take that for a part of the new database.
+    /// [`Io`](crate::ErrorKind::Io) if the file can't be written, or if there is a `-wal` or `-journal` file beside it: SQLite
+    /// would take that for a part of the new database.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         self.write_aside(path).map_err(|cause| Error::io("save a snapshot as", path, cause))
     }
 
-    /// A copy of the image: the bytes of a SQLite database file. An engine to which nothing was ever written gives none.
-    /// Of an engine in WAL mode, they are those of a database in WAL mode, which SQLite opens as a file but does not
-    /// deserialize.
+    /// Returns a copy of the image: the bytes of a SQLite database file. They are empty if nothing was ever written to the
+    /// engine. If the engine is in WAL mode, so are the bytes: SQLite opens them as a file but does not deserialize them.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = self.0.pages.to_vec();
         self.mark(&mut bytes);
         bytes
     }
 
-    /// Has the header, in these first bytes of the image, say the journal mode.
+    /// Writes the journal mode to the header, in these first bytes of the image.
     fn mark(&self, start: &mut [u8]) {
         if let (JournalMode::Wal, Some(versions)) = (self.1, start.get_mut(FORMAT_VERSIONS..FORMAT_VERSIONS + 2)) {
             versions.fill(WAL);
@@ -173,12 +172,12 @@ impl Snapshot {
         self.1
     }
 
-    /// The same image in this mode.
+    /// Returns the same image in this journal mode.
     pub(crate) fn in_journal_mode(&self, mode: JournalMode) -> Snapshot {
         Snapshot(self.0.clone(), mode)
     }
 
-    /// Gives out the bytes of the image, in chunks.
+    /// Passes the bytes of the image to `write`, in chunks.
     pub(crate) fn write_to(&self, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut chunk = vec![0; 1 << 16];
         (0..self.size()).step_by(chunk.len()).try_for_each(|at| {
@@ -190,7 +189,7 @@ impl Snapshot {
         })
     }
 
-    /// Bytes of the image.
+    /// Returns the size of the image in bytes.
     pub fn size(&self) -> usize {
         self.0.pages.len()
     }
@@ -207,12 +206,12 @@ impl Snapshot {
         &self.0.pages
     }
 
-    /// Whether both are clones of one snapshot.
-    pub(crate) fn is(&self, other: &Snapshot) -> bool {
+    /// Returns whether both are clones of one snapshot.
+    pub(crate) fn ptr_eq(&self, other: &Snapshot) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether both hold the same pages.
+    /// Returns whether both hold the same pages.
     pub(crate) fn same_content(&self, other: &Snapshot) -> bool {
         self.0.pages.same(&other.0.pages)
     }
@@ -221,7 +220,7 @@ impl Snapshot {
         Stamp::of(&self.0.pages)
     }
 
-    /// SQLite's number of the encoding that texts are stored in; an empty database has none yet.
+    /// Returns SQLite's number of the text encoding; an empty database has none yet.
     pub(crate) fn text_encoding(&self) -> Option<u32> {
         Some(number(&self.0.pages, TEXT_ENCODING)).filter(|encoding| *encoding != 0)
     }
@@ -271,12 +270,12 @@ impl Snapshot {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let aside = with_suffix(path, &format!("-{}-{number}", std::process::id()));
-        let mut file = fs::File::create_new(&aside)?;
-        let written = self.write_to(|chunk| file.write_all(chunk)).and_then(|()| fs::rename(&aside, path));
-        if written.is_err() {
-            let _ = fs::remove_file(&aside);
-        }
-        written
+        replace_file(
+            path,
+            &aside,
+            |path| fs::File::create_new(path),
+            |file| self.write_to(|chunk| file.write_all(chunk)),
+        )
     }
 }
 
@@ -304,8 +303,8 @@ fn read_through_sqlite(path: &Path) -> rusqlite::Result<ReadFile> {
     // No bit is in both, so `^` would do (exempted in mutants.toml).
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = &mut Connection::open_with_flags(&path, flags)?; // serialize takes &self in some versions
-    // So that what SQLite has to say of the file comes as its own error; serialize knows but "out of memory". And so that
-    // the file stays as it is until its length is known.
+    // With this, SQLite reports its own error about the file (serialize reports only "out of memory"), and the file does
+    // not change until its length is read.
     connection.execute_batch("BEGIN; SELECT 1 FROM sqlite_schema")?;
     let bytes = connection.serialize("main")?.to_vec();
     let len = fs::metadata(&path).map_or(bytes.len(), |file| in_memory(file.len()));

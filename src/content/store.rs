@@ -2,7 +2,6 @@
 //!
 //! Any number of connections read it, without a lock while they do. One at a time, which holds the writer slot, replaces it.
 
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use super::slot::Slot;
 pub(crate) use super::slot::{Claim, Token};
 use super::snapshot::{JournalMode, Snapshot, Stamp};
 use crate::marks;
-use crate::sync::{Mutex, MutexGuard, Patience, thread};
+use crate::sync::{Mutex, MutexGuard, Patience, Recovered, thread};
 
 /// One engine's content: read by any number of connections without a lock, written by one at a time.
 pub(crate) struct Store {
@@ -143,7 +142,7 @@ impl Store {
                 Some(_) => self.look_again(state),
                 None => {
                     let time = patience.left().min(state.slot.queue.longest_sleep(place));
-                    woken.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
+                    woken.wait_timeout(state, time).recovered().0
                 }
             };
             result = state.acquire(claim, Some(place));
@@ -248,14 +247,14 @@ impl Store {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No method of `State` leaves it half changed when it panics, and a panic elsewhere must not spoil the engine
         // for the next test.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().recovered()
     }
 }
 
 impl State {
     /// Takes the slot for the claim, as `Slot::acquire` does. A slot that the claim can't use any more is given up.
     fn acquire(&mut self, claim: &Claim, place: Option<Place>) -> Result<(), Refusal> {
-        if claim.read.as_ref().is_some_and(|read| !read.is(&self.current)) {
+        if claim.read.as_ref().is_some_and(|read| !read.ptr_eq(&self.current)) {
             self.slot.release(claim.token);
             return Err(Refusal::Stale { by: self.replaced_by.clone() });
         }
@@ -603,6 +602,6 @@ mod tests {
         commit(&store, &[1; 200]);
         let before = store.current();
         store.restore(&before);
-        assert!(store.current().is(&before));
+        assert!(store.current().ptr_eq(&before));
     }
 }

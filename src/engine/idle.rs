@@ -1,10 +1,12 @@
-//! Connections that wait in their engines for the next unit of work, and how many may.
+//! Idle connections, which wait in their engines for the next unit of work, and their limits.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-/// What waits in one engine.
+use crate::sync::Recovered;
+
+/// The idle items of one engine.
 pub(crate) struct Idle<T: 'static> {
     budget: &'static Budget<T>,
     waiting: Mutex<Waiting<T>>,
@@ -14,14 +16,14 @@ pub(crate) struct Idle<T: 'static> {
 
 struct Waiting<T> {
     items: Vec<T>,
-    /// Whether nothing is to wait here any more.
+    /// Whether no more items are accepted.
     is_closed: bool,
 }
 
-/// How much may wait in all engines together, and in each.
+/// The limits on idle items: in each engine, and in all engines together.
 ///
-/// An engine can be leaked with what waits in it, by a closure of a connection that captures the engine. It must not use
-/// up what others may have. So where there is too much, the oldest is dropped, whatever engine it waits in.
+/// An engine can be leaked with its idle items, by a closure of a connection that captures the engine. It must not use up the
+/// budget of others. So beyond the limit the oldest item is dropped, whatever engine it waits in.
 pub(crate) struct Budget<T: 'static> {
     in_each: usize,
     in_all: usize,
@@ -50,7 +52,7 @@ impl<T> Budget<T> {
         }
     }
 
-    /// Enters those again in which something waits.
+    /// Enters again those engines that have idle items.
     fn enter_again(&self, entered: VecDeque<Weak<Idle<T>>>) {
         for idle in entered.iter().filter_map(Weak::upgrade) {
             idle.is_listed.store(false, Ordering::Relaxed);
@@ -60,7 +62,7 @@ impl<T> Budget<T> {
         }
     }
 
-    /// Takes out what has waited longest in the first engine in which something waits.
+    /// Takes the oldest item of the first engine that has idle items.
     fn evict(&self) -> Option<T> {
         loop {
             let first = self.list().pop_front()?;
@@ -77,7 +79,7 @@ impl<T> Budget<T> {
     }
 
     fn list(&self) -> MutexGuard<'_, VecDeque<Weak<Idle<T>>>> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner) // each change is one call
+        self.list.lock().recovered()
     }
 }
 
@@ -88,7 +90,7 @@ impl<T> Idle<T> {
         Arc::new(Idle { budget, waiting, is_listed: AtomicBool::new(false) })
     }
 
-    /// Has the item wait, unless as many wait here as may. If too many wait in all engines, one of them is dropped.
+    /// Keeps the item, unless the engine's limit is reached. Beyond the limit of all engines, the oldest item is dropped.
     pub(crate) fn push(self: &Arc<Self>, item: T) {
         {
             let mut waiting = self.lock();
@@ -106,21 +108,21 @@ impl<T> Idle<T> {
         }
     }
 
-    /// Takes the latest.
+    /// Takes the latest item.
     pub(crate) fn pop(&self) -> Option<T> {
         let item = self.lock().items.pop();
         self.uncount(item.iter().len());
         item
     }
 
-    /// Takes all.
+    /// Takes all items.
     pub(crate) fn take(&self) -> Vec<T> {
         let items = std::mem::take(&mut self.lock().items);
         self.uncount(items.len());
         items
     }
 
-    /// Takes all, and lets nothing wait here from now on.
+    /// Takes all items, and accepts no more.
     pub(crate) fn close(&self) -> Vec<T> {
         self.lock().is_closed = true;
         self.take()
@@ -130,7 +132,7 @@ impl<T> Idle<T> {
         self.lock().is_closed
     }
 
-    /// Takes the oldest, and says whether nothing is left.
+    /// Takes the oldest item, and returns whether none is left.
     fn take_oldest(&self) -> (Option<T>, bool) {
         let mut waiting = self.lock();
         let oldest = (!waiting.items.is_empty()).then(|| waiting.items.remove(0));
@@ -145,7 +147,7 @@ impl<T> Idle<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner) // each change is one call
+        self.waiting.lock().recovered()
     }
 }
 

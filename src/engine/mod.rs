@@ -43,23 +43,23 @@ use crate::content::store::{Claim, Token};
 use crate::error::{Error, Result};
 use crate::vfs::{self, Mount, Name, Session, Setup};
 
-/// One SQLite database in memory, which any number of threads and connections share.
+/// A SQLite database in memory, which any number of threads and connections share.
 ///
-/// An `Engine` is a handle: a clone is another one on the same database, and two are equal when they are. The database
-/// is freed when the last handle and the last connection are gone. ([`MEMORY_ENGINES`](crate::MEMORY_ENGINES) holds a
-/// handle on each shared engine.)
+/// An `Engine` is a handle. A clone is another handle on the same database; two handles are equal if they are on the same
+/// database. The database is freed with its last handle and last connection.
+/// ([`MEMORY_ENGINES`](crate::MEMORY_ENGINES) holds a handle on each shared engine.)
 ///
-/// Readers never wait and never see half of a commit: each transaction reads what was committed when it began to read.
-/// Writers take turns, in order of arrival. A transaction that has read and then wants to write what another has
-/// replaced meanwhile fails with [`SerializationFailure`](crate::ErrorKind::SerializationFailure), so that transactions
-/// are SERIALIZABLE; one that begins IMMEDIATE never does.
+/// Readers never wait and never see half of a commit: each transaction reads the content that was committed when it began
+/// to read. Writers take turns, in order of arrival. Transactions are SERIALIZABLE: a transaction that has read, and then
+/// wants to write after another one has committed, fails with
+/// [`SerializationFailure`](crate::ErrorKind::SerializationFailure). A transaction that begins IMMEDIATE never does.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Engine, Result};
 /// # fn main() -> Result<()> {
 /// let engine = Engine::new();
 /// let schema = "CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)";
-/// engine.transaction(|work| work.execute_batch(schema))?;
+/// engine.try_transaction(|work| work.execute_batch(schema))?;
 /// let work = engine.unit_of_work()?;
 /// work.execute("INSERT INTO account VALUES (1, 100)", [])?;
 /// work.commit()?;
@@ -82,31 +82,31 @@ struct Inner {
     goes_back: bool,
 }
 
-/// How many connections wait for the next unit of work: in one engine, and in all engines that somebody has. Each takes some
-/// 100 KB, and a suite may have thousands of engines.
+/// How many idle connections are kept: in one engine, and in all engines together. Each takes some 100 KB, and a suite may
+/// have thousands of engines.
 static IDLE: Budget<Session> = Budget::new(32, 256);
 
 impl Engine {
-    /// A new engine of your own, empty.
+    /// Creates an empty, private engine.
     ///
     /// # Panics
-    /// When SQLite can't be initialised.
+    /// If SQLite can't be initialised.
     pub fn new() -> Engine {
         Engine::cold(Snapshot::empty(), Name::Numbered, None)
     }
 
-    /// An empty engine of this name.
+    /// Creates an empty engine with this name.
     pub(crate) fn named(name: String) -> Engine {
         Engine::cold(Snapshot::empty(), Name::Given(name), None)
     }
 
-    /// An engine of a template, with connections that are open already, if one is waiting.
+    /// Returns a warm engine of the template, with open connections, or creates one if none is waiting.
     pub(crate) fn of(template: &Arc<WarmPool>) -> Engine {
         vfs::register();
         Engine::assemble(template.take(), Some(template.clone()), true)
     }
 
-    /// An engine of a template that has this name, and does not go back to it.
+    /// Creates an engine with the template's content and this name, which is not returned to the warm pool.
     pub(crate) fn named_of(name: String, template: &Arc<WarmPool>) -> Engine {
         Engine::cold(template.content().clone(), Name::Given(name), Some(template.clone()))
     }
@@ -126,21 +126,20 @@ impl Engine {
         }))
     }
 
-    /// A URI that opens this database from anything in the process that uses the same SQLite library: rusqlite, sqlx,
-    /// diesel, r2d2. Once the engine is gone, opening it is an error.
+    /// Returns a URI that opens this database from anything in the process that uses the same SQLite library: rusqlite,
+    /// sqlx, diesel, r2d2. Opening it is an error once the engine is gone.
     ///
-    /// A connection that is opened so takes turns with all others, and waits as its own `busy_timeout` says. A busy handler
-    /// that sleeps by itself keeps its place in the queue, and may be waited for up to twice as long as it sleeps.
+    /// A connection that is opened by the URI takes turns with all others, and waits for its own `busy_timeout`. If its busy
+    /// handler sleeps by itself, the connection keeps its place in the queue, and waits up to twice the handler's time.
     pub fn uri(&self) -> &str {
         self.0.uri.get_or_init(|| vfs::uri(self.mount()))
     }
 
-    /// A connection of its own, for code under test that wants one. It waits for its turn to write as units of work do,
-    /// until its `busy_timeout` is set.
+    /// Opens a private connection. It waits for the writer slot as units of work do, until its `busy_timeout` is set.
     ///
     /// # Errors
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory;
-    /// [`SetupFailed`](crate::ErrorKind::SetupFailed) when the template's
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't open a connection, for example without memory;
+    /// [`SetupFailed`](crate::ErrorKind::SetupFailed) if the template's
     /// [`on_connect`](crate::Template::on_connect) fails.
     #[track_caller]
     pub fn connect(&self) -> Result<Connection> {
@@ -148,29 +147,31 @@ impl Engine {
         vfs::connect(self.uri(), self.setup(), purpose).map_err(|cause| Error::open_connection(&self.name(), cause))
     }
 
-    /// A unit of work: `BEGIN DEFERRED`, which takes no lock until it is used, and holds none up while it only reads.
+    /// Begins a unit of work (`BEGIN DEFERRED`). It takes no lock before its first statement, and blocks no other
+    /// transaction while it only reads.
     ///
     /// # Errors
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite can't open a connection, as for want of memory;
-    /// [`SetupFailed`](crate::ErrorKind::SetupFailed) when the template's [`on_connect`](crate::Template::on_connect) fails;
-    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when [`Fault::Busy`](crate::faults::Fault::Busy) keeps it from that.
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't open a connection, for example without memory;
+    /// [`SetupFailed`](crate::ErrorKind::SetupFailed) if the template's [`on_connect`](crate::Template::on_connect) fails;
+    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) if `Fault::Busy` (feature `faults`) refuses the lock that opening a
+    /// connection needs.
     #[track_caller]
     pub fn unit_of_work(&self) -> Result<UnitOfWork> {
         self.begin(TransactionBehavior::Deferred)
     }
 
-    /// A unit of work that begins as `behavior` says. `Immediate` waits for its turn to write right away; `Exclusive` is
-    /// no more than that here, for readers are never kept out.
+    /// Begins a unit of work with the given behavior. `Immediate` waits for the writer slot first. `Exclusive` does the
+    /// same, since readers are never blocked.
     ///
     /// # Errors
-    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when the turn to write did not come in time (see
+    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) if the writer slot was not free in time (see
     /// [`set_lock_timeout`](Engine::set_lock_timeout)); otherwise as [`unit_of_work`](Engine::unit_of_work).
     #[track_caller]
     pub fn begin(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
         self.begin_as(Purpose::UnitOfWork(Location::caller()), |session| session.begin(behavior))
     }
 
-    /// `begin`, by a connection that waits as [`set_lock_timeout`](Engine::set_lock_timeout) says whatever `on_connect` has set.
+    /// Like `begin`; the connection waits for the engine's lock timeout, whatever busy handler `on_connect` has set.
     #[cfg(feature = "proptest")]
     #[track_caller]
     pub(crate) fn begin_in_turn(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
@@ -186,8 +187,8 @@ impl Engine {
         Ok(UnitOfWork::begun(lease))
     }
 
-    /// One of the connections that units of work use, in no transaction: for code under test that begins and commits its
-    /// own.
+    /// Returns one of the connections that units of work use, in no transaction, for code under test that begins and
+    /// commits its own transactions.
     ///
     /// # Errors
     /// As [`unit_of_work`](Engine::unit_of_work).
@@ -227,7 +228,7 @@ impl Engine {
             if is_busy || !session.was_changed() {
                 return Some((session, done));
             }
-            // It was changed after the last unit of work, such that even BEGIN may have been forbidden.
+            // It was changed after the last unit of work; even BEGIN may have been forbidden.
         }
         None
     }
@@ -236,52 +237,119 @@ impl Engine {
         let before = self.snapshot();
         let opened = Session::open(self.uri(), self.setup(), purpose);
         let mut session = opened.map_err(|cause| Error::open_connection(&self.name(), cause))?;
-        if before.is(&self.snapshot()) && before.same_content(&self.mount().store.baseline()) {
+        if before.ptr_eq(&self.snapshot()) && before.same_content(&self.mount().store.baseline()) {
             session.saw_baseline();
         }
         Ok(session)
     }
 
-    /// Runs `work` in a unit of work that waits for its turn to write first (`BEGIN IMMEDIATE`), and commits it when it
-    /// returns `Ok`. When it returns `Err` or panics, all of it is rolled back.
+    /// Runs `work` in a unit of work that waits for the writer slot first (`BEGIN IMMEDIATE`). Commits if `work` returns
+    /// `Ok`; rolls back if it returns `Err` or panics.
+    ///
+    /// ```
+    /// # use rusqlite_fixtures::{Engine, Result};
+    /// # fn main() -> Result<()> {
+    /// let engine = Engine::new();
+    /// engine.transaction(|work| {
+    ///     work.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY)")?;
+    ///     work.execute("INSERT INTO account VALUES (1)", [])?;
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    ///
+    /// [`try_transaction`](Engine::try_transaction) is for work that returns another error, `rusqlite::Error` included.
     ///
     /// # Errors
-    /// What `work` returns, and what [`begin`](Engine::begin) and [`UnitOfWork::commit`] do.
+    /// What `work` returns, and what [`begin`](Engine::begin) and [`UnitOfWork::commit`] return.
     ///
     /// # Panics
     /// When `work` does.
     #[track_caller]
-    pub fn transaction<T, E: From<Error>>(&self, work: impl FnOnce(&mut UnitOfWork) -> Result<T, E>) -> Result<T, E> {
-        let mut unit_of_work = self.begin(TransactionBehavior::Immediate)?;
+    pub fn transaction<T>(&self, work: impl FnOnce(&mut UnitOfWork) -> Result<T>) -> Result<T> {
+        self.transact(work, |error| error)
+    }
+
+    /// Like [`transaction`](Engine::transaction), for any error that can be made of a `rusqlite::Error`: that of the
+    /// application, or `rusqlite::Error` itself.
+    ///
+    /// ```
+    /// # use rusqlite_fixtures::{Engine, rusqlite};
+    /// #[derive(Debug)]
+    /// enum BankError {
+    ///     Database(rusqlite::Error),
+    ///     NoSuchAccount(i64),
+    /// }
+    ///
+    /// impl From<rusqlite::Error> for BankError {
+    ///     fn from(error: rusqlite::Error) -> BankError {
+    ///         BankError::Database(error)
+    ///     }
+    /// }
+    ///
+    /// let engine = Engine::new();
+    /// let schema = "CREATE TABLE account (id, balance)";
+    /// engine.try_transaction(|work| work.execute_batch(schema))?;
+    /// let result = engine.try_transaction(|work| {
+    ///     match work.execute("UPDATE account SET balance = 0 WHERE id = ?1", [7])? {
+    ///         0 => Err(BankError::NoSuchAccount(7)),
+    ///         _ => Ok(()),
+    ///     }
+    /// });
+    /// assert!(matches!(result, Err(BankError::NoSuchAccount(7))));
+    /// # Ok::<(), rusqlite::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What `work` returns. What [`begin`](Engine::begin) and [`UnitOfWork::commit`] return, as a `rusqlite::Error` with the
+    /// same result code and message; its [`ErrorKind`](crate::ErrorKind) is lost.
+    ///
+    /// # Panics
+    /// When `work` does.
+    #[track_caller]
+    pub fn try_transaction<T, E: From<rusqlite::Error>>(
+        &self,
+        work: impl FnOnce(&mut UnitOfWork) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transact(work, |error| rusqlite::Error::from(error).into())
+    }
+
+    #[track_caller]
+    fn transact<T, E>(
+        &self,
+        work: impl FnOnce(&mut UnitOfWork) -> Result<T, E>,
+        convert: fn(Error) -> E,
+    ) -> Result<T, E> {
+        let mut unit_of_work = self.begin(TransactionBehavior::Immediate).map_err(convert)?;
         let value = work(&mut unit_of_work)?;
-        unit_of_work.commit()?;
+        unit_of_work.commit().map_err(convert)?;
         Ok(value)
     }
 
-    /// Sets how long a writer waits for its turn, 5 s unless set. It counts for units of work, for connections of
-    /// [`connect`](Engine::connect) and for [`restore`](Engine::restore), from their next wait on.
+    /// Sets how long a writer waits for the writer slot; the default is 5 s. Units of work, connections of
+    /// [`connect`](Engine::connect) and [`restore`](Engine::restore) use it from their next wait on.
     pub fn set_lock_timeout(&self, timeout: Duration) {
         self.mount().store.set_lock_timeout(timeout);
     }
 
-    /// What is committed now. Never waits, and takes the same time whatever the size.
+    /// Returns the committed content. Never waits, and takes the same time for any size.
     pub fn snapshot(&self) -> Snapshot {
         self.mount().store.current()
     }
 
-    /// Goes to what `snapshot` holds, in the same time whatever the size. It waits for its turn as a writer does.
-    /// Transactions that are reading go on with what they read; connections may stay open.
+    /// Replaces the content by the snapshot's, in the same time for any size. Waits for the writer slot as a writer does.
+    /// Open connections stay open, and transactions that are reading continue to read the old content.
     ///
     /// # Errors
-    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) when the turn to write did not come in time;
-    /// [`OtherEncoding`](crate::ErrorKind::OtherEncoding) when the snapshot is UTF-16 and the engine is UTF-8, or the
-    /// other way round, which SQLite does not allow a connection to see.
+    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) if the writer slot was not free in time;
+    /// [`OtherEncoding`](crate::ErrorKind::OtherEncoding) if the snapshot is UTF-16 and the engine is UTF-8, or the other
+    /// way round: an open SQLite connection can't change its encoding.
     #[track_caller]
     pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
         self.restore_at(snapshot, Location::caller())
     }
 
-    /// Goes back to what the engine was created with: empty, or the snapshot that it was made of.
+    /// Restores the content that the engine was created with: none, or that of its snapshot or template.
     ///
     /// # Errors
     /// As [`restore`](Engine::restore).
@@ -299,16 +367,16 @@ impl Engine {
         if restored { Ok(()) } else { Err(Error::other_encoding(&self.name())) }
     }
 
-    /// A new engine that starts with what is committed in this one now. It shares the pages until either writes, so it
-    /// takes the same time whatever the size. Its connections are set up as this one's are (by
+    /// Creates an engine with the committed content of this one. The two share pages until either writes, so it takes the
+    /// same time for any size. Its connections are set up as this engine's are (by
     /// [`Template::on_connect`](crate::Template::on_connect)).
     pub fn fork(&self) -> Engine {
         Engine::cold(self.snapshot(), Name::Numbered, self.0.template.clone())
     }
 
-    /// Has the connections of units of work closed when they end, from now on, rather than used again; and an engine of
-    /// a [`Template`](crate::Template) not used again either. For a test that does to a connection what can't be told
-    /// afterwards, as registering a new SQL function or collation.
+    /// Closes this engine's pooled connections from now on, instead of reusing them. The engine of a
+    /// [`Template`](crate::Template) is not reused either. For a test that changes a connection in a way that can't be
+    /// detected, for example by registering a new SQL function or collation.
     pub fn retire(&self) {
         drop(self.0.idle.close());
     }
@@ -326,12 +394,12 @@ impl Engine {
     }
 
     pub(crate) fn setup(&self) -> &Setup {
-        /// Of an engine that is no template's.
+        /// For engines without a template.
         static DEFAULT: Setup = Setup::DEFAULT;
         self.template().map_or(&DEFAULT, |template| template.setup())
     }
 
-    /// Takes back the connection of a unit of work that has ended, unless something is left in it of that.
+    /// Takes back a connection that was lent out, for reuse if it can be made clean.
     pub(crate) fn take_back(&self, mut session: Session) {
         if session.make_clean() {
             self.0.idle.push(session);
@@ -340,11 +408,11 @@ impl Engine {
 }
 
 impl Snapshot {
-    /// A new engine with this content, to which its [`reset`](Engine::reset) goes back.
+    /// Creates an engine with this content. Its [`reset`](Engine::reset) restores it.
     ///
     /// # Panics
-    /// When SQLite can't be initialised.
-    pub fn engine(&self) -> Engine {
+    /// If SQLite can't be initialised.
+    pub fn new_engine(&self) -> Engine {
         Engine::cold(self.clone(), Name::Numbered, None)
     }
 }

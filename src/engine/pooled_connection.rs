@@ -9,9 +9,9 @@ use super::lease::Lease;
 /// A connection of an [`Engine`], for code under test that begins and commits its own transactions. It derefs to
 /// [`Connection`](https://docs.rs/rusqlite/latest/rusqlite/struct.Connection.html), mutably too.
 ///
-/// It is one of those that units of work use: when it is dropped, what is still open is rolled back, and the next to want
-/// a connection gets it, unless something was left in it (see the README's limits). So it is there in a microsecond, where
-/// [`Engine::connect`] opens a new one, for which SQLite has to read the schema.
+/// It is one of the connections that units of work use. When it is dropped, an open transaction is rolled back, and the
+/// connection is reused, unless a test left something on it (see the README's limits). So it is available in microseconds,
+/// while [`Engine::connect`] opens a new connection, for which SQLite has to read the schema.
 ///
 /// ```
 /// # use rusqlite_fixtures::rusqlite::{self, Connection};
@@ -37,7 +37,7 @@ impl PooledConnection {
         PooledConnection(lease)
     }
 
-    /// The engine that it is connected to.
+    /// Returns the engine that it is connected to.
     pub fn engine(&self) -> &Engine {
         self.0.engine()
     }

@@ -11,10 +11,10 @@ use crate::once_map::OnceMap;
 /// The engines that this process shares, one for each database URL. [`Engine::shared`] gets them from here.
 pub static MEMORY_ENGINES: MemoryEngines = MemoryEngines::new();
 
-/// A map from database URLs to engines that makes each engine exactly once, however many threads ask for it at once.
+/// A map from database URLs to engines that creates each engine exactly once, however many threads ask for it at once.
 ///
-/// The first who asks for a URL makes its engine, while no lock is held; those who ask for the same one meanwhile wait,
-/// those who ask for others don't. When the creation fails or panics, nothing is left of it, and one of those who waited
+/// The first thread that asks for a URL creates its engine, without holding a lock. Threads that ask for the same URL wait
+/// meanwhile; threads that ask for others don't. If the creation fails or panics, it leaves nothing, and a waiting thread
 /// tries in turn.
 ///
 /// ```
@@ -34,12 +34,12 @@ pub static MEMORY_ENGINES: MemoryEngines = MemoryEngines::new();
 pub struct MemoryEngines(OnceMap<DatabaseUrl, Engine>);
 
 impl MemoryEngines {
-    /// A map of its own, empty.
+    /// Creates an empty map.
     pub const fn new() -> MemoryEngines {
         MemoryEngines(OnceMap::new())
     }
 
-    /// `get_or_create` for a URL as it is spelled. An engine that is there is found without any allocation.
+    /// Like `get_or_create`, for a URL that is not parsed yet. Finds an existing engine without any allocation.
     pub(crate) fn get_or_create_spelled(&self, url: &str) -> Result<Engine> {
         let name = url::parse(url)?;
         marks::reached(marks::REGISTRY_ASKED);
@@ -49,23 +49,23 @@ impl MemoryEngines {
         }
     }
 
-    /// The engine of this URL; the first call makes it, empty.
+    /// Returns the engine of this URL; the first call creates it, empty.
     ///
     /// # Errors
-    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of the creation of the same one.
+    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same engine.
     pub fn get_or_create(&self, url: &DatabaseUrl) -> Result<Engine> {
         self.get_or_create_with(url, || Ok(Engine::named(shared_name(url))))
     }
 
-    /// The engine of this URL; the first call makes it with `create`, and while that runs, others wait for it.
+    /// Returns the engine of this URL; the first call creates it with `create`, and other calls wait meanwhile.
     ///
     /// # Errors
-    /// What `create` returns, to the caller whose `create` it was;
-    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of the creation of the same one, and inside of
-    /// one that it waits for.
+    /// What `create` returns, to the caller that passed it;
+    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same engine, or of one that
+    /// this creation waits for.
     ///
     /// # Panics
-    /// When `create` does.
+    /// If `create` does.
     pub fn get_or_create_with(&self, url: &DatabaseUrl, create: impl FnOnce() -> Result<Engine>) -> Result<Engine> {
         marks::reached(marks::REGISTRY_ASKED);
         let create = || {
@@ -77,7 +77,7 @@ impl MemoryEngines {
         self.0.get_or_create(url, create, || Error::recursive_creation(url))
     }
 
-    /// The engine of this URL, which is the template's; the first call makes it.
+    /// Returns the engine of this URL and template; the first call creates it.
     pub(crate) fn get_or_create_of(&self, url: &DatabaseUrl, template: &Arc<WarmPool>) -> Result<Engine> {
         let engine = self.get_or_create_with(url, || Ok(Engine::named_of(shared_name(url), template)))?;
         match engine.template() {
@@ -86,42 +86,42 @@ impl MemoryEngines {
         }
     }
 
-    /// The engine of this URL, if there is one. One that is just being made is none yet.
+    /// Returns the engine of this URL, if there is one. An engine that is being created does not count yet.
     pub fn get(&self, url: &DatabaseUrl) -> Option<Engine> {
         self.0.get(url)
     }
 
-    /// Takes the engine of this URL out, so that the next who asks makes a new one. Those who have it keep it. One that
-    /// is just being made stays.
+    /// Removes the engine of this URL from the map, so that the next call creates a new one. Existing handles stay valid. An
+    /// engine that is being created is not removed.
     pub fn remove(&self, url: &DatabaseUrl) -> Option<Engine> {
         self.0.remove(url)
     }
 
-    /// How many engines there are.
+    /// Returns the number of engines.
     pub fn len(&self) -> usize {
         self.urls().len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no engine.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The URLs that have an engine, in order.
+    /// Returns the URLs that have an engine, in order.
     pub fn urls(&self) -> Vec<DatabaseUrl> {
         self.0.keys()
     }
 }
 
 impl Engine {
-    /// The engine that the whole process shares under this database URL: the first call makes it, empty, and however
-    /// many threads ask at once, they get the same one. [`DatabaseUrl`] lists what a URL can be.
+    /// Returns the engine that the whole process shares under this database URL. The first call creates it, empty; threads
+    /// that ask at the same time get the same one. [`DatabaseUrl`] lists the URLs.
     ///
     /// Under a runner that starts a process per test, as cargo-nextest does, tests don't share engines.
     ///
     /// # Errors
     /// [`NotInMemory`](crate::ErrorKind::NotInMemory) and [`InvalidUrl`](crate::ErrorKind::InvalidUrl), as parsing a
-    /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of the creation of the same one.
+    /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same engine.
     pub fn shared(url: impl AsRef<str>) -> Result<Engine> {
         MEMORY_ENGINES.get_or_create_spelled(url.as_ref())
     }

@@ -10,12 +10,12 @@ use crate::vfs::Session;
 
 /// One transaction on an [`Engine`], with a connection of its own.
 ///
-/// It derefs to that [`Connection`](https://docs.rs/rusqlite/latest/rusqlite/struct.Connection.html), so it can be given to
-/// code that takes `&Connection`. What is not committed is rolled back when it is dropped, also by a panic.
+/// It derefs to that [`Connection`](https://docs.rs/rusqlite/latest/rusqlite/struct.Connection.html), so it can be passed to
+/// code that takes `&Connection`. If it is dropped, also by a panic, before it is committed, it is rolled back.
 ///
-/// Such code may commit or roll back by itself. Then the unit of work has ended: what it did stands, statements after
-/// that commit one by one, [`commit`](UnitOfWork::commit) and [`rollback`](UnitOfWork::rollback) say so, and dropping it
-/// is silent.
+/// Code under test may commit or roll back by itself. Then the unit of work has ended: its changes stand, later statements
+/// commit one by one, [`commit`](UnitOfWork::commit) and [`rollback`](UnitOfWork::rollback) return an error, and dropping
+/// it is silent.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Engine, Result};
@@ -36,7 +36,7 @@ use crate::vfs::Session;
 pub struct UnitOfWork(Lease);
 
 impl UnitOfWork {
-    /// A unit of work on the engine that the process shares under this database URL:
+    /// Begins a unit of work on the engine that the process shares under this database URL:
     /// `Engine::shared(url)?.unit_of_work()`.
     ///
     /// # Errors
@@ -50,33 +50,33 @@ impl UnitOfWork {
         UnitOfWork(lease)
     }
 
-    /// The engine that it works on.
+    /// Returns the engine that it works on.
     pub fn engine(&self) -> &Engine {
         self.0.engine()
     }
 
-    /// A savepoint, rolled back when it is dropped and not committed; savepoints nest.
+    /// Begins a savepoint, which is rolled back if it is dropped before it is committed. Savepoints nest.
     ///
     /// # Errors
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite refuses.
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite refuses.
     pub fn savepoint(&mut self) -> Result<Savepoint<'_>> {
         Ok(self.0.connection_mut().savepoint()?)
     }
 
-    /// Commits.
+    /// Commits the transaction.
     ///
     /// # Errors
-    /// [`AlreadyEnded`](crate::ErrorKind::AlreadyEnded) when the code under test had ended the transaction itself;
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) when SQLite refuses, as for a deferred foreign key that is not met. After
-    /// any error, what was not committed is rolled back.
+    /// [`AlreadyEnded`](crate::ErrorKind::AlreadyEnded) if the code under test has ended the transaction itself;
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite refuses, for example because a deferred foreign key is violated. After
+    /// any error, uncommitted changes are rolled back.
     pub fn commit(self) -> Result<()> {
         self.end("commit", Session::commit)
     }
 
-    /// Rolls back. Dropping it does the same, without a word.
+    /// Rolls the transaction back. Dropping it does the same, and reports no error.
     ///
     /// # Errors
-    /// [`AlreadyEnded`](crate::ErrorKind::AlreadyEnded) when the code under test had ended the transaction itself.
+    /// [`AlreadyEnded`](crate::ErrorKind::AlreadyEnded) if the code under test has ended the transaction itself.
     pub fn rollback(self) -> Result<()> {
         self.end("roll back", Session::rollback)
     }

@@ -1,9 +1,10 @@
 //! The warm pool of a template: stores with its content, and connections to them, that are reused by the next test.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 
 use crate::content::Snapshot;
+use crate::sync::Recovered;
 use crate::vfs::{Mount, Name, Session, Setup};
 
 pub(crate) struct WarmPool {
@@ -84,7 +85,7 @@ impl WarmPool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(ThreadId, Warm)>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner) // each change is one call
+        self.waiting.lock().recovered()
     }
 }
 

@@ -57,7 +57,7 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,7 @@ pub use crate::marks::{
     COMMITTED, REGISTRY_ASKED, REGISTRY_CREATED, REGISTRY_CREATING, SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED,
     SLOT_TAKEN, reached,
 };
+use crate::sync::Recovered;
 
 /// How many threads run some code, how often, and what holds them up.
 ///
@@ -403,8 +404,7 @@ impl Floor {
     }
 
     fn post(&self, number: usize) -> MutexGuard<'_, Post> {
-        // Nothing can panic while it is locked.
-        self.posts[number].lock().unwrap_or_else(PoisonError::into_inner)
+        self.posts[number].lock().recovered()
     }
 }
 

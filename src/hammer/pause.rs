@@ -1,8 +1,10 @@
 //! What holds a worker up at a mark.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
+
+use crate::sync::Recovered;
 
 /// What a worker does at a mark before it goes on, the first time in each round that it comes there.
 ///
@@ -120,7 +122,7 @@ impl Meeting {
     fn wait(&self, pause: &Pause, mark: &'static str, is_missing: impl Fn(&State) -> bool) {
         let state = self.lock();
         let waited = self.changed.wait_timeout_while(state, pause.patience, |state| is_missing(state));
-        let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut state, timeout) = waited.recovered();
         if timeout.timed_out() {
             *state.given_up.entry(mark).or_default() += 1;
         }
@@ -146,8 +148,7 @@ impl Meeting {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // One insertion at a time: nothing can be half done.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().recovered()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Operations on real engines.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
@@ -64,6 +64,12 @@ impl Hand {
 
     fn execute<K, V>(&self, sql: &str) -> Outcome<K, V> {
         outcome_of(self.connection().execute_batch(sql))
+    }
+}
+
+impl<R: Rows> fmt::Debug for Engines<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engines").field("engines", &self.engines).finish_non_exhaustive()
     }
 }
 
@@ -216,14 +222,14 @@ impl<R: Rows> Subject<R::Key, R::Value> for Engines<'_, R> {
         };
         let before = self.engines[engine].snapshot();
         let outcome = self.outcome(operation);
-        let replaced = !before.is(&self.engines[engine].snapshot());
+        let replaced = !before.ptr_eq(&self.engines[engine].snapshot());
         Effect { outcome, replaced }
     }
 }
 
 /// A snapshot of another engine, whose change counter and schema cookie may come in this one too, with other content.
 fn elsewhere(engine: &Engine) -> Result<Snapshot> {
-    let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).expect("an engine with a table").engine();
+    let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).expect("an engine with a table").new_engine();
     let (table, value) = ELSEWHERE;
     copy.connect()?.execute_batch(&create_table(table, true, value))?;
     Ok(copy.snapshot())

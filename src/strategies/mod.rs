@@ -49,7 +49,7 @@
 //! # fn main() {
 //! // In a #[test], or in the other form that `proptest!` has.
 //! proptest!(|(operations in operations("[A-C]", 0..3i64, 1..40))| {
-//!     check(&Accounts, BANK.engine().unwrap(), &operations)?;
+//!     check(&Accounts, BANK.new_engine().unwrap(), &operations)?;
 //! });
 //! # }
 //! ```
@@ -77,7 +77,7 @@
 //!     threads in transactions(0..3i64, 0..9i64, 4, 1..8),
 //!     hammer in hammers(Hammer::new(), 4, &[SLOT_ASKED]),
 //! )| {
-//!     check_on_threads(COUNTER, &COUNTERS.engine().unwrap(), threads, hammer)?;
+//!     check_on_threads(COUNTER, &COUNTERS.new_engine().unwrap(), threads, hammer)?;
 //! });
 //! # }
 //! ```

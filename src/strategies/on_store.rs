@@ -409,7 +409,7 @@ impl Subject<usize, u8> for Stores {
         };
         let before = self.stores[engine].current();
         let outcome = self.outcome(operation);
-        let replaced = !before.is(&self.stores[engine].current());
+        let replaced = !before.ptr_eq(&self.stores[engine].current());
         Effect { outcome, replaced }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use proptest::collection::{SizeRange, vec};
 use proptest::prelude::*;
@@ -16,6 +16,7 @@ use super::subject::Difference;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::hammer::Hammer;
+use crate::sync::Recovered;
 
 /// One transaction.
 #[derive(Clone, Debug, PartialEq)]
@@ -189,14 +190,14 @@ where
         let list = &threads[worker.number()];
         let seen =
             list.iter().map(|transaction| transaction.carry_out(&*code, &hammered)).collect::<Result<Vec<_>>>()?;
-        kept.lock().unwrap_or_else(PoisonError::into_inner)[worker.number()] = seen;
+        kept.lock().recovered()[worker.number()] = seen;
         Ok(())
     });
     if let Some((outcome, failure)) = report.failures().next() {
         return Err(failed(format!("thread {}", outcome.worker), failure));
     }
     let after = read(&rows).map_err(|error| failed("reading all rows in the end".to_owned(), &error))?;
-    let records = records.lock().unwrap_or_else(PoisonError::into_inner);
+    let records = records.lock().recovered();
     check_serial(&before, &records, &after)
 }
 

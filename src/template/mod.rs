@@ -2,7 +2,8 @@
 //!
 //! * `Template` (here): the builder that users see.
 //! * `recipe`: the steps of a template, what identifies it, and how it is built.
-//! * `image`: the content of a template as a file that processes share.
+//! * `sharing`: which templates share an image between processes (feature `images`).
+//! * `image`: the content of a template as a file that processes share (feature `images`).
 //!
 //! It uses `engine` and what is below.
 //!
@@ -10,8 +11,11 @@
 //! * A recipe is built once in a process, however many threads ask and in however many templates it is written.
 //! * What goes wrong with an image never fails a test: the template is built in the process.
 
+#[cfg(feature = "images")]
 mod image;
 mod recipe;
+#[cfg(feature = "images")]
+mod sharing;
 
 use std::fmt;
 use std::panic::Location;
@@ -25,8 +29,8 @@ use crate::engine::{Engine, MEMORY_ENGINES, UnitOfWork};
 use crate::error::{BoxError, Error, Result};
 use crate::vfs::OnConnect;
 
-/// A recipe for a database: schema, migrations, seed data. It is carried out once, and then every test and every case of a
-/// property test gets an engine of its own with that content, in microseconds.
+/// A recipe for a database: schema, migrations, seed data. It is built once. Then every test, and every case of a property
+/// test, gets a private engine with that content, in microseconds.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Result, Template};
@@ -35,10 +39,10 @@ use crate::vfs::OnConnect;
 ///         .seed("INSERT INTO account VALUES (1, 100), (2, 100)");
 ///
 /// # fn main() -> Result<()> {
-/// let bank = BANK.engine()?; // as each test does
-/// bank.transaction(|work| work.execute("UPDATE account SET balance = 0", []))?;
+/// let bank = BANK.new_engine()?; // as each test does
+/// bank.try_transaction(|work| work.execute("UPDATE account SET balance = 0", []))?;
 ///
-/// let other = BANK.unit_of_work()?; // on an engine of its own
+/// let other = BANK.unit_of_work()?; // on another engine
 /// let sum = other.query_row("SELECT sum(balance) FROM account", [], |row| row.get(0));
 /// assert_eq!(sum, Ok(200));
 /// # Ok(())
@@ -46,16 +50,16 @@ use crate::vfs::OnConnect;
 /// ```
 ///
 /// # How it is built
-/// The steps are carried out in order, by the first who asks; those who ask meanwhile wait. A failure is final: all who
-/// ask get the same error. Templates of the same steps, wherever they are written, are built once.
+/// The first call runs the steps in order; calls from other threads wait meanwhile. A failure is final: all calls return
+/// the same error. Templates with the same steps, wherever they are written, are built once.
 ///
 /// # Between processes
 /// Where each test is a process, as under cargo-nextest, the first of them leaves an *image* for the others: a SQLite file
 /// in the folder `rusqlite-fixtures` of Cargo's target folder, or in the folder that the environment variable
-/// `RUSQLITE_FIXTURES_DIR` names (empty: nowhere). Its name has a hash of all that decides the content: the scripts, the
-/// key with its place and package, `foreign_keys`, SQLite's version and how it was compiled, the version of this crate. So
-/// there is one only where all that is known: for scripts, and for functions with a [`key`](Template::key). A script that asks
-/// SQLite for the time or attaches a file has one only with a key.
+/// `RUSQLITE_FIXTURES_DIR` names (empty: no images). This needs the default feature `images`. The file's name has a hash of
+/// everything that decides the content: the scripts, the key with its place and package, `foreign_keys`, SQLite's version
+/// and compile options, and the version of this crate. Scripts have an image, and functions with a [`key`](Template::key). A
+/// script that asks SQLite for the time or attaches a file has an image only with a key.
 ///
 /// While one process builds, the others wait. One that waits for longer than 5 s says on stderr for which process. After
 /// 300 s it builds the template itself; at once, if the other process waits for what this one is building.
@@ -65,11 +69,11 @@ use crate::vfs::OnConnect;
 /// 256 KB are mapped: another program that writes to one in its place while a test runs causes undefined behaviour, and one
 /// that truncates it kills the test's process. To replace or remove one is safe. `sqlite3 -readonly` opens one.
 ///
-/// # Engines are used again
-/// When the last handle of an engine is dropped, its content goes back to the template's, and it waits with its connections
-/// for the next test: that is what makes a test's database a matter of microseconds. An engine to which a connection is still
-/// open is not used again, nor is a connection that something was left in (see the README's limits), nor what was
-/// [retired](Engine::retire). Up to 32 engines of a template wait; what is beyond is closed.
+/// # Engines are reused
+/// When the last handle of an engine is dropped, the template's content is restored, and the engine waits with its
+/// connections for the next test. That makes a test's database available in microseconds. An engine is not reused if a
+/// connection to it is still open or if it was [retired](Engine::retire); nor is a connection on which a test left something
+/// (see the README's limits). Up to 32 engines of a template are kept; more are closed.
 #[derive(Clone)]
 pub struct Template {
     recipe: Recipe,
@@ -78,14 +82,14 @@ pub struct Template {
 }
 
 impl Template {
-    /// A database that this script makes. It may hold any number of statements.
+    /// Creates a template of a script, which may have any number of statements.
     #[track_caller]
     pub const fn sql(script: &'static str) -> Template {
         Template::new(Start::Empty).and(Action::Script(script), Location::caller())
     }
 
-    /// A database that this function makes: by a migration library, or your own code. The connection is set up as all
-    /// connections of the template's engines are.
+    /// Creates a template of a function: a migration library, or your own code. Its connection is set up as all connections
+    /// of the template's engines are.
     ///
     /// ```
     /// # use rusqlite_fixtures::Template;
@@ -105,32 +109,31 @@ impl Template {
         Template::new(Start::Empty).and(Action::Function(build), Location::caller())
     }
 
-    /// A database with nothing in it.
+    /// Creates a template of an empty database.
     #[track_caller]
     pub const fn empty() -> Template {
         Template::new(Start::Empty)
     }
 
-    /// The database that these bytes are: the content of a SQLite file, as of `include_bytes!`. They are used where they are,
-    /// and not copied.
+    /// Creates a template of the content of a SQLite file, for example by `include_bytes!`. The bytes are not copied.
     #[track_caller]
     pub const fn database(bytes: &'static [u8]) -> Template {
         Template::new(Start::Database(bytes))
     }
 
-    /// A template that goes on from another: with its content, and the setup of its connections. The other is built once,
-    /// however many are derived from it.
+    /// Creates a template that is based on another: on its content, and on the setup of its connections. The parent is built
+    /// once, however many templates are based on it.
     ///
     /// ```
     /// # use rusqlite_fixtures::Template;
     /// static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY)");
     /// static BANK_WITH_ACCOUNTS: Template =
-    ///     Template::from(&BANK).seed("INSERT INTO account VALUES (1), (2)");
+    ///     Template::based_on(&BANK).seed("INSERT INTO account VALUES (1), (2)");
     /// # assert_eq!(BANK_WITH_ACCOUNTS.unit_of_work()?.execute("DELETE FROM account", [])?, 2);
     /// # Ok::<(), rusqlite_fixtures::Error>(())
     /// ```
     #[track_caller]
-    pub const fn from(parent: &'static Template) -> Template {
+    pub const fn based_on(parent: &'static Template) -> Template {
         Template::new(Start::Parent(&parent.recipe))
     }
 
@@ -141,16 +144,16 @@ impl Template {
         Template { recipe, built: OnceLock::new() }
     }
 
-    /// Adds a script, as for test data.
+    /// Adds a script, for example with test data.
     ///
     /// # Panics
-    /// When it is the 17th step, at compile time in a `static`: a derived template has room for more.
+    /// If it is the 17th step; in a `static`, at compile time. A template that is based on this one has room for 16 more.
     #[track_caller]
     pub const fn seed(self, script: &'static str) -> Template {
         self.and(Action::Script(script), Location::caller())
     }
 
-    /// Adds a function, as for test data that is made by code.
+    /// Adds a function, for example for test data that code makes.
     ///
     /// # Panics
     /// As [`seed`](Template::seed).
@@ -164,19 +167,19 @@ impl Template {
         while next < MAX_STEPS && self.recipe.steps[next].is_some() {
             next += 1;
         }
-        assert!(next < MAX_STEPS, "a template has at most 16 steps; Template::from goes on from one");
+        assert!(next < MAX_STEPS, "a template has at most 16 steps; Template::based_on goes on from one");
         self.recipe.steps[next] = Some(Step { action, at });
         self
     }
 
-    /// Has this function called with each connection of the template's engines before anybody has it: for pragmas, SQL
-    /// functions, collations. One that is derived calls its parent's first. It is called before the template is built, too.
+    /// Sets a function that sets up each new connection of the template's engines: pragmas, SQL functions, collations. A
+    /// parent's function runs first. The connection that builds the template is set up, too.
     ///
-    /// When it fails, so does the call that opens the connection, with
-    /// [`SetupFailed`](crate::ErrorKind::SetupFailed); while the template is built, that fails the build, with
-    /// [`BuildFailed`](crate::ErrorKind::BuildFailed). What it panics with, the call that opens the connection panics with;
-    /// that fails a build, too. A connection that is opened by an engine's URI is not set up so. From the connections of
-    /// units of work and pooled connections, hooks, trace, progress and busy handlers are taken off.
+    /// If the function fails, the call that opens the connection fails with
+    /// [`SetupFailed`](crate::ErrorKind::SetupFailed), and a build fails with
+    /// [`BuildFailed`](crate::ErrorKind::BuildFailed). If it panics, the call that opens the connection panics, and a build
+    /// fails. The function does not run for connections that are opened by an engine's URI. Hooks, trace, progress and busy
+    /// handlers are removed from units of work and pooled connections.
     ///
     /// ```
     /// # use rusqlite_fixtures::Template;
@@ -197,45 +200,44 @@ impl Template {
         self
     }
 
-    /// Whether connections enforce foreign keys (`PRAGMA foreign_keys`). They do unless it is said otherwise, while the
-    /// template is built, too, and whatever the SQLite library's own default is.
+    /// Sets whether connections enforce foreign keys (`PRAGMA foreign_keys`), also while the template is built. The default
+    /// is on, whatever the SQLite library's default is.
     pub const fn foreign_keys(mut self, on: bool) -> Template {
         self.recipe.foreign_keys = Some(on);
         self
     }
 
-    /// Says that this key, at this place in the source, stands for what the steps' functions, and `on_connect`, put into the
-    /// database: it has to change when that does. Then the content can be kept in an image for other processes, if that of its
-    /// parent can. Templates that a macro or a function makes at one place need different keys. The text of the source,
-    /// `.key(include_str!("migrations.rs"))`, is a key that nobody forgets to change.
+    /// Sets the key that stands for what the functions of the steps, and `on_connect`, put into the database. Change it when
+    /// that changes. With a key the content can be kept in an image for other processes, if the parent's can. The key counts
+    /// together with its place in the source; templates that a macro or a function makes at one place need different keys.
+    /// The text of the source, `.key(include_str!("migrations.rs"))`, is a key that changes by itself.
     pub const fn key(mut self, key: &'static str) -> Template {
         self.recipe.key = Some(key);
         self
     }
 
-    /// Returns an engine with the template's content, which nobody else has. Its [`reset`](Engine::reset) goes back to that
-    /// content.
+    /// Returns a private engine with the template's content. Its [`reset`](Engine::reset) restores that content.
     ///
     /// # Errors
-    /// [`BuildFailed`](crate::ErrorKind::BuildFailed) when the template can't be built;
-    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) inside of its own build.
-    pub fn engine(&self) -> Result<Engine> {
+    /// [`BuildFailed`](crate::ErrorKind::BuildFailed) if the template can't be built;
+    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within its own build.
+    pub fn new_engine(&self) -> Result<Engine> {
         Ok(Engine::of(&self.built()?.pool))
     }
 
-    /// A unit of work on an engine of its own: `engine()?.unit_of_work()`.
+    /// Begins a unit of work on a private engine: `new_engine()?.unit_of_work()`.
     ///
     /// # Errors
-    /// As [`engine`](Template::engine) and [`Engine::unit_of_work`].
+    /// As [`new_engine`](Template::new_engine) and [`Engine::unit_of_work`].
     #[track_caller]
     pub fn unit_of_work(&self) -> Result<UnitOfWork> {
-        self.engine()?.unit_of_work()
+        self.new_engine()?.unit_of_work()
     }
 
-    /// The template's content.
+    /// Returns the template's content.
     ///
     /// # Errors
-    /// As [`engine`](Template::engine).
+    /// As [`new_engine`](Template::new_engine).
     pub fn snapshot(&self) -> Result<Snapshot> {
         Ok(self.built()?.pool.content().clone())
     }
@@ -245,7 +247,7 @@ impl Template {
         matches!(start, Start::Empty) && first.is_none() && on_connect.is_none() && foreign_keys.is_none()
     }
 
-    /// What it has become; the first call builds it.
+    /// Returns what the recipe was built to; the first call builds it.
     fn built(&self) -> Result<&Arc<Built>> {
         let built = match self.built.get() {
             Some(built) => built,
@@ -260,12 +262,12 @@ impl Template {
 }
 
 impl Engine {
-    /// The engine that the whole process shares under this database URL, made of a template by the first who asks.
-    /// [`Template::empty`] asks for nothing.
+    /// Returns the engine that the whole process shares under this database URL. The first call creates it, with the
+    /// template's content. [`Template::empty`] accepts any engine.
     ///
     /// # Errors
-    /// As [`shared`](Engine::shared) and [`Template::engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate) when the
-    /// engine of this URL is there, and was made of another template or of none.
+    /// As [`shared`](Engine::shared) and [`Template::new_engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate) if the
+    /// engine of this URL exists, and was created of another template or of none.
     pub fn shared_with(url: impl AsRef<str>, template: &Template) -> Result<Engine> {
         if template.is_empty() {
             return Engine::shared(url);

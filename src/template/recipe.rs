@@ -1,15 +1,11 @@
 //! How a template is built: its steps, what identifies it, and what was built of it in this process.
 
-use std::collections::BTreeMap;
-use std::env;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::image::{self, Content, Identity};
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::engine::WarmPool;
@@ -48,10 +44,10 @@ pub(super) enum Action {
     Function(Build),
 }
 
-/// What makes or changes a database: it may fail with any error.
+/// A function that makes or changes a database. It may fail with any error.
 pub(super) type Build = fn(&mut Connection) -> Result<(), BoxError>;
 
-/// Steps of one template; a derived one has as many again.
+/// The number of steps of one template; a template based on it has as many again.
 pub(super) const MAX_STEPS: usize = 16;
 
 /// What a recipe was built to.
@@ -61,10 +57,17 @@ pub(super) struct Built {
     depends_on_time: bool,
 }
 
+/// What the steps of a template make.
+pub(super) struct Content {
+    pub(super) snapshot: Snapshot,
+    /// Whether the content would be another one if it were built at another time.
+    pub(super) depends_on_time: bool,
+}
+
 /// The results of all builds in this process, failures too.
 static TEMPLATES: OnceMap<Combination, Result<Arc<Built>>> = OnceMap::new();
 
-/// Whatever tells a recipe from others: functions by their addresses, a parent by its own.
+/// Everything that distinguishes a recipe from others: functions and parents by their addresses.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Combination {
     parent: Option<usize>,
@@ -97,23 +100,23 @@ impl Recipe {
         }
     }
 
-    fn parent(&self) -> Option<&'static Recipe> {
+    pub(super) fn parent(&self) -> Option<&'static Recipe> {
         if let Start::Parent(parent) = self.start { Some(parent) } else { None }
     }
 
-    fn steps(&self) -> impl Iterator<Item = &Step> {
+    pub(super) fn steps(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().flatten()
     }
 
     /// Returns what the recipe was built to. The first call in the process builds it; calls meanwhile wait.
     pub(super) fn built(&self) -> Result<Result<Arc<Built>>> {
         let recursive = || Error::recursive_build(&self.to_string());
-        // Faults are for the code under test, and this is for other tests too.
+        // Faults are for the code under test; the build is for other tests, too.
         TEMPLATES.get_or_create(&self.combination(), || faults::spare(|| self.build_for_good()), recursive)
     }
 
-    /// Builds, for all who ask. A failure is for all of them too, but for one: that a build asks for itself depends on the
-    /// caller, and others may ask when it has been built.
+    /// Builds once for all callers. A failure is final, too, except for recursion: whether a build asks for itself depends
+    /// on the caller.
     fn build_for_good(&self) -> Result<Result<Arc<Built>>> {
         match self.build() {
             Err(error) if error.kind() == ErrorKind::RecursiveCreation => Err(error),
@@ -129,15 +132,18 @@ impl Recipe {
             let built = catch_unwind(AssertUnwindSafe(|| self.carry_out(before, &setup, &name)));
             built.unwrap_or_else(|payload| Err(Error::build_panicked(&name, &*payload)))
         };
-        let content = match self.identity().filter(|identity| self.is_alone_with(identity)) {
-            Some(identity) => image::get_or_build(self.label(), &identity, build)?,
-            None => build()?,
-        };
+        let content = self.shared_or_built(build)?;
         let pool = Arc::new(WarmPool::new(&name, content.snapshot, setup));
         Ok(Arc::new(Built { pool, depends_on_time: content.depends_on_time }))
     }
 
-    /// What the steps go on from. (It comes first, since it fails where templates are derived from one another in a circle.)
+    #[cfg(not(feature = "images"))]
+    fn shared_or_built(&self, build: impl FnOnce() -> Result<Content>) -> Result<Content> {
+        build()
+    }
+
+    /// Returns the content that the steps start with. This comes first, since it fails if templates are based on one another
+    /// in a circle.
     fn content_before(&self) -> Result<Content> {
         let snapshot = match self.start {
             Start::Empty => Snapshot::empty(),
@@ -151,8 +157,8 @@ impl Recipe {
         Ok(Content { snapshot, depends_on_time: false })
     }
 
-    /// What is done to each connection: the parents' functions first.
-    fn setup(&self) -> Setup {
+    /// Returns the setup of each connection: the parents' functions first.
+    pub(super) fn setup(&self) -> Setup {
         let mut setup = self.parent().map_or_else(|| Setup::DEFAULT, |parent| parent.setup());
         setup.foreign_keys = self.foreign_keys.unwrap_or(setup.foreign_keys);
         setup.on_connect.extend(self.on_connect);
@@ -172,7 +178,7 @@ impl Recipe {
         Ok(Content { snapshot: mount.store.current(), depends_on_time })
     }
 
-    /// SQLite does not ask its VFS for that.
+    /// Returns whether a script asks for the time zone, for which SQLite does not ask its VFS.
     fn asks_for_the_time_zone(&self) -> bool {
         self.steps().any(|step| match step.action {
             Action::Script(script) => {
@@ -183,63 +189,8 @@ impl Recipe {
         })
     }
 
-    /// What its content depends on, where that is known.
-    fn identity(&self) -> Option<Identity> {
-        let is_script = |step: &Step| matches!(step.action, Action::Script(_));
-        if self.key.is_none() && (self.on_connect.is_some() || !self.steps().all(is_script)) {
-            return None;
-        }
-        let mut identity = match self.start {
-            Start::Parent(parent) => parent.identity()?,
-            _ => Identity::new(),
-        };
-        if let Start::Database(bytes) = self.start {
-            identity.add("database", bytes);
-        }
-        identity.add("foreign keys", if self.setup().foreign_keys { "on" } else { "off" });
-        if let Some(key) = self.key {
-            // With the place, since one key may have been given to two templates; of two packages, too, that share a folder.
-            identity.add("key", key);
-            identity.add("at", self.at.to_string());
-            identity.add("package", env::var("CARGO_PKG_NAME").unwrap_or_default());
-        }
-        for step in self.steps() {
-            match step.action {
-                Action::Script(script) => identity.add("script", script),
-                Action::Function(_) => identity.add("function", ""), // for which the key stands
-            }
-        }
-        Some(identity)
-    }
-
-    /// Whether no other template of this process has that identity, with other functions. A macro or a function may make
-    /// several templates at one place with one key.
-    fn is_alone_with(&self, identity: &Identity) -> bool {
-        static FUNCTIONS: Mutex<BTreeMap<u128, Vec<usize>>> = Mutex::new(BTreeMap::new());
-        let functions = self.functions();
-        let mut all = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
-        *all.entry(identity.number()).or_insert_with(|| functions.clone()) == functions
-    }
-
-    /// The addresses of all functions that the key stands for, the parents' first.
-    fn functions(&self) -> Vec<usize> {
-        let mut functions = self.parent().map_or_else(Vec::new, |parent| parent.functions());
-        functions.extend(self.steps().filter_map(|step| match step.action {
-            Action::Script(_) => None,
-            Action::Function(build) => Some(build as usize),
-        }));
-        functions.extend(self.on_connect.map(|on_connect| on_connect.function as usize));
-        functions
-    }
-
-    /// What images are called, for people: by the key, or the file that it is written in.
-    fn label(&self) -> &str {
-        let stem = || Path::new(self.at.file()).file_stem().and_then(|stem| stem.to_str());
-        self.short_key().or_else(stem).unwrap_or("template")
-    }
-
     /// The key, if it is one for people; it may be the text of a whole file.
-    fn short_key(&self) -> Option<&'static str> {
+    pub(super) fn short_key(&self) -> Option<&'static str> {
         self.key.filter(|key| key.len() <= 40 && !key.contains('\n'))
     }
 }

@@ -4,10 +4,11 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use crate::content::Snapshot;
 use crate::content::store::Store;
+use crate::sync::Recovered;
 
 /// The start of the file names of engines; the engine's number follows. No other file is likely to have such a name,
 /// and each other name goes to SQLite's default VFS.
@@ -92,7 +93,7 @@ impl Mount {
 /// file", and some connection pools retry for half a minute before they report that.
 pub(super) fn report_gone(id: u64) {
     let has_been = (1..NEXT.load(Ordering::Relaxed)).contains(&id);
-    let is_news = || REPORTED_GONE.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    let is_news = || REPORTED_GONE.lock().recovered().insert(id);
     if has_been && is_news() {
         eprintln!("rusqlite-fixtures: engine {id} is gone; keep an Engine as long as code connects to it");
     }
@@ -105,8 +106,7 @@ impl Drop for Mount {
 }
 
 fn mounts() -> MutexGuard<'static, BTreeMap<u64, Weak<Mount>>> {
-    // Each change is one call.
-    MOUNTS.lock().unwrap_or_else(PoisonError::into_inner)
+    MOUNTS.lock().recovered()
 }
 
 /// The super-journals that exist, with their content when they were closed. SQLite names them after the main
@@ -145,7 +145,7 @@ pub(super) fn is_super_journal(name: &CStr) -> bool {
 }
 
 fn super_journals() -> MutexGuard<'static, BTreeMap<CString, Vec<u8>>> {
-    SUPER_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner)
+    SUPER_JOURNALS.lock().recovered()
 }
 
 /// The meaning of a file name to the VFS.

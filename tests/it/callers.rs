@@ -104,16 +104,16 @@ fn a_failed_build_names_the_lines_of_the_template_and_the_step() {
         here!(Template::build(fail)),
         here!(Template::database(b"no database")),
         here!(Template::empty().seed("SELEC 2")),
-        here!(Template::from(&EMPTY).seed("SELEC 3")),
+        here!(Template::based_on(&EMPTY).seed("SELEC 3")),
     ] {
-        assert_names(&template.engine().unwrap_err().to_string(), "the template at ", line);
+        assert_names(&template.new_engine().unwrap_err().to_string(), "the template at ", line);
     }
     let scripted = Template::empty(); // on a line above the script's
     let (scripted, line) = here!(scripted.seed("SELEC 4"));
-    assert_names(&scripted.engine().unwrap_err().to_string(), "the script given at ", line);
+    assert_names(&scripted.new_engine().unwrap_err().to_string(), "the script given at ", line);
     let functional = Template::empty();
     let (functional, line) = here!(functional.seed_with(|_| Err("no seed".into())));
-    assert_names(&functional.engine().unwrap_err().to_string(), "the function given at ", line);
+    assert_names(&functional.new_engine().unwrap_err().to_string(), "the function given at ", line);
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn race(registry: impl Registry, threads: usize, urls: &[String], table: &str) -
         let commit_row = |work: UnitOfWork| -> rusqlite_fixtures::Result<Engine> {
             let engine = work.engine().clone();
             let create = format!("CREATE TABLE IF NOT EXISTS {table} (thread INTEGER PRIMARY KEY)");
-            engine.transaction(|work| work.execute_batch(&create))?;
+            engine.try_transaction(|work| work.execute_batch(&create))?;
             work.execute(&format!("INSERT INTO {table} VALUES (?1)"), [worker.number() as i64])?;
             work.commit()?;
             Ok(engine)

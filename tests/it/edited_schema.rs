@@ -33,8 +33,8 @@ fn knowledge(connection: &Connection) -> Vec<String> {
 }
 
 fn assert_next_engine_is_unedited(template: &Template, edit: &str) {
-    let expected = knowledge(&template.snapshot().unwrap().engine().connect().unwrap());
-    let engine = template.engine().unwrap();
+    let expected = knowledge(&template.snapshot().unwrap().new_engine().connect().unwrap());
+    let engine = template.new_engine().unwrap();
     let connections = [engine.pooled_connection().unwrap(), engine.pooled_connection().unwrap()];
     for connection in &connections {
         assert_eq!(knowledge(connection), expected, "after {edit}");
@@ -46,7 +46,7 @@ fn assert_next_engine_is_unedited(template: &Template, edit: &str) {
 fn an_edit_that_another_connection_has_read_does_not_reach_the_next_test() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("edited-beside");
     for edit in EDITS {
-        let engine = TEMPLATE.engine().unwrap();
+        let engine = TEMPLATE.new_engine().unwrap();
         let (reader, editor) = (engine.pooled_connection().unwrap(), engine.pooled_connection().unwrap());
         editor.execute_batch("CREATE TABLE other (a)").unwrap();
         engine.reset().unwrap();
@@ -65,7 +65,7 @@ fn an_edit_that_another_connection_has_read_does_not_reach_the_next_test() {
 fn an_edit_that_is_read_while_a_connection_is_cleaned_does_not_reach_the_next_test() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("edited-cleaning");
     for edit in EDITS {
-        let engine = TEMPLATE.engine().unwrap();
+        let engine = TEMPLATE.new_engine().unwrap();
         let pooled = engine.pooled_connection().unwrap();
         pooled.execute("INSERT INTO entry VALUES (1, 1)", []).unwrap();
         let editor = engine.connect().unwrap();
@@ -83,7 +83,7 @@ fn all_connections_forget_an_edit_after_a_restore() {
         let engine = Engine::new();
         engine.connect().unwrap().execute_batch(SCHEMA).unwrap();
         let before = engine.snapshot();
-        let expected = knowledge(&before.engine().connect().unwrap());
+        let expected = knowledge(&before.new_engine().connect().unwrap());
         let editor = engine.connect().unwrap();
         editor.execute_batch(edit).unwrap();
         let readers = [engine.connect().unwrap(), Connection::open(engine.uri()).unwrap()];

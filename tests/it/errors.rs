@@ -30,7 +30,9 @@ fn every_message_reads_as_expected() {
     let writer = in_thread("moves_the_money", || locked.begin(Immediate).unwrap());
     let timed_out = locked.begin(Immediate).unwrap_err();
     drop(writer);
-    in_thread("moves_the_money", || locked.transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap());
+    in_thread("moves_the_money", || {
+        locked.try_transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap()
+    });
     let stale = Error::from(reader.execute("UPDATE entry SET value = 3", []).unwrap_err());
     let ended = {
         let work = locked.unit_of_work().unwrap();
@@ -42,7 +44,7 @@ fn every_message_reads_as_expected() {
     let recursive = engines.get_or_create_with(&url, || engines.get_or_create(&url)).unwrap_err();
     let conflict =
         Engine::shared("file:errors-conflict?mode=memory").map(|_| "file:errors-conflict?mode=memory").unwrap();
-    let syntax = locked.transaction::<(), Error>(|work| Ok(work.execute_batch("SELEC 1")?)).unwrap_err();
+    let syntax = locked.transaction::<()>(|work| Ok(work.execute_batch("SELEC 1")?)).unwrap_err();
 
     let cases = [
         (
@@ -69,34 +71,34 @@ fn every_message_reads_as_expected() {
              or another URL",
         ),
         (
-            Template::sql("CREATE TABLE t (a);\nINSERT INTO t VALUES (1, 2);").engine().unwrap_err(),
+            Template::sql("CREATE TABLE t (a);\nINSERT INTO t VALUES (1, 2);").new_engine().unwrap_err(),
             "can't build the template at tests/it/errors.rs:N:N: line N of the script given at tests/it/errors.rs:N:N \
              failed: SQLite says: table t has N columns but N values were supplied; the statement:\n\
              INSERT INTO t VALUES (N, N);",
         ),
         (
-            Template::build(|_| Err("no migrations".into())).key("bank-vN").engine().unwrap_err(),
+            Template::build(|_| Err("no migrations".into())).key("bank-vN").new_engine().unwrap_err(),
             "can't build the template `bank-vN` at tests/it/errors.rs:N:N: the function given at tests/it/errors.rs:N:N \
              failed: no migrations",
         ),
         (
-            Template::sql("SELECT 1").on_connect(|_| Err("no such extension".into())).engine().unwrap_err(),
+            Template::sql("SELECT 1").on_connect(|_| Err("no such extension".into())).new_engine().unwrap_err(),
             "can't build the template at tests/it/errors.rs:N:N: the on_connect function given at \
              tests/it/errors.rs:N:N failed: no such extension",
         ),
         (
-            Template::build(|_| std::panic::panic_any(7)).engine().unwrap_err(),
+            Template::build(|_| std::panic::panic_any(7)).new_engine().unwrap_err(),
             "can't build the template at tests/it/errors.rs:N:N: it panicked: not with a text",
         ),
         (
-            Template::sql("BEGIN").engine().unwrap_err(),
+            Template::sql("BEGIN").new_engine().unwrap_err(),
             "can't build the template at tests/it/errors.rs:N:N: what was given at tests/it/errors.rs:N:N has begun a \
              transaction and neither committed it nor rolled it back",
         ),
         (
             Engine::shared_with(conflict, &Template::sql("SELECT 1")).unwrap_err(),
             "can't give out the shared engine `file:errors-conflict?mode=memory&cache=shared` as one of the template at \
-             tests/it/errors.rs:N:N: it was made without a template; use another URL, or Template::engine for an engine \
+             tests/it/errors.rs:N:N: it was made without a template; use another URL, or Template::new_engine for an engine \
              of its own",
         ),
         (
@@ -124,7 +126,7 @@ fn every_message_reads_as_expected() {
         (
             Engine::shared("file:path.db").unwrap_err(),
             "can't use the database URL \"file:path.db\": it is of a file, and engines are in memory; \
-             Snapshot::open(\"path.db\")?.engine() makes an engine of the file's content",
+             Snapshot::open(\"path.db\")?.new_engine() makes an engine of the file's content",
         ),
         (
             Engine::shared("mysql://localhost").unwrap_err(),
@@ -172,7 +174,7 @@ fn a_serialization_failure_keeps_its_code() {
     let engine = engine_with_entries(&[(1, 1)]);
     let reader = engine.unit_of_work().unwrap();
     entries(&reader);
-    engine.transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap();
+    engine.try_transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap();
     let code = |error: &rusqlite::Error| error.sqlite_error().map(|code| code.extended_code);
     let stale = Error::from(reader.execute("UPDATE entry SET value = 3", []).unwrap_err());
     assert_eq!(stale.kind(), ErrorKind::SerializationFailure);
@@ -216,6 +218,86 @@ fn the_details_of_a_refusal_are_reported_once() {
     assert_eq!(Error::from(busy()).kind(), ErrorKind::Sqlite);
 }
 
+/// The error of a connection that is refused at once, on an engine whose slot is taken.
+fn refused(engine: &Engine) -> rusqlite::Error {
+    engine.connect().unwrap().execute("DELETE FROM entry", []).unwrap_err()
+}
+
+fn impatient_engine() -> Engine {
+    let engine = engine_with_entries(&[(1, 1)]);
+    engine.set_lock_timeout(Duration::ZERO);
+    engine
+}
+
+fn assert_is_not_explained(error: impl Into<Error>) {
+    let error: Error = error.into();
+    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Sqlite, "database is locked"));
+}
+
+#[test]
+fn a_refusal_is_not_explained_on_another_thread() {
+    let engine = impatient_engine();
+    let _writer = engine.begin(Immediate).unwrap();
+    let error = refused(&engine);
+    in_thread("converts", || assert_is_not_explained(error));
+    assert_eq!(Error::from(refused(&engine)).kind(), ErrorKind::LockTimeout, "on the same thread it is");
+}
+
+#[test]
+fn a_refusal_is_not_explained_a_second_later() {
+    let engine = impatient_engine();
+    let _writer = engine.begin(Immediate).unwrap();
+    let error = refused(&engine);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_is_not_explained(error);
+}
+
+#[test]
+fn a_refusal_is_not_explained_after_a_lock_was_granted_on_the_thread() {
+    let engine = impatient_engine();
+    let _writer = engine.begin(Immediate).unwrap();
+    let error = refused(&engine);
+    engine_with_entries(&[(1, 1)]);
+    assert_is_not_explained(error);
+}
+
+#[test]
+fn a_refusal_is_not_explained_after_one_with_another_code() {
+    let engine = impatient_engine();
+    let reader = engine.unit_of_work().unwrap();
+    entries(&reader);
+    in_thread("replaces_it", || engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap());
+    let other = impatient_engine();
+    let _writer = other.begin(Immediate).unwrap();
+    let first = refused(&other);
+    let stale = reader.execute("DELETE FROM entry", []).unwrap_err();
+    assert_is_not_explained(first);
+    assert_eq!(Error::from(stale).kind(), ErrorKind::SerializationFailure);
+}
+
+#[test]
+fn of_two_refusals_with_one_code_the_latest_is_explained() {
+    let engines = [impatient_engine(), impatient_engine()];
+    let _writers = engines.each_ref().map(|engine| engine.begin(Immediate).unwrap());
+    let connections = engines.each_ref().map(|engine| engine.connect().unwrap());
+    let errors = connections.each_ref().map(|connection| connection.execute("DELETE FROM entry", []).unwrap_err());
+    let [first, second] = errors.map(Error::from);
+    assert_eq!(first.kind(), ErrorKind::LockTimeout);
+    let latest = format!("{:?}", engines[1]);
+    let latest = latest.split('"').nth(1).unwrap();
+    assert!(first.to_string().contains(&format!("can't write to {latest}:")), "{first}, and not of {latest}");
+    assert_is_not_explained(second);
+}
+
+#[test]
+fn a_refusal_is_not_explained_in_other_words() {
+    let engine = impatient_engine();
+    let _writer = engine.begin(Immediate).unwrap();
+    let rusqlite::Error::SqliteFailure(code, _) = refused(&engine) else { panic!("no error of SQLite") };
+    let wrapped = rusqlite::Error::SqliteFailure(code, Some("can't delete: database is locked".to_owned()));
+    assert_eq!(Error::from(wrapped).kind(), ErrorKind::Sqlite);
+}
+
 /// After a wait that succeeds, a later error is not mistaken for a lock timeout.
 #[test]
 fn a_refusal_is_forgotten_when_the_wait_succeeds() {
@@ -226,7 +308,7 @@ fn a_refusal_is_forgotten_when_the_wait_succeeds() {
         let waiting = scope.spawn(|| {
             started.send(()).unwrap();
             drop(started);
-            engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+            engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
             let folder = tempfile::tempdir().unwrap();
             let open = || rusqlite::Connection::open(folder.path().join("file")).unwrap();
             let (one, other) = (open(), open());

@@ -416,7 +416,8 @@ fn the_registry_and_the_store_are_marked() {
     let hammer = hammer(4, 10).pause_at(REGISTRY_CREATING, Pause::time(Duration::from_millis(1)));
     let report = hammer.run(move |worker| {
         let engine = Engine::shared(url.replace("hammered", &format!("hammered-{}", worker.round())))?;
-        engine.transaction(|work| work.execute_batch("CREATE TABLE IF NOT EXISTS t (a); INSERT INTO t VALUES (1)"))?;
+        engine
+            .try_transaction(|work| work.execute_batch("CREATE TABLE IF NOT EXISTS t (a); INSERT INTO t VALUES (1)"))?;
         MEMORY_ENGINES.remove(&"file:nothing?mode=memory".parse()?);
         Ok(worker.round())
     });
@@ -436,8 +437,8 @@ fn the_timeline_shows_who_waited_for_the_slot_and_who_held_it() {
     let engine = engine_with_entries(&[(1, 0)]);
     let hammered = engine.clone();
     let hammer = hammer(4, 3).timeline_of(1).pause_at(SLOT_GIVEN_BACK, Pause::time(Duration::from_millis(2)));
-    let report =
-        hammer.run(move |_| Ok(hammered.transaction(|work| work.execute("UPDATE entry SET value = value + 1", []))?));
+    let report = hammer
+        .run(move |_| Ok(hammered.try_transaction(|work| work.execute("UPDATE entry SET value = value + 1", []))?));
     assert_eq!((report.distinct(), entries(&engine.connect().unwrap())), (1, vec![(1, 12)]));
     let timeline = report.timeline();
     assert_eq!((timeline.round(), timeline.lanes().len()), (1, 4));
@@ -575,7 +576,7 @@ fn a_wait_that_was_refused_ends_in_the_timeline() {
         drop(writer.lock().unwrap().take());
         worker.reached("free again");
         hammered.restore(&nothing)?;
-        Ok(hammered.transaction(|work| work.execute("DELETE FROM entry", [])).map(drop)?)
+        Ok(hammered.try_transaction(|work| work.execute("DELETE FROM entry", [])).map(drop)?)
     });
     report.assert_no_failures();
     let lane = &report.timeline().lanes()[0];

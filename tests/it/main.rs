@@ -1,5 +1,6 @@
 //! The integration tests, one file for each promise of the crate.
 
+mod api;
 mod callers;
 mod concurrent_instantiation;
 mod edited_schema;

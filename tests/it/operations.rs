@@ -33,7 +33,7 @@ fn sequences() -> impl Strategy<Value = Sequence> {
 
 /// An engine that nobody has had.
 fn cold_engine() -> Engine {
-    ENTRIES.snapshot().unwrap().engine()
+    ENTRIES.snapshot().unwrap().new_engine()
 }
 
 const CASES: u32 = 256;
@@ -55,7 +55,7 @@ proptest! {
     #[test]
     fn so_does_an_engine_that_is_used_again(all in prop::collection::vec(sequences(), 2)) {
         for operations in &all {
-            strategies::check(&ENTRY, ENTRIES.engine().unwrap(), operations)?;
+            strategies::check(&ENTRY, ENTRIES.new_engine().unwrap(), operations)?;
         }
     }
 }
@@ -72,7 +72,7 @@ fn the_engines_are_used_again() {
     static TEMPLATE: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMARY KEY, value)").key("operations");
     let used_again = Cell::new(0);
     let run = deterministic(50).run(&sequences(), |operations| {
-        let engine = TEMPLATE.engine().unwrap();
+        let engine = TEMPLATE.new_engine().unwrap();
         let connections: Vec<_> = (0..3).map(|_| engine.pooled_connection().unwrap()).collect();
         let was_used = |connection: &PooledConnection| number(connection, "SELECT total_changes()") > 0;
         used_again.set(used_again.get() + i32::from(connections.iter().any(was_used)));
@@ -325,7 +325,7 @@ fn rows(engine: &Engine) -> BTreeMap<i64, i64> {
 
 /// An engine that is ready for transactions that are recorded, and its rows.
 fn recorded_engine() -> (Engine, BTreeMap<i64, i64>) {
-    let engine = ENTRIES.engine().unwrap();
+    let engine = ENTRIES.new_engine().unwrap();
     prepare(&engine).unwrap();
     let before = rows(&engine);
     (engine, before)
@@ -336,7 +336,7 @@ proptest! {
 
     #[test]
     fn so_do_tables_of_ones_own(operations in operations("[A-D]", cities(), 1..50)) {
-        strategies::check(&Accounts, ACCOUNTS.engine().unwrap(), &operations)?;
+        strategies::check(&Accounts, ACCOUNTS.new_engine().unwrap(), &operations)?;
     }
 
     #[test]
@@ -344,7 +344,7 @@ proptest! {
         threads in transactions("[A-D]", "[xyz]", 3, 1..8),
         hammer in hammers(Hammer::new(), 3, &[SLOT_ASKED, SLOT_GIVEN_BACK]),
     ) {
-        check_on_threads(Accounts, &ACCOUNTS.engine().unwrap(), threads, hammer)?;
+        check_on_threads(Accounts, &ACCOUNTS.new_engine().unwrap(), threads, hammer)?;
     }
 
     /// Whatever threads do: it is as if their transactions had been carried out one after another.
@@ -357,7 +357,7 @@ proptest! {
             thread::yield_now(); // so that others come in between
             ENTRY.read(connection)
         });
-        check_on_threads(yields, &ENTRIES.engine().unwrap(), threads, hammer)?;
+        check_on_threads(yields, &ENTRIES.new_engine().unwrap(), threads, hammer)?;
     }
 }
 
@@ -388,7 +388,7 @@ fn nothing_waits_whatever_on_connect_sets() {
         .on_connect(|connection| Ok(connection.busy_timeout(WAIT)?))
         .key("operations-patient");
     for _ in 0..2 {
-        let mut engines = Engines::new(&ENTRY, PATIENT.engine().unwrap()).unwrap(); // the second time a used one
+        let mut engines = Engines::new(&ENTRY, PATIENT.new_engine().unwrap()).unwrap(); // the second time a used one
         let mut model = engines.model().unwrap();
         for step in refused_steps() {
             let start = Instant::now();
@@ -409,7 +409,7 @@ fn threads_take_turns_whatever_on_connect_sets() {
     let update =
         Transaction { immediate: true, ..committed(&[Statement::Read, Statement::Update { key: 1, value: 5 }]) };
     let hammer = Hammer::new().pause_at(SLOT_TAKEN, Pause::time(Duration::from_millis(5)));
-    check_on_threads(ENTRY, &IMPATIENT.engine().unwrap(), vec![vec![update; 3]; 4], hammer).unwrap();
+    check_on_threads(ENTRY, &IMPATIENT.new_engine().unwrap(), vec![vec![update; 3]; 4], hammer).unwrap();
 }
 
 /// Code that fails after it has changed something is undone by the harness, as it would be by an application.
@@ -489,7 +489,7 @@ fn checked_in_the_end(engine: Engine, operations: &[Operation<i64, i64>], after:
 fn the_check_in_the_end_finds_what_no_step_shows() {
     let insert = [statement(1, Statement::Insert { key: 2, value: 2 })];
     let open = [Operation::Begin { hand: 1, immediate: true }, insert[0].clone()];
-    let commit = |engine: &Engine| drop(engine.transaction(|work| work.execute("UPDATE entry SET value = 9", [])));
+    let commit = |engine: &Engine| drop(engine.try_transaction(|work| work.execute("UPDATE entry SET value = 9", [])));
     assert_eq!(checked_in_the_end(cold_engine(), &insert, |_| ()), "no difference");
     assert_eq!(checked_in_the_end(cold_engine(), &open, commit), "no difference", "it was refused the slot");
     let told = checked_in_the_end(cold_engine(), &insert, commit);
@@ -534,7 +534,7 @@ fn what_is_lost_in_the_end_is_found() {
         let mut engines = Engines::new(&ENTRY, engine.clone()).unwrap();
         let mut model = engines.model()?;
         model.compare(&mut engines, operations)?;
-        drop(engine.transaction(|work| work.execute("DELETE FROM entry WHERE key = 3", [])));
+        drop(engine.try_transaction(|work| work.execute("DELETE FROM entry WHERE key = 3", [])));
         engines.check(&model)
     });
     assert!(steps.len() <= 2, "{steps:#?}");
@@ -545,7 +545,7 @@ fn what_is_lost_in_the_end_is_found() {
 fn a_value_that_violates_a_constraint_is_told() {
     let engine = Engine::new();
     let table = "CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER CHECK (value < 5))";
-    engine.transaction(|work| work.execute_batch(table)).unwrap();
+    engine.try_transaction(|work| work.execute_batch(table)).unwrap();
     let step = Operation::Do { hand: 0, statement: Statement::Insert { key: 1, value: 7 } };
     let told = strategies::check(&ENTRY, engine, &[step]).unwrap_err().to_string();
     assert!(told.contains("expected Effect { outcome: Done") && told.contains("CHECK constraint failed"), "{told}");
@@ -562,11 +562,11 @@ fn what_fails_in_a_thread_is_told() {
         check_on_threads(panics, &engine, lists, Hammer::new()).map_err(|difference| difference.to_string())
     };
     let lists = || vec![vec![], vec![committed(&[Statement::Read])]];
-    let told = check(ENTRIES.engine().unwrap(), lists()).unwrap_err();
+    let told = check(ENTRIES.new_engine().unwrap(), lists()).unwrap_err();
     assert_eq!(told, r#"thread 1: expected "no failure", got "panic: read already""#);
     let told = check(Engine::new(), lists()).unwrap_err();
     assert_eq!(told, r#"the preparation: expected "no failure", got "no such table: entry""#);
-    assert_eq!(check(ENTRIES.engine().unwrap(), vec![]), Ok(()));
+    assert_eq!(check(ENTRIES.new_engine().unwrap(), vec![]), Ok(()));
 }
 
 fn committed(statements: &[Statement<i64, i64>]) -> Transaction<i64, i64> {

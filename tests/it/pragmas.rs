@@ -222,7 +222,7 @@ fn wal_mode_is_not_changed_within_a_transaction_or_by_a_read_only_connection() {
 #[test]
 fn wal_mode_is_part_of_the_content() {
     static IN_WAL: Template = Template::sql("PRAGMA journal_mode = WAL; CREATE TABLE entry (key, value)").key("wal-1");
-    static DERIVED: Template = Template::from(&IN_WAL).seed("INSERT INTO entry VALUES (1, 1)").key("wal-2");
+    static DERIVED: Template = Template::based_on(&IN_WAL).seed("INSERT INTO entry VALUES (1, 1)").key("wal-2");
     static PLAIN: Template = Template::sql("CREATE TABLE entry (key, value)").key("wal-3");
     let mode = |engine: &Engine| text(&engine.unit_of_work().unwrap(), "PRAGMA journal_mode");
     let set = |engine: &Engine, mode: &str| {
@@ -233,7 +233,7 @@ fn wal_mode_is_part_of_the_content() {
         for (template, own, other) in
             [(&IN_WAL, "wal", "delete"), (&DERIVED, "wal", "delete"), (&PLAIN, "delete", "wal")]
         {
-            let engine = template.engine().unwrap();
+            let engine = template.new_engine().unwrap();
             assert_eq!(mode(&engine), own);
             set(&engine, other);
             assert_eq!(mode(&engine), other);
@@ -242,8 +242,8 @@ fn wal_mode_is_part_of_the_content() {
             assert_eq!(mode(&engine), own);
             engine.restore(&changed).unwrap();
             assert_eq!(mode(&engine), other);
-            engine.transaction(|work| work.execute("INSERT INTO entry VALUES (2, 2)", [])).unwrap();
-            for copy in [engine.fork(), Snapshot::from_bytes(engine.snapshot().to_bytes()).unwrap().engine()] {
+            engine.try_transaction(|work| work.execute("INSERT INTO entry VALUES (2, 2)", [])).unwrap();
+            for copy in [engine.fork(), Snapshot::from_bytes(engine.snapshot().to_bytes()).unwrap().new_engine()] {
                 assert_eq!(mode(&copy), other);
             }
             // The next test gets the template's mode.
@@ -256,7 +256,7 @@ fn wal_mode_is_part_of_the_content() {
 fn wal_mode_alone_does_not_reach_the_next_test() {
     static TEMPLATE: Template = Template::sql("CREATE TABLE entry (key, value)").key("wal-4");
     for _ in 0..3 {
-        let engine = TEMPLATE.engine().unwrap();
+        let engine = TEMPLATE.new_engine().unwrap();
         let connection = engine.pooled_connection().unwrap();
         assert_eq!(text(&connection, "PRAGMA journal_mode"), "delete");
         connection.execute_batch("PRAGMA journal_mode = WAL").unwrap();
@@ -283,7 +283,7 @@ fn a_snapshot_in_wal_mode_is_saved_in_wal_mode() {
     let engine = engine_with_entries(&[(1, 1)]);
     engine.connect().unwrap().execute_batch("PRAGMA journal_mode = WAL").unwrap();
     engine.snapshot().save(&path).unwrap();
-    let opened = Snapshot::open(&path).unwrap().engine();
+    let opened = Snapshot::open(&path).unwrap().new_engine();
     assert_eq!(text(&opened.connect().unwrap(), "PRAGMA journal_mode"), "wal");
     let file = Connection::open(&path).unwrap();
     assert_eq!(text(&file, "PRAGMA journal_mode"), "wal");
@@ -299,8 +299,8 @@ fn a_connection_is_reused_after_the_usual_setup() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("usual-set-up");
     let asked = ["journal_mode", "synchronous", "busy_timeout", "wal_autocheckpoint", "locking_mode"];
     let view = |connection: &Connection| asked.map(|pragma| ask(connection, &format!("PRAGMA {pragma}")));
-    let fresh = view(&TEMPLATE.snapshot().unwrap().engine().pooled_connection().unwrap());
-    let mut engine = TEMPLATE.engine().unwrap();
+    let fresh = view(&TEMPLATE.snapshot().unwrap().new_engine().pooled_connection().unwrap());
+    let mut engine = TEMPLATE.new_engine().unwrap();
     let mark = |connection: &Connection| {
         connection.create_scalar_function("is_marked", 0, FunctionFlags::SQLITE_UTF8, |_| Ok(1)).unwrap();
     };
@@ -316,7 +316,7 @@ fn a_connection_is_reused_after_the_usual_setup() {
         connection.execute("DELETE FROM entry", []).unwrap();
         drop(connection);
         drop(engine);
-        engine = TEMPLATE.engine().unwrap();
+        engine = TEMPLATE.new_engine().unwrap();
     }
 }
 
@@ -329,7 +329,7 @@ fn settings_of_on_connect_are_restored() {
         })
         .key("set-up-pragmas");
     for _ in 0..3 {
-        let engine = TEMPLATE.engine().unwrap();
+        let engine = TEMPLATE.new_engine().unwrap();
         for _ in 0..2 {
             let connection = engine.pooled_connection().unwrap();
             assert_eq!(number(&connection, "PRAGMA synchronous"), 0);

@@ -185,7 +185,7 @@ fn fails_to_serialize() {
     for _ in 0..1000 {
         reader.execute_batch("BEGIN").unwrap();
         entries(&reader);
-        in_thread("replaces_it", || engine.transaction(|work| update(work)).unwrap());
+        in_thread("replaces_it", || engine.try_transaction(|work| update(work)).unwrap());
         assert_eq!(update(&reader).unwrap_err().sqlite_error().unwrap().extended_code, 517);
         reader.execute_batch("ROLLBACK").unwrap();
     }

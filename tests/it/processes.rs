@@ -33,9 +33,9 @@ fn build(connection: &mut Connection) -> Result<(), Box<dyn std::error::Error + 
 }
 
 static KEYED: Template = Template::build(build).key("processes");
-static UNKNOWN_PARENT: Template = Template::from(&UNKNOWN).seed("DELETE FROM account WHERE id > 10").key("child");
+static UNKNOWN_PARENT: Template = Template::based_on(&UNKNOWN).seed("DELETE FROM account WHERE id > 10").key("child");
 static OTHER_KEY: Template = Template::build(build).key("processes-v2");
-static DERIVED: Template = Template::from(&KEYED).seed("DELETE FROM account WHERE id > 10");
+static DERIVED: Template = Template::based_on(&KEYED).seed("DELETE FROM account WHERE id > 10");
 static UNKNOWN: Template = Template::build(build);
 static SET_UP: Template = Template::sql(SCHEMA).on_connect(|_| Ok(()));
 static TIME_DEPENDENT: Template = Template::sql(SCHEMA).seed(
@@ -46,9 +46,9 @@ static ATTACHING: Template = Template::sql(
 );
 static ZONED: Template =
     Template::sql("CREATE TABLE account AS SELECT datetime('2020-06-01 12:00', 'localtime') AS at");
-static FROM_TIME_DEPENDENT: Template = Template::from(&TIME_DEPENDENT).seed("DELETE FROM account WHERE id > 10");
+static FROM_TIME_DEPENDENT: Template = Template::based_on(&TIME_DEPENDENT).seed("DELETE FROM account WHERE id > 10");
 static TIME_DEPENDENT_WITH_KEY: Template =
-    Template::from(&TIME_DEPENDENT_PARENT).seed("INSERT INTO visit VALUES (2)").key("time-dependent");
+    Template::based_on(&TIME_DEPENDENT_PARENT).seed("INSERT INTO visit VALUES (2)").key("time-dependent");
 static TIME_DEPENDENT_PARENT: Template =
     Template::sql("CREATE TABLE visit (at TEXT); INSERT INTO visit VALUES (datetime('now'))")
         .key("time-dependent parent");
@@ -72,11 +72,11 @@ fn ask(this: &str, other: &str, template: &Template) -> Result<(), BoxError> {
     let builds = PathBuf::from(env::var(BUILDS)?);
     File::create(builds.with_file_name(this))?;
     until("the other is being built", || builds.with_file_name(other).exists());
-    Ok(template.engine().map(drop)?)
+    Ok(template.new_engine().map(drop)?)
 }
 
 fn assert_refused(template: &Template) {
-    let error = template.engine().unwrap_err();
+    let error = template.new_engine().unwrap_err();
     assert!(error.to_string().contains("its build asks for the same template"), "{error}");
 }
 
@@ -132,7 +132,7 @@ fn child() {
         }),
         Ok("third") => assert_refused(&THIRD_OF_THREE),
         Ok("truncated") => {
-            let engine = KEYED.engine().unwrap(); // only the header has been read so far
+            let engine = KEYED.new_engine().unwrap(); // only the header has been read so far
             let builds = PathBuf::from(env::var(BUILDS).unwrap());
             File::create(builds.with_file_name("loaded")).unwrap();
             until("the image is truncated", || builds.with_file_name("truncated").exists());
@@ -146,8 +146,8 @@ fn child() {
             assert_eq!(images.len(), 1, "{images:?}");
         }
         Ok("write") => {
-            let engine = KEYED.engine().unwrap();
-            engine.transaction(|work| work.execute("UPDATE account SET owner = 'me'", [])).unwrap();
+            let engine = KEYED.new_engine().unwrap();
+            engine.try_transaction(|work| work.execute("UPDATE account SET owner = 'me'", [])).unwrap();
             assert_integrity(&engine.connect().unwrap());
         }
         _ => {} // run by hand, with the ignored tests

@@ -33,7 +33,7 @@ fn a_reader_keeps_its_snapshot_while_others_commit() {
     assert_eq!(entries(&reader), [(1, 0)]);
     engine.set_lock_timeout(Duration::ZERO); // any wait for the reader fails at once
     for value in 1..=20 {
-        engine.transaction(|work| work.execute("UPDATE entry SET value = ?1", [value])).unwrap();
+        engine.try_transaction(|work| work.execute("UPDATE entry SET value = ?1", [value])).unwrap();
         assert_eq!(entries(&reader), [(1, 0)]);
     }
     engine.reset().unwrap();
@@ -49,7 +49,7 @@ fn an_unfinished_statement_keeps_its_snapshot() {
     let mut statement = reader.prepare("SELECT key FROM entry ORDER BY key").unwrap();
     let mut rows = statement.query([]).unwrap();
     assert_eq!(rows.next().unwrap().unwrap().get(0), Ok(1));
-    engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+    engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
     assert_eq!(rows.next().unwrap().unwrap().get(0), Ok(2));
     assert_eq!(rows.next().unwrap().unwrap().get(0), Ok(3));
     assert!(rows.next().unwrap().is_none());
@@ -87,7 +87,7 @@ fn no_reader_sees_part_of_a_commit() {
                 work.execute("UPDATE entry SET value = value + 1 WHERE key = ?1", [(round * 7 + 3) % 50])?;
                 Ok(())
             };
-            engine.transaction(transfer).unwrap();
+            engine.try_transaction(transfer).unwrap();
         }
         done.store(true, Ordering::Relaxed);
         readers.into_iter().for_each(|reader| reader.join().unwrap());
@@ -101,7 +101,7 @@ fn without_a_transaction_a_reader_sees_half_of_a_transfer() {
     let read = |connection: &Connection, key| number(connection, &format!("SELECT value FROM entry WHERE key = {key}"));
     let transfer = || {
         let update = "UPDATE entry SET value = value + CASE key WHEN 1 THEN -1 ELSE 1 END";
-        engine.transaction(|work| work.execute(update, [])).unwrap();
+        engine.try_transaction(|work| work.execute(update, [])).unwrap();
     };
     for (reader, sum) in [(engine.connect().unwrap(), 201), (engine.connect().unwrap(), 200)] {
         if sum == 200 {

@@ -34,7 +34,7 @@ fn on_all_threads(work: impl Fn() + Sync) {
 #[test]
 fn immediate_units_of_work_lose_no_update_and_never_fail() {
     let engine = engine_with_entries(&[(1, 0)]);
-    on_all_threads(|| engine.transaction(|work| increment(work)).unwrap());
+    on_all_threads(|| engine.try_transaction(|work| increment(work)).unwrap());
     assert_eq!(entries(&engine.connect().unwrap()), [(1, THREADS * ROUNDS)]);
 }
 

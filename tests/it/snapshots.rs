@@ -18,8 +18,8 @@ fn a_snapshot_has_what_was_committed_when_it_was_taken() {
     let before = engine.snapshot();
     work.commit().unwrap();
     let after = engine.snapshot();
-    assert_eq!(entries(&before.engine().connect().unwrap()), [(1, 1)]);
-    assert_eq!(entries(&after.engine().connect().unwrap()), [(1, 1), (2, 2)]);
+    assert_eq!(entries(&before.new_engine().connect().unwrap()), [(1, 1)]);
+    assert_eq!(entries(&after.new_engine().connect().unwrap()), [(1, 1), (2, 2)]);
     engine.restore(&before).unwrap();
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 1)]);
     engine.restore(&after).unwrap();
@@ -59,7 +59,7 @@ fn a_snapshot_in_another_encoding_is_refused() {
     other.connect().unwrap().execute_batch("PRAGMA encoding = 'UTF-16le'; CREATE TABLE note (text)").unwrap();
     let error = engine.restore(&other.snapshot()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OtherEncoding);
-    assert!(error.to_string().contains("Snapshot::engine()"), "{error}");
+    assert!(error.to_string().contains("Snapshot::new_engine()"), "{error}");
     assert_eq!(entries(&engine.unit_of_work().unwrap()), [(1, 1)]);
     other.fork().reset().unwrap();
     engine.restore(&Engine::new().snapshot()).unwrap();
@@ -76,7 +76,7 @@ fn a_snapshot_from_bytes_is_the_same_database() {
     assert_eq!(bytes.len(), snapshot.size());
     let copy = Snapshot::from_bytes(bytes.as_slice()).unwrap();
     assert_eq!(copy.to_bytes(), bytes);
-    assert_eq!(entries(&copy.engine().connect().unwrap()), [(1, 1)]);
+    assert_eq!(entries(&copy.new_engine().connect().unwrap()), [(1, 1)]);
     assert!(Engine::new().snapshot().to_bytes().is_empty(), "an engine without a write has no bytes");
 }
 
@@ -86,10 +86,10 @@ fn a_snapshot_is_saved_as_a_database_file() {
     let path = folder.path().join("saved?#%20.sqlite3");
     let engine = engine_with_entries(&[(1, 1)]);
     engine.snapshot().save(&path).unwrap();
-    assert_eq!(entries(&Snapshot::open(&path).unwrap().engine().connect().unwrap()), [(1, 1)]);
+    assert_eq!(entries(&Snapshot::open(&path).unwrap().new_engine().connect().unwrap()), [(1, 1)]);
     engine.connect().unwrap().execute("INSERT INTO entry VALUES (2, 2)", []).unwrap();
     engine.snapshot().save(&path).unwrap();
-    assert_eq!(entries(&Snapshot::open(&path).unwrap().engine().connect().unwrap()), [(1, 1), (2, 2)]);
+    assert_eq!(entries(&Snapshot::open(&path).unwrap().new_engine().connect().unwrap()), [(1, 1), (2, 2)]);
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "only the saved file is left");
 }
 
@@ -147,7 +147,7 @@ fn the_sqlite3_program_and_the_crate_read_each_others_files() {
     if sqlite3(&theirs, create).is_none() {
         return;
     }
-    let engine = Snapshot::open(&theirs).unwrap().engine();
+    let engine = Snapshot::open(&theirs).unwrap().new_engine();
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 10), (2, 20)]);
     engine.connect().unwrap().execute("UPDATE entry SET value = value + 1", []).unwrap();
     engine.snapshot().save(&ours).unwrap();
@@ -165,12 +165,12 @@ fn a_file_in_wal_mode_is_read_with_its_wal() {
     writer.execute_batch("INSERT INTO entry VALUES (1, 10)").unwrap();
     assert!(fs::metadata(folder.path().join("wal.sqlite3-wal")).unwrap().len() > 0);
 
-    let engine = Snapshot::open(&path).unwrap().engine();
+    let engine = Snapshot::open(&path).unwrap().new_engine();
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 10)]);
     assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "wal");
 
     drop(writer); // which moves the WAL into the database file; the file stays in WAL mode
-    let engine = Snapshot::from_bytes(fs::read(&path).unwrap()).unwrap().engine();
+    let engine = Snapshot::from_bytes(fs::read(&path).unwrap()).unwrap().new_engine();
     let connection = engine.connect().unwrap();
     connection.execute_batch("INSERT INTO entry VALUES (2, 20)").unwrap();
     assert_eq!(entries(&connection), [(1, 10), (2, 20)]);
@@ -247,7 +247,7 @@ fn an_invalid_page_count_in_the_header_is_ignored() {
     let engine = Engine::new();
     engine.restore(&snapshot).unwrap();
     assert_eq!(engine.snapshot().to_bytes()[28..32], 2u32.to_be_bytes(), "the first page count that is valid is right");
-    for connection in [engine.connect().unwrap(), snapshot.engine().connect().unwrap()] {
+    for connection in [engine.connect().unwrap(), snapshot.new_engine().connect().unwrap()] {
         assert_eq!(entries(&connection), [(1, 1)]);
         assert_integrity(&connection);
     }
@@ -276,7 +276,7 @@ proptest! {
         }
         if let Ok(snapshot) = Snapshot::from_bytes(bytes) {
             // Bytes with a valid header may still be no database; then SQLite reports that.
-            let engine = snapshot.engine();
+            let engine = snapshot.new_engine();
             let _ = engine.connect().and_then(|connection| Ok(connection.execute_batch("SELECT * FROM sqlite_schema")?));
         }
     }
@@ -285,7 +285,7 @@ proptest! {
     fn damaged_pages_cause_errors_of_sqlite_and_no_panic(at in 100..8192usize, byte: u8) {
         let mut bytes = engine_with_entries(&[(1, 1), (2, 2)]).snapshot().to_bytes();
         bytes[at] = byte;
-        let engine = Snapshot::from_bytes(bytes).unwrap().engine();
+        let engine = Snapshot::from_bytes(bytes).unwrap().new_engine();
         let connection = engine.connect().unwrap();
         let _ = connection.execute("INSERT INTO entry VALUES (3, 3)", []);
         let _ = connection.query_row("SELECT sum(value) FROM entry", [], |row| row.get::<_, i64>(0));
@@ -295,7 +295,7 @@ proptest! {
 #[test]
 fn a_snapshot_reports_its_size() {
     let snapshot = engine_with_entries(&[]).snapshot();
-    assert_eq!(snapshot.size() as i64, number(&snapshot.engine().connect().unwrap(), "PRAGMA page_count") * 4096);
+    assert_eq!(snapshot.size() as i64, number(&snapshot.new_engine().connect().unwrap(), "PRAGMA page_count") * 4096);
     assert!(format!("{snapshot:?}").starts_with("Snapshot { size: 8192"), "{snapshot:?}");
 }
 
@@ -320,7 +320,7 @@ fn idle_connections_with_another_encoding_are_not_reused() {
     create(&engine, "UTF-16le");
     assert_eq!(encoding(&engine), "UTF-16le");
     engine.reset().unwrap();
-    engine.transaction(|work| work.execute_batch("CREATE TABLE note (text)")).unwrap();
+    engine.try_transaction(|work| work.execute_batch("CREATE TABLE note (text)")).unwrap();
     assert_eq!(encoding(&engine), "UTF-8", "as on a new engine");
 }
 

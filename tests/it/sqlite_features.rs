@@ -34,7 +34,7 @@ fn every_page_size_works() {
         assert_eq!(number(&reader, "SELECT count(*) FROM filler"), 667);
         assert_eq!(number(&reader, "PRAGMA page_size"), size);
         assert_integrity(&reader);
-        let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).unwrap().engine();
+        let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).unwrap().new_engine();
         assert_eq!(number(&copy.connect().unwrap(), "SELECT count(*) FROM filler"), 667);
         let [writer, _] = both(&engine.fork());
         fill(&writer, 100);
@@ -91,7 +91,7 @@ fn vacuum_into_writes_a_file_and_another_engine() {
     let (engine, other) = (engine_with_entries(&[(1, 1)]), Engine::new());
     let connection = engine.connect().unwrap();
     connection.execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap();
-    assert_eq!(entries(&Snapshot::open(&path).unwrap().engine().connect().unwrap()), [(1, 1)]);
+    assert_eq!(entries(&Snapshot::open(&path).unwrap().new_engine().connect().unwrap()), [(1, 1)]);
     connection.execute("VACUUM INTO ?1", [other.uri()]).unwrap();
     assert_eq!(entries(&other.connect().unwrap()), [(1, 1)]);
 }
@@ -453,7 +453,7 @@ fn a_stale_connection_in_exclusive_locking_mode_can_not_write() {
     exclusive.execute("ATTACH ?1 AS engine", [engine.uri()]).unwrap();
     exclusive.execute_batch("PRAGMA locking_mode = EXCLUSIVE").unwrap();
     assert_eq!(number(&exclusive, "SELECT value FROM engine.entry"), 1);
-    engine.transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap();
+    engine.try_transaction(|work| work.execute("UPDATE entry SET value = 2", [])).unwrap();
     assert!(exclusive.execute("UPDATE engine.entry SET value = 3", []).is_err());
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 2)]);
 }
@@ -565,7 +565,7 @@ fn a_database_may_be_larger_than_one_gibibyte() {
     connection.execute("INSERT INTO big VALUES ('the end')", []).unwrap();
     let snapshot = engine.snapshot();
     assert!(snapshot.size() > 1 << 30);
-    let fork = snapshot.engine();
+    let fork = snapshot.new_engine();
     let connection = fork.connect().unwrap();
     assert_eq!(text(&connection, "SELECT content FROM big WHERE rowid = 12"), "the end");
     connection.execute("DELETE FROM big WHERE rowid < 12", []).unwrap();

@@ -208,7 +208,7 @@ fn an_idle_connection_does_not_use_the_schema_before_a_reset() {
         ("ALTER TABLE entry ADD COLUMN first INTEGER DEFAULT 1", "SELECT first FROM entry"),
         ("ALTER TABLE entry ADD COLUMN second INTEGER DEFAULT 2", "SELECT second FROM entry"),
     ] {
-        engine.transaction(|work| work.execute_batch(alter)).unwrap();
+        engine.try_transaction(|work| work.execute_batch(alter)).unwrap();
         assert!(number(&idle, query) > 0);
         engine.reset().unwrap();
         assert!(idle.query_row(query, [], |row| row.get::<_, i64>(0)).is_err());
@@ -252,7 +252,7 @@ fn the_change_counter_may_wrap_around() {
     for at in [24, 92] {
         bytes[at..at + 4].copy_from_slice(&(u32::MAX - 2).to_be_bytes());
     }
-    let engine = Snapshot::from_bytes(bytes).unwrap().engine();
+    let engine = Snapshot::from_bytes(bytes).unwrap().new_engine();
     let (idle, writer) = (engine.connect().unwrap(), engine.connect().unwrap());
     for value in 1..=8 {
         writer.execute("UPDATE entry SET value = ?1", [value]).unwrap();
@@ -270,7 +270,7 @@ fn the_change_counter_may_wrap_around() {
 fn a_schema_with_a_cookie_of_zero_is_not_mistaken_for_an_empty_one() {
     let mut bytes = engine_with_entries(&[(1, 0)]).snapshot().to_bytes();
     bytes[40..44].fill(0);
-    let engine = Snapshot::from_bytes(bytes).unwrap().engine();
+    let engine = Snapshot::from_bytes(bytes).unwrap().new_engine();
     let idle = engine.connect().unwrap();
     assert_eq!(entries(&idle), [(1, 0)]);
     engine.restore(&Engine::new().snapshot()).unwrap();

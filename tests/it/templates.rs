@@ -25,13 +25,13 @@ fn accounts(engine: &Engine) -> i64 {
 
 #[test]
 fn engines_start_with_the_templates_content_and_are_isolated() {
-    let (one, other) = (BANK.engine().unwrap(), BANK.engine().unwrap());
+    let (one, other) = (BANK.new_engine().unwrap(), BANK.new_engine().unwrap());
     assert_ne!(one, other);
-    one.transaction(|work| work.execute("INSERT INTO account VALUES (2, 'Grace')", [])).unwrap();
+    one.try_transaction(|work| work.execute("INSERT INTO account VALUES (2, 'Grace')", [])).unwrap();
     assert_eq!((accounts(&one), accounts(&other)), (2, 1));
     one.reset().unwrap();
     assert_eq!(accounts(&one), 1, "a reset returns to the template's content");
-    assert_eq!(accounts(&BANK.snapshot().unwrap().engine()), 1);
+    assert_eq!(accounts(&BANK.snapshot().unwrap().new_engine()), 1);
     assert_eq!(number(&BANK.unit_of_work().unwrap(), "SELECT sum(amount) FROM entry"), 100);
     assert_integrity(&one.connect().unwrap());
 }
@@ -50,7 +50,7 @@ fn a_template_is_built_once_for_all_threads() {
         for _ in 0..16 {
             scope.spawn(|| {
                 barrier.wait();
-                assert_eq!(accounts(&TEMPLATE.engine().unwrap()), 0);
+                assert_eq!(accounts(&TEMPLATE.new_engine().unwrap()), 0);
             });
         }
     });
@@ -71,21 +71,21 @@ fn equal_templates_are_built_once_wherever_they_are_written() {
     }
     for _ in 0..3 {
         // As the body of a fixture does.
-        let engine = Template::from(&BASE).seed_with(count_inserts).engine().unwrap();
+        let engine = Template::based_on(&BASE).seed_with(count_inserts).new_engine().unwrap();
         assert_eq!(accounts(&engine), 1);
-        assert_eq!(accounts(&BASE.engine().unwrap()), 0);
+        assert_eq!(accounts(&BASE.new_engine().unwrap()), 0);
     }
     // The same template, written a second time.
-    assert_eq!(accounts(&Template::from(&BASE).seed_with(count_inserts).engine().unwrap()), 1);
-    let two = Template::from(&BASE).seed_with(count_inserts).seed("INSERT INTO account VALUES (8, 'Barbara')");
-    assert_eq!(accounts(&two.engine().unwrap()), 2);
+    assert_eq!(accounts(&Template::based_on(&BASE).seed_with(count_inserts).new_engine().unwrap()), 1);
+    let two = Template::based_on(&BASE).seed_with(count_inserts).seed("INSERT INTO account VALUES (8, 'Barbara')");
+    assert_eq!(accounts(&two.new_engine().unwrap()), 2);
     assert_eq!(BUILDS.load(Ordering::Relaxed), 21);
 }
 
 #[test]
 fn a_derived_template_starts_from_its_parent() {
-    static RICH: Template = Template::from(&BANK).seed("INSERT INTO entry VALUES (1, 1000000)");
-    static RICHER: Template = Template::from(&RICH).seed("INSERT INTO entry VALUES (1, 1)").foreign_keys(false);
+    static RICH: Template = Template::based_on(&BANK).seed("INSERT INTO entry VALUES (1, 1000000)");
+    static RICHER: Template = Template::based_on(&RICH).seed("INSERT INTO entry VALUES (1, 1)").foreign_keys(false);
     assert_eq!(number(&RICH.unit_of_work().unwrap(), "SELECT sum(amount) FROM entry"), 1_000_100);
     assert_eq!(number(&RICHER.unit_of_work().unwrap(), "SELECT sum(amount) FROM entry"), 1_000_101);
     assert_eq!(number(&RICH.unit_of_work().unwrap(), "PRAGMA foreign_keys"), 1);
@@ -96,13 +96,13 @@ fn a_derived_template_starts_from_its_parent() {
 fn foreign_keys_are_enforced_unless_a_template_turns_them_off() {
     static LOOSE: Template = Template::sql(SCHEMA).foreign_keys(false);
     let orphan = "INSERT INTO entry VALUES (99, 1)";
-    for connection in [BANK.engine().unwrap().connect().unwrap(), Engine::new().connect().unwrap()] {
+    for connection in [BANK.new_engine().unwrap().connect().unwrap(), Engine::new().connect().unwrap()] {
         assert_eq!(number(&connection, "PRAGMA foreign_keys"), 1);
     }
     assert!(BANK.unit_of_work().unwrap().execute(orphan, []).is_err());
     assert_eq!(LOOSE.unit_of_work().unwrap().execute(orphan, []), Ok(1));
-    assert_eq!(number(&LOOSE.engine().unwrap().fork().connect().unwrap(), "PRAGMA foreign_keys"), 0);
-    let built = Template::sql(SCHEMA).seed(orphan).engine();
+    assert_eq!(number(&LOOSE.new_engine().unwrap().fork().connect().unwrap(), "PRAGMA foreign_keys"), 0);
+    let built = Template::sql(SCHEMA).seed(orphan).new_engine();
     assert!(built.unwrap_err().to_string().contains("FOREIGN KEY constraint failed"));
 }
 
@@ -120,8 +120,8 @@ fn on_connect_sets_up_every_connection() {
     static PARENT: Template =
         Template::sql("CREATE TABLE word (word TEXT); INSERT INTO word VALUES (shout('hello'))").on_connect(shout);
     static CHILD: Template =
-        Template::from(&PARENT).seed("CREATE TABLE name (name TEXT COLLATE whisper UNIQUE)").on_connect(whisper);
-    let engine = CHILD.engine().unwrap();
+        Template::based_on(&PARENT).seed("CREATE TABLE name (name TEXT COLLATE whisper UNIQUE)").on_connect(whisper);
+    let engine = CHILD.new_engine().unwrap();
     let check = |connection: &Connection| {
         assert_eq!(text(connection, "SELECT shout(lower(word)) FROM word"), "HELLO");
         assert_eq!(number(connection, "PRAGMA recursive_triggers"), 1);
@@ -157,7 +157,7 @@ fn a_failing_on_connect_function_is_an_error() {
         Template::sql(SCHEMA).on_connect(by_itself),
         Template::sql(SCHEMA).on_connect(in_transaction),
     ];
-    let engines = templates.each_ref().map(|template| template.engine().unwrap());
+    let engines = templates.each_ref().map(|template| template.new_engine().unwrap());
     IS_BUILT.store(true, Ordering::Relaxed);
     let causes = ["SQLite says: no such column: missing", "no such extension", "it has left a transaction open"];
     for ((engine, cause), template) in engines.iter().zip(causes).zip(&templates) {
@@ -196,10 +196,10 @@ fn a_template_is_named_by_its_place_and_its_key_unless_the_key_is_long() {
 }
 
 #[test]
-#[should_panic(expected = "a template has at most 16 steps; Template::from goes on from one")]
+#[should_panic(expected = "a template has at most 16 steps; Template::based_on goes on from one")]
 fn a_template_has_at_most_sixteen_steps() {
     let full = (1..16).fold(Template::sql("SELECT 1"), |template, _| template.seed("SELECT 1"));
-    full.engine().unwrap();
+    full.new_engine().unwrap();
     let _ = full.seed("SELECT 1");
 }
 
@@ -224,12 +224,12 @@ fn a_key_shared_by_two_functions_at_one_place_is_not_trusted() {
 #[test]
 fn a_template_that_was_refused_within_a_build_can_be_built_later() {
     static A: Template = Template::build(|connection| {
-        assert_eq!(B.engine().unwrap_err().kind(), ErrorKind::RecursiveCreation);
+        assert_eq!(B.new_engine().unwrap_err().kind(), ErrorKind::RecursiveCreation);
         Ok(connection.execute_batch(SCHEMA)?)
     });
-    static B: Template = Template::from(&A).seed("INSERT INTO account VALUES (1, 'Ada')");
-    assert_eq!(accounts(&A.engine().unwrap()), 0);
-    assert_eq!(accounts(&B.engine().unwrap()), 1);
+    static B: Template = Template::based_on(&A).seed("INSERT INTO account VALUES (1, 'Ada')");
+    assert_eq!(accounts(&A.new_engine().unwrap()), 0);
+    assert_eq!(accounts(&B.new_engine().unwrap()), 1);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn sixteen_threads_that_race_for_a_shared_engine_cause_one_build() {
         let ask = || {
             barrier.wait();
             let engine = Engine::shared_with(&url, &TEMPLATE).unwrap();
-            engine.transaction(|work| work.execute("INSERT INTO account (owner) VALUES (random())", [])).unwrap();
+            engine.try_transaction(|work| work.execute("INSERT INTO account (owner) VALUES (random())", [])).unwrap();
             engine.uri().to_owned()
         };
         let threads: Vec<_> = (0..16).map(|_| scope.spawn(ask)).collect();
@@ -278,7 +278,7 @@ fn a_template_may_have_no_tables() {
     static EMPTY: Template = Template::empty();
     static BLANK: Template = Template::sql(" -- nothing yet\n ; ");
     for template in [&EMPTY, &BLANK] {
-        let engine = template.engine().unwrap();
+        let engine = template.new_engine().unwrap();
         engine.connect().unwrap().execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
         assert_eq!(number(&template.unit_of_work().unwrap(), "SELECT count(*) FROM sqlite_schema"), 0);
     }
@@ -288,7 +288,7 @@ fn a_template_may_have_no_tables() {
 fn a_template_may_have_pages_of_any_size() {
     static SMALL: Template = Template::sql("PRAGMA page_size = 512; CREATE TABLE t (a); INSERT INTO t VALUES ('x')");
     static LARGE: Template =
-        Template::from(&SMALL).seed("PRAGMA page_size = 65536; VACUUM; INSERT INTO t VALUES (zeroblob(200000))");
+        Template::based_on(&SMALL).seed("PRAGMA page_size = 65536; VACUUM; INSERT INTO t VALUES (zeroblob(200000))");
     assert_eq!(number(&SMALL.unit_of_work().unwrap(), "PRAGMA page_size"), 512);
     let work = LARGE.unit_of_work().unwrap();
     assert_eq!((number(&work, "PRAGMA page_size"), number(&work, "SELECT count(*) FROM t")), (65536, 2));
@@ -300,9 +300,9 @@ fn a_template_may_start_as_a_database() {
     static GOLDEN: Template = Template::sql(SCHEMA).seed("INSERT INTO account VALUES (7, 'Barbara')");
     let bytes: &'static [u8] = Box::leak(GOLDEN.snapshot().unwrap().to_bytes().into_boxed_slice());
     let template = Template::database(bytes).seed("INSERT INTO account VALUES (8, 'Edsger')");
-    assert_eq!(accounts(&template.engine().unwrap()), 2);
-    assert_eq!(accounts(&Template::database(bytes).engine().unwrap()), 1);
-    let error = Template::database(&bytes[..5000]).engine().unwrap_err();
+    assert_eq!(accounts(&template.new_engine().unwrap()), 2);
+    assert_eq!(accounts(&Template::database(bytes).new_engine().unwrap()), 1);
+    let error = Template::database(&bytes[..5000]).new_engine().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotADatabase);
     assert!(error.to_string().contains("the bytes of the template at tests/it/templates.rs:"), "{error}");
 }
@@ -324,7 +324,7 @@ mod failures {
     use super::*;
 
     fn message(template: &Template) -> String {
-        let error = template.engine().unwrap_err();
+        let error = template.new_engine().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BuildFailed);
         error.to_string()
     }
@@ -353,7 +353,7 @@ mod failures {
     #[test]
     fn a_statement_that_fails_when_it_runs_is_quoted_in_full() {
         let script = "CREATE TABLE a (id UNIQUE);\n\nINSERT INTO a\n  VALUES (1), (1);\nSELECT 1;";
-        let error = Template::sql(script).engine().unwrap_err();
+        let error = Template::sql(script).new_engine().unwrap_err();
         let message = error.to_string();
         assert!(message.contains(": line 3 of the script"), "{message}");
         assert!(message.contains("SQLite says: UNIQUE constraint failed: a.id"), "{message}");
@@ -429,10 +429,10 @@ mod failures {
             assert_eq!(messages.len(), 1);
             assert!(messages.iter().all(|message| message.ends_with("failed: no migrations found")), "{messages:?}");
         });
-        let error = FAILING.engine().unwrap_err();
+        let error = FAILING.new_engine().unwrap_err();
         assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "no migrations found");
         assert_eq!(CALLS.load(Ordering::Relaxed), 1);
-        let derived = Template::from(&FAILING).seed("SELECT 1");
+        let derived = Template::based_on(&FAILING).seed("SELECT 1");
         assert_eq!(message(&derived), message(&FAILING), "a child reports its parent's error");
     }
 
@@ -452,7 +452,7 @@ mod failures {
     #[test]
     fn sqlite_errors_of_functions_are_kept() {
         let template = Template::build(|connection| Ok(connection.execute_batch("SELECT * FROM nowhere")?));
-        let error = template.engine().unwrap_err();
+        let error = template.new_engine().unwrap_err();
         assert!(error.to_string().contains("the function given at tests/it/templates.rs:"), "{error}");
         assert!(error.sqlite().is_some());
     }
@@ -460,13 +460,13 @@ mod failures {
     #[test]
     fn a_template_that_asks_for_itself_is_refused() {
         static ITSELF: Template = Template::build(|_| {
-            ITSELF.engine()?;
+            ITSELF.new_engine()?;
             Ok(())
         });
         let message = message(&ITSELF);
         assert!(message.contains("its build asks for the same template"), "{message}");
-        static ONE: Template = Template::from(&OTHER);
-        static OTHER: Template = Template::from(&ONE);
-        assert!(ONE.engine().unwrap_err().to_string().contains("its build asks for the same template"));
+        static ONE: Template = Template::based_on(&OTHER);
+        static OTHER: Template = Template::based_on(&ONE);
+        assert!(ONE.new_engine().unwrap_err().to_string().contains("its build asks for the same template"));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
+use std::time::Duration;
 
+use rusqlite::ErrorCode;
 use rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{Engine, Error, ErrorKind, UnitOfWork};
@@ -97,16 +99,71 @@ fn a_commit_that_sqlite_refuses_rolls_back() {
 #[test]
 fn transactions_commit_on_ok_and_roll_back_on_err() {
     let engine = engine_with_entries(&[]);
-    assert_eq!(engine.transaction(|work| insert(work, 1)), Ok(1));
-    let failed: Result<(), Error> = engine.transaction(|work| {
+    let inserted = engine.transaction(|work| {
+        insert(work, 1)?;
+        Ok(())
+    });
+    inserted.unwrap();
+    let failed = engine.transaction(|work| {
         insert(work, 2)?;
         insert(work, 1)?;
         Ok(())
     });
     assert_eq!(failed.unwrap_err().kind(), ErrorKind::Sqlite);
-    let ended: Result<(), Error> = engine.transaction(|work| Ok(work.execute_batch("COMMIT")?));
+    let ended = engine.transaction(|work| Ok(work.execute_batch("COMMIT")?));
     assert_eq!(ended.unwrap_err().kind(), ErrorKind::AlreadyEnded);
     assert_eq!(keys(&engine), [1]);
+}
+
+/// The error of an application, which knows nothing of this crate.
+#[derive(Debug, PartialEq)]
+enum AppError {
+    Database(rusqlite::Error),
+    Refused,
+}
+
+impl From<rusqlite::Error> for AppError {
+    fn from(error: rusqlite::Error) -> AppError {
+        AppError::Database(error)
+    }
+}
+
+#[test]
+fn try_transaction_returns_the_error_of_the_application() {
+    let engine = engine_with_entries(&[]);
+    let insert_all = |keys: &[i64]| {
+        engine.try_transaction(|work| {
+            for key in keys {
+                insert(work, *key)?;
+            }
+            if keys.len() > 2 { Err(AppError::Refused) } else { Ok(keys.len()) }
+        })
+    };
+    assert_eq!(insert_all(&[1, 2]), Ok(2));
+    assert_eq!(insert_all(&[3, 4, 5]), Err(AppError::Refused));
+    let constraint = insert_all(&[1]);
+    assert!(
+        matches!(&constraint, Err(AppError::Database(error)) if error.to_string().contains("UNIQUE")),
+        "{constraint:?}"
+    );
+    assert_eq!(keys(&engine), [1, 2]);
+}
+
+/// Also where it is this crate that fails: before the work runs, and after it.
+#[test]
+fn try_transaction_keeps_code_and_message_of_what_fails_around_the_work() {
+    let engine = engine_with_entries(&[]);
+    let ended = engine.try_transaction(|work| Ok::<(), AppError>(work.execute_batch("COMMIT")?)).unwrap_err();
+    assert!(
+        matches!(&ended, AppError::Database(error) if error.to_string().contains("it had already ended")),
+        "{ended:?}"
+    );
+    engine.set_lock_timeout(Duration::ZERO);
+    let _holder = engine.begin(Immediate).unwrap();
+    let refused = engine.try_transaction(|_| Ok::<(), AppError>(())).unwrap_err();
+    let AppError::Database(error) = refused else { panic!("{refused:?}") };
+    assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+    assert!(error.to_string().contains("taken by thread"), "{error}");
 }
 
 #[test]

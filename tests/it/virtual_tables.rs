@@ -24,7 +24,7 @@ fn rank_in_new(engine: &Engine) -> f64 {
 #[test]
 fn a_setting_that_is_rolled_back_does_not_stay() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("virtual-rolled-back");
-    let engine = TEMPLATE.engine().unwrap();
+    let engine = TEMPLATE.new_engine().unwrap();
     let work = engine.unit_of_work().unwrap();
     rank_by(&work, 100);
     let other = rank(&work);
@@ -37,7 +37,7 @@ fn a_setting_that_is_rolled_back_does_not_stay() {
 fn a_setting_that_another_connection_has_read_does_not_stay() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("virtual-read");
     for restores in [false, true] {
-        let used = TEMPLATE.engine().unwrap();
+        let used = TEMPLATE.new_engine().unwrap();
         let (setting, reading) = (used.connect().unwrap(), used.pooled_connection().unwrap());
         rank_by(&setting, 100);
         assert_eq!(rank(&reading), rank(&setting));
@@ -47,7 +47,7 @@ fn a_setting_that_another_connection_has_read_does_not_stay() {
             used
         } else {
             drop(used);
-            TEMPLATE.engine().unwrap()
+            TEMPLATE.new_engine().unwrap()
         };
         assert_eq!(rank(&engine.pooled_connection().unwrap()), rank_in_new(&engine));
         rank_by(&engine.connect().unwrap(), 7);

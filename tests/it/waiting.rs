@@ -152,7 +152,7 @@ fn a_foreign_connection_gets_its_turn_among_many() {
             .map(|_| {
                 scope.spawn(|| {
                     while !polling_is_over(&engine) {
-                        engine.transaction(|work| update(work)).unwrap();
+                        engine.try_transaction(|work| update(work)).unwrap();
                     }
                 })
             })
@@ -322,7 +322,7 @@ fn a_reader_that_was_refused_before_does_not_block_writers() {
     let be_refused_as_stale = || {
         let work = engine.unit_of_work().unwrap();
         entries(&work);
-        engine.transaction(|work| update(work)).unwrap();
+        engine.try_transaction(|work| update(work)).unwrap();
         update(&work).unwrap_err();
     };
     be_refused_as_stale();
@@ -503,7 +503,7 @@ fn a_panic_releases_the_slot() {
     engine.set_lock_timeout(Duration::ZERO);
     let panicked = thread::scope(|scope| {
         let work = || {
-            engine.transaction::<(), Error>(|work| {
+            engine.transaction::<()>(|work| {
                 update(work)?;
                 panic!("a failing test");
             })
@@ -511,6 +511,6 @@ fn a_panic_releases_the_slot() {
         scope.spawn(work).join()
     });
     assert!(panicked.is_err());
-    assert_eq!(engine.transaction(|work| update(work)), Ok(1));
+    assert_eq!(engine.try_transaction(|work| update(work)), Ok(1));
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 1)]);
 }

@@ -31,8 +31,8 @@ fn is_warm(template: &Template) -> bool {
 fn an_engine_is_reused_with_its_connections() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-again");
     let uri = {
-        let engine = TEMPLATE.engine().unwrap();
-        engine.transaction(|work| work.execute("INSERT INTO account (owner) VALUES ('Edsger')", [])).unwrap();
+        let engine = TEMPLATE.new_engine().unwrap();
+        engine.try_transaction(|work| work.execute("INSERT INTO account (owner) VALUES ('Edsger')", [])).unwrap();
         engine.set_lock_timeout(Duration::ZERO);
         engine.uri().to_owned()
     };
@@ -41,7 +41,7 @@ fn an_engine_is_reused_with_its_connections() {
         "the old name must be gone, or a late connection would reach the next test"
     );
     assert!(is_warm(&TEMPLATE));
-    let engine = TEMPLATE.engine().unwrap();
+    let engine = TEMPLATE.new_engine().unwrap();
     assert_ne!(engine.uri(), uri);
     let work = engine.unit_of_work().unwrap();
     assert_eq!((work.changes(), work.last_insert_rowid(), number(&work, "SELECT changes()")), (0, 0, 0));
@@ -53,9 +53,9 @@ fn an_engine_is_reused_with_its_connections() {
 #[test]
 fn a_connection_that_was_opened_on_other_content_is_not_reused() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-other-content");
-    let engine = TEMPLATE.engine().unwrap();
+    let engine = TEMPLATE.new_engine().unwrap();
     engine.connect().unwrap().execute("INSERT INTO account (owner) VALUES ('Edsger')", []).unwrap();
-    engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+    engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
     drop(engine);
     assert!(!is_warm(&TEMPLATE));
 }
@@ -64,8 +64,8 @@ fn a_connection_that_was_opened_on_other_content_is_not_reused() {
 #[test]
 fn a_fork_does_not_become_an_engine_of_the_template() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-fork");
-    let engine = TEMPLATE.engine().unwrap();
-    engine.transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+    let engine = TEMPLATE.new_engine().unwrap();
+    engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
     drop(engine.fork());
     assert_eq!(number(&TEMPLATE.unit_of_work().unwrap(), "SELECT count(*) FROM entry"), 2);
 }
@@ -73,7 +73,7 @@ fn a_fork_does_not_become_an_engine_of_the_template() {
 #[test]
 fn a_pooled_connection_names_its_engine() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-names");
-    let engine = TEMPLATE.engine().unwrap();
+    let engine = TEMPLATE.new_engine().unwrap();
     let connection = engine.pooled_connection().unwrap();
     assert_eq!(*connection.engine(), engine);
     let described = format!("{connection:?}");
@@ -88,7 +88,7 @@ fn a_pooled_connection_names_its_engine() {
 fn setting_foreign_keys_to_their_current_value_does_not_prevent_reuse() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-foreign-keys");
     let set = |value: &str| {
-        let connection = TEMPLATE.engine().unwrap().pooled_connection().unwrap();
+        let connection = TEMPLATE.new_engine().unwrap().pooled_connection().unwrap();
         connection.execute(&format!("PRAGMA foreign_keys = {value}"), []).unwrap();
         connection.pragma_update(None, "foreign_keys", value).unwrap();
         connection.execute("DELETE FROM entry", []).unwrap();
@@ -111,7 +111,7 @@ fn setting_foreign_keys_to_their_current_value_does_not_prevent_reuse() {
 #[test]
 fn changes_of_a_pooled_connection_do_not_carry_over() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-pooled");
-    let engine = TEMPLATE.engine().unwrap();
+    let engine = TEMPLATE.new_engine().unwrap();
     let connection = engine.pooled_connection().unwrap();
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
     connection.create_scalar_function("upper", 1, FunctionFlags::SQLITE_UTF8, |_| Ok("another test's")).unwrap();
@@ -132,7 +132,7 @@ fn changes_of_a_pooled_connection_do_not_carry_over() {
 #[test]
 fn a_retired_engine_is_not_reused() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-retired");
-    let engine = TEMPLATE.engine().unwrap();
+    let engine = TEMPLATE.new_engine().unwrap();
     let work = engine.unit_of_work().unwrap();
     work.create_scalar_function("left_over", 0, FunctionFlags::SQLITE_UTF8, |_| Ok(1)).unwrap();
     work.execute("DELETE FROM account", []).unwrap();
@@ -150,10 +150,10 @@ fn a_retired_engine_is_not_reused() {
 #[test]
 fn an_engine_that_is_still_connected_is_not_reused() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-connected");
-    let engine = TEMPLATE.engine().unwrap();
-    engine.transaction(|work| work.execute("DELETE FROM account", [])).unwrap();
+    let engine = TEMPLATE.new_engine().unwrap();
+    engine.try_transaction(|work| work.execute("DELETE FROM account", [])).unwrap();
     for late in [engine.connect().unwrap(), Connection::open(engine.uri()).unwrap()] {
-        let engine = TEMPLATE.engine().unwrap();
+        let engine = TEMPLATE.new_engine().unwrap();
         assert_eq!(number(&engine.unit_of_work().unwrap(), "SELECT count(*) FROM account"), 2);
         late.execute("DELETE FROM entry", []).unwrap();
         assert_eq!(number(&late, "SELECT count(*) FROM account"), 0);
@@ -179,7 +179,7 @@ fn a_connection_that_can_not_be_watched_is_not_reused() {
     static WATCHED: Template = Template::sql(SCHEMA).on_connect(|_| Ok(()));
     static UNWATCHED: Template = Template::sql(SCHEMA).on_connect(remove_authorizer);
     for template in [&WATCHED, &UNWATCHED] {
-        template.engine().unwrap().transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+        template.new_engine().unwrap().try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
     }
     assert_eq!((is_warm(&WATCHED), is_warm(&UNWATCHED)), (true, false));
 }
@@ -188,7 +188,7 @@ fn a_connection_that_can_not_be_watched_is_not_reused() {
 #[test]
 fn a_connection_that_was_exchanged_is_not_reused() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-exchanged");
-    let (one, other) = (TEMPLATE.engine().unwrap(), TEMPLATE.engine().unwrap());
+    let (one, other) = (TEMPLATE.new_engine().unwrap(), TEMPLATE.new_engine().unwrap());
     let (mut a, mut b) = (one.pooled_connection().unwrap(), other.pooled_connection().unwrap());
     std::mem::swap::<Connection>(&mut a, &mut b);
     b.execute("DELETE FROM entry", []).unwrap();
@@ -207,7 +207,7 @@ fn a_connection_that_was_exchanged_is_not_reused() {
 fn nothing_of_a_test_that_panics_carries_over() {
     static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-panic");
     let failed = catch_unwind(|| {
-        let engine = TEMPLATE.engine().unwrap();
+        let engine = TEMPLATE.new_engine().unwrap();
         let work = engine.unit_of_work().unwrap();
         work.execute("DELETE FROM account", []).unwrap();
         work.commit().unwrap();
@@ -215,7 +215,7 @@ fn nothing_of_a_test_that_panics_carries_over() {
         panic!("as a failing assertion does");
     });
     assert!(failed.is_err());
-    let engine = TEMPLATE.engine().unwrap();
+    let engine = TEMPLATE.new_engine().unwrap();
     engine.set_lock_timeout(Duration::ZERO);
     let work = engine.begin(rusqlite::TransactionBehavior::Immediate).unwrap();
     assert_eq!(number(&work, "SELECT count(*) FROM account"), 2);
@@ -336,7 +336,7 @@ struct TestState {
 
 impl TestState {
     fn of(template: &Template) -> TestState {
-        let engine = template.engine().unwrap();
+        let engine = template.new_engine().unwrap();
         engine.set_lock_timeout(Duration::ZERO); // a test must not wait for itself
         let (work, pooled) = (engine.unit_of_work().unwrap(), engine.pooled_connection().unwrap());
         TestState { work, pooled, own: engine.connect().unwrap(), engine }
@@ -510,7 +510,7 @@ proptest! {
     #[test]
     fn nothing_reaches_the_next_test(leaks in prop::collection::vec((leak(), 0..3usize), 1..8), panics in any::<bool>()) {
         static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-property");
-        let cold: Vec<String> = view(&TEMPLATE.snapshot().unwrap().engine());
+        let cold: Vec<String> = view(&TEMPLATE.snapshot().unwrap().new_engine());
         for _ in 0..2 {
             let mut state = TestState::of(&TEMPLATE);
             for (leak, which) in &leaks {
@@ -524,7 +524,7 @@ proptest! {
                 prop_assert!(panicked.is_err());
             }
         }
-        let next = TEMPLATE.engine().unwrap();
+        let next = TEMPLATE.new_engine().unwrap();
         let warm = view(&next);
         for (warm, cold) in warm.iter().zip(&cold) {
             prop_assert_eq!(warm, cold);

@@ -9,11 +9,12 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::{is_ours, os, say};
 use crate::once_map;
+use crate::sync::Recovered;
 use crate::sync::thread::{self, ThreadId};
 
 /// A lock file that this thread has locked, until this is dropped. The system unlocks it when the process ends, however it
@@ -85,8 +86,7 @@ impl Drop for LockFile {
 }
 
 fn all_held() -> MutexGuard<'static, Vec<Held>> {
-    // One entry is added, changed or removed at a time: nothing can be half done.
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+    HELD.lock().recovered()
 }
 
 impl Held {

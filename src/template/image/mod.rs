@@ -20,20 +20,14 @@ use twox_hash::XxHash3_128;
 
 use self::lock::LockFile;
 use self::seal::Seal;
+use super::recipe::Content;
 use crate::content::Snapshot;
 use crate::content::pages::Base;
+use crate::content::replace_file::replace_file;
 use crate::error::Result;
 
 /// The environment variable that names the folder of the images. Empty, there is none.
 const VARIABLE: &str = "RUSQLITE_FIXTURES_DIR";
-
-/// What a template has been built to.
-#[derive(Clone)]
-pub(crate) struct Content {
-    pub(crate) snapshot: Snapshot,
-    /// Whether it would be another one if it were built at another time.
-    pub(crate) depends_on_time: bool,
-}
 
 /// A hash of everything that decides the content of a template.
 pub(crate) struct Identity(XxHash3_128);
@@ -205,16 +199,11 @@ impl Image<'_> {
             return Ok(()); // there is nothing to share
         }
         let aside = self.path.with_extension(format!("{}.aside", process::id()));
-        let _ = fs::remove_file(&aside); // of a process of the same number, long ago
-        let saved = self.write(content, &aside).and_then(|()| fs::rename(&aside, &self.path));
-        if saved.is_err() {
-            let _ = fs::remove_file(&aside);
-        }
-        saved
+        let _ = fs::remove_file(&aside); // an earlier process with the same id may have left it
+        replace_file(&self.path, &aside, os::create_read_only, |file| self.write(content, file))
     }
 
-    fn write(&self, content: &Snapshot, path: &Path) -> io::Result<()> {
-        let mut file = os::create_read_only(path)?;
+    fn write(&self, content: &Snapshot, file: &mut File) -> io::Result<()> {
         let mut checksum = XxHash3_128::new();
         content.write_to(|chunk| {
             checksum.write(chunk);

@@ -90,7 +90,7 @@ async fn connect(engine: &Engine) -> DatabaseConnection {
 
 #[tokio::test]
 async fn the_line_in_the_readme_opens_a_connection() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let database = readme!(Database::connect(engine.uri().replacen("file:", "sqlite://", 1)).await).unwrap();
     deposit(&database, 1, 5).await.unwrap();
     assert_eq!(balance(&database, 1).await.unwrap(), Some(5));
@@ -99,7 +99,7 @@ async fn the_line_in_the_readme_opens_a_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_tasks_write_through_a_pool_of_four() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let database = connect(&engine).await;
     let mut tasks = JoinSet::new();
     for task in 0..8 {
@@ -125,9 +125,9 @@ async fn panic_within_a_transaction(engine: Engine) {
 
 #[test]
 fn a_test_that_panics_does_not_affect_the_next() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_test_that_panics_releases_a_shared_engine() {
     let same = engine.clone();
     run_test_that_panics(|| panic_within_a_transaction(same));
     let sql = "UPDATE account SET balance = balance + 1 WHERE id = 2";
-    engine.transaction(|work| work.execute(sql, [])).unwrap();
+    engine.try_transaction(|work| work.execute(sql, [])).unwrap();
     assert_eq!(balances(&engine), [5, 1]);
 }
 
@@ -151,7 +151,7 @@ async fn migrate() -> Snapshot {
 #[tokio::test]
 async fn migrations_run_once_for_all_tests() {
     let [one, other] = [(); 2].map(|_| MIGRATED.get_or_init(migrate));
-    let (one, other) = (one.await.engine(), other.await.engine());
+    let (one, other) = (one.await.new_engine(), other.await.new_engine());
     let database = connect(&one).await;
     assert!(migrations::Migrator::get_pending_migrations(&database).await.unwrap().is_empty());
     let account = account::ActiveModel { id: Set(1), balance: Set(5) };
@@ -161,7 +161,7 @@ async fn migrations_run_once_for_all_tests() {
 
 #[tokio::test]
 async fn an_open_transaction_is_invisible_to_others() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let database = connect(&engine).await;
     let transaction = database.begin().await.unwrap();
     add(&transaction, 1, 5).await.unwrap();
@@ -173,17 +173,17 @@ async fn an_open_transaction_is_invisible_to_others() {
 
 #[tokio::test]
 async fn a_pool_outlives_its_engine() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let database = connect(&engine).await;
     drop(engine);
     deposit(&database, 1, 5).await.unwrap();
     assert_eq!(balance(&database, 1).await.unwrap(), Some(5));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[tokio::test]
 async fn a_dropped_engine_can_not_be_opened() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let options = options(&engine);
     drop(engine);
     let error = Database::connect(options).await.unwrap_err();

@@ -33,7 +33,7 @@ async fn pool(engine: &Engine) -> SqlitePool {
 
 #[tokio::test]
 async fn the_line_in_the_readme_opens_a_pool() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = readme!(SqlitePool::connect_with(SqliteConnectOptions::new().filename(engine.uri())).await).unwrap();
     deposit(&pool, 1, 5).await.unwrap();
     assert_eq!(balance(&pool, 1).await.unwrap(), 5);
@@ -42,7 +42,7 @@ async fn the_line_in_the_readme_opens_a_pool() {
 
 #[tokio::test]
 async fn a_url_opens_a_pool() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = readme!(SqlitePool::connect(&engine.uri().replacen("file:", "sqlite://", 1)).await).unwrap();
     deposit(&pool, 1, 5).await.unwrap();
     assert_eq!(balances(&engine), [5, 0]);
@@ -50,7 +50,7 @@ async fn a_url_opens_a_pool() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_tasks_write_through_a_pool_of_four() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine).await;
     let mut tasks = JoinSet::new();
     for task in 0..8 {
@@ -76,9 +76,9 @@ async fn panic_within_a_transaction(engine: Engine) {
 
 #[test]
 fn a_test_that_panics_does_not_affect_the_next() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_test_that_panics_releases_a_shared_engine() {
     let same = engine.clone();
     run_test_that_panics(|| panic_within_a_transaction(same));
     let sql = "UPDATE account SET balance = balance + 1 WHERE id = 2";
-    engine.transaction(|work| work.execute(sql, [])).unwrap();
+    engine.try_transaction(|work| work.execute(sql, [])).unwrap();
     assert_eq!(balances(&engine), [5, 1]);
 }
 
@@ -102,7 +102,7 @@ async fn migrate() -> Snapshot {
 #[tokio::test]
 async fn migrations_run_once_for_all_tests() {
     let [one, other] = [(); 2].map(|_| MIGRATED.get_or_init(migrate));
-    let (one, other) = (one.await.engine(), other.await.engine());
+    let (one, other) = (one.await.new_engine(), other.await.new_engine());
     let pool = pool(&one).await;
     let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version");
     let versions: Vec<i64> = versions.fetch_all(&pool).await.unwrap();
@@ -114,7 +114,7 @@ async fn migrations_run_once_for_all_tests() {
 
 #[tokio::test]
 async fn an_open_transaction_is_invisible_to_others() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine).await;
     let mut transaction = pool.begin().await.unwrap();
     add(&mut transaction, 1, 5).await.unwrap();
@@ -126,17 +126,17 @@ async fn an_open_transaction_is_invisible_to_others() {
 
 #[tokio::test]
 async fn a_pool_outlives_its_engine() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine).await;
     drop(engine);
     deposit(&pool, 1, 5).await.unwrap();
     assert_eq!(balance(&pool, 1).await.unwrap(), 5);
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[tokio::test]
 async fn a_dropped_engine_can_not_be_opened() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = SqlitePoolOptions::new().connect_lazy_with(SqliteConnectOptions::new().filename(engine.uri()));
     drop(engine);
     let error = balance(&pool, 1).await.unwrap_err();

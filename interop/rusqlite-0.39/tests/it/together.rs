@@ -7,7 +7,7 @@ use crate::support::{BANK, balances, readme};
 
 #[tokio::test]
 async fn all_libraries_write_to_one_engine() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let url = engine.uri().replacen("file:", "sqlite://", 1);
     let sqlx = SqlitePool::connect(&url).await.unwrap();
     let sea_orm = Database::connect(url).await.unwrap();

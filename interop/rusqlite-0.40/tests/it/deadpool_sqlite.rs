@@ -24,7 +24,7 @@ fn pool(engine: &Engine) -> Pool {
 
 #[tokio::test]
 async fn the_line_in_the_readme_opens_a_pool() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = readme!(Config::new(engine.uri()).create_pool(Runtime::Tokio1)).unwrap();
     deposit_by(&pool, 1, 5).await;
     assert_eq!(balances(&engine), [5, 0]);
@@ -32,7 +32,7 @@ async fn the_line_in_the_readme_opens_a_pool() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_tasks_write_through_a_pool_of_four() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine);
     let mut tasks = JoinSet::new();
     for task in 0..8 {
@@ -64,9 +64,9 @@ async fn panic_within_a_transaction(engine: Engine) {
 
 #[test]
 fn a_test_that_panics_does_not_affect_the_next() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_test_that_panics_releases_a_shared_engine() {
 
 #[tokio::test]
 async fn an_open_transaction_is_invisible_to_others() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let same = engine.clone();
     let connection = pool(&engine).get().await.unwrap();
     let work = connection.interact(move |connection| {
@@ -95,19 +95,19 @@ async fn an_open_transaction_is_invisible_to_others() {
 
 #[tokio::test]
 async fn a_pool_outlives_its_engine() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine);
     deposit_by(&pool, 1, 5).await; // the pool connects on first use
     drop(engine);
     deposit_by(&pool, 1, 5).await;
     let connection = pool.get().await.unwrap();
     assert_eq!(connection.interact(|connection| balance(connection, 1)).await.unwrap(), Ok(10));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[tokio::test]
 async fn a_dropped_engine_can_not_be_opened() {
-    let pool = pool(&BANK.engine().unwrap());
+    let pool = pool(&BANK.new_engine().unwrap());
     let error = pool.get().await.err().unwrap();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
 }

@@ -55,7 +55,7 @@ fn establish(engine: &Engine) -> SqliteConnection {
 
 #[test]
 fn the_line_in_the_readme_opens_a_connection() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let mut connection = readme!(SqliteConnection::establish(engine.uri())).unwrap();
     deposit(&mut connection, 1, 5).unwrap();
     assert_eq!(balance(&mut connection, 1), Ok(5));
@@ -64,7 +64,7 @@ fn the_line_in_the_readme_opens_a_connection() {
 
 #[test]
 fn the_line_in_the_readme_opens_a_pool() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = readme!(Pool::new(ConnectionManager::<SqliteConnection>::new(engine.uri()))).unwrap();
     deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
     assert_eq!(balances(&engine), [5, 0]);
@@ -72,7 +72,7 @@ fn the_line_in_the_readme_opens_a_pool() {
 
 #[test]
 fn eight_threads_write_through_a_pool_of_four() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine);
     thread::scope(|scope| {
         for thread in 0..8 {
@@ -95,9 +95,9 @@ fn panic_within_a_transaction(engine: Engine) {
 
 #[test]
 fn a_test_that_panics_does_not_affect_the_next() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[test]
@@ -119,7 +119,7 @@ static MIGRATED: LazyLock<Snapshot> = LazyLock::new(|| {
 
 #[test]
 fn migrations_run_once_for_all_tests() {
-    let (one, other) = (MIGRATED.engine(), MIGRATED.engine());
+    let (one, other) = (MIGRATED.new_engine(), MIGRATED.new_engine());
     let mut connection = establish(&one);
     assert_eq!(connection.applied_migrations().unwrap().len(), 2);
     assert!(!connection.has_pending_migration(MIGRATIONS).unwrap());
@@ -131,7 +131,7 @@ fn migrations_run_once_for_all_tests() {
 
 #[test]
 fn an_open_transaction_is_invisible_to_others() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let transaction = establish(&engine).transaction(|transaction| {
         add(transaction, 1, 5)?;
         assert_eq!(balances(&engine), [0, 0]);
@@ -143,24 +143,24 @@ fn an_open_transaction_is_invisible_to_others() {
 
 #[test]
 fn a_test_transaction_is_rolled_back() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     establish(&engine).test_transaction(|connection| deposit(connection, 1, 5));
     assert_eq!(balances(&engine), [0, 0]);
 }
 
 #[test]
 fn a_pool_outlives_its_engine() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine);
     drop(engine);
     deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
     assert_eq!(balance(&mut pool.get().unwrap(), 1), Ok(5));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[test]
 fn a_dropped_engine_can_not_be_opened() {
-    let uri = BANK.engine().unwrap().uri().to_owned();
+    let uri = BANK.new_engine().unwrap().uri().to_owned();
     let error = SqliteConnection::establish(&uri).err().unwrap();
     assert!(error.to_string().to_lowercase().contains("unable to open"), "{error}");
     let pool = Pool::builder().connection_timeout(Duration::from_millis(100));

@@ -14,7 +14,7 @@ fn pool(engine: &Engine) -> Pool<SqliteConnectionManager> {
 
 #[test]
 fn the_line_in_the_readme_opens_a_pool() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = readme!(r2d2::Pool::new(SqliteConnectionManager::file(engine.uri()))).unwrap();
     deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
     assert_eq!(balances(&engine), [5, 0]);
@@ -22,7 +22,7 @@ fn the_line_in_the_readme_opens_a_pool() {
 
 #[test]
 fn eight_threads_write_through_a_pool_of_four() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine);
     thread::scope(|scope| {
         for thread in 0..8 {
@@ -44,9 +44,9 @@ fn panic_within_a_transaction(engine: Engine) {
 
 #[test]
 fn a_test_that_panics_does_not_affect_the_next() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_test_that_panics_releases_a_shared_engine() {
 
 #[test]
 fn an_open_transaction_is_invisible_to_others() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let mut connection = pool(&engine).get().unwrap();
     let transaction = connection.transaction().unwrap();
     add(&transaction, 1, 5).unwrap();
@@ -71,17 +71,17 @@ fn an_open_transaction_is_invisible_to_others() {
 
 #[test]
 fn a_pool_outlives_its_engine() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let pool = pool(&engine);
     drop(engine);
     deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
     assert_eq!(balance(&pool.get().unwrap(), 1), Ok(5));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[test]
 fn a_dropped_engine_can_not_be_opened() {
-    let manager = SqliteConnectionManager::file(BANK.engine().unwrap().uri());
+    let manager = SqliteConnectionManager::file(BANK.new_engine().unwrap().uri());
     let error = Pool::builder().connection_timeout(Duration::from_millis(100)).build(manager).unwrap_err();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
 }

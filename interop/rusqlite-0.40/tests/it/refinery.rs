@@ -8,7 +8,7 @@ refinery::embed_migrations!("migrations/refinery");
 #[test]
 fn a_template_migrates_once_for_all_tests() {
     let bank = readme!(Template::build(|connection| Ok(migrations::runner().run(connection).map(drop)?)));
-    let (one, other) = (bank.engine().unwrap(), bank.engine().unwrap());
+    let (one, other) = (bank.new_engine().unwrap(), bank.new_engine().unwrap());
     let mut connection = one.connect().unwrap();
     let applied = migrations::runner().get_applied_migrations(&mut connection).unwrap();
     assert_eq!(applied.iter().map(|migration| migration.name()).collect::<Vec<_>>(), ["account", "first_accounts"]);
@@ -30,7 +30,7 @@ fn an_application_may_migrate_an_engine_itself() {
 fn a_template_says_which_migration_failed() {
     let bank = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY)")
         .seed_with(|connection| Ok(migrations::runner().run(connection).map(drop)?));
-    let error = bank.engine().unwrap_err();
+    let error = bank.new_engine().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BuildFailed);
     assert!(error.to_string().contains("table account already exists"), "{error}");
 }

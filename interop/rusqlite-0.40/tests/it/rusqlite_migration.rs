@@ -13,7 +13,7 @@ const MIGRATIONS: Migrations = Migrations::from_slice(STEPS);
 #[test]
 fn a_template_migrates_once_for_all_tests() {
     let bank = readme!(Template::build(|connection| Ok(MIGRATIONS.to_latest(connection)?)));
-    let (one, other) = (bank.engine().unwrap(), bank.engine().unwrap());
+    let (one, other) = (bank.new_engine().unwrap(), bank.new_engine().unwrap());
     let mut connection = one.connect().unwrap();
     assert_eq!(MIGRATIONS.current_version(&connection), Ok(SchemaVersion::Inside(2.try_into().unwrap())));
     deposit(&mut connection, 1, 5).unwrap();

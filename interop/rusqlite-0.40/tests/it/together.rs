@@ -8,7 +8,7 @@ use crate::support::{BANK, balances};
 
 #[tokio::test]
 async fn all_libraries_write_to_one_engine() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let mut diesel = SqliteConnection::establish(engine.uri()).unwrap();
     let r2d2 = r2d2::Pool::new(SqliteConnectionManager::file(engine.uri())).unwrap();
     let deadpool = Config::new(engine.uri()).create_pool(Runtime::Tokio1).unwrap();

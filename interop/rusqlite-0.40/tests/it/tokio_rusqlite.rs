@@ -19,7 +19,7 @@ async fn open(engine: &Engine) -> Connection {
 
 #[tokio::test]
 async fn the_line_in_the_readme_opens_a_connection() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let connection = readme!(tokio_rusqlite::Connection::open(engine.uri()).await).unwrap();
     deposit_by(&connection, 1, 5).await;
     assert_eq!(balances(&engine), [5, 0]);
@@ -28,7 +28,7 @@ async fn the_line_in_the_readme_opens_a_connection() {
 /// tokio-rusqlite has no pool. Two tasks share each of four connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_tasks_write_through_four_connections() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
         let connection = open(&engine).await;
@@ -61,9 +61,9 @@ async fn panic_within_a_transaction(engine: Engine) {
 
 #[test]
 fn a_test_that_panics_does_not_affect_the_next() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     run_test_that_panics(|| panic_within_a_transaction(engine));
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_test_that_panics_releases_a_shared_engine() {
 
 #[tokio::test]
 async fn an_open_transaction_is_invisible_to_others() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let connection = open(&engine).await;
     let begun = connection.call(|connection| connection.execute_batch("BEGIN IMMEDIATE")).await;
     begun.unwrap();
@@ -89,17 +89,17 @@ async fn an_open_transaction_is_invisible_to_others() {
 
 #[tokio::test]
 async fn a_connection_outlives_its_engine() {
-    let engine = BANK.engine().unwrap();
+    let engine = BANK.new_engine().unwrap();
     let connection = open(&engine).await;
     drop(engine);
     deposit_by(&connection, 1, 5).await;
     assert_eq!(connection.call(|connection| balance(connection, 1)).await.unwrap(), 5);
-    assert_eq!(balances(&BANK.engine().unwrap()), [0, 0]);
+    assert_eq!(balances(&BANK.new_engine().unwrap()), [0, 0]);
 }
 
 #[tokio::test]
 async fn a_dropped_engine_can_not_be_opened() {
-    let uri = BANK.engine().unwrap().uri().to_owned();
+    let uri = BANK.new_engine().unwrap().uri().to_owned();
     let error = Connection::open(uri).await.err().unwrap();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
 }
