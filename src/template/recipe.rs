@@ -109,7 +109,7 @@ impl Recipe {
     pub(super) fn built(&self) -> Result<Result<Arc<Built>>> {
         let recursive = || Error::recursive_build(&self.to_string());
         // Faults are for the code under test, and this is for other tests too.
-        TEMPLATES.get_or_create(&self.combination(), || faults::spare(|| self.build_for_good()), recursive)
+        TEMPLATES.get_or_create(&self.combination(), || faults::exempt(|| self.build_for_good()), recursive)
     }
 
     /// Builds, for all who ask. A failure is for all of them too, but for one: that a build asks for itself depends on the

@@ -47,7 +47,7 @@ impl Setup {
     pub(crate) fn carry_out(&self, connection: &Connection) -> Result<(), NoConnection> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;
         // It is the test's own set-up, so it is spared what is meant for the code under test.
-        faults::spare(|| self.on_connect.iter().try_for_each(|on_connect| on_connect.carry_out(connection)))
+        faults::exempt(|| self.on_connect.iter().try_for_each(|on_connect| on_connect.carry_out(connection)))
     }
 }
 

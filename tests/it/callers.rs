@@ -119,8 +119,8 @@ fn a_template_that_can_not_be_built() {
 fn a_fault_plan() {
     let (at, line) = here!(Fault::Io.at(2));
     assert_names(&format!("{at:?}"), "Fault::Io.at(2) of ", line);
-    let (from, line) = here!(Fault::Io.from(2));
-    assert_names(&format!("{from:?}"), "Fault::Io.from(2) of ", line);
+    let (from, line) = here!(Fault::Io.starting_at(2));
+    assert_names(&format!("{from:?}"), "Fault::Io.starting_at(2) of ", line);
     let plans = Cell::new(Vec::new());
     let keep = |plan: &rusqlite_fixtures::faults::Plan| {
         plans.set([plans.take(), vec![format!("{plan:?}")]].concat());
@@ -161,7 +161,7 @@ fn a_panic() {
     for (at, line) in [
         here!(panics_at(|| report.assert_no_failures())),
         here!(panics_at(|| drop(Fault::Io.at(0)))),
-        here!(panics_at(|| drop(Fault::Io.from(0)))),
+        here!(panics_at(|| drop(Fault::Io.starting_at(0)))),
         here!(panics_at(|| Fault::Io.everywhere(|_| ()))),
     ] {
         assert_eq!(at, (file.clone(), line));
