@@ -24,5 +24,6 @@ mod support;
 mod templates;
 mod unit_of_work;
 mod urls;
+mod virtual_tables;
 mod waiting;
 mod warm;
