@@ -627,6 +627,21 @@ fn everywhere_panics_if_it_can_fail_no_call() {
 }
 
 #[test]
+fn a_plan_can_be_sent_but_not_shared() {
+    fn is_send<T: Send>() {}
+    fn is_sync<T: Sync>() {}
+    is_send::<Plan>();
+    is_send::<Fault>();
+    is_sync::<Fault>();
+    trait IfSync<Marker> {
+        fn check() {}
+    }
+    impl<T> IfSync<()> for T {}
+    impl<T: Sync> IfSync<u8> for T {}
+    <Plan as IfSync<_>>::check(); // is ambiguous, and so does not compile, if a plan is Sync
+}
+
+#[test]
 fn a_plan_affects_only_its_thread() {
     let _alone = alone();
     let engine = fork();

@@ -86,7 +86,7 @@
 // * `pause`: pauses, and the rendezvous where workers wait for each other.
 // * `finished`: what a worker thread sends when its round has ended.
 // * `record`: collects that; `report` is the result that users see.
-// * `timeline`, `svg`: who waited for the writer slot and who held it, as text and as a picture.
+// * `timeline`, `svg`: which workers waited for the writer slot and which held it, as text and as a picture.
 // * `progress`: how far a long run is, on a terminal.
 //
 // The folder uses `error` and `marks` only. The code under test knows no hammer: it reports its marks by `marks::reached`.

@@ -1,5 +1,5 @@
-//! The model: the effect that each operation should have, by plain maps, a stack of them for savepoints, and who has the
-//! writer slot.
+//! The model: predicts the effect of each operation by plain maps, a stack of them for savepoints, and the client that has
+//! the writer slot.
 
 use std::collections::BTreeMap;
 

@@ -237,7 +237,7 @@ fn a_failure_is_an_error_with_its_source() {
     assert_eq!(sources, [Some("no".to_owned()), None]);
 }
 
-/// A worker stays on its thread; everything else may be sent to another one, and all but random numbers be shared.
+/// All public types but `Worker`, which stays on its thread.
 #[test]
 fn types_are_send_and_sync() {
     fn is_send_and_sync<T: Send + Sync>() {}

@@ -25,6 +25,15 @@ static ENTRIES: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMAR
 
 const ENTRY: Table = Table::new("entry", "key", "value");
 
+#[test]
+fn types_are_send_and_sync() {
+    fn is_send_and_sync<T: Send + Sync>() {}
+    is_send_and_sync::<(Operation<i64, i64>, RowStatement<i64, i64>, Kind)>();
+    is_send_and_sync::<(Outcome<i64, i64>, Effect<i64, i64>, Content<i64, i64>, Difference)>();
+    is_send_and_sync::<(RowTransaction<i64, i64>, Record<i64, i64>, End)>();
+    is_send_and_sync::<(strategies::Model<i64, i64>, Table)>();
+}
+
 type Sequence = Vec<Operation<i64, i64>>;
 
 fn sequences() -> impl Strategy<Value = Sequence> {
