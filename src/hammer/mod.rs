@@ -53,7 +53,7 @@
 //! use rusqlite_fixtures::{Engine, Result, Template};
 //!
 //! static COUNTER: Template =
-//!     Template::sql("CREATE TABLE counter (n INT)").seed("INSERT INTO counter VALUES (0)");
+//!     Template::sql("CREATE TABLE counter (n INT); INSERT INTO counter VALUES (0)");
 //!
 //! /// The code under test: it has no transaction around both statements.
 //! fn increment(connection: &Connection) -> Result<i64> {
