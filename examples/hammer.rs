@@ -1,7 +1,7 @@
-//! Makes threads race for one engine, and shows what happened: as a table, and as a picture.
+//! Makes threads race for one engine, and shows what happened as a table and as a picture.
 //!
-//! `cargo run --release --example hammer -- 8 200` runs 8 threads for 200 rounds, and leaves the picture in
-//! `target/hammer.svg` and all of it in `target/hammer.json`.
+//! `cargo run --release --example hammer -- 8 200` runs 8 threads for 200 rounds. It writes the picture to
+//! `target/hammer.svg`, and the whole report to `target/hammer.json`.
 
 use rusqlite_fixtures::hammer::{Hammer, Report};
 use rusqlite_fixtures::{Engine, Template};
@@ -9,7 +9,7 @@ use rusqlite_fixtures::{Engine, Template};
 static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)")
     .seed("INSERT INTO account VALUES (1, 0)");
 
-/// All threads pay into one account, of a shared engine that the first of them makes.
+/// All threads pay into one account of a shared engine, which the first thread creates.
 fn race(threads: usize, rounds: usize) -> Report<Engine> {
     Hammer::new().threads(threads).rounds(rounds).run(|worker| {
         let engine = Engine::shared_with(format!("file:hammer-{}?mode=memory", worker.round()), &BANK)?;
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let report = race(threads, rounds);
     print!("{report}\n{}", report.timeline());
     report.assert_no_failures();
-    assert_eq!(report.distinct(), rounds, "one engine in each round");
+    assert_eq!(report.distinct(), rounds, "one engine for each round");
     std::fs::write("target/hammer.svg", report.timeline().to_svg())?;
     std::fs::write("target/hammer.json", report.to_json())?;
     Ok(())
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_threads_have_the_engine_of_their_round() {
+    fn all_threads_of_a_round_get_the_same_engine() {
         let report = race(4, 20);
         report.assert_no_failures();
         assert_eq!(report.distinct(), 20);

@@ -1,6 +1,6 @@
-//! A property test with a database per case: its own, with schema and accounts in place, and real commits.
+//! A property test with a database for each case, which has schema and accounts, and real commits.
 //!
-//! `cargo test --release --example property_test` runs the property; `cargo run --release --example property_test` shows
+//! `cargo test --release --example property_test` runs the property. `cargo run --release --example property_test` measures
 //! how long 256 databases take.
 
 use std::time::Instant;
@@ -36,7 +36,7 @@ struct Move {
     amount: i64,
 }
 
-/// What is in all accounts, and how many transfers have been made.
+/// Returns the sum of all accounts, and the number of transfers.
 fn money_and_transfers(bank: &Engine) -> Result<(i64, i64)> {
     let work = bank.unit_of_work()?;
     let sql = "SELECT (SELECT sum(balance) FROM account), (SELECT count(*) FROM transfer)";
@@ -44,12 +44,12 @@ fn money_and_transfers(bank: &Engine) -> Result<(i64, i64)> {
 }
 
 fn main() -> Result<()> {
-    BANK.new_engine()?; // builds it
+    BANK.new_engine()?; // builds the template
     let start = Instant::now();
     for amount in (1..=64).cycle().take(256) {
         let bank = BANK.new_engine()?;
         transfer(&mut *bank.pooled_connection()?, Move { source: 1, target: 2, amount })?;
-        assert_eq!(money_and_transfers(&bank)?, (300, 1), "nothing is left of the case before");
+        assert_eq!(money_and_transfers(&bank)?, (300, 1), "nothing is left of the previous case");
     }
     println!("256 databases with schema and accounts, a transfer and a query in each: {:.1?}", start.elapsed());
     Ok(())
@@ -70,10 +70,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever is moved where, and whatever fails: no money is lost, and only what succeeded is on record.
+        /// Whichever transfers fail: no money is lost, and only transfers that succeeded are recorded.
         #[test]
-        fn never_loses_money(moves in moves()) {
-            let bank = BANK.new_engine().unwrap(); // for this case alone, and for each step of shrinking
+        fn transfers_lose_no_money(moves in moves()) {
+            let bank = BANK.new_engine().unwrap(); // a fresh one for each case, and for each step of shrinking
             let mut connection = bank.pooled_connection().unwrap();
             let done = moves.into_iter().filter(|one| transfer(&mut connection, *one).is_ok()).count();
             prop_assert_eq!(money_and_transfers(&bank).unwrap(), (300, done as i64));

@@ -1,8 +1,7 @@
-//! Faults of the disk and of memory, for tests of what code does when SQLite fails.
+//! Fault injection: tests what code does when the disk, the memory or a lock fails SQLite.
 //!
-//! A [`Plan`] makes the n-th call fail that SQLite makes to read, write or lock an engine. SQLite fails then as it does on
-//! a real disk, with the same result code, and so does all that is above it, your code included.
-//! [`everywhere`](Fault::everywhere) does that at each call in turn:
+//! A [`Plan`] fails SQLite's n-th call to read, write or lock an engine. SQLite then fails with the same result code as on a
+//! real disk, and your code gets the error. [`everywhere`](Fault::everywhere) fails each call in turn, for n = 1, 2, 3, …:
 //!
 //! ```
 //! # use rusqlite_fixtures::Template;
@@ -32,25 +31,24 @@
 //!
 //! # What fails, and how
 //!
-//! | fault | calls that it hits | what SQLite says |
+//! | fault | calls that it fails | SQLite's message |
 //! | --- | --- | --- |
 //! | [`Fault::Io`] | all | `disk I/O error`, or `unable to open database file` |
 //! | [`Fault::Full`] | writes, to the database and to its journal | `database or disk is full` |
 //! | [`Fault::NoMemory`] | all | `out of memory` |
-//! | [`Fault::Busy`] | the locks with which a transaction begins to read, and to write | `database is locked` |
+//! | [`Fault::Busy`] | the locks with which a transaction begins to read and to write | `database is locked` |
 //!
-//! The calls are those that SQLite makes of its VFS for an engine's database and journals: to open them, to read, write,
-//! truncate and synchronise them, to ask for their size, to lock the database, and to delete the journal, with which a
-//! transaction is committed. SQLite makes none for what it has in its cache: a connection that has just written a row may
-//! read it without any call.
+//! The calls are SQLite's calls to its VFS for an engine's database and journals: to open, read, write, truncate and
+//! synchronise them, to get their size, to lock the database, and to delete the journal, which commits a transaction. SQLite
+//! makes no call for pages in its cache: a connection that has just written a row may read it without any call.
 //!
-//! # What a plan does not hit
+//! # What a plan does not affect
 //!
-//! * Other threads. A plan is its thread's, so that tests beside each other never meet it. Code that hands its SQL to
-//!   threads of its own, as sqlx does, has to be hit there.
-//! * Temporary files, and attached databases that are no engines.
-//! * The build of a [`Template`](crate::Template), which is for all tests, and its `on_connect`.
-//! * The end of a commit to several engines (`ATTACH`) that can't be undone any more. SQLite ignores errors there.
+//! * Other threads. A plan affects only the current thread; parallel tests are unaffected. If code runs its SQL on other
+//!   threads, as sqlx does, use the plan there.
+//! * Temporary files, and attached databases that are not engines.
+//! * The build of a [`Template`](crate::Template), which all tests share, and its `on_connect`.
+//! * The end of a commit to several engines (`ATTACH`), when it can't be undone any more. SQLite ignores errors there.
 
 use std::cell::Cell;
 use std::fmt;
@@ -60,7 +58,7 @@ use std::thread;
 
 use rusqlite::ffi;
 
-/// What can go wrong.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
@@ -70,56 +68,56 @@ pub enum Fault {
     Full,
     /// There is no memory left: `SQLITE_NOMEM`.
     NoMemory,
-    /// Somebody else has the lock: `SQLITE_BUSY`.
+    /// Another connection has the lock: `SQLITE_BUSY`.
     ///
-    /// SQLite calls the busy handler then, but not for a transaction that has read and now begins to write. That of units of
-    /// work, pooled connections and [`connect`](crate::Engine::connect) does not wait for what is not going to happen: under
-    /// [`at`](Fault::at) it has SQLite try again at once, under [`from`](Fault::from) it gives up at once, and so it does
-    /// where the engine is [not to wait](crate::Engine::set_lock_timeout). One that `busy_timeout` has set waits as long as
-    /// it says.
+    /// SQLite then calls the busy handler, except for a transaction that has read and now begins to write. The busy handler of
+    /// units of work, pooled connections and [`connect`](crate::Engine::connect) does not wait, because the lock would never
+    /// become free. Under [`at`](Fault::at), it makes SQLite retry at once. Under [`starting_at`](Fault::starting_at), or with
+    /// a [lock timeout](crate::Engine::set_lock_timeout) of zero, it gives up at once. A handler set by `busy_timeout` waits
+    /// for the whole time-out.
     Busy,
 }
 
-/// Which calls of SQLite's are to fail while certain work runs.
+/// A plan of which SQLite calls fail while some work runs.
 ///
-/// Only calls that the fault can hit are counted. A plan under which more work runs counts on.
-#[must_use = "a plan does nothing but while work runs under it, in `during`"]
+/// It counts only the calls that its fault can fail. If more work runs under the same plan, the count continues.
+#[must_use = "a plan has an effect only on work in `during`"]
 pub struct Plan {
     order: Order,
     progress: Cell<Progress>,
 }
 
-/// What a plan asks for.
+/// What a plan does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Order {
     fault: Fault,
-    /// The number of the first call that is hit.
+    /// The number of the first call that fails.
     first: usize,
-    /// Whether those after it are hit too.
+    /// Whether all later calls fail too.
     goes_on: bool,
-    /// Where the plan was made.
+    /// Where the plan was created.
     at: &'static Location<'static>,
 }
 
-/// How far a plan has come.
+/// The progress of a plan.
 #[derive(Clone, Copy, Default)]
 struct Progress {
-    /// How many calls there were that the fault can hit.
+    /// The number of calls so far that the fault can fail.
     calls: usize,
-    /// The first that was hit.
+    /// The first call that failed.
     hit: Option<Call>,
 }
 
-/// A plan at work.
+/// The plan that is in effect on a thread.
 #[derive(Clone, Copy)]
 struct Active {
     order: Order,
     progress: Progress,
-    /// Whether a commit to several databases is past the point where SQLite would undo it.
+    /// Whether a commit to several databases can't be undone any more.
     is_past_undoing: bool,
 }
 
-/// What SQLite asks for.
+/// A call of SQLite to the VFS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Open,
@@ -131,27 +129,27 @@ pub(crate) enum Call {
     Delete,
     /// SHARED or RESERVED.
     Lock,
-    /// EXCLUSIVE, which the holder of RESERVED gets.
+    /// EXCLUSIVE, which a connection takes that has RESERVED.
     LockExclusive,
 }
 
 /// A SQLite result code.
 type Code = i32;
 
-/// Whether there has been a plan in this process. As long as there has not, to look here is all that a call costs.
+/// Whether this process has ever used a plan. Until then, a call costs only one load of this.
 static ANY: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static ACTIVE: Cell<Option<Active>> = const { Cell::new(None) };
-    /// How many calls have been hit, by all plans.
+    /// The number of calls that have failed, by all plans.
     static COUNT: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Fault {
-    /// All of them.
+    /// All kinds of faults.
     pub const ALL: &'static [Fault] = &[Fault::Io, Fault::Full, Fault::NoMemory, Fault::Busy];
 
-    /// Hits the `n`-th call and no other; the first is 1.
+    /// Returns a plan that fails only the `n`-th call, counted from 1.
     ///
     /// # Panics
     /// When `n` is 0.
@@ -160,12 +158,12 @@ impl Fault {
         self.plan(n, false)
     }
 
-    /// Hits the `n`-th call and all after it; the first is 1.
+    /// Returns a plan that fails the `n`-th call, counted from 1, and all later calls.
     ///
     /// # Panics
     /// When `n` is 0.
     #[track_caller]
-    pub fn from(self, n: usize) -> Plan {
+    pub fn starting_at(self, n: usize) -> Plan {
         self.plan(n, true)
     }
 
@@ -177,26 +175,26 @@ impl Fault {
     }
 
     /// Runs the test under one plan after another: [`at`](Fault::at) 1, 2, 3, … until there is no such call, then
-    /// [`from`](Fault::from) 1, 2, 3, … The test does its work in [`during`](Plan::during), and what it has to prepare and
-    /// to check outside of that. It has to start with the same database each time.
+    /// [`starting_at`](Fault::starting_at) 1, 2, 3, …
     ///
-    /// Where the test panics, the plan is printed to stderr. Code that tries again until it succeeds never ends under
-    /// [`from`](Fault::from).
+    /// The test does its work in [`during`](Plan::during), and its preparations and checks outside of it. It has to start with
+    /// the same database each time. If the test panics, the plan is printed to stderr. Code that retries until it succeeds
+    /// never ends under [`starting_at`](Fault::starting_at).
     ///
     /// # Panics
-    /// When the test does; and when its work makes no call that the fault can hit, for that tests nothing.
+    /// When the test panics, or when its work makes no call that the fault can fail.
     #[track_caller]
     pub fn everywhere(self, mut test: impl FnMut(&Plan)) {
         for goes_on in [false, true] {
             for first in 1.. {
                 let plan = self.plan(first, goes_on);
-                let told = ToldInPanic(&plan);
+                let report = ReportInPanic(&plan);
                 test(&plan);
-                drop(told);
+                drop(report);
                 if !plan.was_hit() {
                     assert!(
                         first > 1,
-                        "Fault::{self:?} can hit nothing: no call of an engine was made in Plan::during"
+                        "Fault::{self:?} fails no call: SQLite made no such call to an engine in Plan::during"
                     );
                     break;
                 }
@@ -204,7 +202,7 @@ impl Fault {
         }
     }
 
-    /// What the call fails with, if the fault can hit it.
+    /// Returns the code that the call fails with, if the fault can fail it.
     fn code(self, call: Call) -> Option<Code> {
         match (self, call) {
             (Fault::Io, call) => Some(io_error(call)),
@@ -231,32 +229,32 @@ fn io_error(call: Call) -> Code {
 }
 
 impl Plan {
-    /// Does the work, of which this thread's calls fail as planned. A panic in it ends the plan too.
+    /// Runs the work, and fails SQLite's calls on this thread as planned. The plan ends with the work, even if it panics.
     ///
     /// # Panics
-    /// When the work does; and within the work of another plan, for plans don't nest.
+    /// When the work panics, or when it is called in the work of another plan, because plans don't nest.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         if let Some(outer) = ACTIVE.get() {
-            panic!("{} is asked for during {}: plans don't nest", self.order, outer.order);
+            panic!("can't start {} during {}: plans don't nest", self.order, outer.order);
         }
         let _ended = Ended::begin(self);
         work()
     }
 
-    /// Whether a call was hit.
+    /// Returns whether a call has failed.
     pub fn was_hit(&self) -> bool {
         self.progress.get().hit.is_some()
     }
 
-    /// How many calls there were that the fault can hit, whether it did or not.
+    /// Returns the number of calls so far that the fault can fail, whether they failed or not.
     pub fn calls(&self) -> usize {
         self.progress.get().calls
     }
 }
 
-impl RefUnwindSafe for Plan {} // what a panic may leave behind is a number of calls
+impl RefUnwindSafe for Plan {} // a panic can only leave the number of calls incomplete
 
-/// Takes a plan off its thread, also when the work panics.
+/// Ends a plan when it is dropped, also in a panic.
 struct Ended<'a>(&'a Plan);
 
 impl Ended<'_> {
@@ -275,18 +273,18 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// Prints the plan when a panic goes past.
-struct ToldInPanic<'a>(&'a Plan);
+/// Prints the plan if it is dropped in a panic.
+struct ReportInPanic<'a>(&'a Plan);
 
-impl Drop for ToldInPanic<'_> {
+impl Drop for ReportInPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("rusqlite-fixtures: this was under {:?}", self.0);
+            eprintln!("rusqlite-fixtures: the panic was under {:?}", self.0);
         }
     }
 }
 
-/// What SQLite is to be told about this call: an error, if a plan of this thread hits it.
+/// Returns the code that the call fails with, if this thread has a plan that fails it.
 #[inline]
 pub(crate) fn check(call: Call) -> Result<(), Code> {
     if ANY.load(Ordering::Relaxed) { check_plan(call) } else { Ok(()) }
@@ -299,30 +297,30 @@ fn check_plan(call: Call) -> Result<(), Code> {
     Err(code)
 }
 
-/// How many calls of this thread have been hit so far.
+/// Returns the number of calls that have failed on this thread so far.
 #[inline]
 pub(crate) fn count() -> usize {
     if ANY.load(Ordering::Relaxed) { COUNT.try_with(Cell::get).unwrap_or(0) } else { 0 }
 }
 
-/// Whether the plan of this thread would hit one more lock.
+/// Returns whether the plan of this thread would fail one more lock.
 pub(crate) fn would_refuse_again() -> bool {
     with_active(|active| active.order.hits(active.progress.calls + 1)).unwrap_or(false)
 }
 
-/// What the plan of this thread asks for.
+/// Returns what the plan of this thread does.
 pub(crate) fn order() -> Option<Order> {
     with_active(|active| active.order)
 }
 
-/// A commit to several databases can't be undone any more, so that SQLite ignores errors until it is done. To fail there
-/// would be to lose it.
+/// Exempts the rest of a commit to several databases, which can't be undone any more. SQLite ignores errors there, so a
+/// fault would lose the commit.
 pub(crate) fn past_undoing() {
     with_active(|active| active.is_past_undoing = true);
 }
 
 fn with_active<T>(look: impl FnOnce(&mut Active) -> T) -> Option<T> {
-    // A destructor of another thread-local may run SQLite when this one is gone; the plan is, too.
+    // A destructor of another thread-local may run SQLite after this one is destroyed. There is no plan then.
     let look = |cell: &Cell<Option<Active>>| {
         let mut active = cell.get()?;
         let seen = look(&mut active);
@@ -332,8 +330,8 @@ fn with_active<T>(look: impl FnOnce(&mut Active) -> T) -> Option<T> {
     ACTIVE.try_with(look).ok().flatten()
 }
 
-/// Does what is not the test's own, and meets no faults.
-pub(crate) fn spare<T>(work: impl FnOnce() -> T) -> T {
+/// Runs work that is not a part of the test, without faults.
+pub(crate) fn exempt<T>(work: impl FnOnce() -> T) -> T {
     struct Resumed(Option<Active>);
     impl Drop for Resumed {
         fn drop(&mut self) {
@@ -345,9 +343,9 @@ pub(crate) fn spare<T>(work: impl FnOnce() -> T) -> T {
 }
 
 impl Active {
-    /// Counts the call, if the fault can hit it; returns what it fails with, if it is hit.
+    /// Counts the call if the fault can fail it. Returns the code if the call fails.
     fn meet(&mut self, call: Call) -> Option<Code> {
-        self.is_past_undoing &= call != Call::Lock; // with which the next transaction begins
+        self.is_past_undoing &= call != Call::Lock; // the next transaction begins with it
         let code = self.order.fault.code(call).filter(|_| !self.is_past_undoing)?;
         self.progress.calls += 1;
         if !self.order.hits(self.progress.calls) {
@@ -366,7 +364,7 @@ impl Order {
 
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let range = if self.goes_on { "from" } else { "at" };
+        let range = if self.goes_on { "starting_at" } else { "at" };
         write!(f, "Fault::{:?}.{range}({}) of {}", self.fault, self.first, self.at)
     }
 }
@@ -385,7 +383,7 @@ impl fmt::Display for Call {
             Call::Write => "a write",
             Call::Truncate => "a truncation",
             Call::Sync => "a synchronisation",
-            Call::Size => "a question for the size",
+            Call::Size => "a query of the size",
             Call::Delete => "the deletion of a journal",
             Call::Lock => "a lock to read or write",
             Call::LockExclusive => "the lock to change the file",
@@ -394,11 +392,11 @@ impl fmt::Display for Call {
 }
 
 impl fmt::Debug for Plan {
-    /// With what it has hit: `Fault::Full.at(7) of tests/bank.rs:9:17, which hit a write`.
+    /// Prints the plan and what it has failed: `Fault::Full.at(7) of tests/bank.rs:9:17, which failed a write`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.progress.get() {
-            Progress { hit: Some(call), .. } => write!(f, "{}, which hit {call}", self.order),
-            Progress { calls, .. } => write!(f, "{}, which has hit nothing in {calls} calls", self.order),
+            Progress { hit: Some(call), .. } => write!(f, "{}, which failed {call}", self.order),
+            Progress { calls, .. } => write!(f, "{}, which has failed none of {calls} calls", self.order),
         }
     }
 }
@@ -408,9 +406,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_reads_as_it_was_written() {
-        let order = Fault::Io.from(2).order;
-        assert!(format!("{order:?}").starts_with("Fault::Io.from(2) of src/faults.rs:"), "{order:?}");
+    fn an_order_prints_like_the_code_that_creates_it() {
+        let order = Fault::Io.starting_at(2).order;
+        assert!(format!("{order:?}").starts_with("Fault::Io.starting_at(2) of src/faults.rs:"), "{order:?}");
         assert_eq!(format!("{order:?}"), order.to_string());
     }
 }

@@ -1,5 +1,5 @@
-//! Whatever read, write or lock fails: committed is what was said to be, and nothing is left of the rest. A process of its
-//! own, for it measures what SQLite has allocated.
+//! Whichever read, write or lock fails: what a commit reported as committed is there, and nothing else. This is a separate
+//! binary because it measures what SQLite has allocated in the process.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -16,7 +16,7 @@ use rusqlite_fixtures::faults::{Fault, Plan};
 use rusqlite_fixtures::rusqlite::{self, Connection, ErrorCode, ffi};
 use rusqlite_fixtures::{BoxError, Engine, Error, ErrorKind, Result, Template};
 
-/// Small pages, so that little content is many calls.
+/// Small pages, so that little content takes many calls.
 const SCHEMA: &str = "
     PRAGMA page_size = 512;
     CREATE TABLE entry (key INTEGER PRIMARY KEY, kind INTEGER NOT NULL, owner INTEGER NOT NULL, note TEXT NOT NULL);
@@ -30,7 +30,7 @@ fn keep_few_pages(connection: &Connection) -> Result<(), BoxError> {
     Ok(connection.pragma_update(None, "cache_size", 2)?)
 }
 
-/// An engine of the template that does not go back to it.
+/// Returns an engine with the template's content that is not reused.
 fn fork() -> Engine {
     static FIRST: LazyLock<Engine> = LazyLock::new(|| TEMPLATE.new_engine().unwrap());
     FIRST.fork()
@@ -46,7 +46,7 @@ struct Step {
 enum End {
     Commit,
     Rollback,
-    /// It can't be in a transaction, and changes nothing that `content` tells.
+    /// It can't run in a transaction, and does not change what `content` returns.
     ByItself,
 }
 
@@ -89,10 +89,10 @@ const STEPS: &[Step] = &[CREATE, INSERT, SAVEPOINT, ROLL_BACK, DELETE, READ];
 
 const WITH_VACUUM: &[Step] = &[DELETE, VACUUM, INSERT];
 
-/// What leaves the schema as it is, so that connections may be used again after it.
+/// Steps that don't change the schema, so that connections can be reused after them.
 const CHANGE_ROWS: &[Step] = &[INSERT, SAVEPOINT, DELETE, READ];
 
-/// All that is in the database.
+/// Returns the whole content of the database.
 fn content(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut content = rows(connection, "SELECT type, name, sql FROM sqlite_schema ORDER BY name")?;
     content.extend(rows(connection, "SELECT * FROM entry ORDER BY key")?);
@@ -112,7 +112,7 @@ fn rows(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
     statement.query_map([], row)?.collect()
 }
 
-/// The content after some of the steps, by a database that knows no faults.
+/// Returns the content after the committed steps, from a database without faults.
 fn content_after(steps: &[Step], committed: &[usize]) -> Vec<String> {
     let connection = Connection::open_in_memory().unwrap();
     connection.execute_batch(SCHEMA).unwrap();
@@ -122,18 +122,18 @@ fn content_after(steps: &[Step], committed: &[usize]) -> Vec<String> {
     content(&connection).unwrap()
 }
 
-/// How steps come to a connection.
+/// The kind of connection that steps use.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Door {
+enum Access {
     UnitOfWork,
     Pooled,
     Connect,
     Uri,
-    /// By a connection with that `PRAGMA journal_mode`.
+    /// A connection with this `PRAGMA journal_mode`.
     Journal(&'static str),
 }
 
-const DOORS: [Door; 4] = [Door::UnitOfWork, Door::Pooled, Door::Connect, Door::Uri];
+const ACCESSES: [Access; 4] = [Access::UnitOfWork, Access::Pooled, Access::Connect, Access::Uri];
 
 enum Client {
     UnitsOfWork(Engine),
@@ -141,13 +141,13 @@ enum Client {
 }
 
 impl Client {
-    fn come(engine: &Engine, door: Door) -> Result<Client> {
-        Ok(match door {
-            Door::UnitOfWork => Client::UnitsOfWork(engine.clone()),
-            Door::Pooled => Client::Connection(Box::new(engine.pooled_connection()?)),
-            Door::Connect => Client::Connection(Box::new(Box::new(engine.connect()?))),
-            Door::Uri => Client::Connection(Box::new(Box::new(open_by_uri(engine)?))),
-            Door::Journal(mode) => {
+    fn open(engine: &Engine, access: Access) -> Result<Client> {
+        Ok(match access {
+            Access::UnitOfWork => Client::UnitsOfWork(engine.clone()),
+            Access::Pooled => Client::Connection(Box::new(engine.pooled_connection()?)),
+            Access::Connect => Client::Connection(Box::new(Box::new(engine.connect()?))),
+            Access::Uri => Client::Connection(Box::new(Box::new(open_by_uri(engine)?))),
+            Access::Journal(mode) => {
                 let connection = engine.connect()?;
                 connection.pragma_update(None, "journal_mode", mode)?;
                 Client::Connection(Box::new(Box::new(connection)))
@@ -160,7 +160,7 @@ impl Client {
             Client::UnitsOfWork(engine) => {
                 let work = engine.unit_of_work()?;
                 if step.end == End::ByItself {
-                    return Ok(work.execute_batch(&format!("COMMIT; {}", step.sql))?); // as code under test may do
+                    return Ok(work.execute_batch(&format!("COMMIT; {}", step.sql))?); // like code under test
                 }
                 work.execute_batch(step.sql)?;
                 if step.end == End::Commit { work.commit() } else { work.rollback() }
@@ -178,12 +178,12 @@ impl Client {
 
 fn open_by_uri(engine: &Engine) -> rusqlite::Result<Connection> {
     let connection = Connection::open(engine.uri())?;
-    connection.busy_timeout(Duration::from_millis(3))?; // its own, which does wait
+    connection.busy_timeout(Duration::from_millis(3))?; // SQLite's own handler, which does wait
     connection.pragma_update(None, "cache_size", 2)?;
     Ok(connection)
 }
 
-/// What came of a workload.
+/// The outcome of a workload.
 #[derive(Default)]
 struct Outcome {
     /// The steps whose commit succeeded.
@@ -226,12 +226,12 @@ fn ensure_content(who: &str, engine: &Engine, expected: &[String]) -> Verdict {
     ensure(integrity == [r#"[Text("ok")]"#], || format!("{who} finds it damaged: {integrity:?}"))
 }
 
-/// That nobody has the writer slot. A restore takes it too; this one changes nothing.
+/// Checks that the writer slot is free. The restore takes it, and changes nothing.
 fn ensure_free(engine: &Engine) -> Verdict {
     can("the writer slot", engine.restore(&engine.snapshot()))
 }
 
-/// Steps, and what the content is after those of them that were committed.
+/// Steps, and the content after each set of committed steps.
 struct Workload {
     steps: &'static [Step],
     known: HashMap<Vec<usize>, Vec<String>>,
@@ -242,9 +242,9 @@ impl Workload {
         Workload { steps, known: HashMap::new() }
     }
 
-    /// Does the steps under the plan, and then looks whether all is well with the engine.
-    fn run(&mut self, engine: &Engine, door: Door, plan: &Plan) -> Verdict<Outcome> {
-        let (client, outcome) = plan.during(|| match Client::come(engine, door) {
+    /// Runs the steps under the plan, and then checks the engine.
+    fn run(&mut self, engine: &Engine, access: Access, plan: &Plan) -> Verdict<Outcome> {
+        let (client, outcome) = plan.during(|| match Client::open(engine, access) {
             Ok(client) => {
                 let outcome = carry_out(&client, self.steps);
                 (Some(client), outcome)
@@ -257,52 +257,52 @@ impl Workload {
         let expected = self.known.entry(committed).or_insert_with_key(|committed| content_after(self.steps, committed));
         ensure_content("the next unit of work", engine, expected)?;
         ensure_content("a copy", &engine.snapshot().new_engine(), expected)?;
-        let client = client.map_or_else(|| can("the next connection", Client::come(engine, door)), Ok)?;
+        let client = client.map_or_else(|| can("the next connection", Client::open(engine, access)), Ok)?;
         const NEXT: Step = Step { sql: "INSERT INTO entry VALUES (1000, 1, 1, 'next')", end: End::Commit };
         can("the next step", client.carry_out(&NEXT))?;
         let work = can("the unit of work after it", engine.unit_of_work())?;
         let next = can("its query", rows(&work, "SELECT 1 FROM entry WHERE key = 1000"))?;
-        ensure(next.len() == 1, || "what the next step has committed is not there".to_owned())?;
+        ensure(next.len() == 1, || "the commit of the next step is lost".to_owned())?;
         ensure_free(engine)?;
         Ok(outcome)
     }
 }
 
-/// Bytes that SQLite has allocated.
-#[allow(unsafe_code, reason = "asks SQLite past rusqlite, which does not have this")]
+/// Returns the number of bytes that SQLite has allocated.
+#[allow(unsafe_code, reason = "rusqlite has no function for this")]
 fn allocated() -> i64 {
     // SAFETY: it may be called at any time.
     unsafe { ffi::sqlite3_memory_used() }
 }
 
-/// Tests come one after another, for some measure the process.
+/// Runs tests one after another, because some measure the process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What came of a workload with a fault at each call in turn.
+/// The findings of a workload with a fault at each call in turn.
 #[derive(Debug, Default)]
 struct Findings {
-    /// How many plans hit a call.
+    /// The number of plans that failed a call.
     hits: usize,
-    /// What the user was told first, without the engine's number.
+    /// The first error of each run, without numbers.
     messages: BTreeSet<String>,
     flaws: Vec<String>,
 }
 
-/// Does the steps with the fault at each call in turn, each time on a new engine, of which nothing must be left.
-fn everywhere(fault: Fault, door: Door, steps: &'static [Step]) -> Findings {
-    everywhere_and(fault, door, steps, |_| {})
+/// Runs the steps with the fault at each call in turn, each time on a new engine, of which nothing must be left.
+fn everywhere(fault: Fault, access: Access, steps: &'static [Step]) -> Findings {
+    everywhere_and(fault, access, steps, |_| {})
 }
 
-fn everywhere_and(fault: Fault, door: Door, steps: &'static [Step], leave: impl Fn(&Engine)) -> Findings {
+fn everywhere_and(fault: Fault, access: Access, steps: &'static [Step], leave: impl Fn(&Engine)) -> Findings {
     let (mut workload, mut findings) = (Workload::of(steps), Findings::default());
-    drop(fork().unit_of_work()); // so that is there what is allocated once in a process
+    drop(fork().unit_of_work()); // so that everything is allocated that SQLite allocates once in a process
     fault.everywhere(|plan| {
         let before = allocated();
         let engine = fork();
-        let verdict = workload.run(&engine, door, plan);
+        let verdict = workload.run(&engine, access, plan);
         leave(&engine);
         let uri = engine.uri().to_owned();
         drop(engine);
@@ -333,42 +333,42 @@ fn without_numbers(error: &Error) -> String {
     text
 }
 
-/// The least number of hits shows that the workload is one: that each of its calls was hit, by `at` and by `from`.
-fn assert_all_is_well(fault: Fault, steps: &'static [Step], doors: &[Door], hits: usize, messages: &[&str]) {
+/// The least number of hits shows that each call of the workload was failed, by `at` and by `starting_at`.
+fn assert_all_is_well(fault: Fault, steps: &'static [Step], accesss: &[Access], hits: usize, messages: &[&str]) {
     let _alone = alone();
-    for door in doors {
+    for access in accesss {
         let start = Instant::now();
-        let findings = everywhere(fault, *door, steps);
-        println!("{fault:?} {door:?}: {} hits in {:.1?}", findings.hits, start.elapsed());
-        assert!(findings.flaws.is_empty(), "{door:?}: {} flaws, as {}", findings.flaws.len(), findings.flaws[0]);
-        assert!(findings.hits >= hits, "{door:?}: only {} calls were hit", findings.hits);
-        let other = findings.messages.iter().find(|told| !messages.iter().any(|message| told.contains(message)));
-        assert!(other.is_none(), "{door:?}: {other:?}");
+        let findings = everywhere(fault, *access, steps);
+        println!("{fault:?} {access:?}: {} hits in {:.1?}", findings.hits, start.elapsed());
+        assert!(findings.flaws.is_empty(), "{access:?}: {} flaws, as {}", findings.flaws.len(), findings.flaws[0]);
+        assert!(findings.hits >= hits, "{access:?}: only {} calls were hit", findings.hits);
+        let other = findings.messages.iter().find(|found| !messages.iter().any(|message| found.contains(message)));
+        assert!(other.is_none(), "{access:?}: {other:?}");
     }
 }
 
 #[test]
-fn a_disk_that_fails() {
-    assert_all_is_well(Fault::Io, STEPS, &DOORS, 300, &["disk I/O error", "unable to open database file"]);
+fn io_errors() {
+    assert_all_is_well(Fault::Io, STEPS, &ACCESSES, 300, &["disk I/O error", "unable to open database file"]);
 }
 
 #[test]
-fn a_disk_that_is_full() {
-    assert_all_is_well(Fault::Full, STEPS, &DOORS, 150, &["database or disk is full"]);
+fn a_full_disk() {
+    assert_all_is_well(Fault::Full, STEPS, &ACCESSES, 150, &["database or disk is full"]);
 }
 
 #[test]
 fn no_memory() {
-    let [ours @ .., uri] = &DOORS;
+    let [ours @ .., uri] = &ACCESSES;
     assert_all_is_well(Fault::NoMemory, STEPS, ours, 300, &["out of memory"]);
     let rusqlites_own = "file:/rusqlite-fixtures/engine-N";
     assert_all_is_well(Fault::NoMemory, STEPS, &[*uri], 300, &["out of memory", rusqlites_own]);
 }
 
 #[test]
-fn locks_that_are_taken() {
-    let messages = ["can't lock engine N: Fault::Busy.from(N) of tests/faults.rs:N:N makes it seem taken"];
-    assert_all_is_well(Fault::Busy, STEPS, &DOORS, 20, &messages);
+fn taken_locks() {
+    let messages = ["can't lock engine N: Fault::Busy.starting_at(N) of tests/faults.rs:N:N makes it seem taken"];
+    assert_all_is_well(Fault::Busy, STEPS, &ACCESSES, 20, &messages);
 }
 
 const DISK: &[&str] = &["disk I/O error", "unable to open database file", "database or disk is full"];
@@ -376,19 +376,19 @@ const DISK: &[&str] = &["disk I/O error", "unable to open database file", "datab
 #[test]
 fn vacuum() {
     for fault in [Fault::Io, Fault::Full] {
-        assert_all_is_well(fault, WITH_VACUUM, &[Door::UnitOfWork, Door::Connect], 50, DISK);
+        assert_all_is_well(fault, WITH_VACUUM, &[Access::UnitOfWork, Access::Connect], 50, DISK);
     }
 }
 
-/// Each of them has another way to commit.
+/// Each mode commits in another way.
 #[test]
 fn journal_modes() {
     for fault in [Fault::Io, Fault::Full] {
-        assert_all_is_well(fault, CHANGE_ROWS, &["TRUNCATE", "PERSIST", "MEMORY"].map(Door::Journal), 15, DISK);
+        assert_all_is_well(fault, CHANGE_ROWS, &["TRUNCATE", "PERSIST", "MEMORY"].map(Access::Journal), 15, DISK);
     }
 }
 
-/// What the check is worth: SQLite does write before it commits, and what it wrote is not to be seen after a rollback.
+/// The check is worth something: SQLite writes before it commits, and these writes must not be visible after a rollback.
 #[test]
 fn there_are_writes_before_the_commit() {
     let _alone = alone();
@@ -400,7 +400,7 @@ fn there_are_writes_before_the_commit() {
     assert!(seen);
 }
 
-/// A transaction that changes two engines is there in both or in none.
+/// A transaction that changes two engines is in both or in none.
 #[test]
 fn commits_to_two_engines() {
     let _alone = alone();
@@ -425,11 +425,11 @@ fn commits_to_two_engines() {
     }
 }
 
-/// With statistics, which SQLite reads with the schema, and for which it looks up `kind` in another way. Nothing is done
-/// to a connection before its user has it, so that the user's fault may come first.
+/// With statistics, which SQLite reads with the schema and which change the query plan for `kind`. No `on_connect` runs before
+/// the user gets the connection, so that the user's fault may come first.
 static ANALYZED: Template = Template::sql(SCHEMA).seed("ANALYZE").key("faults-analyzed");
 
-/// What a test finds on an engine that it gets.
+/// Returns what a test finds on its engine.
 fn view(engine: &Engine) -> Vec<String> {
     let look = |connection: &Connection| {
         let mut view = content(connection).unwrap();
@@ -447,63 +447,64 @@ fn query_plan(connection: &Connection) -> String {
     rows(connection, "EXPLAIN QUERY PLAN SELECT * FROM entry WHERE kind = 1").unwrap().concat()
 }
 
-/// The next test gets an engine of the template that is as new, whatever has failed in this one: when its connection was
-/// opened, or in one that was open already.
+/// Whatever failed in this test, while a connection was opened or later, the next test gets an engine like a new one.
 #[test]
-fn engines_of_a_template() {
+fn engines_of_a_template_are_clean_after_faults() {
     let _alone = alone();
     let new = view(&ANALYZED.new_engine().unwrap().fork());
     let plan_of = |engine: &Engine| query_plan(&engine.unit_of_work().unwrap());
-    assert_ne!(plan_of(&fork()), plan_of(&ANALYZED.new_engine().unwrap()), "statistics make no difference");
-    let mut used_again = 0;
+    assert_ne!(plan_of(&fork()), plan_of(&ANALYZED.new_engine().unwrap()), "the statistics make no difference");
+    let mut reused = 0;
     for (is_cold, fault) in [true, false].into_iter().flat_map(|is_cold| Fault::ALL.iter().map(move |f| (is_cold, f))) {
         fault.everywhere(|plan| {
             let engine = ANALYZED.new_engine().unwrap();
             let _ = plan.during(|| carry_out(&Client::UnitsOfWork(engine.clone()), CHANGE_ROWS));
             drop(engine);
             let next = ANALYZED.new_engine().unwrap();
-            used_again += usize::from(next.unit_of_work().unwrap().total_changes() > 0);
+            reused += usize::from(next.unit_of_work().unwrap().total_changes() > 0);
             assert_eq!(view(&next), new);
             if is_cold {
                 next.retire();
             }
         });
     }
-    assert!(used_again > 100, "only {used_again} connections were used again");
-    ANALYZED.new_engine().unwrap().retire(); // or SQLite would take pages of idle connections while others measure
+    assert!(reused > 100, "only {reused} connections were reused");
+    ANALYZED.new_engine().unwrap().retire(); // or SQLite would reuse pages of idle connections while other tests measure
 }
 
-/// The check that all is well finds what is not: a step that commits twice, of which the first half may stand alone.
+/// The counterpart: a step that commits twice, whose first half may be committed alone.
 #[test]
 fn half_of_a_step_is_found() {
     const TWICE: Step =
         Step { sql: "DELETE FROM entry WHERE key = 1; COMMIT; BEGIN; DELETE FROM entry", end: End::Commit };
     let _alone = alone();
-    for (fault, door) in [(Fault::Io, Door::Connect), (Fault::Full, Door::UnitOfWork), (Fault::NoMemory, Door::Uri)] {
-        let flaws = everywhere(fault, door, &[INSERT, TWICE, READ]).flaws;
+    for (fault, access) in
+        [(Fault::Io, Access::Connect), (Fault::Full, Access::UnitOfWork), (Fault::NoMemory, Access::Uri)]
+    {
+        let flaws = everywhere(fault, access, &[INSERT, TWICE, READ]).flaws;
         let found = flaws.iter().filter(|flaw| flaw.contains("the next unit of work finds")).count();
         assert!(found > 5, "{fault:?}: {flaws:#?}");
         assert!(
-            found < everywhere(fault, door, &[INSERT, TWICE, READ]).hits,
-            "{fault:?}: it is no half where all fails"
+            found < everywhere(fault, access, &[INSERT, TWICE, READ]).hits,
+            "{fault:?}: not all plans leave a half"
         );
     }
 }
 
-/// The checks that nothing is left find what is: the writer slot, and a connection.
+/// The counterparts of the checks that nothing is left.
 #[test]
-fn what_is_left_is_found() {
+fn a_leaked_connection_allocation_or_slot_is_found() {
     let _alone = alone();
     let kept = RefCell::new(Vec::new());
     let keep = |engine: &Engine| kept.borrow_mut().push(engine.connect().unwrap());
-    let flaws = everywhere_and(Fault::Busy, Door::Connect, &[READ], keep).flaws;
+    let flaws = everywhere_and(Fault::Busy, Access::Connect, &[READ], keep).flaws;
     assert!(!flaws.is_empty() && flaws.iter().all(|flaw| flaw.ends_with("the engine is still there")), "{flaws:?}");
     let allocate = |_: &Engine| kept.borrow_mut().push(Connection::open_in_memory().unwrap());
-    let flaws = everywhere_and(Fault::Busy, Door::Connect, &[READ], allocate).flaws;
+    let flaws = everywhere_and(Fault::Busy, Access::Connect, &[READ], allocate).flaws;
     assert!(!flaws.is_empty() && flaws.iter().all(|flaw| flaw.ends_with("bytes are left")), "{flaws:?}");
     let engine = fork();
     let _writer = engine.begin(Immediate).unwrap();
-    let flaw = Workload::of(&[]).run(&engine, Door::Connect, &Fault::Io.at(1)).err().unwrap();
+    let flaw = Workload::of(&[]).run(&engine, Access::Connect, &Fault::Io.at(1)).err().unwrap();
     assert!(flaw.starts_with("the writer slot: can't write to"), "{flaw}");
 }
 
@@ -516,22 +517,22 @@ fn code_of<T>(result: rusqlite::Result<T>) -> Option<i32> {
 }
 
 #[test]
-fn at_is_one_call_and_from_all_after_it() {
+fn at_fails_one_call_and_starting_at_all_later_ones() {
     let _alone = alone();
     let engine = fork();
     let connection = engine.connect().unwrap();
     let at = Fault::Full.at(2);
     let results = at.during(|| [insert(&connection), insert(&connection)]);
     assert_eq!(results.map(code_of), [Some(ffi::SQLITE_FULL), None]);
-    let from = Fault::Full.from(2);
-    let results = from.during(|| [insert(&connection), insert(&connection)]);
+    let starting_at = Fault::Full.starting_at(2);
+    let results = starting_at.during(|| [insert(&connection), insert(&connection)]);
     assert_eq!(results.map(code_of), [Some(ffi::SQLITE_FULL); 2]);
-    assert!(at.was_hit() && from.was_hit() && at.calls() > from.calls());
-    assert_eq!(code_of(insert(&connection)), None, "it is over");
+    assert!(at.was_hit() && starting_at.was_hit() && at.calls() > starting_at.calls());
+    assert_eq!(code_of(insert(&connection)), None, "the plan has ended");
 }
 
 #[test]
-fn a_plan_counts_on() {
+fn a_plan_continues_its_count() {
     let _alone = alone();
     let engine = fork();
     let connection = engine.connect().unwrap();
@@ -543,9 +544,9 @@ fn a_plan_counts_on() {
     assert_eq!(code_of(plan.during(|| insert(&connection))), Some(ffi::SQLITE_FULL));
 }
 
-/// The first and the last among them.
+/// The first and the last call included.
 #[test]
-fn everywhere_is_at_each_call() {
+fn everywhere_fails_each_call() {
     let _alone = alone();
     let insert_under = |plan: &Plan| {
         let engine = fork();
@@ -563,7 +564,7 @@ fn everywhere_is_at_each_call() {
         }
     });
     let plans = |kind: &'static str| (1..=all.calls()).map(move |n| format!("Fault::Full.{kind}({n})"));
-    assert_eq!(hit.into_inner(), plans("at").chain(plans("from")).collect());
+    assert_eq!(hit.into_inner(), plans("at").chain(plans("starting_at")).collect());
 }
 
 #[test]
@@ -596,7 +597,7 @@ fn a_panic_ends_the_plan() {
     let _alone = alone();
     let engine = fork();
     let connection = engine.connect().unwrap();
-    let plan = Fault::Io.from(1);
+    let plan = Fault::Io.starting_at(1);
     let panicked = catch_unwind(AssertUnwindSafe(|| plan.during(|| insert(&connection).unwrap())));
     assert!(panicked.is_err() && plan.was_hit());
     insert(&connection).unwrap();
@@ -605,46 +606,61 @@ fn a_panic_ends_the_plan() {
 #[test]
 fn plans_do_not_nest() {
     let _alone = alone();
-    let nested = catch_unwind(|| Fault::Io.at(1).during(|| Fault::Full.from(2).during(|| ())));
+    let nested = catch_unwind(|| Fault::Io.at(1).during(|| Fault::Full.starting_at(2).during(|| ())));
     let message = *nested.unwrap_err().downcast::<String>().unwrap();
     let [inner, outer] =
-        ["Fault::Full.from(2) of tests/faults.rs:", " is asked for during Fault::Io.at(1) of tests/faults.rs:"];
+        ["can't start Fault::Full.starting_at(2) of tests/faults.rs:", " during Fault::Io.at(1) of tests/faults.rs:"];
     assert!(
         message.starts_with(inner) && message.contains(outer) && message.ends_with(": plans don't nest"),
         "{message}"
     );
-    fork().try_transaction(|work| insert(work)).expect("the outer one is over too");
+    fork().try_transaction(|work| insert(work)).expect("the outer plan has ended too");
 }
 
 #[test]
-fn what_can_hit_nothing_is_no_test() {
+fn everywhere_panics_if_it_can_fail_no_call() {
     let _alone = alone();
     let nothing = catch_unwind(|| Fault::Io.everywhere(|plan| plan.during(|| ())));
     let message = *nothing.unwrap_err().downcast::<String>().unwrap();
-    assert_eq!(message, "Fault::Io can hit nothing: no call of an engine was made in Plan::during");
+    assert_eq!(message, "Fault::Io fails no call: SQLite made no such call to an engine in Plan::during");
     assert!(catch_unwind(|| Fault::Io.at(0)).is_err());
 }
 
 #[test]
-fn a_plan_is_its_threads() {
+fn a_plan_can_be_sent_but_not_shared() {
+    fn is_send<T: Send>() {}
+    fn is_sync<T: Sync>() {}
+    is_send::<Plan>();
+    is_send::<Fault>();
+    is_sync::<Fault>();
+    trait IfSync<Marker> {
+        fn check() {}
+    }
+    impl<T> IfSync<()> for T {}
+    impl<T: Sync> IfSync<u8> for T {}
+    <Plan as IfSync<_>>::check(); // is ambiguous, and so does not compile, if a plan is Sync
+}
+
+#[test]
+fn a_plan_affects_only_its_thread() {
     let _alone = alone();
     let engine = fork();
-    let plan = Fault::Io.from(1);
+    let plan = Fault::Io.starting_at(1);
     plan.during(|| thread::scope(|scope| scope.spawn(|| engine.try_transaction(|work| insert(work))).join()).unwrap())
         .unwrap();
     assert_eq!(plan.calls(), 0);
 }
 
 #[test]
-fn the_build_of_a_template_is_for_others_too() {
+fn the_build_of_a_template_is_exempt() {
     let _alone = alone();
     static LATE: Template = Template::build(|connection| Ok(connection.execute_batch(SCHEMA)?)); // no image
-    let built = Fault::Io.from(1).during(|| LATE.new_engine().map(drop));
+    let built = Fault::Io.starting_at(1).during(|| LATE.new_engine().map(drop));
     built.and_then(|()| LATE.new_engine()).unwrap();
 }
 
 #[test]
-fn who_finds_a_lock_taken_tries_again() {
+fn a_connection_that_finds_a_lock_taken_retries() {
     let _alone = alone();
     let engine = fork();
     let start = Instant::now();
@@ -653,20 +669,20 @@ fn who_finds_a_lock_taken_tries_again() {
         plan.during(|| engine.try_transaction(|work| insert(work))).unwrap();
         assert!(plan.was_hit());
     }
-    let in_vain = Fault::Busy.from(1).during(|| engine.begin(Immediate)).unwrap_err();
-    assert_eq!(in_vain.kind(), ErrorKind::LockTimeout);
-    let (connection, for_ever) = (engine.connect().unwrap(), Fault::Busy.from(1));
-    assert!(for_ever.during(|| connection.execute_batch("BEGIN IMMEDIATE")).is_err());
-    assert_eq!(for_ever.calls(), 1, "it is known at once that more would be in vain");
-    assert_eq!(in_vain.sqlite().and_then(rusqlite::Error::sqlite_error_code), Some(ErrorCode::DatabaseBusy));
+    let refused = Fault::Busy.starting_at(1).during(|| engine.begin(Immediate)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::LockTimeout);
+    let (connection, permanent) = (engine.connect().unwrap(), Fault::Busy.starting_at(1));
+    assert!(permanent.during(|| connection.execute_batch("BEGIN IMMEDIATE")).is_err());
+    assert_eq!(permanent.calls(), 1, "it gives up at once");
+    assert_eq!(refused.sqlite().and_then(rusqlite::Error::sqlite_error_code), Some(ErrorCode::DatabaseBusy));
     engine.set_lock_timeout(Duration::ZERO);
-    assert!(Fault::Busy.at(1).during(|| engine.begin(Immediate)).is_err(), "it is not to wait");
+    assert!(Fault::Busy.at(1).during(|| engine.begin(Immediate)).is_err(), "the lock timeout is zero");
     assert!(start.elapsed() < Duration::from_secs(2), "nothing is waited for");
 }
 
-/// As in SQLite, where no busy handler is called for it.
+/// As in SQLite, which calls no busy handler for it.
 #[test]
-fn who_has_read_and_finds_the_writer_slot_taken_is_refused() {
+fn a_reader_that_finds_the_writer_slot_taken_is_refused() {
     let _alone = alone();
     let engine = fork();
     let work = engine.unit_of_work().unwrap();
@@ -677,7 +693,7 @@ fn who_has_read_and_finds_the_writer_slot_taken_is_refused() {
 }
 
 #[test]
-#[ignore = "is run by the next one, as a process of its own"]
+#[ignore = "is run by the next test, in a process of its own"]
 fn fails_under_a_plan() {
     Fault::Full.everywhere(|plan| {
         let result = plan.during(|| fork().try_transaction(|work| insert(work)));
@@ -686,12 +702,12 @@ fn fails_under_a_plan() {
 }
 
 #[test]
-fn a_test_that_fails_says_under_which_plan() {
+fn a_test_that_fails_reports_the_plan() {
     let _alone = alone();
     let mut child = Command::new(std::env::current_exe().unwrap());
     let output = child.args(["--ignored", "--exact", "--nocapture", "fails_under_a_plan"]).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    let plan = told.lines().find(|line| line.starts_with("rusqlite-fixtures: ")).unwrap_or(&told);
-    assert!(plan.starts_with("rusqlite-fixtures: this was under Fault::Full.at(2) of tests/faults.rs:"), "{plan}");
-    assert!(plan.ends_with(", which hit a write"), "{plan}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let plan = stderr.lines().find(|line| line.starts_with("rusqlite-fixtures: ")).unwrap_or(&stderr);
+    assert!(plan.starts_with("rusqlite-fixtures: the panic was under Fault::Full.at(2) of tests/faults.rs:"), "{plan}");
+    assert!(plan.ends_with(", which failed a write"), "{plan}");
 }

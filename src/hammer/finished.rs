@@ -1,5 +1,6 @@
-//! What one worker did in one round.
+//! What one worker did in one round, as its thread reports it.
 
+use std::error::Error;
 use std::fmt;
 use std::time::Instant;
 
@@ -14,24 +15,31 @@ pub(super) struct Finished<T> {
     pub(super) events: Vec<Event>,
 }
 
-/// A worker came to a mark, and went on at this time.
+impl<T> Finished<T> {
+    pub(super) fn has_hung(&self) -> bool {
+        matches!(self.result, Err(Failure::Hung(_)))
+    }
+}
+
+/// A worker reached a mark, and passed it at this time.
 #[derive(Clone, Copy)]
 pub(super) struct Event {
     pub(super) mark: &'static str,
-    /// The number of the engine, if the mark is of one.
+    /// The number of the engine, for a mark of an engine's writer slot.
     pub(super) engine: Option<u64>,
     pub(super) at: Instant,
 }
 
-/// Why a worker's round has no value.
+/// Why a worker returned no value in a round.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The work returned this error; or `SQLITE_BUSY`, and this is the crate's own, which says who held the lock.
+    /// The work returned this error. In place of SQLite's `SQLITE_BUSY` it is the crate's own
+    /// [`Error`](crate::Error), which says who held the lock.
     Error(BoxError),
-    /// The work panicked with these words.
+    /// The work panicked with this message.
     Panic(String),
-    /// The work had not ended by the deadline; where it stood.
+    /// The work had not ended by the deadline. The text says where the worker was.
     Hung(String),
 }
 
@@ -39,8 +47,17 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Error(error) => write!(f, "error: {error}"),
-            Failure::Panic(words) => write!(f, "panic: {words}"),
-            Failure::Hung(place) => write!(f, "hung, {place}"),
+            Failure::Panic(message) => write!(f, "panic: {message}"),
+            Failure::Hung(place) => write!(f, "hung {place}"),
+        }
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Failure::Error(error) => Some(&**error),
+            Failure::Panic(_) | Failure::Hung(_) => None,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Makes any code race, again and again, and tells what happened: which results, errors and panics there were, how long it
-//! took, and in which orders the threads came to the places that matter.
+//! Makes any code race, round after round, and reports what happened: the results, errors and panics, how long the code
+//! took, and in which orders the threads reached the places that matter.
 //!
 //! ```
 //! use rusqlite_fixtures::UnitOfWork;
@@ -15,8 +15,8 @@
 //! # Did it really race?
 //!
 //! A test of a race that never happens passes. So the code under test, or the test, marks the places where the order
-//! matters, by [`Worker::reached`] or [`reached`]; the report counts the orders in which the threads came there
-//! ([`Report::orders`]), and a [`Pause`] at a mark brings about those that are rare:
+//! matters, by [`Worker::reached`] or [`reached`]. The report counts the orders in which the threads reached a mark
+//! ([`Report::orders`]). A [`Pause`] at a mark makes rare orders certain:
 //!
 //! ```
 //! use std::collections::BTreeSet;
@@ -28,7 +28,7 @@
 //! let hammer = Hammer::new().threads(2).rounds(1).pause_at("checked", Pause::for_all());
 //! let report = hammer.run(move |worker| {
 //!     let is_free = seats.lock().unwrap().contains(&1);
-//!     worker.reached("checked"); // what was seen may be out of date from here on
+//!     worker.reached("checked"); // from here on, `is_free` may be out of date
 //!     if is_free {
 //!         seats.lock().unwrap().remove(&1);
 //!     }
@@ -38,53 +38,100 @@
 //! assert_eq!(seated, 2, "both have the one seat");
 //! ```
 //!
-//! The crate has marks of its own, the constants below, so that code under test may need none. Whatever reads, and then writes
-//! what it has read plus one, loses updates when all have read before the first writes:
-//! `.pause_at(SLOT_ASKED, Pause::for_all())`. (Who holds the slot at such a mark, keeps those waiting who are to come; then the
-//! pause takes all of its [patience](Pause::patience).) Where no hammer runs, a mark costs one load.
+//! The crate has marks of its own, the constants below, so the code under test may need none. If a thread holds the writer
+//! slot at such a mark, the others can't arrive, and the pause lasts its full [patience](Pause::patience). Where no hammer
+//! runs, a mark costs one load.
+//!
+//! # Lost updates
+//!
+//! Code that reads a value and then writes a new one loses updates if all threads have read before the first one writes.
+//! [`Hammer::run_each`] gives each round a fresh engine, and a pause at [`SLOT_ASKED`] makes all threads read first:
+//!
+//! ```
+//! use rusqlite_fixtures::hammer::{Hammer, Pause, SLOT_ASKED};
+//! use rusqlite_fixtures::rusqlite::Connection;
+//! use rusqlite_fixtures::{Engine, Result, Template};
+//!
+//! static COUNTER: Template =
+//!     Template::sql("CREATE TABLE counter (n INT); INSERT INTO counter VALUES (0)");
+//!
+//! /// The code under test: it has no transaction around both statements.
+//! fn increment(connection: &Connection) -> Result<i64> {
+//!     let n: i64 = connection.query_row("SELECT n FROM counter", [], |row| row.get(0))?;
+//!     connection.execute("UPDATE counter SET n = ?1", [n + 1])?;
+//!     Ok(n + 1)
+//! }
+//!
+//! let hammer = Hammer::new().threads(4).rounds(10).pause_at(SLOT_ASKED, Pause::for_all());
+//! let report = hammer.clone().run_each(
+//!     |_round| COUNTER.engine().unwrap(),
+//!     |_worker, engine: &Engine| Ok(increment(&engine.connect()?)?),
+//! );
+//! report.assert_no_failures();
+//! let counted: Vec<_> = report.distinct_values().collect();
+//! assert_eq!(counted, [(&1, 40)], "all threads count to 1, in each round: {report}");
+//!
+//! // In an immediate transaction, each thread sees what the one before has written.
+//! let report = hammer.run_each(
+//!     |_round| COUNTER.engine().unwrap(),
+//!     |_worker, engine: &Engine| Ok(engine.transaction(|work| increment(work))?),
+//! );
+//! let counted: Vec<_> = report.distinct_values().map(|(_, times)| times).collect();
+//! assert_eq!(counted, [10; 4], "1, 2, 3 and 4, once in each round: {report}");
+//! ```
+
+// Files:
+// * `worker`: what the work gets, a `Worker` and its `Random`.
+// * `run`: the worker threads, the start of a round, and what each worker has done in it.
+// * `pause`: pauses, and the rendezvous where workers wait for each other.
+// * `finished`: what a worker thread sends when its round has ended.
+// * `record`: collects that; `report` is the result that users see.
+// * `timeline`, `svg`: which workers waited for the writer slot and which held it, as text and as a picture.
+// * `progress`: how far a long run is, on a terminal.
+//
+// The folder uses `error` and `marks` only. The code under test knows no hammer: it reports its marks by `marks::reached`.
+//
+// Invariants:
+// * No worker takes a lock that another worker needs, unless a pause waits for other workers. A lock would put the workers
+//   into an order.
+// * A round starts when all threads are awake, and the next one when all workers have ended it.
+// * Every worker of every round has exactly one attempt in the report, whether it returned, failed, panicked or hung.
+// * After a round that hangs, no round starts. The threads are detached, so the work owns what it uses.
 
 mod finished;
 mod pause;
 mod progress;
+mod record;
 mod report;
+mod run;
 #[cfg(feature = "svg")]
 mod svg;
 mod timeline;
+mod worker;
 
 use std::ffi::OsString;
 use std::hash::Hash;
-use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
-
-use fastrand::Rng;
-use rusqlite::ErrorCode;
+use std::time::Duration;
 
 pub use self::finished::Failure;
-use self::finished::{Event, Finished};
 pub use self::pause::Pause;
-use self::pause::{Kind, Meeting};
 use self::progress::Progress;
-use self::report::Record;
-pub use self::report::{Orders, Outcome, Report};
+use self::record::Record;
+pub use self::report::{Attempt, Orders, Report};
+use self::run::{Run, Threads};
 pub use self::timeline::{Arrival, Lane, Span, Timeline};
-use crate::error::{BoxError, Error, words_of_panic};
-use crate::marks;
+pub use self::worker::{Random, Worker};
+use crate::error::BoxError;
 pub use crate::marks::{
     COMMITTED, REGISTRY_ASKED, REGISTRY_CREATED, REGISTRY_CREATING, SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED,
     SLOT_TAKEN, reached,
 };
-use crate::sync::Recovered;
 
-/// How many threads run some code, how often, and what holds them up.
+/// A builder for a run: how many threads race, for how many rounds, and where they pause.
 ///
-/// Each round, all threads start at once; the next begins when all of them have ended.
+/// All threads start a round at once. The next round starts when all of them have ended.
 #[derive(Clone, Debug)]
-#[must_use = "it does nothing until `run`"]
+#[must_use = "a hammer does nothing until `run`"]
 pub struct Hammer {
     threads: usize,
     rounds: usize,
@@ -95,60 +142,63 @@ pub struct Hammer {
 }
 
 impl Hammer {
-    /// 8 threads, 100 rounds, a deadline of 60 s for each. The seed is another each time, unless the environment variable
-    /// `RUSQLITE_FIXTURES_SEED` says which.
+    /// Returns a hammer of 8 threads and 100 rounds, with a deadline of 60 s for each round. The seed is random, unless the
+    /// environment variable `RUSQLITE_FIXTURES_SEED` sets it.
     ///
     /// # Panics
-    /// When that variable is set and is no number.
+    /// When that variable is set and is not a number.
     pub fn new() -> Hammer {
         let seed = seed(std::env::var_os("RUSQLITE_FIXTURES_SEED"));
         let (deadline, pauses) = (Duration::from_secs(60), Vec::new());
         Hammer { threads: 8, rounds: 100, seed, deadline, pauses, timeline_of: None }
     }
 
-    /// So many threads.
+    /// Sets the number of threads.
     ///
     /// # Panics
-    /// When it is none.
+    /// When it is 0.
     pub fn threads(self, threads: usize) -> Hammer {
-        assert!(threads > 0, "a hammer needs a thread at least");
+        assert!(threads > 0, "a hammer needs at least one thread");
         Hammer { threads, ..self }
     }
 
-    /// So many rounds.
+    /// Sets the number of rounds.
     pub fn rounds(self, rounds: usize) -> Hammer {
         Hammer { rounds, ..self }
     }
 
-    /// Draws what is random ([`Worker::random`], [`Pause::up_to`]) as the run did whose report had this seed. What threads
-    /// do of themselves is drawn by nobody.
+    /// Sets the seed of all random numbers ([`Worker::random`], [`Pause::up_to`]). With the seed of an earlier
+    /// [`Report`], a run draws the same numbers again. How the system schedules the threads does not depend on the seed.
     pub fn seed(self, seed: u64) -> Hammer {
         Hammer { seed, ..self }
     }
 
-    /// How long a round may take, which should be longer than the patience of a pause. After that it is taken to hang: the
-    /// report tells where each thread stands, and the threads are left behind.
+    /// Sets how long a round may take, 60 s by default. It should be longer than the patience of any pause.
+    ///
+    /// A round that takes longer is reported as hung, with the place where each thread is. It is the last round, and its
+    /// threads are left running.
     pub fn deadline(self, deadline: Duration) -> Hammer {
         Hammer { deadline, ..self }
     }
 
-    /// Holds the workers up when they come to this mark. With several pauses at one mark, each of them does, one after
-    /// another; all that wait for the others to be there wait at the first of them.
+    /// Pauses the workers when they reach this mark. Several pauses at one mark follow one another; those that wait for all
+    /// workers wait for them to reach the first pause.
     pub fn pause_at(mut self, mark: &'static str, pause: Pause) -> Hammer {
         self.pauses.push((mark, pause));
         self
     }
 
-    /// Has the report draw this round, counted from 0. Otherwise it draws the one that took longest.
+    /// Sets the round, counted from 0, of which the report has a timeline. By default, it is the round that took longest.
     pub fn timeline_of(self, round: usize) -> Hammer {
         Hammer { timeline_of: Some(round), ..self }
     }
 
     /// Runs `work` on all threads, in each round.
     ///
-    /// What it borrows it has to own: a round that hangs outlives the run. An [`Engine`](crate::Engine) is a handle that can
-    /// be cloned; other things want an `Arc`. What it returns is kept until the report is dropped, and told apart by `Eq`: of
-    /// other values, as of an `f64`, return what identifies them.
+    /// The work has to own what it uses, because the threads of a round that hangs outlive the run. An
+    /// [`Engine`](crate::Engine) is a handle that can be cloned; share other things by an [`Arc`](std::sync::Arc). The values
+    /// that the work returns are kept until the report is dropped, and are compared by `Eq`. For values without it, such as
+    /// an `f64`, return something that identifies them.
     ///
     /// # Panics
     /// When a thread can't be started.
@@ -157,26 +207,45 @@ impl Hammer {
         T: Eq + Hash + Send + 'static,
         F: Fn(&mut Worker) -> Result<T, BoxError> + Send + Sync + 'static,
     {
+        self.run_each(|_round| (), move |worker, ()| work(worker))
+    }
+
+    /// Runs `work` on all threads, in each round, with a fresh state for each round.
+    ///
+    /// `prepare` gets the number of the round, counted from 0, and returns the state that the workers share in it, such as
+    /// an engine of a template. It is called on the current thread before the round starts, and its time is not a part of
+    /// the round. The state is dropped when the round has ended, unless the round hangs. For the rest, this is
+    /// [`run`](Hammer::run). [Lost updates](self#lost-updates) shows an example.
+    ///
+    /// # Panics
+    /// When `prepare` panics, or a thread can't be started.
+    pub fn run_each<S, T, P, F>(self, mut prepare: P, work: F) -> Report<T>
+    where
+        S: Send + Sync + 'static,
+        T: Eq + Hash + Send + 'static,
+        P: FnMut(usize) -> S,
+        F: Fn(&mut Worker, &S) -> Result<T, BoxError> + Send + Sync + 'static,
+    {
         let mut record = Record::new(self.threads, self.rounds, self.seed, self.timeline_of);
         let mut progress = Progress::new(self.rounds);
-        let crew = Crew::hire(&self, Arc::new(work));
+        let threads = Threads::start(Run::new(self.threads, self.seed, &self.pauses), work);
         for round in 0..self.rounds {
-            let finished = crew.run(round, self.deadline);
-            let hangs = finished.iter().any(|worker| matches!(worker.result, Err(Failure::Hung(_))));
+            let finished = threads.run_round(round, prepare(round), self.deadline);
+            let has_hung = finished.iter().any(|worker| worker.has_hung());
             record.add(round, finished);
-            if hangs {
-                return record.into_report(&self.pauses, crew.leave());
+            if has_hung {
+                return record.into_report(&self.pauses, threads.detach());
             }
             progress.show(round + 1);
         }
-        record.into_report(&self.pauses, crew.dismiss())
+        record.into_report(&self.pauses, threads.join())
     }
 }
 
 fn seed(given: Option<OsString>) -> u64 {
     let number = |given: OsString| {
         let number = given.to_str().and_then(|given| given.parse().ok());
-        number.unwrap_or_else(|| panic!("RUSQLITE_FIXTURES_SEED is no number: {}", given.display()))
+        number.unwrap_or_else(|| panic!("RUSQLITE_FIXTURES_SEED is not a number: {}", given.display()))
     };
     given.map_or_else(|| fastrand::u64(..), number)
 }
@@ -187,273 +256,16 @@ impl Default for Hammer {
     }
 }
 
-/// One of the threads under a hammer, in one round. It stays on that thread: threads that the work starts are not watched.
-#[derive(Debug)]
-pub struct Worker {
-    number: usize,
-    round: usize,
-    threads: usize,
-    random: Rng,
-    stays: PhantomData<*const ()>,
-}
-
-impl Worker {
-    /// Which of the threads it is, counted from 0.
-    pub fn number(&self) -> usize {
-        self.number
-    }
-
-    /// Which round it is, counted from 0.
-    pub fn round(&self) -> usize {
-        self.round
-    }
-
-    /// How many threads there are.
-    pub fn threads(&self) -> usize {
-        self.threads
-    }
-
-    /// Random numbers of this worker's own, in each round others; the same ones when the seed is.
-    pub fn random(&mut self) -> &mut Rng {
-        &mut self.random
-    }
-
-    /// Says that the code has come to a place where the order of threads matters.
-    pub fn reached(&self, mark: &'static str) {
-        marks::reached(mark);
-    }
-}
-
-/// The threads of a run.
-struct Crew<T> {
-    floor: Arc<Floor>,
-    starts: Vec<Sender<usize>>,
-    threads: Vec<JoinHandle<()>>,
-    finished: Receiver<Finished<T>>,
-}
-
-impl<T: Send + 'static> Crew<T> {
-    fn hire<F>(hammer: &Hammer, work: Arc<F>) -> Crew<T>
-    where
-        F: Fn(&mut Worker) -> Result<T, BoxError> + Send + Sync + 'static,
-    {
-        let floor = Arc::new(Floor::new(hammer));
-        let (done, finished) = mpsc::channel();
-        let hire = |number| {
-            let (start, starts) = mpsc::channel();
-            let (floor, done, work) = (floor.clone(), done.clone(), work.clone());
-            let name = format!("hammer {number}"); // an error of the writer slot says it
-            let thread = thread::Builder::new().name(name).spawn(move || floor.employ(number, &starts, &done, &*work));
-            (start, thread.expect("the system starts a thread"))
-        };
-        let (starts, threads) = (0..hammer.threads).map(hire).unzip();
-        Crew { floor, starts, threads, finished }
-    }
-
-    /// Starts a round and waits until all have ended it, or the deadline is over. In order of the workers' numbers.
-    fn run(&self, round: usize, deadline: Duration) -> Vec<Finished<T>> {
-        let start = Instant::now();
-        self.floor.meeting.begin();
-        for worker in &self.starts {
-            worker.send(round).expect("workers stay until they are dismissed");
-        }
-        let mut finished: Vec<Option<Finished<T>>> = self.starts.iter().map(|_| None).collect();
-        while finished.iter().any(Option::is_none) {
-            let Ok(worker) = self.finished.recv_timeout(deadline.saturating_sub(start.elapsed())) else { break };
-            let number = worker.number;
-            finished[number] = Some(worker);
-        }
-        let or_hung = |(number, worker): (usize, Option<_>)| worker.unwrap_or_else(|| self.floor.hung(number, start));
-        finished.into_iter().enumerate().map(or_hung).collect()
-    }
-
-    /// Waits until the threads are gone, and what they have captured is dropped.
-    fn dismiss(self) -> Vec<(&'static str, usize)> {
-        drop(self.starts);
-        self.threads.into_iter().for_each(|thread| drop(thread.join()));
-        self.floor.meeting.given_up()
-    }
-
-    /// Leaves the threads to themselves; those that still end do so after this round.
-    fn leave(self) -> Vec<(&'static str, usize)> {
-        self.floor.meeting.given_up()
-    }
-}
-
-/// Where the workers of a run meet.
-struct Floor {
-    threads: usize,
-    seed: u64,
-    pauses: Vec<(&'static str, Pause)>,
-    meeting: Meeting,
-    /// How often a worker has come to the start of a round.
-    awake: AtomicUsize,
-    /// Each its worker's own; looked into when a round hangs.
-    posts: Vec<Mutex<Post>>,
-}
-
-/// What one worker has done in this round.
-struct Post {
-    events: Vec<Event>,
-    /// The mark at which it is held up.
-    paused_at: Option<&'static str>,
-    random: Rng,
-}
-
-impl Floor {
-    fn new(hammer: &Hammer) -> Floor {
-        let post = |_| Mutex::new(Post { events: Vec::new(), paused_at: None, random: Rng::with_seed(0) });
-        Floor {
-            threads: hammer.threads,
-            seed: Rng::with_seed(hammer.seed).u64(..), // far from that of the next number
-            meeting: Meeting::new(hammer.threads, &hammer.pauses),
-            pauses: hammer.pauses.clone(),
-            awake: AtomicUsize::new(0),
-            posts: (0..hammer.threads).map(post).collect(),
-        }
-    }
-
-    /// What a thread does: the work, whenever a round starts.
-    fn employ<T>(
-        self: Arc<Floor>,
-        number: usize,
-        starts: &Receiver<usize>,
-        done: &Sender<Finished<T>>,
-        work: &(impl Fn(&mut Worker) -> Result<T, BoxError> + ?Sized),
-    ) {
-        let floor = self.clone();
-        let _observed = marks::observe(move |mark, engine| floor.reached(number, mark, engine));
-        for round in starts {
-            let mut worker = self.worker(number, round);
-            self.wait_until_all_are_awake(round);
-            let begun = Instant::now();
-            let result = match catch_unwind(AssertUnwindSafe(|| work(&mut worker))) {
-                Ok(result) => result.map_err(|error| Failure::Error(explained(error))),
-                Err(panic) => {
-                    let words = words_of_panic(&*panic).to_owned();
-                    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-                        std::mem::forget(again); // or there might be no end of it
-                    }
-                    Err(Failure::Panic(words))
-                }
-            };
-            let ended = Instant::now();
-            self.meeting.end(number);
-            let events = std::mem::take(&mut self.post(number).events);
-            if done.send(Finished { number, begun, ended, result, events }).is_err() {
-                return; // the round was taken to hang
-            }
-        }
-    }
-
-    fn worker(&self, number: usize, round: usize) -> Worker {
-        // Numbers far from each other for what is next to each other.
-        let spread = |number: usize| (number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let seed = self.seed ^ spread(round * self.threads + number);
-        self.post(number).random = Rng::with_seed(!seed);
-        Worker { number, round, threads: self.threads, random: Rng::with_seed(seed), stays: PhantomData }
-    }
-
-    /// To wake a thread takes longer than much of what is hammered: those that are awake let others run until all are.
-    fn wait_until_all_are_awake(&self, round: usize) {
-        self.awake.fetch_add(1, Ordering::Relaxed);
-        while self.awake.load(Ordering::Relaxed) < self.threads * (round + 1) {
-            thread::yield_now();
-        }
-    }
-
-    fn reached(&self, number: usize, mark: &'static str, engine: Option<u64>) {
-        if self.pauses.iter().any(|(at, _)| *at == mark) && !self.post(number).has_reached(mark) {
-            self.post(number).paused_at = Some(mark);
-            self.meeting.arrive(mark, number);
-            let here = |(at, pause): &&(&str, Pause)| *at == mark && pause.concerns(number);
-            self.pauses.iter().filter(here).for_each(|(_, pause)| self.hold_up(pause, mark, number));
-            self.post(number).paused_at = None;
-        }
-        self.post(number).events.push(Event { mark, engine, at: Instant::now() });
-        self.meeting.pass(mark, number); // after it has been noted, or the next could be noted before
-    }
-
-    fn hold_up(&self, pause: &Pause, mark: &'static str, number: usize) {
-        match &pause.kind {
-            Kind::Time(time) => thread::sleep(*time),
-            Kind::UpTo(longest) => {
-                let part = self.post(number).random.f64();
-                thread::sleep(longest.mul_f64(part));
-            }
-            Kind::ForAll => self.meeting.wait_for_all(pause, mark),
-            Kind::InOrder(order) => self.meeting.wait_for_those_before(pause, order, mark, number),
-        }
-    }
-
-    /// What is known of a worker that has not ended its round.
-    fn hung<T>(&self, number: usize, begun: Instant) -> Finished<T> {
-        let (events, paused_at) = {
-            let post = self.post(number);
-            (post.events.clone(), post.paused_at)
-        };
-        let ended = Instant::now();
-        let stands = match (paused_at, events.last()) {
-            (Some(mark), _) => format!("in a pause at the mark `{mark}`"),
-            (None, Some(Event { mark, at, .. })) => {
-                format!("after the mark `{mark}`, which it reached {:.1?} ago", ended - *at)
-            }
-            (None, None) => "and has reached no mark".to_owned(),
-        };
-        Finished { number, begun, ended, result: Err(Failure::Hung(stands)), events }
-    }
-
-    fn post(&self, number: usize) -> MutexGuard<'_, Post> {
-        self.posts[number].lock().recovered()
-    }
-}
-
-/// The same error; one of SQLite for a lock says who holds it, which is known on this thread only.
-fn explained(error: BoxError) -> BoxError {
-    let is_of_a_lock = |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
-    match error.downcast::<rusqlite::Error>() {
-        Ok(error) if is_of_a_lock(&error) => Error::from(*error).into(),
-        Ok(error) => error,
-        Err(other) => other,
-    }
-}
-
-impl Post {
-    fn has_reached(&self, mark: &str) -> bool {
-        self.events.iter().any(|event| event.mark == mark)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
+    use crate::error::words_of_panic;
 
     #[test]
-    fn a_round_begins_when_all_are_awake() {
-        let floor = Floor::new(&Hammer::new().threads(2));
-        for round in 0..3 {
-            let has_begun = AtomicBool::new(false);
-            let was_early = thread::scope(|scope| {
-                scope.spawn(|| {
-                    floor.wait_until_all_are_awake(round);
-                    has_begun.store(true, Ordering::SeqCst);
-                });
-                thread::sleep(Duration::from_millis(20)); // in which it could begin; that it does not needs no time
-                let was_early = has_begun.load(Ordering::SeqCst);
-                floor.wait_until_all_are_awake(round);
-                was_early
-            });
-            assert!(!was_early && has_begun.into_inner(), "round {round}");
-        }
-    }
-
-    #[test]
-    fn a_seed_may_be_given() {
+    fn the_environment_variable_sets_the_seed() {
         assert_eq!(seed(Some("17".into())), 17);
         assert_ne!(seed(None), seed(None));
-        let words = catch_unwind(|| seed(Some("seventeen".into()))).unwrap_err();
-        assert_eq!(words_of_panic(&*words), "RUSQLITE_FIXTURES_SEED is no number: seventeen");
+        let panic = std::panic::catch_unwind(|| seed(Some("seventeen".into()))).unwrap_err();
+        assert_eq!(words_of_panic(&*panic), "RUSQLITE_FIXTURES_SEED is not a number: seventeen");
     }
 }

@@ -1,4 +1,4 @@
-//! What holds a worker up at a mark.
+//! Pauses at marks, and the rendezvous where paused workers wait for each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::sync::Recovered;
 
-/// What a worker does at a mark before it goes on, the first time in each round that it comes there.
+/// What a worker does before it passes a mark, the first time in each round that it reaches it.
 ///
-/// Those that wait for other workers wait for [`patience`](Pause::patience) at most, and not for workers whose round has
-/// ended. How often patience ran out is in the report.
+/// A pause that waits for other workers lasts for its [`patience`](Pause::patience) at most, and does not wait for workers
+/// that have ended the round. The report counts the pauses that ran out of patience.
 #[derive(Clone, Debug)]
 pub struct Pause {
     pub(super) kind: Kind,
@@ -26,23 +26,23 @@ pub(super) enum Kind {
 }
 
 impl Pause {
-    /// Sleeps so long.
+    /// Sleeps for this time.
     pub fn time(time: Duration) -> Pause {
         Pause::new(Kind::Time(time))
     }
 
-    /// Sleeps for a time up to `longest`, drawn from the run's seed, another one each time.
+    /// Sleeps for a random time up to `longest`, which is drawn from the run's seed.
     pub fn up_to(longest: Duration) -> Pause {
         Pause::new(Kind::UpTo(longest))
     }
 
-    /// Waits until every worker is there: between a check and what is done about it, that makes all of them act on the
-    /// same.
+    /// Waits until every worker has reached the mark. Between a check and the action that relies on it, this makes all
+    /// workers act on the same state.
     pub fn for_all() -> Pause {
         Pause::new(Kind::ForAll)
     }
 
-    /// Lets the workers pass in this order. Those that it does not name pass at once.
+    /// Lets the workers with these numbers pass in this order. Others pass at once.
     pub fn in_order(order: impl IntoIterator<Item = usize>) -> Pause {
         Pause::new(Kind::InOrder(order.into_iter().collect()))
     }
@@ -51,17 +51,17 @@ impl Pause {
         Pause { kind, patience: Duration::from_secs(1), only: None }
     }
 
-    /// How long to wait for other workers, 1 s unless set.
+    /// Sets how long to wait for other workers, 1 s by default.
     pub fn patience(self, patience: Duration) -> Pause {
         Pause { patience, ..self }
     }
 
-    /// Holds up this one worker only.
+    /// Pauses only the worker with this number.
     pub fn of_worker(self, number: usize) -> Pause {
         Pause { only: Some(number), ..self }
     }
 
-    pub(super) fn concerns(&self, worker: usize) -> bool {
+    pub(super) fn applies_to(&self, worker: usize) -> bool {
         self.only.is_none_or(|only| only == worker)
     }
 
@@ -70,10 +70,11 @@ impl Pause {
     }
 }
 
-/// Where workers wait for one another.
-pub(super) struct Meeting {
+/// Where workers wait for each other at marks.
+pub(super) struct Rendezvous {
     threads: usize,
-    /// Whether any pause waits for others. If none does, no worker takes the lock, which would put them in an order.
+    /// Whether any pause waits for other workers. If none does, no worker takes the lock, which would put the workers into
+    /// an order.
     is_used: bool,
     state: Mutex<State>,
     changed: Condvar,
@@ -84,22 +85,22 @@ struct State {
     arrived: BTreeMap<&'static str, BTreeSet<usize>>,
     passed: BTreeMap<&'static str, BTreeSet<usize>>,
     ended: BTreeSet<usize>,
-    given_up: BTreeMap<&'static str, usize>,
+    timed_out: BTreeMap<&'static str, usize>,
 }
 
-impl Meeting {
-    pub(super) fn new(threads: usize, pauses: &[(&'static str, Pause)]) -> Meeting {
+impl Rendezvous {
+    pub(super) fn new(threads: usize, pauses: &[(&'static str, Pause)]) -> Rendezvous {
         let is_used = pauses.iter().any(|(_, pause)| pause.waits_for_others());
-        Meeting { threads, is_used, state: Mutex::default(), changed: Condvar::new() }
+        Rendezvous { threads, is_used, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// A round begins; no worker is in it yet.
-    pub(super) fn begin(&self) {
+    /// Forgets the round before. No worker is in the new one yet.
+    pub(super) fn begin_round(&self) {
         let mut state = self.lock();
-        *state = State { given_up: std::mem::take(&mut state.given_up), ..State::default() };
+        *state = State { timed_out: std::mem::take(&mut state.timed_out), ..State::default() };
     }
 
-    /// The worker is at the mark, and may be held up there.
+    /// The worker has reached the mark, and may be paused there.
     pub(super) fn arrive(&self, mark: &'static str, worker: usize) {
         if self.is_used {
             self.lock().arrived.entry(mark).or_default().insert(worker);
@@ -124,7 +125,7 @@ impl Meeting {
         let waited = self.changed.wait_timeout_while(state, pause.patience, |state| is_missing(state));
         let (mut state, timeout) = waited.recovered();
         if timeout.timed_out() {
-            *state.given_up.entry(mark).or_default() += 1;
+            *state.timed_out.entry(mark).or_default() += 1;
         }
     }
 
@@ -135,16 +136,16 @@ impl Meeting {
         }
     }
 
-    pub(super) fn end(&self, worker: usize) {
+    pub(super) fn end_round(&self, worker: usize) {
         if self.is_used {
             self.lock().ended.insert(worker);
             self.changed.notify_all();
         }
     }
 
-    /// At which marks patience ran out, and how often.
-    pub(super) fn given_up(&self) -> Vec<(&'static str, usize)> {
-        self.lock().given_up.clone().into_iter().collect()
+    /// Returns the marks at which pauses ran out of patience, and how often.
+    pub(super) fn timed_out(&self) -> Vec<(&'static str, usize)> {
+        self.lock().timed_out.clone().into_iter().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -157,17 +158,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_is_what_it_was_made() {
+    fn a_pause_has_its_patience_and_its_worker() {
         const PATIENCE: Duration = Duration::from_millis(3);
         let pause = Pause::for_all().patience(PATIENCE).of_worker(1);
-        assert!(pause.patience == PATIENCE && pause.concerns(1) && !pause.concerns(0));
-        assert!(Pause::for_all().concerns(0));
+        assert!(pause.patience == PATIENCE && pause.applies_to(1) && !pause.applies_to(0));
+        assert!(Pause::for_all().applies_to(0));
     }
 
-    /// Without one, a hammer puts no lock between the threads.
+    /// Without such pauses, a hammer puts no lock between the threads.
     #[test]
-    fn only_pauses_that_wait_for_others_need_a_meeting() {
-        let is_used = |pause: Pause| Meeting::new(2, &[("mark", Pause::time(Duration::ZERO)), ("mark", pause)]).is_used;
+    fn only_pauses_that_wait_for_others_use_the_rendezvous() {
+        let is_used =
+            |pause: Pause| Rendezvous::new(2, &[("mark", Pause::time(Duration::ZERO)), ("mark", pause)]).is_used;
         assert!(is_used(Pause::for_all()) && is_used(Pause::in_order([1, 0])));
         assert!(!is_used(Pause::time(Duration::ZERO)) && !is_used(Pause::up_to(Duration::ZERO)));
     }

@@ -1,9 +1,9 @@
-//! How far a long run is, on a terminal.
+//! Shows on a terminal how far a long run is.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Runs that are over sooner say nothing.
+/// Shorter runs show nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -21,7 +21,7 @@ impl Progress {
         Progress { rounds, start: Instant::now(), shown: None, is_watched }
     }
 
-    /// So many rounds are done.
+    /// Shows that `done` rounds have ended, if it is time to.
     pub(super) fn show(&mut self, done: usize) {
         if let Some(line) = self.line_if_due(done) {
             show(&line);
@@ -45,9 +45,9 @@ impl Drop for Progress {
     }
 }
 
-/// In the place of what the line had before.
+/// Replaces the text of the line.
 fn show(text: &str) {
-    let _ = write!(std::io::stderr(), "\r\x1b[2K{text}"); // that the terminal is gone is no failure
+    let _ = write!(std::io::stderr(), "\r\x1b[2K{text}"); // a closed terminal is no failure
 }
 
 fn line(done: usize, rounds: usize, elapsed: Duration) -> String {
@@ -55,8 +55,8 @@ fn line(done: usize, rounds: usize, elapsed: Duration) -> String {
     format!("hammer: round {done} of {rounds}, {:.0?}, {:.0?} to go", elapsed, left)
 }
 
-/// Whether what is printed goes to the test harness, which shows it when a test fails: a terminal's control characters
-/// would be in the way. Cargo ends the names of tests' executables with 16 hexadecimal digits.
+/// Whether the test harness captures what is printed. It shows that when a test fails, where control characters would
+/// disturb. Cargo ends the names of test executables with 16 hexadecimal digits.
 fn is_captured() -> bool {
     let exe = std::env::current_exe().unwrap_or_default();
     let stem = exe.file_stem().unwrap_or_default().to_string_lossy();
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tests_are_known_by_their_names() {
+    fn executables_of_tests_are_recognized_by_their_names() {
         assert!(is_test("it-0123456789abcdef"));
         assert!(!is_test("quickstart") && !is_test("bank-transfer") && !is_test("it-0123456789abcdeX"));
         let is_captured = |has_variable, argument: &str| {
@@ -98,21 +98,21 @@ mod tests {
     }
 
     #[test]
-    fn says_how_far_it_is() {
+    fn the_line_has_the_round_and_the_time_left() {
         let line = line(250, 1000, Duration::from_secs(10));
         assert_eq!(line, "hammer: round 250 of 1000, 10s, 30s to go");
     }
 
     #[test]
-    fn shows_nothing_before_its_time_nor_unwatched() {
+    fn nothing_is_shown_early_or_without_a_terminal() {
         let mut progress = Progress { rounds: 10, start: Instant::now(), shown: None, is_watched: true };
-        assert_eq!(progress.line_if_due(1), None, "it has only just begun");
+        assert_eq!(progress.line_if_due(1), None, "the run is too short");
         progress.start = Instant::now() - 2 * PATIENCE;
         progress.is_watched = false;
         assert_eq!(progress.line_if_due(2), None);
         progress.is_watched = true;
         assert!(progress.line_if_due(3).is_some_and(|line| line.starts_with("hammer: round 3 of 10, ")));
         assert_eq!(progress.line_if_due(4), None, "it was shown just now");
-        progress.shown = None; // or the line would be cleared, where the test is run
+        progress.shown = None; // or dropping it would clear a line of the test's output
     }
 }

@@ -1,4 +1,4 @@
-//! A timeline as a picture.
+//! Draws a timeline as SVG.
 
 use std::error::Error;
 use std::ops::Range;
@@ -12,11 +12,11 @@ use crate::marks::COMMITTED;
 
 const WIDTH: u32 = 1200;
 
-/// How high a lane is, in pixels, and what is above and below them all.
+/// The height of a lane, and of the margins above and below all lanes, in pixels.
 const LANE: u32 = 30;
 const ABOVE: u32 = 56;
 const BELOW: u32 = 56;
-/// How wide the names of lanes are: of workers, and of their engines.
+/// The width of the labels, in pixels: for workers, and for workers with engines.
 const LABELS: [u32; 2] = [96, 160];
 
 const RAN: RGBColor = RGBColor(198, 204, 214);
@@ -24,13 +24,13 @@ const WAITED: RGBColor = RGBColor(245, 170, 60);
 const HELD: RGBColor = RGBColor(35, 90, 165);
 const COMMIT: RGBColor = RGBColor(255, 255, 255);
 
-/// A part of the picture.
+/// The result of drawing.
 type Drawn<'a> = Result<(), Box<dyn Error + 'a>>;
 
 impl Timeline {
-    /// The timeline as SVG (with the feature `svg`): a lane per thread, with a line where it ran, orange where it waited
-    /// for a writer slot, blue where it held it, with a dot where it committed. Where the threads used several engines, a
-    /// thread has a lane for each that it used, with the engine's number.
+    /// Returns the timeline as SVG (with the feature `svg`). Each thread has a lane: a line while it ran, orange while it
+    /// waited for a writer slot, blue while it held one, and a dot for each commit. If the threads used several engines, a
+    /// thread has a lane for each engine that it used, with the engine's number.
     #[allow(clippy::missing_panics_doc, reason = "a string can always be drawn on")]
     pub fn to_svg(&self) -> String {
         let mut svg = String::new();
@@ -40,7 +40,7 @@ impl Timeline {
 
     fn draw<'a>(&self, svg: &'a mut String) -> Drawn<'a> {
         let rows = self.rows();
-        let are_several = rows.iter().any(|row| row.engine.is_some());
+        let has_several_engines = rows.iter().any(|row| row.engine.is_some());
         let height = ABOVE + LANE * rows.len() as u32 + BELOW;
         let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
         root.fill(&WHITE)?;
@@ -51,7 +51,7 @@ impl Timeline {
             .margin_top(ABOVE)
             .margin_right(24)
             .x_label_area_size(BELOW)
-            .y_label_area_size(LABELS[usize::from(are_several)])
+            .y_label_area_size(LABELS[usize::from(has_several_engines)])
             .build_cartesian_2d(0.0..end, rows.len() as f64..0.0)?;
         let mut mesh = chart.configure_mesh();
         mesh.disable_y_mesh().disable_y_axis().y_labels(0).light_line_style(WHITE).bold_line_style(RAN.mix(0.5));
@@ -97,7 +97,7 @@ fn label_of(row: &Row<'_>) -> String {
     }
 }
 
-/// In which unit times are legible, and how many of them are in a second.
+/// Returns the unit in which the times are legible, and how many units a second has.
 fn unit(longest: Duration) -> (&'static str, f64) {
     match longest.as_secs_f64() {
         seconds if seconds < 1e-3 => ("µs", 1e6),
@@ -111,16 +111,16 @@ mod tests {
     use super::*;
     use crate::hammer::timeline::tests::timeline;
 
-    /// Each of these shapes, as the numbers with which its attributes begin: where it is, and how large.
+    /// Returns each shape with this tag as its first attributes that are numbers: its place and size.
     fn shapes(svg: &str, tag: &str) -> Vec<Vec<u32>> {
         let shapes = svg.lines().filter(|line| line.starts_with(tag)).filter_map(|line| line.split(" opacity").next());
         let numbers = |shape: &str| shape.split('"').skip(1).step_by(2).map_while(|value| value.parse().ok()).collect();
         shapes.map(numbers).collect()
     }
 
-    /// Lanes of 30 pixels, and 107.9 pixels for each of 10 ms, from 96 on.
+    /// Lanes are 30 pixels high. Each of the 10 ms has 107.9 pixels, starting at pixel 96.
     #[test]
-    fn a_timeline_as_a_picture() {
+    fn a_timeline_is_drawn_as_svg() {
         let svg = timeline().to_svg();
         assert_eq!(shapes(&svg, "<svg"), [[1200, 56 + 2 * 30 + 56]]);
         let first = [[96, 69, 1079, 4], [311, 61, 432, 21], [203, 65, 108, 12]]; // ran, held, waited
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_in_a_legible_unit() {
+    fn times_have_a_legible_unit() {
         let unit = |micros| unit(Duration::from_micros(micros)).0;
         assert_eq!([unit(0), unit(999), unit(1_000), unit(999_999), unit(1_000_000)], ["µs", "µs", "ms", "ms", "s"]);
     }

@@ -1,4 +1,4 @@
-//! Who waited for the writer slot, and who held it, when.
+//! Which threads waited for the writer slot and which held it, and when.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use super::finished::{Event, Finished};
 use crate::marks::{SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED, SLOT_TAKEN};
 
-/// What each thread did in one round, and when: with a lane per thread, it prints as text, and with the feature `svg` it is
-/// drawn by `to_svg`. Where the threads used several engines, a thread has a line for each that it used. Times count from
-/// the start of the round.
+/// What each thread did in one round, and when.
 ///
-/// When a connection that polls gives up, nothing tells it. If it asks for the same engine's slot again later, the timeline
-/// shows one wait; otherwise the wait ends where it asked last. A slot that another thread gives back is shown as held until
-/// this thread ends.
+/// It has a lane for each thread. It prints as text, and with the feature `svg`, `to_svg` draws it. If the threads used
+/// several engines, each thread has a line for each engine that it used. Times count from the start of the round.
+///
+/// SQLite does not report that a connection that polls has given up. If it asks for the same engine's slot again later, the
+/// timeline shows one wait; otherwise the wait ends when it asked last. A slot that another thread gives back is shown as
+/// held until this thread ends.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
     round: usize,
@@ -25,39 +26,39 @@ pub struct Timeline {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Lane {
-    /// Which worker it is.
+    /// The worker's number.
     pub worker: usize,
-    /// From its start to its end.
+    /// From the start of the worker's round to its end.
     pub ran: Range<Duration>,
-    /// When it waited for a writer slot, in the order in which it began to.
+    /// When it waited for a writer slot, in order of the starts.
     pub waited: Vec<Span>,
-    /// When it held a writer slot, in the order in which it took them.
+    /// When it held a writer slot, in order of the starts.
     pub held: Vec<Span>,
-    /// When it came to which mark.
+    /// When it passed which mark.
     pub marks: Vec<Arrival>,
 }
 
-/// How long a thread waited for an engine's writer slot, or held it.
+/// A time during which a thread waited for an engine's writer slot, or held it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Span {
     /// The engine's number, which is in its URI ([`Engine::uri`](crate::Engine::uri)).
     pub engine: u64,
-    /// When it began.
+    /// The start.
     pub start: Duration,
-    /// When it ended.
+    /// The end.
     pub end: Duration,
 }
 
-/// When a thread came to a mark.
+/// A mark that a thread reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Arrival {
-    /// When it went on from there.
+    /// When the thread passed the mark, after any pause.
     pub at: Duration,
-    /// Which mark it is.
+    /// The mark.
     pub mark: &'static str,
-    /// The engine's number, if the mark is of an engine's writer slot.
+    /// The engine's number, for a mark of an engine's writer slot.
     pub engine: Option<u64>,
 }
 
@@ -73,17 +74,17 @@ impl Timeline {
         Timeline { round, lanes: finished.iter().map(lane).collect() }
     }
 
-    /// Which round it is of, counted from 0.
+    /// Returns the number of the round, counted from 0.
     pub fn round(&self) -> usize {
         self.round
     }
 
-    /// A lane for each thread.
+    /// Returns the lanes, one for each thread.
     pub fn lanes(&self) -> &[Lane] {
         &self.lanes
     }
 
-    /// From the first thread's start to the last one's end.
+    /// Returns the time from the first thread's start to the last thread's end.
     pub fn took(&self) -> Duration {
         self.lanes.iter().map(|lane| lane.ran.end).max().unwrap_or_default()
     }
@@ -93,10 +94,10 @@ impl Timeline {
         self.lanes.iter().flat_map(Lane::engines).collect()
     }
 
-    /// What is drawn below each other: a row for each thread; where there are several engines, for each that it used.
+    /// Returns the rows to draw: one for each thread, or for each engine that a thread used if there are several engines.
     pub(super) fn rows(&self) -> Vec<Row<'_>> {
-        let are_several = self.engines().len() > 1;
-        let rows = |lane| Row::all_of(lane, are_several);
+        let has_several_engines = self.engines().len() > 1;
+        let rows = |lane| Row::all_of(lane, has_several_engines);
         self.lanes.iter().flat_map(rows).collect()
     }
 
@@ -108,7 +109,7 @@ impl Timeline {
         let span = |span: &Range<Duration>| json!([nanoseconds(span.start), nanoseconds(span.end)]);
         let of_slot = |span: &Span| json!({ "engine": span.engine, "from": nanoseconds(span.start), "to": nanoseconds(span.end) });
         let spans = |spans: &[Span]| spans.iter().map(of_slot).collect::<Vec<_>>();
-        let mark = |its: &Arrival| json!({ "mark": its.mark, "engine": its.engine, "at": nanoseconds(its.at) });
+        let mark = |arrival: &Arrival| json!({ "mark": arrival.mark, "engine": arrival.engine, "at": nanoseconds(arrival.at) });
         let lane = |lane: &Lane| {
             json!({
                 "worker": lane.worker,
@@ -141,7 +142,7 @@ impl Lane {
             }
         }
         for (engine, Slot { asked, taken }) in slots {
-            self.waited.extend(asked.map(|Range { start, end }| Span { engine, start, end })); // it was given up
+            self.waited.extend(asked.map(|Range { start, end }| Span { engine, start, end })); // the wait had no result
             let end = self.ran.end;
             self.held.extend(taken.into_iter().map(|start| Span { engine, start, end }));
         }
@@ -152,7 +153,7 @@ impl Lane {
         let until_now = |start| Span { engine, start, end: at };
         let waited = |asked: Range<Duration>| until_now(asked.start);
         match mark {
-            // Who is refused and comes back goes on waiting.
+            // A connection that polls asks again, which continues its wait.
             SLOT_ASKED => slot.asked = Some(slot.asked.take().map_or(at, |asked| asked.start)..at),
             SLOT_REFUSED => self.waited.extend(slot.asked.take().map(waited)),
             SLOT_TAKEN => {
@@ -165,27 +166,27 @@ impl Lane {
     }
 }
 
-/// What a thread has to do with one engine's writer slot.
+/// A thread's use of one engine's writer slot, up to some event.
 #[derive(Default)]
 struct Slot {
-    /// When it was asked for first and last, since it was taken or refused.
+    /// When the thread asked first and last, since it took the slot or was refused.
     asked: Option<Range<Duration>>,
-    /// When it was taken. Several times, if another thread has given it back.
+    /// When the thread took it; several times if another thread gave it back.
     taken: Vec<Duration>,
 }
 
 /// What is drawn beside one label.
 pub(super) struct Row<'a> {
     pub(super) lane: &'a Lane,
-    /// Which engine's slot; `None` for those of all.
+    /// The engine whose slot is drawn; `None` for all engines.
     pub(super) engine: Option<u64>,
-    /// Whether it is the first of the lane's rows.
+    /// Whether it is the lane's first row.
     pub(super) is_first: bool,
 }
 
 impl<'a> Row<'a> {
-    fn all_of(lane: &'a Lane, are_several: bool) -> Vec<Row<'a>> {
-        let engines = if are_several { lane.engines() } else { BTreeSet::new() };
+    fn all_of(lane: &'a Lane, has_several_engines: bool) -> Vec<Row<'a>> {
+        let engines = if has_several_engines { lane.engines() } else { BTreeSet::new() };
         let row = |(number, engine)| Row { lane, engine: Some(engine), is_first: number == 0 };
         match engines.is_empty() {
             true => vec![Row { lane, engine: None, is_first: true }],
@@ -194,21 +195,21 @@ impl<'a> Row<'a> {
     }
 
     pub(super) fn waited(&self) -> impl Iterator<Item = Range<Duration>> {
-        self.of_its_engine(&self.lane.waited)
+        self.of_this_engine(&self.lane.waited)
     }
 
     pub(super) fn held(&self) -> impl Iterator<Item = Range<Duration>> {
-        self.of_its_engine(&self.lane.held)
+        self.of_this_engine(&self.lane.held)
     }
 
-    fn of_its_engine<'s>(&self, spans: &'s [Span]) -> impl Iterator<Item = Range<Duration>> + use<'s> {
+    fn of_this_engine<'s>(&self, spans: &'s [Span]) -> impl Iterator<Item = Range<Duration>> + use<'s> {
         let engine = self.engine;
-        let is_its = move |span: &&Span| engine.is_none_or(|engine| span.engine == engine);
-        spans.iter().filter(is_its).map(|span| span.start..span.end)
+        let is_of_it = move |span: &&Span| engine.is_none_or(|engine| span.engine == engine);
+        spans.iter().filter(is_of_it).map(|span| span.start..span.end)
     }
 }
 
-/// How wide a lane is in text.
+/// The width of a lane in text.
 const COLUMNS: usize = 100;
 
 impl fmt::Display for Timeline {
@@ -217,7 +218,7 @@ impl fmt::Display for Timeline {
         writeln!(f, "round {}, {took:.1?}: · runs, - waits for a writer slot, # holds it", self.round)?;
         let column = |at: Duration| (COLUMNS as f64 * at.as_secs_f64() / took.as_secs_f64().max(1e-9)) as usize;
         let rows = self.rows();
-        let are_several = rows.iter().any(|row| row.engine.is_some());
+        let has_several_engines = rows.iter().any(|row| row.engine.is_some());
         for row in rows {
             let mut cells = [' '; COLUMNS];
             let mut draw = |span: Range<Duration>, with: char| {
@@ -226,10 +227,10 @@ impl fmt::Display for Timeline {
             };
             draw(row.lane.ran.clone(), '·');
             row.held().for_each(|span| draw(span, '#'));
-            row.waited().for_each(|span| draw(span, '-')); // over it: a thread that holds the slot may wait for itself
+            row.waited().for_each(|span| draw(span, '-')); // on top: a thread that holds the slot may wait for itself
             let worker = if row.is_first { row.lane.worker.to_string() } else { String::new() };
             let engine = row.engine.map(|engine| format!("engine {engine}")).unwrap_or_default();
-            let width = if are_several { 14 } else { 0 };
+            let width = if has_several_engines { 14 } else { 0 };
             writeln!(f, "{worker:>4} {engine:width$}{}", cells.iter().collect::<String>().trim_end())?;
         }
         Ok(())
@@ -241,7 +242,8 @@ pub(super) mod tests {
     use super::*;
     use crate::marks::COMMITTED;
 
-    /// Two workers in a round of 10 ms: one waits, holds the slot and commits; one takes a slot as it ends, and keeps it.
+    /// Two workers in a round of 10 ms. The first waits, holds the slot and commits. The second takes a slot as it ends, and
+    /// keeps it.
     pub(in crate::hammer) fn timeline() -> Timeline {
         let first = [(SLOT_ASKED, 7, 1), (SLOT_TAKEN, 7, 2), (COMMITTED, 7, 3), (SLOT_GIVEN_BACK, 7, 6)];
         let second =
@@ -249,7 +251,7 @@ pub(super) mod tests {
         of_workers(&[&first, &second])
     }
 
-    /// The second begins at 2 ms.
+    /// Each worker begins 2 ms after the one before.
     fn of_workers(workers: &[&[(&'static str, u64, u64)]]) -> Timeline {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
@@ -265,7 +267,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_timeline_as_text() {
+    fn a_timeline_prints_as_text() {
         let cells = |parts: &[(&str, usize)]| parts.iter().map(|(cell, times)| cell.repeat(*times)).collect::<String>();
         let first = cells(&[("·", 10), ("-", 10), ("#", 40), ("·", 40)]);
         let second = cells(&[(" ", 20), ("·", 20), ("-", 1), ("·", 58), ("-", 1)]);
@@ -273,9 +275,10 @@ pub(super) mod tests {
         assert_eq!(timeline().to_string(), format!("{heading}\n   0 {first}\n   1 {second}\n"));
     }
 
-    /// The first worker holds both slots and gives the first one back first. The second is refused one, and gets another.
+    /// The first worker holds two slots and gives the first one back first. The second worker is refused one slot, and gets
+    /// another.
     #[test]
-    fn engines_have_lines_of_their_own() {
+    fn each_engine_has_its_own_line() {
         let first = [
             (SLOT_ASKED, 7, 1),
             (SLOT_TAKEN, 7, 1),

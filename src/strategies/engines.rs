@@ -1,14 +1,15 @@
-//! Operations on real engines.
+//! Carries operations out on real engines.
 
-use std::collections::BTreeMap;
-use std::fmt::{self, Debug};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::fmt;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, TransactionBehavior, ffi};
+use rusqlite::{Connection, TransactionBehavior};
 
-use super::model::{Content, Effect, Model, Outcome};
-use super::operation::{AT_FIRST, ELSEWHERE, HANDS, Kind, Operation, Place, Statement, TABLES};
+use super::dispatch::{self, Executor};
+use super::execute::{create_table, drop_in_panic, execute, outcome_of, read, read_schema, refusal};
+use super::model::Model;
+use super::operation::{CLIENTS, FOREIGN_TABLE, Kind, Operation, RowStatement};
+use super::outcome::{Content, Effect, Outcome};
 use super::rows::Rows;
 use super::subject::{Difference, Subject};
 use crate::content::Snapshot;
@@ -16,34 +17,34 @@ use crate::engine::{Engine, PooledConnection, UnitOfWork};
 use crate::error::{Error, Result};
 use crate::vfs::set_busy_handler;
 
-/// Carries the operations out on this engine and forks of it, and compares what comes of each, and in the end what each
-/// engine holds, with the model. The engine's lock timeout is zero from then on.
+/// Carries the operations out on this engine and forks of it, and compares each effect, and at the end the content of each
+/// engine, with the model. It sets the engine's lock timeout to zero.
 ///
-/// Nothing of it is open when it returns, so an engine of a template is used again.
+/// It closes all connections before it returns, so that an engine of a template is reused.
 ///
 /// # Errors
-/// The first difference, also when the rows can't be read.
+/// The first difference, or that the rows can't be read.
 pub fn check<R: Rows>(rows: &R, engine: Engine, operations: &[Operation<R::Key, R::Value>]) -> Result<(), Difference> {
     let opened = Engines::new(rows, engine);
-    let mut engines = opened.map_err(|error| Difference::new("in the beginning", &"engines", &error))?;
+    let mut engines = opened.map_err(|error| Difference::new("at the start", &"engines", &error))?;
     let mut model = engines.model()?;
     model.compare(&mut engines, operations)?;
     engines.check(&model)
 }
 
-/// Engines, and the hands on them.
+/// Engines and their clients, which carry out operations.
 pub struct Engines<'a, R: Rows> {
     rows: &'a R,
-    /// Before the engines, which don't go back to their template while a connection is open.
-    hands: [Option<Hand>; HANDS],
+    /// Dropped before the engines, which don't go back to their template while a connection is open.
+    clients: [Option<Client>; CLIENTS],
     engines: Vec<Engine>,
     snapshots: Vec<Snapshot>,
 }
 
-struct Hand {
+struct Client {
     held: Held,
     engine: usize,
-    /// How many savepoints it has set.
+    /// The number of savepoints that it has set.
     depth: usize,
 }
 
@@ -53,7 +54,7 @@ enum Held {
     Connection(Connection),
 }
 
-impl Hand {
+impl Client {
     fn connection(&self) -> &Connection {
         match &self.held {
             Held::UnitOfWork(work) => work,
@@ -67,27 +68,21 @@ impl Hand {
     }
 }
 
-impl<R: Rows> fmt::Debug for Engines<'_, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engines").field("engines", &self.engines).finish_non_exhaustive()
-    }
-}
-
 impl<'a, R: Rows> Engines<'a, R> {
-    /// Hands that have nothing, and this engine.
+    /// Returns this engine, with clients that have no connection yet. It sets the engine's lock timeout to zero.
     ///
     /// # Errors
-    /// SQLite's own, when it can't open a connection.
+    /// When SQLite can't open a connection.
     ///
     /// # Panics
-    /// When there is no table in the engine.
+    /// When the engine has no table.
     pub fn new(rows: &'a R, engine: Engine) -> Result<Engines<'a, R>> {
         engine.set_lock_timeout(Duration::ZERO);
-        let snapshots = vec![elsewhere(&engine)?];
-        Ok(Engines { rows, hands: [const { None }; HANDS], engines: vec![engine], snapshots })
+        let snapshots = vec![foreign_snapshot(&engine)?];
+        Ok(Engines { rows, clients: [const { None }; CLIENTS], engines: vec![engine], snapshots })
     }
 
-    /// The model of them as they are.
+    /// Returns a model that starts with the engine's current content.
     ///
     /// # Errors
     /// When the rows can't be read.
@@ -96,18 +91,18 @@ impl<'a, R: Rows> Engines<'a, R> {
         Ok(Model::new(content.rows).unchanged_is_unwritten(R::UNCHANGED_IS_UNWRITTEN))
     }
 
-    /// Closes what is open, compares what each engine holds with the model, and has SQLite check that it is whole.
+    /// Closes all clients, compares the content of each engine with the model, and runs SQLite's integrity check.
     ///
     /// # Errors
     /// The first difference.
     pub fn check(mut self, model: &Model<R::Key, R::Value>) -> Result<(), Difference> {
-        self.hands = [const { None }; HANDS];
+        self.clients = [const { None }; CLIENTS];
         let expected = model.committed().count();
         if self.engines.len() != expected {
-            return Err(Difference::new("the engines in the end", &expected, &self.engines.len()));
+            return Err(Difference::new("the number of engines at the end", &expected, &self.engines.len()));
         }
         for (number, (engine, expected)) in self.engines.iter().zip(model.committed()).enumerate() {
-            let at = format!("engine {number} in the end");
+            let at = format!("engine {number} at the end");
             let got = self.content(engine)?;
             if got != *expected {
                 return Err(Difference::new(at, expected, &got));
@@ -125,127 +120,156 @@ impl<'a, R: Rows> Engines<'a, R> {
         read().map_err(|error: Error| Difference::new("reading all rows", &"rows", &error))
     }
 
-    fn open(&mut self, hand: usize, engine: usize, kind: Kind) -> Outcome<R::Key, R::Value> {
-        self.hands[hand] = None; // before the new one, which may want the slot
+    fn end(&mut self, client: usize, sql: &str, end: fn(UnitOfWork) -> Result<()>) -> Outcome<R::Key, R::Value> {
+        match self.clients[client].take() {
+            None => Outcome::Closed,
+            Some(Client { held: Held::UnitOfWork(work), .. }) => outcome_of(end(work).map_err(rusqlite::Error::from)),
+            Some(client_of_connection) => {
+                let outcome = client_of_connection.execute(sql);
+                self.clients[client] = Some(Client { depth: 0, ..client_of_connection });
+                outcome
+            }
+        }
+    }
+
+    fn with_client(
+        &mut self,
+        client: usize,
+        work: impl FnOnce(&R, &mut Client) -> Outcome<R::Key, R::Value>,
+    ) -> Outcome<R::Key, R::Value> {
+        let Some(client) = &mut self.clients[client] else { return Outcome::Closed };
+        let outcome = work(self.rows, client);
+        if outcome == Outcome::Locked {
+            // A connection that polls comes back later, and then has the slot reserved for a while. This one comes back now.
+            read_schema(client.connection());
+        }
+        outcome
+    }
+
+    fn drop_client(&mut self, client: usize, drop: fn(Client)) -> Outcome<R::Key, R::Value> {
+        self.clients[client].take().map(drop).map_or(Outcome::Closed, |()| Outcome::Done)
+    }
+}
+
+impl<R: Rows> Executor<R::Key, R::Value> for Engines<'_, R> {
+    type Version = Snapshot;
+
+    fn version(&self, engine: usize) -> Snapshot {
+        self.engines[engine].snapshot()
+    }
+
+    fn is_current(&self, engine: usize, version: &Snapshot) -> bool {
+        version.ptr_eq(&self.engines[engine].snapshot())
+    }
+
+    fn engines(&self) -> usize {
+        self.engines.len()
+    }
+
+    fn snapshots(&self) -> usize {
+        self.snapshots.len()
+    }
+
+    fn engine_of(&self, client: usize) -> Option<usize> {
+        self.clients[client].as_ref().map(|client| client.engine)
+    }
+
+    fn open(&mut self, client: usize, engine: usize, kind: Kind) -> Outcome<R::Key, R::Value> {
+        self.clients[client] = None; // first, for the new one may need the slot
         match take(&self.engines[engine], kind) {
             Ok(held) => {
-                self.hands[hand] = Some(Hand { held, engine, depth: 0 });
+                self.clients[client] = Some(Client { held, engine, depth: 0 });
                 Outcome::Done
             }
             Err(error) => refusal(&error.into()),
         }
     }
 
-    fn end(&mut self, hand: usize, sql: &str, end: fn(UnitOfWork) -> Result<()>) -> Outcome<R::Key, R::Value> {
-        match self.hands[hand].take() {
-            None => Outcome::Closed,
-            Some(Hand { held: Held::UnitOfWork(work), .. }) => outcome_of(end(work).map_err(rusqlite::Error::from)),
-            Some(held) => {
-                let outcome = held.execute(sql);
-                self.hands[hand] = Some(Hand { depth: 0, ..held });
-                outcome
-            }
-        }
+    fn execute(&mut self, client: usize, statement: &RowStatement<R::Key, R::Value>) -> Outcome<R::Key, R::Value> {
+        self.with_client(client, |rows, client| {
+            let mut depth = client.depth;
+            let outcome = execute(rows, client.connection(), &mut depth, statement);
+            client.depth = depth;
+            outcome
+        })
     }
 
-    fn with_hand(
-        &mut self,
-        hand: usize,
-        work: impl FnOnce(&R, &mut Hand) -> Outcome<R::Key, R::Value>,
-    ) -> Outcome<R::Key, R::Value> {
-        let Some(hand) = &mut self.hands[hand % HANDS] else { return Outcome::Closed };
-        let outcome = work(self.rows, hand);
-        if outcome == Outcome::Locked {
-            // A connection that polls comes back later, and then has the slot reserved for a while. This one comes now.
-            look_at_schema(hand.connection());
-        }
-        outcome
+    fn begin(&mut self, client: usize, immediate: bool) -> Outcome<R::Key, R::Value> {
+        let sql = if immediate { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        self.with_client(client, |_, client| {
+            // In a savepoint, BEGIN IMMEDIATE takes the slot before it fails. If SQLite goes back to that savepoint before it
+            // has read the schema, it finds no table at all, in a file as well.
+            read_schema(client.connection());
+            client.execute(sql)
+        })
     }
 
-    fn drop_hand(&mut self, hand: usize, drop: fn(Hand)) -> Outcome<R::Key, R::Value> {
-        self.hands[hand % HANDS].take().map(drop).map_or(Outcome::Closed, |()| Outcome::Done)
+    fn commit(&mut self, client: usize) -> Outcome<R::Key, R::Value> {
+        self.end(client, "COMMIT", UnitOfWork::commit)
     }
 
-    fn restore(&self, engine: usize, snapshot: usize) -> Outcome<R::Key, R::Value> {
-        let restored = self.engines[engine].restore(&self.snapshots[snapshot % self.snapshots.len()]);
+    fn rollback(&mut self, client: usize) -> Outcome<R::Key, R::Value> {
+        self.end(client, "ROLLBACK", UnitOfWork::rollback)
+    }
+
+    fn close(&mut self, client: usize) -> Outcome<R::Key, R::Value> {
+        self.drop_client(client, drop)
+    }
+
+    fn close_in_panic(&mut self, client: usize) -> Outcome<R::Key, R::Value> {
+        self.drop_client(client, drop_in_panic)
+    }
+
+    fn vacuum(&mut self, client: usize) -> Outcome<R::Key, R::Value> {
+        self.with_client(client, |_, client| client.execute("VACUUM"))
+    }
+
+    fn take_snapshot(&mut self, engine: usize) {
+        self.snapshots.push(self.engines[engine].snapshot());
+    }
+
+    fn restore(&mut self, engine: usize, snapshot: usize) -> Outcome<R::Key, R::Value> {
+        let restored = self.engines[engine].restore(&self.snapshots[snapshot]);
         outcome_of(restored.map_err(rusqlite::Error::from))
     }
 
-    fn outcome(&mut self, operation: &Operation<R::Key, R::Value>) -> Outcome<R::Key, R::Value> {
-        if let Some(hand) = operation.needs_connection().filter(|hand| self.hands[hand % HANDS].is_none()) {
-            self.open(hand % HANDS, 0, AT_FIRST[hand % HANDS]);
-        }
-        let of = |engine: &usize| engine % self.engines.len();
-        match operation {
-            Operation::Open { hand, engine, kind } => self.open(hand % HANDS, of(engine), *kind),
-            Operation::Do { hand, statement } => self.with_hand(*hand, |rows, hand| {
-                let mut depth = hand.depth;
-                let outcome = carry_out(rows, hand.connection(), &mut depth, statement);
-                hand.depth = depth;
-                outcome
-            }),
-            Operation::Begin { hand, immediate } => {
-                let sql = if *immediate { "BEGIN IMMEDIATE" } else { "BEGIN" };
-                self.with_hand(*hand, |_, hand| {
-                    // Within a savepoint it takes the slot before it fails; and if SQLite goes back to that savepoint before
-                    // it has read the schema, it finds no table at all, in a file as well.
-                    look_at_schema(hand.connection());
-                    hand.execute(sql)
-                })
-            }
-            Operation::Commit { hand } => self.end(hand % HANDS, "COMMIT", UnitOfWork::commit),
-            Operation::Rollback { hand } => self.end(hand % HANDS, "ROLLBACK", UnitOfWork::rollback),
-            Operation::Drop { hand } => self.drop_hand(*hand, drop),
-            Operation::Panic { hand } => self.drop_hand(*hand, drop_in_panic),
-            Operation::Vacuum { hand } => self.with_hand(*hand, |_, hand| hand.execute("VACUUM")),
-            Operation::Snapshot { engine } => {
-                self.snapshots.push(self.engines[of(engine)].snapshot());
-                Outcome::Done
-            }
-            Operation::Restore { engine, snapshot } => self.restore(of(engine), *snapshot),
-            Operation::Reset { engine } => outcome_of(self.engines[of(engine)].reset().map_err(rusqlite::Error::from)),
-            Operation::Fork { engine } => {
-                let fork = self.engines[of(engine)].fork();
-                fork.set_lock_timeout(Duration::ZERO);
-                self.engines.push(fork);
-                Outcome::Done
-            }
-        }
+    fn reset(&mut self, engine: usize) -> Outcome<R::Key, R::Value> {
+        outcome_of(self.engines[engine].reset().map_err(rusqlite::Error::from))
+    }
+
+    fn fork(&mut self, engine: usize) {
+        let fork = self.engines[engine].fork();
+        fork.set_lock_timeout(Duration::ZERO);
+        self.engines.push(fork);
     }
 }
 
 impl<R: Rows> Subject<R::Key, R::Value> for Engines<'_, R> {
     fn apply(&mut self, operation: &Operation<R::Key, R::Value>) -> Effect<R::Key, R::Value> {
-        let engine = match operation.place() {
-            Place::Engine(engine) => engine % self.engines.len(),
-            Place::Hand(hand) => self.hands[hand % HANDS].as_ref().map_or(0, |hand| hand.engine),
-        };
-        let before = self.engines[engine].snapshot();
-        let outcome = self.outcome(operation);
-        let replaced = !before.ptr_eq(&self.engines[engine].snapshot());
-        Effect { outcome, replaced }
+        dispatch::apply(self, operation)
     }
 }
 
-/// A snapshot of another engine, whose change counter and schema cookie may come in this one too, with other content.
-fn elsewhere(engine: &Engine) -> Result<Snapshot> {
-    let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).expect("an engine with a table").new_engine();
-    let (table, value) = ELSEWHERE;
-    copy.connect()?.execute_batch(&create_table(table, true, value))?;
-    Ok(copy.snapshot())
+impl<R: Rows> fmt::Debug for Engines<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engines").field("engines", &self.engines).finish_non_exhaustive()
+    }
 }
 
-fn create_table(table: usize, reversed: bool, value: u8) -> String {
-    let (key, value) = ("-1 AS key", format!("{value} AS value"));
-    let columns = if reversed { format!("{value}, {key}") } else { format!("{key}, {value}") };
-    format!("CREATE TABLE {} AS SELECT {columns}", name_of(table))
+/// Returns a snapshot of another engine. Its change counter and schema cookie may occur in this engine too, with other
+/// content.
+fn foreign_snapshot(engine: &Engine) -> Result<Snapshot> {
+    let copy = Snapshot::from_bytes(engine.snapshot().to_bytes()).expect("an engine with a table").new_engine();
+    let (table, value) = FOREIGN_TABLE;
+    copy.connect()?.execute_batch(&create_table(table, true, value))?;
+    Ok(copy.snapshot())
 }
 
 fn integrity_of(engine: &Engine) -> Result<String> {
     Ok(engine.unit_of_work()?.query_row("PRAGMA integrity_check", [], |row| row.get(0))?)
 }
 
-/// None of them waits: what `on_connect` sets comes first, and what that takes comes after it.
+/// Opens what never waits for the writer slot: a time-out that `on_connect` has set is replaced.
 fn take(engine: &Engine, kind: Kind) -> Result<Held> {
     Ok(match kind {
         Kind::UnitOfWork => Held::UnitOfWork(engine.begin_in_turn(TransactionBehavior::Deferred)?),
@@ -262,7 +286,7 @@ fn take(engine: &Engine, kind: Kind) -> Result<Held> {
         }
         Kind::Uri => {
             let connection = Connection::open(engine.uri())?;
-            let set_up = engine.setup().carry_out(&connection); // as all other connections are
+            let set_up = engine.setup().carry_out(&connection); // like all other connections
             set_up.map_err(|cause| Error::open_connection(&engine.name(), cause))?;
             connection.busy_timeout(Duration::ZERO)?;
             Held::Connection(with_small_cache(connection)?)
@@ -270,156 +294,10 @@ fn take(engine: &Engine, kind: Kind) -> Result<Held> {
     })
 }
 
-/// With room for hardly any page, so that SQLite writes to the database before it commits.
+/// Limits the page cache to one page, so that SQLite writes to the database before it commits.
 fn with_small_cache(connection: Connection) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "cache_size", 1)?;
     Ok(connection)
-}
-
-/// As in a test that fails, but for the hook that prints it.
-pub(super) fn drop_in_panic<T>(value: T) {
-    let unwind = || {
-        let _value = value;
-        resume_unwind(Box::new("what is dropped here is to be dropped in a panic"));
-    };
-    let _panic: Result<(), _> = catch_unwind(AssertUnwindSafe(unwind));
-}
-
-/// Carries out the statement on a connection that has set as many savepoints as `depth` says.
-pub(super) fn carry_out<R: Rows>(
-    rows: &R,
-    connection: &Connection,
-    depth: &mut usize,
-    statement: &Statement<R::Key, R::Value>,
-) -> Outcome<R::Key, R::Value> {
-    if matches!(statement, Statement::Insert { .. } | Statement::Update { .. } | Statement::Delete { .. })
-        && !R::WRITES_FIRST
-    {
-        return with_slot(connection, || write(rows, connection, statement));
-    }
-    match statement {
-        Statement::Read => read(rows, connection).map_or_else(|error| refusal(&error), Outcome::Read),
-        Statement::CreateTable { table, reversed, value } => {
-            change_schema(connection, &create_table(*table, *reversed, *value))
-        }
-        Statement::DropTable { table } => change_schema(connection, &format!("DROP TABLE {}", name_of(*table))),
-        Statement::Savepoint | Statement::RollbackTo { .. } | Statement::Release { .. } => {
-            outcome_of(go_by_savepoints(connection, depth, statement))
-        }
-        _ => write(rows, connection, statement),
-    }
-}
-
-fn write<R: Rows>(
-    rows: &R,
-    connection: &Connection,
-    statement: &Statement<R::Key, R::Value>,
-) -> Outcome<R::Key, R::Value> {
-    let was_there = match statement {
-        Statement::Insert { key, value } => rows.insert(connection, key, value).map(|()| true),
-        Statement::Update { key, value } => rows.update(connection, key, value),
-        Statement::Delete { key } => rows.delete(connection, key),
-        other => unreachable!("{other:?} writes no row"),
-    };
-    match was_there {
-        Ok(true) => Outcome::Done,
-        Ok(false) => Outcome::Missing,
-        Err(error) => refusal(&error),
-    }
-}
-
-/// Takes the writer slot before the work: within a transaction, BEGIN IMMEDIATE gets it and fails then. Without one, the
-/// work is a transaction of its own, as a statement is.
-fn with_slot<K: Debug + PartialEq, V: Debug + PartialEq>(
-    connection: &Connection,
-    work: impl FnOnce() -> Outcome<K, V>,
-) -> Outcome<K, V> {
-    look_at_schema(connection);
-    match outcome_of(connection.execute_batch("BEGIN IMMEDIATE")) {
-        Outcome::InTransaction => work(),
-        Outcome::Done => {
-            let outcome = work();
-            let is_kept = matches!(outcome, Outcome::Done | Outcome::Missing);
-            match outcome_of(connection.execute_batch(if is_kept { "COMMIT" } else { "ROLLBACK" })) {
-                Outcome::Done => outcome,
-                not_ended => not_ended,
-            }
-        }
-        refused => refused,
-    }
-}
-
-/// It would depend on what the connection knows of the schema whether SQLite refuses, when it compiles the statement, or
-/// after it has taken the slot.
-fn change_schema<K, V>(connection: &Connection, sql: &str) -> Outcome<K, V> {
-    look_at_schema(connection);
-    outcome_of(connection.execute_batch(sql))
-}
-
-fn go_by_savepoints<K, V>(
-    connection: &Connection,
-    depth: &mut usize,
-    statement: &Statement<K, V>,
-) -> rusqlite::Result<()> {
-    let (command, savepoint, left) = match statement {
-        Statement::RollbackTo { savepoint } => ("ROLLBACK TO", savepoint % (*depth).max(1), 1),
-        Statement::Release { savepoint } => ("RELEASE", savepoint % (*depth).max(1), 0),
-        _ => ("SAVEPOINT", *depth, 1),
-    };
-    connection.execute_batch(&format!("{command} rusqlite_fixtures_{savepoint}"))?;
-    *depth = savepoint + left;
-    Ok(())
-}
-
-/// Has the connection know the schema as it is, and leaves no lock: SQLite sees to it before it says that there is no such
-/// table.
-fn look_at_schema(connection: &Connection) {
-    drop(connection.prepare("SELECT 1 FROM rusqlite_fixtures_none"));
-}
-
-fn name_of(table: usize) -> String {
-    format!("rusqlite_fixtures_{}", table % TABLES)
-}
-
-fn read<R: Rows>(rows: &R, connection: &Connection) -> rusqlite::Result<Content<R::Key, R::Value>> {
-    let rows = rows.read(connection)?;
-    let mut tables = BTreeMap::new();
-    for table in 0..TABLES {
-        let exists = "SELECT count(*) FROM sqlite_schema WHERE name = ?1";
-        let exists: i64 = connection.prepare_cached(exists)?.query_row([name_of(table)], |row| row.get(0))?;
-        if exists == 1 {
-            let mut select = connection.prepare_cached(&format!("SELECT value FROM {}", name_of(table)))?;
-            tables.insert(table, select.query_row([], |row| row.get(0))?);
-        }
-    }
-    Ok(Content { rows, tables })
-}
-
-fn outcome_of<K, V>(result: rusqlite::Result<()>) -> Outcome<K, V> {
-    result.map_or_else(|error| refusal(&error), |()| Outcome::Done)
-}
-
-/// The errors for a key that is there already.
-const OF_A_KEY: [i32; 3] =
-    [ffi::SQLITE_CONSTRAINT_PRIMARYKEY, ffi::SQLITE_CONSTRAINT_ROWID, ffi::SQLITE_CONSTRAINT_UNIQUE];
-
-/// What SQLite's errors mean.
-fn refusal<K, V>(error: &rusqlite::Error) -> Outcome<K, V> {
-    let words = error.to_string();
-    let code = error.sqlite_error();
-    match code.map(|code| code.code) {
-        Some(ErrorCode::DatabaseBusy) if code.is_some_and(|code| code.extended_code == ffi::SQLITE_BUSY_SNAPSHOT) => {
-            Outcome::Stale
-        }
-        Some(ErrorCode::DatabaseBusy) => Outcome::Locked,
-        _ if code.is_some_and(|code| OF_A_KEY.contains(&code.extended_code)) => Outcome::Exists,
-        _ if words.contains("already exists") => Outcome::Exists,
-        _ if words.contains("no such table: rusqlite_fixtures_") => Outcome::Missing,
-        _ if words.contains("no such savepoint") => Outcome::NoSavepoint,
-        _ if words.contains("no transaction is active") => Outcome::NoTransaction,
-        _ if words.contains("within a transaction") => Outcome::InTransaction,
-        _ => Outcome::Failed(words),
-    }
 }
 
 #[cfg(test)]
@@ -427,32 +305,18 @@ mod tests {
     use super::*;
     use crate::strategies::Table;
 
-    /// Or a sequence in which no hand opens anything would be about pooled connections only.
+    /// A sequence without `Open` should not use pooled connections only.
     #[test]
-    fn hands_that_open_nothing_have_connections_of_several_kinds() {
+    fn clients_without_connections_get_several_kinds() {
         let engine = Engine::new();
         engine.connect().unwrap().execute_batch("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER)").unwrap();
         let table: Table = Table::new("entry", "key", "value");
         let mut engines = Engines::new(&table, engine).unwrap();
-        for hand in 0..HANDS {
-            let outcome = engines.outcome(&Operation::Do { hand, statement: Statement::Read });
+        for client in 0..CLIENTS {
+            let outcome = engines.apply(&Operation::Do { client, statement: RowStatement::Read }).outcome;
             assert!(matches!(outcome, Outcome::Read(_)), "{outcome:?}");
         }
-        let is_pooled = |hand: &Option<Hand>| matches!(hand, Some(Hand { held: Held::Pooled(_), .. }));
-        assert_eq!(engines.hands.each_ref().map(is_pooled), [true, false, false]);
-    }
-
-    #[test]
-    fn what_is_dropped_in_a_panic_notices() {
-        struct Notices<'a>(&'a mut bool);
-        impl Drop for Notices<'_> {
-            fn drop(&mut self) {
-                *self.0 = std::thread::panicking();
-            }
-        }
-        let (mut in_panic, mut in_none) = (false, true);
-        drop_in_panic(Notices(&mut in_panic));
-        drop(Notices(&mut in_none));
-        assert_eq!((in_panic, in_none), (true, false));
+        let is_pooled = |client: &Option<Client>| matches!(client, Some(Client { held: Held::Pooled(_), .. }));
+        assert_eq!(engines.clients.each_ref().map(is_pooled), [true, false, false]);
     }
 }

@@ -1,9 +1,10 @@
-//! Property tests of tables with an oracle, by [proptest](https://docs.rs/proptest): any sequence of operations over several
-//! connections and units of work, or any transactions on many threads, has to do what a plain map with a stack says. (The
-//! feature `proptest`.)
+//! Property tests of your tables against a model, by [proptest](https://docs.rs/proptest) (with the feature `proptest`).
 //!
-//! [`Rows`] is what your code does: how a row is inserted, updated, deleted, and all are read. [`Table`] is one for tables
-//! of integers. Then [`check`] is a whole property test:
+//! The model is a plain map with a stack for savepoints. Your code is compared with it in random sequences of operations
+//! over several connections and units of work, or in random transactions on many threads.
+//!
+//! [`Rows`] describes your code: how it inserts, updates and deletes a row, and reads all rows. [`Table`] implements it for
+//! tables of integers. Then [`check`] is a whole property test:
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -47,20 +48,20 @@
 //! }
 //!
 //! # fn main() {
-//! // In a #[test], or in the other form that `proptest!` has.
+//! // In a #[test], or in the other form of `proptest!`.
 //! proptest!(|(operations in operations("[A-C]", 0..3i64, 1..40))| {
 //!     check(&Accounts, BANK.new_engine().unwrap(), &operations)?;
 //! });
 //! # }
 //! ```
 //!
-//! All of a sequence runs on one thread, and nothing waits: a connection that would have to wait is refused. So the [`Model`] says of each
-//! operation exactly what comes of it, and a failure is the same each time. Every operation is defined in each state, so
-//! that any part of a sequence is one too; that is why this does without proptest-state-machine, whose preconditions would
-//! have to be kept while a failure shrinks.
+//! A sequence runs on one thread, and nothing waits: a connection that would have to wait is refused. So the [`Model`]
+//! predicts the exact outcome of each operation, and failures are reproducible. Every operation is defined in each state, so
+//! any part of a sequence is a sequence too. That is why this does not use proptest-state-machine, whose preconditions would
+//! have to hold while a failure shrinks.
 //!
-//! For threads, [`transactions`] generates a list of [`Transaction`]s for each, and [`hammers`] what holds them up;
-//! [`check_on_threads`] compares what they saw with what the committed ones give one after another on a map:
+//! For threads, [`transactions`] generates a list of [`RowTransaction`]s for each thread, and [`hammers`] generates pauses.
+//! [`check_on_threads`] checks that the results of the transactions match some serial order:
 //!
 //! ```
 //! # use proptest::prelude::*;
@@ -82,28 +83,50 @@
 //! # }
 //! ```
 //!
-//! What this finds in your code is a write that commits or stays by itself, something kept beside the database that a
-//! rollback or a restore makes wrong, a column forgotten. Transactions are the harness's own; for code that begins and
-//! commits by itself there are [`hammer`](crate::hammer) and [`faults`](crate::faults), which find a lost update, and half of
-//! a change.
+//! This finds writes that commit early or survive a rollback, caches outside of the database that a rollback or a restore
+//! makes stale, and forgotten columns. The harness begins and ends the transactions. For code that does that itself, use the
+//! [`hammer`](crate::hammer), which finds lost updates, and [`faults`](crate::faults), which find changes that are half done.
 //!
-//! The harness has tables and savepoints of its own, whose names begin with `rusqlite_fixtures_`. It needs at least one table
-//! to be there from the start.
+//! The harness creates tables and savepoints whose names begin with `rusqlite_fixtures_`. The database needs at least one
+//! table from the start.
 
+// Files, each of which uses only files above it:
+// * `operation`: operations and statements, and the strategies that generate them; `rows`: the code under test.
+// * `outcome`: the outcome and effect of an operation.
+// * `dispatch`: the one place that maps an operation to what carries it out, an `Executor`.
+// * `view`: the map and the savepoints of one transaction; `model`: the executor that predicts.
+// * `subject`: compares an executor with the model.
+// * `execute`: statements by SQL; `engines`: the executor on real engines.
+// * `on_store`: the executor on the store alone, a test of `content`.
+// * `serial`: transactions on threads, which must match a serial order; `pauses`: hammers for them.
+//
+// The folder uses `hammer`, `engine`, `vfs`, `content` and `error`.
+//
+// Invariants:
+// * Every operation is defined in each state, and numbers are taken modulo how many there are.
+// * On one thread nothing waits, so the model predicts each outcome. Only whether a commit of unchanged rows replaces the
+//   content is taken from the subject.
+// * Each check has counterparts with a planted bug, which must be found and shrink to at most eight steps.
+
+mod dispatch;
 mod engines;
+mod execute;
 mod model;
 #[cfg(all(test, not(shuttle)))]
 mod on_store;
 mod operation;
+mod outcome;
 mod pauses;
 mod rows;
 mod serial;
 mod subject;
+mod view;
 
 pub use self::engines::{Engines, check};
-pub use self::model::{Content, Effect, Model, Outcome};
-pub use self::operation::{HANDS, Kind, Operation, Statement, operations};
+pub use self::model::Model;
+pub use self::operation::{CLIENTS, Kind, Operation, RowStatement, operations};
+pub use self::outcome::{Content, Effect, Outcome};
 pub use self::pauses::hammers;
 pub use self::rows::{Rows, Table};
-pub use self::serial::{End, Record, Transaction, check_on_threads, check_serial, prepare, transactions};
+pub use self::serial::{End, Record, RowTransaction, check_on_threads, check_serial, prepare, transactions};
 pub use self::subject::{Difference, Subject};

@@ -1,67 +1,28 @@
-//! What operations are to do: a plain map, and a stack of them for savepoints.
+//! The model: predicts the effect of each operation by plain maps, a stack of them for savepoints, and the client that has
+//! the writer slot.
 
 use std::collections::BTreeMap;
 
-use super::operation::{AT_FIRST, ELSEWHERE, HANDS, Kind, Operation, Place, Statement, TABLES};
+use super::dispatch::{self, Executor};
+use super::operation::{CLIENTS, FOREIGN_TABLE, Kind, Operation, RowStatement, TABLES};
+use super::outcome::{Content, Effect, Outcome};
+use super::view::View;
 
-/// What came of an operation, as who carries it out sees it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome<K, V> {
-    /// It was carried out.
-    Done,
-    /// What was read.
-    Read(Content<K, V>),
-    /// A row or a table is there already.
-    Exists,
-    /// A row or a table is not there.
-    Missing,
-    /// Somebody else has the writer slot.
-    Locked,
-    /// What the transaction has read has been replaced since, so it can't write.
-    Stale,
-    /// There is no transaction.
-    NoTransaction,
-    /// There is a transaction, in which it is not allowed.
-    InTransaction,
-    /// There is no savepoint.
-    NoSavepoint,
-    /// The hand has nothing.
-    Closed,
-    /// An error that is none of these, which the model never predicts.
-    Failed(String),
-}
-
-/// What a database holds.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Content<K, V> {
-    /// The rows.
-    pub rows: BTreeMap<K, V>,
-    /// The harness's own tables, with what is in their row.
-    pub tables: BTreeMap<usize, u8>,
-}
-
-/// All that an operation does that can be seen.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Effect<K, V> {
-    /// What it came to.
-    pub outcome: Outcome<K, V>,
-    /// Whether it has replaced what was committed, be it by the same: who has read that can't write any more.
-    pub replaced: bool,
-}
-
-/// What engines and hands are to do, all on one thread and without waiting.
+/// A model of engines and their clients, all on one thread and without waiting.
 ///
-/// Each operation is defined in each state.
+/// It predicts the effect of each operation in each state.
 #[derive(Clone, Debug)]
 pub struct Model<K, V> {
     databases: Vec<Database<K, V>>,
-    hands: [Option<Hand<K, V>>; HANDS],
+    clients: [Option<Client<K, V>>; CLIENTS],
     snapshots: Vec<Version<K, V>>,
     versions: usize,
     unchanged_is_unwritten: bool,
+    /// Whether the subject has replaced the committed content in this step.
+    replaced: bool,
 }
 
-/// What was committed at one time. Two of the same content are two versions.
+/// The content that was committed at one time. Equal content that was committed twice is two versions.
 #[derive(Clone, Debug)]
 struct Version<K, V> {
     number: usize,
@@ -76,24 +37,24 @@ struct Database<K, V> {
 }
 
 #[derive(Clone, Debug)]
-struct Hand<K, V> {
+struct Client<K, V> {
     engine: usize,
     is_unit_of_work: bool,
     transaction: Option<Transaction<K, V>>,
 }
 
-type Held<'a, K, V> = (&'a mut Hand<K, V>, &'a mut Database<K, V>);
+type Held<'a, K, V> = (&'a mut Client<K, V>, &'a mut Database<K, V>);
 
 #[derive(Clone, Debug)]
 struct Transaction<K, V> {
-    /// The number of the version that it has read, from its first look on.
+    /// The number of the version that it reads, from its first read on.
     read: Option<usize>,
     view: View<K, V>,
     written: Written,
     begun_by_savepoint: bool,
 }
 
-/// Whether SQLite has written a page.
+/// Whether SQLite has written a page in a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Written {
     Nothing,
@@ -101,174 +62,58 @@ enum Written {
     Something,
 }
 
-/// What a transaction sees, and what it goes back to.
-#[derive(Clone, Debug)]
-pub(super) struct View<K, V> {
-    pub(super) content: Content<K, V>,
-    savepoints: Vec<Content<K, V>>,
-}
-
-impl<K: Clone + Ord, V: Clone + PartialEq> View<K, V> {
-    pub(super) fn of(content: Content<K, V>) -> View<K, V> {
-        View { content, savepoints: Vec::new() }
-    }
-
-    /// What has not been looked at before turns out to be this.
-    fn see(&mut self, content: &Content<K, V>) {
-        self.content.clone_from(content);
-        self.savepoints.fill(content.clone());
-    }
-
-    pub(super) fn apply(&mut self, statement: &Statement<K, V>) -> Outcome<K, V> {
-        let Content { rows, tables } = &mut self.content;
-        let is_there = match statement {
-            Statement::Read => return Outcome::Read(self.content.clone()),
-            Statement::Insert { key, .. } if rows.contains_key(key) => return Outcome::Exists,
-            Statement::Insert { key, value } => rows.insert(key.clone(), value.clone()).is_none(),
-            Statement::Update { key, value } => rows.get_mut(key).map(|old| old.clone_from(value)).is_some(),
-            Statement::Delete { key } => rows.remove(key).is_some(),
-            Statement::CreateTable { table, .. } if tables.contains_key(&(table % TABLES)) => return Outcome::Exists,
-            Statement::CreateTable { table, value, .. } => tables.insert(table % TABLES, *value).is_none(),
-            Statement::DropTable { table } => tables.remove(&(table % TABLES)).is_some(),
-            Statement::Savepoint | Statement::RollbackTo { .. } | Statement::Release { .. } => {
-                return self.go_by_savepoints(statement);
-            }
-        };
-        if is_there { Outcome::Done } else { Outcome::Missing }
-    }
-
-    fn go_by_savepoints(&mut self, statement: &Statement<K, V>) -> Outcome<K, V> {
-        let depth = self.savepoints.len();
-        match statement {
-            Statement::RollbackTo { .. } | Statement::Release { .. } if depth == 0 => return Outcome::NoSavepoint,
-            Statement::RollbackTo { savepoint } => {
-                self.savepoints.truncate(savepoint % depth + 1);
-                self.content.clone_from(&self.savepoints[savepoint % depth]);
-            }
-            Statement::Release { savepoint } => self.savepoints.truncate(savepoint % depth),
-            _ => self.savepoints.push(self.content.clone()),
-        }
-        Outcome::Done
-    }
-}
-
 impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
-    /// One engine with these rows, and hands that have nothing.
+    /// Returns the model of one engine with these rows, and of clients without connections.
     pub fn new(rows: BTreeMap<K, V>) -> Model<K, V> {
-        let elsewhere = Content { rows: rows.clone(), tables: BTreeMap::from([ELSEWHERE]) };
+        let elsewhere = Content { rows: rows.clone(), tables: BTreeMap::from([FOREIGN_TABLE]) };
         let current = Version { number: 0, content: Content { rows, tables: BTreeMap::new() } };
         Model {
             databases: vec![Database { baseline: current.clone(), current, writer: None }],
-            hands: [const { None }; HANDS],
+            clients: [const { None }; CLIENTS],
             snapshots: vec![Version { number: 1, content: elsewhere }],
             versions: 2,
             unchanged_is_unwritten: false,
+            replaced: false,
         }
     }
 
-    /// The same, for rows of which that is known: see [`Rows::UNCHANGED_IS_UNWRITTEN`](super::Rows::UNCHANGED_IS_UNWRITTEN).
+    /// Sets whether the model relies on
+    /// [`Rows::UNCHANGED_IS_UNWRITTEN`](super::Rows::UNCHANGED_IS_UNWRITTEN), `false` by default.
     pub fn unchanged_is_unwritten(self, yes: bool) -> Model<K, V> {
         Model { unchanged_is_unwritten: yes, ..self }
     }
 
-    /// What is committed in each of the engines.
+    /// Returns the committed content of each engine.
     pub fn committed(&self) -> impl Iterator<Item = &Content<K, V>> {
         self.databases.iter().map(|database| &database.current.content)
     }
 
-    /// What the operation is to do. Where a commit may or may not replace what was committed, it is what `replaced` says:
-    /// what has been seen.
+    /// Applies the operation, and returns the effect that it should have. The model does not know whether a transaction
+    /// that wrote no change replaces the committed content: then it does what `replaced` says, which the subject has shown.
     pub fn apply(&mut self, operation: &Operation<K, V>, replaced: bool) -> Effect<K, V> {
-        let engine = match operation.place() {
-            Place::Engine(engine) => engine % self.databases.len(),
-            Place::Hand(hand) => self.hands[hand % HANDS].as_ref().map_or(0, |hand| hand.engine),
-        };
-        let now = |model: &Self| model.databases[engine].current.number;
-        let before = now(self);
-        let outcome = self.outcome(operation, replaced);
-        Effect { outcome, replaced: before != now(self) }
+        self.replaced = replaced;
+        dispatch::apply(self, operation)
     }
 
-    fn outcome(&mut self, operation: &Operation<K, V>, replaced: bool) -> Outcome<K, V> {
-        if let Some(hand) = operation.needs_connection().filter(|hand| self.hands[hand % HANDS].is_none()) {
-            self.open(hand % HANDS, 0, AT_FIRST[hand % HANDS]);
-        }
-        let databases = self.databases.len();
-        match operation {
-            Operation::Open { hand, engine, kind } => self.open(hand % HANDS, engine % databases, *kind),
-            Operation::Do { hand, statement } => self.carry_out(hand % HANDS, statement, replaced),
-            Operation::Begin { hand, immediate } => self.begin(hand % HANDS, *immediate),
-            Operation::Commit { hand } => self.end(hand % HANDS, |model, hand| model.commit(hand, replaced)),
-            Operation::Rollback { hand } => self.end(hand % HANDS, Model::rollback),
-            Operation::Drop { hand } | Operation::Panic { hand } => self.close(hand % HANDS),
-            Operation::Vacuum { hand } => self.vacuum(hand % HANDS),
-            Operation::Snapshot { engine } => {
-                self.snapshots.push(self.databases[engine % databases].current.clone());
-                Outcome::Done
-            }
-            Operation::Restore { engine, snapshot } => {
-                self.restore(engine % databases, self.snapshots[snapshot % self.snapshots.len()].clone())
-            }
-            Operation::Reset { engine } => {
-                self.restore(engine % databases, self.databases[engine % databases].baseline.clone())
-            }
-            Operation::Fork { engine } => {
-                let start = self.databases[engine % databases].current.clone();
-                self.databases.push(Database { current: start.clone(), baseline: start, writer: None });
-                Outcome::Done
-            }
-        }
-    }
-
-    fn open(&mut self, hand: usize, engine: usize, kind: Kind) -> Outcome<K, V> {
-        self.close(hand);
-        let is_unit_of_work = matches!(kind, Kind::UnitOfWork | Kind::Immediate);
-        self.hands[hand] = Some(Hand { engine, is_unit_of_work, transaction: None });
-        if !is_unit_of_work {
-            return Outcome::Done;
-        }
-        let begun = self.begin(hand, kind == Kind::Immediate);
-        if begun != Outcome::Done {
-            self.hands[hand] = None;
-        }
-        begun
-    }
-
-    /// SQLite takes the slot before it finds that there is a transaction already, which has it from then on.
-    fn begin(&mut self, hand: usize, immediate: bool) -> Outcome<K, V> {
-        let Some((held, _)) = self.held(hand) else { return Outcome::Closed };
-        let was_open = held.transaction.is_some();
-        if !was_open {
-            self.start(hand, false);
-        }
-        let slot = if immediate { self.take_slot(hand) } else { Ok(()) };
-        match slot {
-            Ok(()) if was_open => Outcome::InTransaction,
-            Ok(()) => Outcome::Done,
-            Err(refused) if was_open => refused,
-            Err(refused) => self.refuse(hand, refused),
-        }
-    }
-
-    fn start(&mut self, hand: usize, begun_by_savepoint: bool) {
+    fn start(&mut self, client: usize, begun_by_savepoint: bool) {
         let nothing_yet = Content { rows: BTreeMap::new(), tables: BTreeMap::new() };
         let transaction =
             Transaction { read: None, view: View::of(nothing_yet), written: Written::Nothing, begun_by_savepoint };
-        if let Some(hand) = &mut self.hands[hand] {
-            hand.transaction = Some(transaction);
+        if let Some(client) = &mut self.clients[client] {
+            client.transaction = Some(transaction);
         }
     }
 
-    /// A hand that has something, and its database.
-    fn held(&mut self, hand: usize) -> Option<Held<'_, K, V>> {
-        let held = self.hands[hand].as_mut()?;
+    /// Returns a client that has a connection, and its database.
+    fn held(&mut self, client: usize) -> Option<Held<'_, K, V>> {
+        let held = self.clients[client].as_mut()?;
         let database = &mut self.databases[held.engine];
         Some((held, database))
     }
 
-    /// Its transaction, which has seen something from here on.
-    fn look(&mut self, hand: usize) -> Option<&mut Transaction<K, V>> {
-        let (held, database) = self.held(hand)?;
+    /// Returns the client's transaction, which reads from here on.
+    fn read(&mut self, client: usize) -> Option<&mut Transaction<K, V>> {
+        let (held, database) = self.held(client)?;
         let transaction = held.transaction.as_mut()?;
         if transaction.read.is_none() {
             transaction.read = Some(database.current.number);
@@ -277,11 +122,12 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
         Some(transaction)
     }
 
-    /// Who has read something older is refused whoever has the slot; who has read nothing has still read nothing then.
-    fn take_slot(&mut self, hand: usize) -> Result<(), Outcome<K, V>> {
-        let Some((held, database)) = self.held(hand) else { return Err(Outcome::Closed) };
+    /// A transaction that has read an older version is refused even if the slot is free. One that has read nothing still has
+    /// read nothing after a refusal.
+    fn take_slot(&mut self, client: usize) -> Result<(), Outcome<K, V>> {
+        let Some((held, database)) = self.held(client) else { return Err(Outcome::Closed) };
         let read = held.transaction.as_ref().and_then(|transaction| transaction.read);
-        if database.writer == Some(hand) {
+        if database.writer == Some(client) {
             return Ok(());
         }
         if read.is_some_and(|read| read != database.current.number) {
@@ -290,58 +136,40 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
         if database.writer.is_some() {
             return Err(Outcome::Locked);
         }
-        database.writer = Some(hand);
-        self.look(hand);
+        database.writer = Some(client);
+        self.read(client);
         Ok(())
     }
 
-    fn carry_out(&mut self, hand: usize, statement: &Statement<K, V>, replaced: bool) -> Outcome<K, V> {
-        let Some((held, _)) = self.held(hand) else { return Outcome::Closed };
-        let is_by_itself = held.transaction.is_none();
-        let begins = matches!(statement, Statement::Savepoint);
-        if is_by_itself {
-            self.start(hand, begins);
-        }
-        let outcome = self.within_transaction(hand, statement, replaced);
-        match outcome {
-            _ if begins || !is_by_itself => outcome,
-            Outcome::Locked | Outcome::Stale | Outcome::NoSavepoint => self.refuse(hand, outcome),
-            _ => {
-                self.commit(hand, replaced);
-                outcome
-            }
-        }
-    }
-
-    fn within_transaction(&mut self, hand: usize, statement: &Statement<K, V>, replaced: bool) -> Outcome<K, V> {
+    fn within_transaction(&mut self, client: usize, statement: &RowStatement<K, V>) -> Outcome<K, V> {
         match statement {
-            Statement::Savepoint | Statement::RollbackTo { .. } => self.apply_to_view(hand, statement),
-            Statement::Release { .. } => {
-                let outcome = self.apply_to_view(hand, statement);
-                let transaction = self.held(hand).and_then(|(held, _)| held.transaction.as_ref());
+            RowStatement::Savepoint | RowStatement::RollbackTo { .. } => self.apply_to_view(client, statement),
+            RowStatement::Release { .. } => {
+                let outcome = self.apply_to_view(client, statement);
+                let transaction = self.held(client).and_then(|(held, _)| held.transaction.as_ref());
                 if transaction.is_some_and(|it| it.begun_by_savepoint && it.view.savepoints.is_empty()) {
-                    self.commit(hand, replaced);
+                    self.publish(client);
                 }
                 outcome
             }
-            Statement::Read => {
-                self.look(hand);
-                self.apply_to_view(hand, statement)
+            RowStatement::Read => {
+                self.read(client);
+                self.apply_to_view(client, statement)
             }
-            Statement::CreateTable { table, .. } if self.has_table(hand, *table) => Outcome::Exists,
-            Statement::DropTable { table } if !self.has_table(hand, *table) => Outcome::Missing,
-            _ => self.take_slot(hand).map_or_else(|refused| refused, |()| self.write(hand, statement)),
+            RowStatement::CreateTable { table, .. } if self.has_table(client, *table) => Outcome::Exists,
+            RowStatement::DropTable { table } if !self.has_table(client, *table) => Outcome::Missing,
+            _ => self.take_slot(client).map_or_else(|refused| refused, |()| self.write(client, statement)),
         }
     }
 
-    fn apply_to_view(&mut self, hand: usize, statement: &Statement<K, V>) -> Outcome<K, V> {
-        let transaction = self.held(hand).and_then(|(held, _)| held.transaction.as_mut());
+    fn apply_to_view(&mut self, client: usize, statement: &RowStatement<K, V>) -> Outcome<K, V> {
+        let transaction = self.held(client).and_then(|(held, _)| held.transaction.as_mut());
         transaction.map_or(Outcome::NoTransaction, |transaction| transaction.view.apply(statement))
     }
 
-    fn write(&mut self, hand: usize, statement: &Statement<K, V>) -> Outcome<K, V> {
+    fn write(&mut self, client: usize, statement: &RowStatement<K, V>) -> Outcome<K, V> {
         let unless_changed = if self.unchanged_is_unwritten { Written::Nothing } else { Written::Perhaps };
-        let Some(transaction) = self.look(hand) else { return Outcome::NoTransaction };
+        let Some(transaction) = self.read(client) else { return Outcome::NoTransaction };
         let before = transaction.view.content.clone();
         let outcome = transaction.view.apply(statement);
         let written = if transaction.view.content == before { unless_changed } else { Written::Something };
@@ -349,45 +177,33 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
         outcome
     }
 
-    /// SQLite finds that out when it compiles the statement, before it takes any lock.
-    fn has_table(&mut self, hand: usize, table: usize) -> bool {
-        let Some((held, database)) = self.held(hand) else { return false };
+    /// SQLite checks this when it prepares the statement, before it takes any lock.
+    fn has_table(&mut self, client: usize, table: usize) -> bool {
+        let Some((held, database)) = self.held(client) else { return false };
         let view = held.transaction.as_ref().filter(|transaction| transaction.read.is_some());
         let content = view.map_or(&database.current.content, |transaction| &transaction.view.content);
         content.tables.contains_key(&(table % TABLES))
     }
 
-    fn vacuum(&mut self, hand: usize) -> Outcome<K, V> {
-        let Some((held, database)) = self.held(hand) else { return Outcome::Closed };
-        if held.transaction.is_some() {
-            return Outcome::InTransaction;
-        }
-        if database.writer.is_some() {
-            return Outcome::Locked;
-        }
-        let (engine, content) = (held.engine, database.current.content.clone());
-        self.replace(engine, content);
-        Outcome::Done
-    }
-
-    fn end(&mut self, hand: usize, end: impl FnOnce(&mut Self, usize)) -> Outcome<K, V> {
-        let Some((held, _)) = self.held(hand) else { return Outcome::Closed };
+    fn end(&mut self, client: usize, end: impl FnOnce(&mut Self, usize)) -> Outcome<K, V> {
+        let Some((held, _)) = self.held(client) else { return Outcome::Closed };
         if held.transaction.is_none() {
             return Outcome::NoTransaction;
         }
         let is_over = held.is_unit_of_work;
-        end(self, hand);
+        end(self, client);
         if is_over {
-            self.hands[hand] = None;
+            self.clients[client] = None;
         }
         Outcome::Done
     }
 
-    /// A transaction that has the slot but wrote no page replaces nothing. One that wrote a page, and went back to a
-    /// savepoint before that, does.
-    fn commit(&mut self, hand: usize, replaced: bool) {
-        let Some((held, database)) = self.held(hand) else { return };
-        let (engine, had_slot) = (held.engine, database.writer.take_if(|writer| *writer == hand).is_some());
+    /// Commits. A transaction that has the slot but wrote no page replaces nothing. One that wrote a page replaces the
+    /// content, even if it went back to a savepoint before the write.
+    fn publish(&mut self, client: usize) {
+        let replaced = self.replaced;
+        let Some((held, database)) = self.held(client) else { return };
+        let (engine, had_slot) = (held.engine, database.writer.take_if(|writer| *writer == client).is_some());
         let Some(transaction) = held.transaction.take() else { return };
         let has_written = transaction.written == Written::Something;
         if had_slot && (has_written || transaction.written == Written::Perhaps && replaced) {
@@ -395,21 +211,16 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
         }
     }
 
-    fn rollback(&mut self, hand: usize) {
-        if let Some((held, database)) = self.held(hand) {
+    fn abort(&mut self, client: usize) {
+        if let Some((held, database)) = self.held(client) {
             held.transaction = None;
-            database.writer.take_if(|writer| *writer == hand);
+            database.writer.take_if(|writer| *writer == client);
         }
     }
 
-    fn refuse(&mut self, hand: usize, refused: Outcome<K, V>) -> Outcome<K, V> {
-        self.rollback(hand);
+    fn refuse(&mut self, client: usize, refused: Outcome<K, V>) -> Outcome<K, V> {
+        self.abort(client);
         refused
-    }
-
-    fn close(&mut self, hand: usize) -> Outcome<K, V> {
-        self.rollback(hand);
-        if self.hands[hand].take().is_some() { Outcome::Done } else { Outcome::Closed }
     }
 
     fn replace(&mut self, engine: usize, content: Content<K, V>) {
@@ -417,9 +228,9 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
         self.versions += 1;
     }
 
-    /// To go to what is there already changes nothing. Otherwise it is a new version, and the one that resets go to if it
-    /// was that.
-    fn restore(&mut self, engine: usize, to: Version<K, V>) -> Outcome<K, V> {
+    /// To go to the current version changes nothing. Otherwise the content becomes a new version; if it is the baseline's, the
+    /// new version is what resets go to.
+    fn go_to(&mut self, engine: usize, to: Version<K, V>) -> Outcome<K, V> {
         let Database { current, baseline, writer } = &self.databases[engine];
         if writer.is_some() {
             return Outcome::Locked;
@@ -436,6 +247,121 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
     }
 }
 
+impl<K: Clone + Ord, V: Clone + PartialEq> Executor<K, V> for Model<K, V> {
+    type Version = usize;
+
+    fn version(&self, engine: usize) -> usize {
+        self.databases[engine].current.number
+    }
+
+    fn is_current(&self, engine: usize, version: &usize) -> bool {
+        self.version(engine) == *version
+    }
+
+    fn engines(&self) -> usize {
+        self.databases.len()
+    }
+
+    fn snapshots(&self) -> usize {
+        self.snapshots.len()
+    }
+
+    fn engine_of(&self, client: usize) -> Option<usize> {
+        self.clients[client].as_ref().map(|client| client.engine)
+    }
+
+    fn open(&mut self, client: usize, engine: usize, kind: Kind) -> Outcome<K, V> {
+        self.close(client);
+        let is_unit_of_work = matches!(kind, Kind::UnitOfWork | Kind::Immediate);
+        self.clients[client] = Some(Client { engine, is_unit_of_work, transaction: None });
+        if !is_unit_of_work {
+            return Outcome::Done;
+        }
+        let begun = self.begin(client, kind == Kind::Immediate);
+        if begun != Outcome::Done {
+            self.clients[client] = None;
+        }
+        begun
+    }
+
+    /// SQLite takes the slot before it finds that there is already a transaction, which then has the slot.
+    fn begin(&mut self, client: usize, immediate: bool) -> Outcome<K, V> {
+        let Some((held, _)) = self.held(client) else { return Outcome::Closed };
+        let was_open = held.transaction.is_some();
+        if !was_open {
+            self.start(client, false);
+        }
+        let slot = if immediate { self.take_slot(client) } else { Ok(()) };
+        match slot {
+            Ok(()) if was_open => Outcome::InTransaction,
+            Ok(()) => Outcome::Done,
+            Err(refused) if was_open => refused,
+            Err(refused) => self.refuse(client, refused),
+        }
+    }
+
+    fn execute(&mut self, client: usize, statement: &RowStatement<K, V>) -> Outcome<K, V> {
+        let Some((held, _)) = self.held(client) else { return Outcome::Closed };
+        let is_autocommit = held.transaction.is_none();
+        let begins = matches!(statement, RowStatement::Savepoint);
+        if is_autocommit {
+            self.start(client, begins);
+        }
+        let outcome = self.within_transaction(client, statement);
+        match outcome {
+            _ if begins || !is_autocommit => outcome,
+            Outcome::Locked | Outcome::Stale | Outcome::NoSavepoint => self.refuse(client, outcome),
+            _ => {
+                self.publish(client);
+                outcome
+            }
+        }
+    }
+
+    fn commit(&mut self, client: usize) -> Outcome<K, V> {
+        self.end(client, Model::publish)
+    }
+
+    fn rollback(&mut self, client: usize) -> Outcome<K, V> {
+        self.end(client, Model::abort)
+    }
+
+    fn close(&mut self, client: usize) -> Outcome<K, V> {
+        self.abort(client);
+        if self.clients[client].take().is_some() { Outcome::Done } else { Outcome::Closed }
+    }
+
+    fn vacuum(&mut self, client: usize) -> Outcome<K, V> {
+        let Some((held, database)) = self.held(client) else { return Outcome::Closed };
+        if held.transaction.is_some() {
+            return Outcome::InTransaction;
+        }
+        if database.writer.is_some() {
+            return Outcome::Locked;
+        }
+        let (engine, content) = (held.engine, database.current.content.clone());
+        self.replace(engine, content);
+        Outcome::Done
+    }
+
+    fn take_snapshot(&mut self, engine: usize) {
+        self.snapshots.push(self.databases[engine].current.clone());
+    }
+
+    fn restore(&mut self, engine: usize, snapshot: usize) -> Outcome<K, V> {
+        self.go_to(engine, self.snapshots[snapshot].clone())
+    }
+
+    fn reset(&mut self, engine: usize) -> Outcome<K, V> {
+        self.go_to(engine, self.databases[engine].baseline.clone())
+    }
+
+    fn fork(&mut self, engine: usize) {
+        let start = self.databases[engine].current.clone();
+        self.databases.push(Database { current: start.clone(), baseline: start, writer: None });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -446,22 +372,22 @@ mod tests {
         Model::new(BTreeMap::from([(1, 0)]))
     }
 
-    fn step(hand: usize, statement: Statement<u8, u8>) -> Step {
-        Operation::Do { hand, statement }
+    fn step(client: usize, statement: RowStatement<u8, u8>) -> Step {
+        Operation::Do { client, statement }
     }
 
-    fn update(hand: usize, value: u8) -> Step {
-        step(hand, Statement::Update { key: 1, value })
+    fn update(client: usize, value: u8) -> Step {
+        step(client, RowStatement::Update { key: 1, value })
     }
 
     fn apply(model: &mut Model<u8, u8>, steps: &[Step], replaced: bool) -> Effect<u8, u8> {
         steps.iter().map(|step| model.apply(step, replaced)).last().expect("there are steps")
     }
 
-    /// Whether a transaction that wrote what was there already replaces it, is what has been seen; unless that is known.
+    /// Whether a transaction that wrote no change replaces the content is what the subject has shown, unless it is known.
     #[test]
-    fn what_is_written_unchanged_may_replace_or_not() {
-        let steps = [Operation::Begin { hand: 0, immediate: true }, update(0, 0), Operation::Commit { hand: 0 }];
+    fn unchanged_writes_replace_if_the_subject_has_shown_it() {
+        let steps = [Operation::Begin { client: 0, immediate: true }, update(0, 0), Operation::Commit { client: 0 }];
         for (is_known, replaced, expected) in
             [(false, false, false), (false, true, true), (true, false, false), (true, true, false)]
         {
@@ -470,36 +396,21 @@ mod tests {
         }
     }
 
-    /// What is written unchanged after a change is a change all the same.
     #[test]
-    fn what_was_written_stays_written() {
-        let begin = Operation::Begin { hand: 0, immediate: true };
-        let steps = [begin, update(0, 5), update(0, 5), Operation::Commit { hand: 0 }];
+    fn a_change_still_counts_after_an_unchanged_write() {
+        let begin = Operation::Begin { client: 0, immediate: true };
+        let steps = [begin, update(0, 5), update(0, 5), Operation::Commit { client: 0 }];
         for is_known in [false, true] {
             assert!(apply(&mut model().unchanged_is_unwritten(is_known), &steps, false).replaced);
         }
     }
 
-    /// To go back to a savepoint forgets those that were set after it.
+    /// Whatever other clients have open.
     #[test]
-    fn deeper_savepoints_are_gone_after_a_rollback_to_one() {
-        let [set, back_to] = [Statement::Savepoint, Statement::RollbackTo { savepoint: 0 }];
-        let mut view = View::of(Content { rows: BTreeMap::from([(1u8, 0u8)]), tables: BTreeMap::new() });
-        let change = Statement::Update { key: 1, value: 5 };
-        for statement in [set.clone(), change, set, back_to] {
-            assert_eq!(view.apply(&statement), Outcome::Done);
-        }
-        assert_eq!(view.savepoints.len(), 1);
-        assert_eq!(view.apply(&Statement::RollbackTo { savepoint: 1 }), Outcome::Done);
-        assert_eq!(view.content.rows[&1], 0, "there is only the first one to go back to");
-    }
-
-    /// Each hand opens what it needs by itself, whatever others have.
-    #[test]
-    fn a_hand_has_a_connection_when_it_needs_one() {
-        for first in 0..2 * HANDS {
-            for second in 0..2 * HANDS {
-                let steps = [step(first, Statement::Read), step(second, Statement::Read)];
+    fn a_client_without_a_connection_opens_one_when_it_needs_it() {
+        for first in 0..2 * CLIENTS {
+            for second in 0..2 * CLIENTS {
+                let steps = [step(first, RowStatement::Read), step(second, RowStatement::Read)];
                 let effect = apply(&mut model(), &steps, false);
                 assert!(matches!(effect.outcome, Outcome::Read(_)), "{first}, {second}: {effect:?}");
             }

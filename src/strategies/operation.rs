@@ -1,96 +1,96 @@
-//! What is done to engines, and how it is generated.
+//! Operations on engines, and the strategies that generate them.
 
 use std::fmt::Debug;
 
 use proptest::collection::{SizeRange, vec};
 use proptest::prelude::*;
 
-/// How many hands there are: enough for one that writes, one that has read something older, and one that looks on.
-pub const HANDS: usize = 3;
+/// The number of clients: enough for one that writes, one that has read older content, and one that observes.
+pub const CLIENTS: usize = 3;
 
-/// One thing that is done to engines.
+/// An operation on engines.
 ///
-/// A *hand* is a place for one connection or unit of work. One that has nothing takes a connection to the first engine when it
-/// is to do something. Hands, engines, snapshots, savepoints and tables are given by
-/// numbers, which are taken modulo how many there are.
+/// A *client* has one connection or unit of work, or none. If an operation needs one, the client opens a connection to the
+/// first engine. Clients, engines, snapshots, savepoints and tables are numbers, taken modulo how many there are.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Operation<K, V> {
-    /// Something within a transaction, or by itself where there is none.
+    /// Executes a statement, in the client's transaction or in autocommit mode.
     Do {
-        /// Whose.
-        hand: usize,
-        /// What.
-        statement: Statement<K, V>,
+        /// The client.
+        client: usize,
+        /// The statement.
+        statement: RowStatement<K, V>,
     },
-    /// Takes a connection or a unit of work, and drops what the hand had before.
+    /// Opens a connection or a unit of work, and drops what the client had before.
     Open {
-        /// For which hand.
-        hand: usize,
-        /// On which engine.
+        /// The client.
+        client: usize,
+        /// The engine.
         engine: usize,
-        /// Of which kind.
+        /// What to open.
         kind: Kind,
     },
     /// `BEGIN`.
     Begin {
-        /// Whose.
-        hand: usize,
-        /// Whether it takes the writer slot right away.
+        /// The client.
+        client: usize,
+        /// Whether it takes the writer slot at once, by `BEGIN IMMEDIATE`.
         immediate: bool,
     },
-    /// Commits. A unit of work has ended then, a connection goes on.
+    /// Commits. This ends a unit of work; a connection stays open.
     Commit {
-        /// Whose.
-        hand: usize,
+        /// The client.
+        client: usize,
     },
-    /// Rolls back. A unit of work has ended then, a connection goes on.
+    /// Rolls back. This ends a unit of work; a connection stays open.
     Rollback {
-        /// Whose.
-        hand: usize,
+        /// The client.
+        client: usize,
     },
-    /// Drops what the hand has: a unit of work is rolled back, a connection closed.
+    /// Drops what the client has: a unit of work is rolled back, a connection is closed.
     Drop {
-        /// Whose.
-        hand: usize,
+        /// The client.
+        client: usize,
     },
-    /// Drops what the hand has in a panic.
+    /// Drops what the client has, during a panic.
     Panic {
-        /// Whose.
-        hand: usize,
+        /// The client.
+        client: usize,
     },
     /// `VACUUM`.
     Vacuum {
-        /// By whom.
-        hand: usize,
+        /// The client.
+        client: usize,
     },
-    /// Keeps a snapshot.
+    /// Takes a snapshot, for a later `Restore`.
     Snapshot {
-        /// Of which engine.
+        /// The engine.
         engine: usize,
     },
-    /// Goes to a snapshot, of this engine or another one. There is one from the start: the first engine's content and one of
-    /// the harness's own tables, of an engine that no hand has.
+    /// Restores a snapshot, of this engine or another one. From the start, there is one of an engine that no client uses:
+    /// it has the first engine's content, and one of the harness's own tables.
     Restore {
-        /// Which engine.
+        /// The engine.
         engine: usize,
-        /// To which snapshot.
+        /// The snapshot.
         snapshot: usize,
     },
-    /// Goes back to what the engine was created with.
+    /// Resets the engine to the content that it was created with.
     Reset {
-        /// Which engine.
+        /// The engine.
         engine: usize,
     },
-    /// Makes one more engine, which starts as this one is.
+    /// Forks the engine: adds one that starts with its content.
     Fork {
-        /// Which engine.
+        /// The engine.
         engine: usize,
     },
 }
 
-/// Where an operation is done.
+/// Where an operation takes place.
 pub(super) enum Place {
-    Hand(usize),
+    Client(usize),
     Engine(usize),
 }
 
@@ -102,104 +102,115 @@ impl<K, V> Operation<K, V> {
             | Operation::Restore { engine, .. }
             | Operation::Reset { engine }
             | Operation::Fork { engine } => Place::Engine(engine),
-            Operation::Do { hand, .. }
-            | Operation::Begin { hand, .. }
-            | Operation::Commit { hand }
-            | Operation::Rollback { hand }
-            | Operation::Drop { hand }
-            | Operation::Panic { hand }
-            | Operation::Vacuum { hand } => Place::Hand(hand),
+            Operation::Do { client, .. }
+            | Operation::Begin { client, .. }
+            | Operation::Commit { client }
+            | Operation::Rollback { client }
+            | Operation::Drop { client }
+            | Operation::Panic { client }
+            | Operation::Vacuum { client } => Place::Client(client),
         }
     }
 
-    /// The hand that has to have something for this.
+    /// Returns the client that needs a connection for this operation.
     pub(super) fn needs_connection(&self) -> Option<usize> {
         match *self {
-            Operation::Do { hand, .. } | Operation::Begin { hand, .. } | Operation::Vacuum { hand } => Some(hand),
+            Operation::Do { client, .. } | Operation::Begin { client, .. } | Operation::Vacuum { client } => {
+                Some(client)
+            }
             _ => None,
         }
     }
 }
 
-/// What can be done within a transaction.
+/// A statement on rows, on savepoints, or on the harness's own tables.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Statement<K, V> {
+#[non_exhaustive]
+pub enum RowStatement<K, V> {
     /// Reads all rows, and the harness's own tables.
     Read,
     /// Inserts a row.
     Insert {
-        /// Its key, which may be there already.
+        /// Its key, which may exist already.
         key: K,
         /// Its value.
         value: V,
     },
-    /// Gives a row another value.
+    /// Updates the value of a row.
     Update {
-        /// Its key, which may not be there.
+        /// Its key, which may not exist.
         key: K,
-        /// The value to be.
+        /// The new value.
         value: V,
     },
     /// Deletes a row.
     Delete {
-        /// Its key, which may not be there.
+        /// Its key, which may not exist.
         key: K,
     },
-    /// Sets a savepoint. Outside of a transaction that begins one.
+    /// Sets a savepoint. Outside of a transaction, this begins one.
     Savepoint,
-    /// Goes back to a savepoint, which stays.
+    /// Rolls back to a savepoint, which stays.
     RollbackTo {
-        /// To which, counted from the outermost.
+        /// The savepoint, counted from the outermost.
         savepoint: usize,
     },
-    /// Forgets a savepoint and those within it. That commits, if it began the transaction.
+    /// Releases a savepoint and those within it. If the savepoint began the transaction, this commits it.
     Release {
-        /// Which, counted from the outermost.
+        /// The savepoint, counted from the outermost.
         savepoint: usize,
     },
     /// Creates one of the harness's own tables, with one row in it.
     CreateTable {
-        /// Which.
+        /// The table.
         table: usize,
-        /// Whether its columns are the other way round, so that its schema is another one which looks the same to a query.
+        /// Whether its columns are in reverse order: another schema, for which the same query works.
         reversed: bool,
-        /// What is in the row.
+        /// The value in the row.
         value: u8,
     },
     /// Drops one of the harness's own tables.
     DropTable {
-        /// Which.
+        /// The table.
         table: usize,
     },
 }
 
-/// How a hand comes to its connection.
+impl<K, V> RowStatement<K, V> {
+    /// Returns whether the statement calls [`Rows::insert`](super::Rows::insert), `update` or `delete`.
+    pub(super) fn writes_row(&self) -> bool {
+        matches!(self, RowStatement::Insert { .. } | RowStatement::Update { .. } | RowStatement::Delete { .. })
+    }
+}
+
+/// What a client opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// [`Engine::unit_of_work`](crate::Engine::unit_of_work).
     UnitOfWork,
-    /// [`Engine::begin`](crate::Engine::begin), immediate: with the writer slot from the start.
+    /// [`Engine::begin`](crate::Engine::begin), immediate: it takes the writer slot at once.
     Immediate,
     /// [`Engine::pooled_connection`](crate::Engine::pooled_connection).
     Pooled,
-    /// [`Engine::connect`](crate::Engine::connect), with a cache that large rows don't fit in.
+    /// [`Engine::connect`](crate::Engine::connect), with a page cache too small for large rows.
     Connection,
-    /// [`Connection::open`](rusqlite::Connection::open) with [`Engine::uri`](crate::Engine::uri), and such a cache. It is set
-    /// up as the template says, and waits for nothing.
+    /// [`Connection::open`](rusqlite::Connection::open) with [`Engine::uri`](crate::Engine::uri), and the same small cache. It is
+    /// set up by the template's `on_connect`, and does not wait.
     Uri,
 }
 
-/// What a hand that has nothing takes.
-pub(super) const AT_FIRST: [Kind; HANDS] = [Kind::Pooled, Kind::Connection, Kind::Uri];
+/// What a client without a connection opens, by its number.
+pub(super) const INITIAL_KINDS: [Kind; CLIENTS] = [Kind::Pooled, Kind::Connection, Kind::Uri];
 
-/// The table that the first snapshot has, and what is in it.
-pub(super) const ELSEWHERE: (usize, u8) = (0, 9);
+/// The table in the first snapshot, and the value in its row.
+pub(super) const FOREIGN_TABLE: (usize, u8) = (0, 9);
 
-/// How many tables of its own the harness creates and drops.
+/// The number of tables that the harness creates and drops.
 pub(super) const TABLES: usize = 2;
 
-/// Sequences of as many operations as `size` says, or somewhat fewer, with keys and values as these strategies give them. Few
-/// keys are best, so that operations meet.
+/// Generates sequences of operations, with keys and values from these strategies, and of a length within `size` or somewhat
+/// less. Use few different keys, so that operations on the same row are frequent.
 pub fn operations<K, V>(
     keys: impl Strategy<Value = K> + 'static,
     values: impl Strategy<Value = V> + 'static,
@@ -209,29 +220,29 @@ where
     K: Clone + Debug + 'static,
     V: Clone + Debug + 'static,
 {
-    // What has been made as simple as it can be may turn out not to be needed. But a vector's elements are taken out before
-    // they are made simpler, so each may become nothing after that.
+    // proptest removes elements of a vector before it simplifies the others. An element may turn out to be unnecessary only
+    // after that, so each may also shrink to nothing.
     let perhaps = prop_oneof![1 => Just(None), 50 => operation(keys.boxed(), values.boxed()).prop_map(Some)];
     vec(perhaps, size).prop_map(|operations| operations.into_iter().flatten().collect())
 }
 
-/// Simple ones first, for a failure shrinks towards those.
+/// Simple operations come first, because a failure shrinks towards them.
 fn operation<K, V>(keys: BoxedStrategy<K>, values: BoxedStrategy<V>) -> impl Strategy<Value = Operation<K, V>>
 where
     K: Clone + Debug + 'static,
     V: Clone + Debug + 'static,
 {
-    // Mostly the first engine, or hands would seldom meet.
-    let (hand, engine) = (0..HANDS, prop_oneof![6 => Just(0usize), 1 => 1..4usize]);
-    let of_hand = prop_oneof![
-        40 => (hand.clone(), statement(keys, values)).prop_map(|(hand, statement)| Operation::Do { hand, statement }),
-        7 => (hand.clone(), engine.clone(), kind()).prop_map(|(hand, engine, kind)| Operation::Open { hand, engine, kind }),
-        6 => (hand.clone(), any::<bool>()).prop_map(|(hand, immediate)| Operation::Begin { hand, immediate }),
-        5 => hand.clone().prop_map(|hand| Operation::Commit { hand }),
-        3 => hand.clone().prop_map(|hand| Operation::Rollback { hand }),
-        1 => hand.clone().prop_map(|hand| Operation::Drop { hand }),
-        1 => hand.clone().prop_map(|hand| Operation::Panic { hand }),
-        1 => hand.prop_map(|hand| Operation::Vacuum { hand }),
+    // Mostly the first engine, or clients would rarely use the same one.
+    let (client, engine) = (0..CLIENTS, prop_oneof![6 => Just(0usize), 1 => 1..4usize]);
+    let of_client = prop_oneof![
+        40 => (client.clone(), statement(keys, values)).prop_map(|(client, statement)| Operation::Do { client, statement }),
+        7 => (client.clone(), engine.clone(), kind()).prop_map(|(client, engine, kind)| Operation::Open { client, engine, kind }),
+        6 => (client.clone(), any::<bool>()).prop_map(|(client, immediate)| Operation::Begin { client, immediate }),
+        5 => client.clone().prop_map(|client| Operation::Commit { client }),
+        3 => client.clone().prop_map(|client| Operation::Rollback { client }),
+        1 => client.clone().prop_map(|client| Operation::Drop { client }),
+        1 => client.clone().prop_map(|client| Operation::Panic { client }),
+        1 => client.prop_map(|client| Operation::Vacuum { client }),
     ];
     let of_engine = prop_oneof![
         2 => engine.clone().prop_map(|engine| Operation::Snapshot { engine }),
@@ -239,7 +250,7 @@ where
         3 => engine.clone().prop_map(|engine| Operation::Reset { engine }),
         1 => engine.prop_map(|engine| Operation::Fork { engine }),
     ];
-    prop_oneof![9 => of_hand, 1 => of_engine]
+    prop_oneof![9 => of_client, 1 => of_engine]
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
@@ -252,32 +263,35 @@ fn kind() -> impl Strategy<Value = Kind> {
     ]
 }
 
-fn statement<K, V>(keys: BoxedStrategy<K>, values: BoxedStrategy<V>) -> impl Strategy<Value = Statement<K, V>>
+fn statement<K, V>(keys: BoxedStrategy<K>, values: BoxedStrategy<V>) -> impl Strategy<Value = RowStatement<K, V>>
 where
     K: Clone + Debug + 'static,
     V: Clone + Debug + 'static,
 {
     let tables = prop_oneof![
         2 => (0..TABLES, any::<bool>(), 0..4u8)
-            .prop_map(|(table, reversed, value)| Statement::CreateTable { table, reversed, value }),
-        1 => (0..TABLES).prop_map(|table| Statement::DropTable { table }),
+            .prop_map(|(table, reversed, value)| RowStatement::CreateTable { table, reversed, value }),
+        1 => (0..TABLES).prop_map(|table| RowStatement::DropTable { table }),
     ];
     prop_oneof![8 => on_rows(keys, values), 1 => tables]
 }
 
-/// What is done to rows, and savepoints.
-pub(super) fn on_rows<K, V>(keys: BoxedStrategy<K>, values: BoxedStrategy<V>) -> impl Strategy<Value = Statement<K, V>>
+/// Generates statements on rows and savepoints.
+pub(super) fn on_rows<K, V>(
+    keys: BoxedStrategy<K>,
+    values: BoxedStrategy<V>,
+) -> impl Strategy<Value = RowStatement<K, V>>
 where
     K: Clone + Debug + 'static,
     V: Clone + Debug + 'static,
 {
     prop_oneof![
-        5 => Just(Statement::Read),
-        4 => (keys.clone(), values.clone()).prop_map(|(key, value)| Statement::Insert { key, value }),
-        4 => (keys.clone(), values).prop_map(|(key, value)| Statement::Update { key, value }),
-        2 => keys.prop_map(|key| Statement::Delete { key }),
-        4 => Just(Statement::Savepoint),
-        3 => (0..3usize).prop_map(|savepoint| Statement::RollbackTo { savepoint }),
-        1 => (0..3usize).prop_map(|savepoint| Statement::Release { savepoint }),
+        5 => Just(RowStatement::Read),
+        4 => (keys.clone(), values.clone()).prop_map(|(key, value)| RowStatement::Insert { key, value }),
+        4 => (keys.clone(), values).prop_map(|(key, value)| RowStatement::Update { key, value }),
+        2 => keys.prop_map(|key| RowStatement::Delete { key }),
+        4 => Just(RowStatement::Savepoint),
+        3 => (0..3usize).prop_map(|savepoint| RowStatement::RollbackTo { savepoint }),
+        1 => (0..3usize).prop_map(|savepoint| RowStatement::Release { savepoint }),
     ]
 }

@@ -1,4 +1,4 @@
-//! What holds the threads up, chosen by a property.
+//! Generates pauses for the threads of a hammer.
 
 use std::time::Duration;
 
@@ -7,8 +7,10 @@ use proptest::prelude::*;
 
 use crate::hammer::{Hammer, Pause};
 
-/// Pauses of so many threads at marks, for [`pause_at`](Hammer::pause_at): for a time, of one of them or of all, or until
-/// others have passed. Shrinks to none.
+/// Generates hammers with this number of threads, and with up to three random pauses at the marks.
+///
+/// Each pause is for a time, for one thread or for all, until all threads are there, or in some order. A hammer shrinks to
+/// one without pauses.
 ///
 /// # Panics
 /// When there are no marks.
@@ -35,10 +37,10 @@ pub fn hammers(hammer: Hammer, threads: usize, marks: &'static [&'static str]) -
     vec((proptest::sample::select(marks), pause(threads)), 0..4).prop_map(with)
 }
 
-/// How long a worker is held up for a time: as long as several transactions take.
+/// How long a timed pause lasts: as long as several transactions.
 const TIME: Duration = Duration::from_micros(300);
 
-/// How long it waits for others, which may be waiting for it.
+/// How long a worker waits for others, which may be waiting for it.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 fn pause(threads: usize) -> impl Strategy<Value = Pause> {

@@ -1,55 +1,55 @@
-//! How rows are written and read: the part that users give.
+//! The code under test: how rows are written and read.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use rusqlite::{Connection, Result};
 
-/// The code under test: how rows with a key are written and read, by a repository for example.
+/// The code under test: how rows with a key are written and read, for example by a repository.
 ///
-/// What is predicted holds for code that neither commits nor rolls back by itself, though it may set savepoints. Keys and
-/// values are such that no constraint but the key's is violated, and keys are equal to SQLite exactly when they are to `Ord`.
+/// The model's predictions hold for code that neither commits nor rolls back; it may set savepoints. Keys and values must not
+/// violate any constraint but the key's. SQLite and `Ord` must agree on which keys are equal.
 pub trait Rows {
-    /// What tells rows apart.
+    /// The key of a row.
     type Key: Clone + Debug + Ord;
-    /// What else is in a row.
+    /// The rest of a row.
     type Value: Clone + Debug + PartialEq;
 
-    /// Whether each of `insert`, `update` and `delete` begins with a statement that writes. Where it is not said to, the
-    /// writer slot is taken before they are called, by `BEGIN IMMEDIATE`: what they read first is then what they build on.
+    /// Whether `insert`, `update` and `delete` all begin with a statement that writes. If this is `false`, the harness takes
+    /// the writer slot before it calls them, by `BEGIN IMMEDIATE`, so that what they read is not stale when they write.
     const WRITES_FIRST: bool = false;
 
-    /// `false` is always right. `true` says that SQLite writes no page for a statement that changes no row (its key is there
-    /// already, or is not, or its value is the same), as it may where a trigger, an index or another table is involved; then
-    /// the model knows whether a commit of nothing else makes readers out of date, and takes nothing else.
+    /// Whether SQLite writes no page for a statement that changes no row: its key exists already, or does not exist, or its
+    /// value is the same. With a trigger, an index or another table, SQLite may write one. `false` is always correct. With
+    /// `true`, the model knows that a commit of such statements makes no reader stale, and accepts nothing else.
     const UNCHANGED_IS_UNWRITTEN: bool = false;
 
     /// Inserts a row.
     ///
     /// # Errors
-    /// When the key is there already, and that is a constraint's error; and SQLite's own.
+    /// A constraint violation, if the key exists already; when SQLite fails.
     fn insert(&self, connection: &Connection, key: &Self::Key, value: &Self::Value) -> Result<()>;
 
-    /// Gives the row with this key another value; says whether there was one.
+    /// Updates the value of the row with this key, and returns whether the row exists.
     ///
     /// # Errors
-    /// SQLite's own.
+    /// When SQLite fails.
     fn update(&self, connection: &Connection, key: &Self::Key, value: &Self::Value) -> Result<bool>;
 
-    /// Deletes the row with this key; says whether there was one.
+    /// Deletes the row with this key, and returns whether it existed.
     ///
     /// # Errors
-    /// SQLite's own.
+    /// When SQLite fails.
     fn delete(&self, connection: &Connection, key: &Self::Key) -> Result<bool>;
 
-    /// All rows.
+    /// Returns all rows.
     ///
     /// # Errors
-    /// SQLite's own.
+    /// When SQLite fails.
     fn read(&self, connection: &Connection) -> Result<BTreeMap<Self::Key, Self::Value>>;
 }
 
-/// A table with a column that is an `INTEGER PRIMARY KEY`, another of integers, and neither index nor trigger.
+/// A table of two integer columns, one of them an `INTEGER PRIMARY KEY`, without indexes and triggers.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
     name: &'static str,
@@ -58,13 +58,13 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table of this name, and its two columns.
+    /// Returns the table with this name and these columns.
     pub const fn new(name: &'static str, key: &'static str, value: &'static str) -> Table {
         Table { name, key, value }
     }
 }
 
-/// With statements that the connection keeps, so that what it keeps for them is put to the test too.
+/// Uses cached prepared statements, so that they are tested too.
 impl Rows for Table {
     type Key = i64;
     type Value = i64;

@@ -1,4 +1,4 @@
-//! Transactions on many threads: what they saw must be what some order of them, one after another, would have shown.
+//! Transactions on many threads: their results must match some serial order.
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
@@ -8,29 +8,31 @@ use proptest::collection::{SizeRange, vec};
 use proptest::prelude::*;
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::engines::{carry_out, drop_in_panic};
-use super::model::{Content, Outcome, View};
-use super::operation::{Statement, on_rows};
+use super::execute::{drop_in_panic, execute};
+use super::operation::{RowStatement, on_rows};
+use super::outcome::{Content, Outcome};
 use super::rows::Rows;
 use super::subject::Difference;
+use super::view::View;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::hammer::Hammer;
 use crate::sync::Recovered;
 
-/// One transaction.
+/// A transaction that a property generates: its statements, and how it ends.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Transaction<K, V> {
-    /// Whether it takes the writer slot right away.
+pub struct RowTransaction<K, V> {
+    /// Whether it takes the writer slot at once, by `BEGIN IMMEDIATE`.
     pub immediate: bool,
-    /// What it does.
-    pub statements: Vec<Statement<K, V>>,
-    /// How it ends.
+    /// The statements.
+    pub statements: Vec<RowStatement<K, V>>,
+    /// The end.
     pub end: End,
 }
 
 /// How a transaction ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum End {
     /// It is committed.
     Commit,
@@ -38,28 +40,29 @@ pub enum End {
     Rollback,
     /// It is dropped.
     Drop,
-    /// It is dropped in a panic.
+    /// It is dropped during a panic.
     Panic,
 }
 
-/// What a transaction did and saw.
+/// The record of a transaction: its place in the serial order, and what it saw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record<K, V> {
-    /// Whether it has written, and was committed.
+    /// Whether it has written and was committed.
     pub committed: bool,
-    /// Which of those that were committed it is, counted from 1. After which of them it stands, if it is none.
+    /// For a transaction that was committed, its number in the order of commits, counted from 1. For any other, the number of
+    /// the commit that it comes after.
     pub position: usize,
-    /// Its statements, and what came of them, up to one that was refused the writer slot.
-    pub seen: Vec<(Statement<K, V>, Outcome<K, V>)>,
+    /// Its statements and their outcomes, without those from the first one on that was refused the writer slot.
+    pub seen: Vec<(RowStatement<K, V>, Outcome<K, V>)>,
 }
 
-/// Lists of transactions, one for each of `threads`, with keys and values as these strategies give them.
+/// Generates a list of transactions for each of `threads` threads, with keys and values from these strategies.
 pub fn transactions<K, V>(
     keys: impl Strategy<Value = K> + 'static,
     values: impl Strategy<Value = V> + 'static,
     threads: usize,
     size: impl Into<SizeRange>,
-) -> impl Strategy<Value = Vec<Vec<Transaction<K, V>>>>
+) -> impl Strategy<Value = Vec<Vec<RowTransaction<K, V>>>>
 where
     K: Clone + Debug + 'static,
     V: Clone + Debug + 'static,
@@ -67,33 +70,33 @@ where
     let end =
         prop_oneof![6 => Just(End::Commit), 1 => Just(End::Rollback), 1 => Just(End::Drop), 1 => Just(End::Panic)];
     let transaction = (any::<bool>(), vec(on_rows(keys.boxed(), values.boxed()), 1..6), end)
-        .prop_map(|(immediate, statements, end)| Transaction { immediate, statements, end });
+        .prop_map(|(immediate, statements, end)| RowTransaction { immediate, statements, end });
     vec(vec(transaction, size), threads)
 }
 
-/// A table of the harness's own counts those that write.
+/// A table of the harness counts the transactions that write.
 const CREATE: &str = "DROP TABLE IF EXISTS rusqlite_fixtures_commits;
     CREATE TABLE rusqlite_fixtures_commits AS SELECT 0 AS count";
 const COUNT: &str = "UPDATE rusqlite_fixtures_commits SET count = count + 1 RETURNING count";
 const COUNTED: &str = "SELECT count FROM rusqlite_fixtures_commits";
 
-/// Makes an engine ready for transactions that are recorded, by a table of the harness's own that counts them.
+/// Prepares an engine for transactions that are recorded: creates the harness's table that counts them.
 ///
 /// # Errors
-/// SQLite's own.
+/// When SQLite fails.
 pub fn prepare(engine: &Engine) -> Result<()> {
     let work = engine.begin_in_turn(TransactionBehavior::Immediate)?;
     work.execute_batch(CREATE)?;
     work.commit()
 }
 
-impl<K: Clone + Debug + Ord, V: Clone + Debug + PartialEq> Transaction<K, V> {
-    /// Carries it out as a unit of work on an engine that is ready for it, and records what it saw.
+impl<K: Clone + Debug + Ord, V: Clone + Debug + PartialEq> RowTransaction<K, V> {
+    /// Runs the transaction as a unit of work on an engine that is [prepared](prepare), and records what it saw.
     ///
     /// # Errors
-    /// What [`begin`](Engine::begin) and [`commit`](crate::UnitOfWork::commit) return; SQLite's own.
+    /// The errors of [`begin`](Engine::begin) and [`commit`](crate::UnitOfWork::commit); when SQLite fails.
     #[track_caller]
-    pub fn carry_out<R: Rows<Key = K, Value = V>>(&self, rows: &R, engine: &Engine) -> Result<Record<K, V>> {
+    pub fn run<R: Rows<Key = K, Value = V>>(&self, rows: &R, engine: &Engine) -> Result<Record<K, V>> {
         let behavior = if self.immediate { TransactionBehavior::Immediate } else { TransactionBehavior::Deferred };
         let work = engine.begin_in_turn(behavior)?;
         let record = self.record(rows, &work)?;
@@ -107,15 +110,15 @@ impl<K: Clone + Debug + Ord, V: Clone + Debug + PartialEq> Transaction<K, V> {
         Ok(record)
     }
 
-    /// Carries out the statements on a connection that is in a transaction, and records what they saw. How the transaction
-    /// ends is the caller's business: as the record says.
+    /// Executes the statements on a connection that is in a transaction, and records what they saw. The caller ends the
+    /// transaction, and commits it if the record says so.
     ///
     /// # Errors
-    /// SQLite's own, for the count of those that write.
+    /// When SQLite fails to count the transaction.
     pub fn record<R: Rows<Key = K, Value = V>>(&self, rows: &R, connection: &Connection) -> Result<Record<K, V>> {
         let (mut seen, mut depth) = (Vec::new(), 0);
         for statement in &self.statements {
-            let outcome = carry_out(rows, connection, &mut depth, statement);
+            let outcome = execute(rows, connection, &mut depth, statement);
             if matches!(outcome, Outcome::Locked | Outcome::Stale) {
                 break;
             }
@@ -131,25 +134,22 @@ impl<K: Clone + Debug + Ord, V: Clone + Debug + PartialEq> Transaction<K, V> {
 }
 
 impl<K: Clone + Ord + Debug, V: Clone + Debug + PartialEq> Record<K, V> {
-    fn was_refused(&self, transaction: &Transaction<K, V>) -> bool {
+    fn was_refused(&self, transaction: &RowTransaction<K, V>) -> bool {
         self.seen.len() < transaction.statements.len()
     }
 
-    /// Whether it has the writer slot, be it for a statement that changed nothing.
+    /// Whether it has the writer slot, even if its statements changed nothing.
     fn has_written(&self) -> bool {
-        let writes = |(statement, _): &(Statement<K, V>, Outcome<K, V>)| {
-            matches!(statement, Statement::Insert { .. } | Statement::Update { .. } | Statement::Delete { .. })
-        };
-        self.seen.iter().any(writes)
+        self.seen.iter().any(|(statement, _)| statement.writes_row())
     }
 
-    /// Does the same with a plain map, and compares.
+    /// Executes the same statements on a plain map, and compares the outcomes.
     fn replay(&self, rows: &BTreeMap<K, V>) -> Result<BTreeMap<K, V>, Difference> {
         let mut view = View::of(Content { rows: rows.clone(), tables: BTreeMap::new() });
         for (statement, got) in &self.seen {
             let expected = view.apply(statement);
             if expected != *got {
-                let place = if self.committed { "that is commit" } else { "after commit" };
+                let place = if self.committed { "of commit" } else { "after commit" };
                 let at = format!("the transaction {place} {}, {statement:?}", self.position);
                 return Err(Difference::new(at, &expected, got));
             }
@@ -158,18 +158,18 @@ impl<K: Clone + Ord + Debug, V: Clone + Debug + PartialEq> Record<K, V> {
     }
 }
 
-/// Has each of the hammer's threads carry out one of these lists of transactions, in one round, and checks that what they
-/// saw is what some order of them gives, one after another.
+/// Runs each list of transactions on a thread of the hammer, all in one round, and checks that their results match some
+/// serial order.
 ///
 /// # Errors
-/// The first difference; what failed in a thread; and that the rows can't be read.
+/// The first difference, the first failure of a thread, or that the rows can't be read.
 ///
 /// # Panics
-/// As [`Hammer::run`].
+/// When a thread can't be started.
 pub fn check_on_threads<R>(
     rows: R,
     engine: &Engine,
-    threads: Vec<Vec<Transaction<R::Key, R::Value>>>,
+    threads: Vec<Vec<RowTransaction<R::Key, R::Value>>>,
     hammer: Hammer,
 ) -> Result<(), Difference>
 where
@@ -188,22 +188,22 @@ where
     let code = rows.clone();
     let report = hammer.run(move |worker| {
         let list = &threads[worker.number()];
-        let seen =
-            list.iter().map(|transaction| transaction.carry_out(&*code, &hammered)).collect::<Result<Vec<_>>>()?;
+        let seen = list.iter().map(|transaction| transaction.run(&*code, &hammered)).collect::<Result<Vec<_>>>()?;
         kept.lock().recovered()[worker.number()] = seen;
         Ok(())
     });
-    if let Some((outcome, failure)) = report.failures().next() {
-        return Err(failed(format!("thread {}", outcome.worker), failure));
+    if let Some((attempt, failure)) = report.failures().next() {
+        return Err(failed(format!("thread {}", attempt.worker), failure));
     }
-    let after = read(&rows).map_err(|error| failed("reading all rows in the end".to_owned(), &error))?;
+    let after = read(&rows).map_err(|error| failed("reading all rows at the end".to_owned(), &error))?;
     let records = records.lock().recovered();
     check_serial(&before, &records, &after)
 }
 
-/// Checks that what transactions saw, and what is there in the end, is what the committed ones give when they are carried
-/// out one after another on a plain map; and that no thread went back in time. `before` is what was there before, `records`
-/// has a list for each thread.
+/// Checks that recorded transactions are serializable. What they saw, and the rows at the end, must be what the committed
+/// transactions give if they run one after another on a plain map. No thread may go back in time.
+///
+/// `before` and `after` are the rows before and after all transactions; `records` has a list for each thread.
 ///
 /// # Errors
 /// The first difference.
@@ -227,22 +227,26 @@ where
     }
     for record in records.iter().flatten().filter(|record| !record.committed) {
         let Some(state) = states.get(record.position) else {
-            return Err(Difference::new("what a transaction stands after", &(states.len() - 1), &record.position));
+            return Err(Difference::new(
+                "the commit that a transaction comes after",
+                &(states.len() - 1),
+                &record.position,
+            ));
         };
         record.replay(state)?;
     }
     check_time(records)?;
     let expected = &states[states.len() - 1];
-    if expected == after { Ok(()) } else { Err(Difference::new("in the end", expected, after)) }
+    if expected == after { Ok(()) } else { Err(Difference::new("the rows at the end", expected, after)) }
 }
 
-/// Each thread's transactions stand in the order in which it carried them out.
+/// Checks that each thread's transactions are in the order in which it ran them.
 fn check_time<K, V>(records: &[Vec<Record<K, V>>]) -> Result<(), Difference> {
     for (thread, records) in records.iter().enumerate() {
         for pair in records.windows(2) {
             let earliest = pair[0].position + usize::from(pair[1].committed);
             if pair[1].position < earliest {
-                let at = format!("the order of thread {thread}, at the earliest");
+                let at = format!("the order of thread {thread}, the earliest position");
                 return Err(Difference::new(at, &earliest, &pair[1].position));
             }
         }

@@ -1,17 +1,18 @@
-//! Comparing what carries operations out with the model.
+//! Compares subjects with the model.
 
 use std::fmt::{self, Debug};
 
-use super::model::{Effect, Model};
+use super::model::Model;
 use super::operation::Operation;
+use super::outcome::Effect;
 
-/// Something that carries operations out.
+/// Something that carries out operations, to be compared with the model.
 pub trait Subject<K, V> {
-    /// Carries out the operation, and says what came of it.
+    /// Carries out the operation, and returns its effect.
     fn apply(&mut self, operation: &Operation<K, V>) -> Effect<K, V>;
 }
 
-/// Where something is not as the model has it.
+/// A difference between a subject and the model: where it is, what was expected, and what was found.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Difference {
     at: String,
@@ -44,7 +45,7 @@ where
     K: Clone + Debug + Ord,
     V: Clone + Debug + PartialEq,
 {
-    /// Has the subject carry out operations as long as it does what the model says.
+    /// Carries out the operations on the subject and on this model, up to the first difference.
     ///
     /// # Errors
     /// The first difference.

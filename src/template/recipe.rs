@@ -112,7 +112,7 @@ impl Recipe {
     pub(super) fn built(&self) -> Result<Result<Arc<Built>>> {
         let recursive = || Error::recursive_build(&self.to_string());
         // Faults are for the code under test; the build is for other tests, too.
-        TEMPLATES.get_or_create(&self.combination(), || faults::spare(|| self.build_for_good()), recursive)
+        TEMPLATES.get_or_create(&self.combination(), || faults::exempt(|| self.build_for_good()), recursive)
     }
 
     /// Builds once for all callers. A failure is final, too, except for recursion: whether a build asks for itself depends

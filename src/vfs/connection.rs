@@ -46,7 +46,7 @@ impl Setup {
     pub(crate) fn carry_out(&self, connection: &Connection) -> Result<(), NoConnection> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;
         // Fault plans are for the code under test, not for the test's own setup.
-        faults::spare(|| self.on_connect.iter().try_for_each(|on_connect| on_connect.carry_out(connection)))
+        faults::exempt(|| self.on_connect.iter().try_for_each(|on_connect| on_connect.carry_out(connection)))
     }
 }
 

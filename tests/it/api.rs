@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use rusqlite_fixtures::faults::{Fault, Plan};
 use rusqlite_fixtures::hammer::{
-    Arrival, Failure, Hammer, Lane, Orders, Outcome, Pause, Report, Span, Timeline, Worker,
+    Arrival, Attempt, Failure, Hammer, Lane, Orders, Pause, Random, Report, Span, Timeline, Worker,
 };
 use rusqlite_fixtures::strategies::{self, Difference, Engines, Table};
 use rusqlite_fixtures::{
@@ -50,12 +50,12 @@ macro_rules! assert_traits {
 #[test]
 fn types_that_threads_share() {
     assert_traits!(true, true: Engine, Snapshot, Template, DatabaseUrl, MemoryEngines, Error, ErrorKind);
-    assert_traits!(true, true: Fault, Hammer, Pause, Report<i64>, Outcome<i64>, Failure, Orders<'static>);
+    assert_traits!(true, true: Fault, Hammer, Pause, Report<i64>, Attempt<i64>, Failure, Orders<'static>, Random);
     assert_traits!(true, true: Timeline, Lane, Span, Arrival);
-    assert_traits!(true, true: Difference, Table, strategies::Operation<i64, i64>, strategies::Statement<i64, i64>);
+    assert_traits!(true, true: Difference, Table, strategies::Operation<i64, i64>, strategies::RowStatement<i64, i64>);
     assert_traits!(true, true: strategies::Kind, strategies::Content<i64, i64>, strategies::Effect<i64, i64>);
     assert_traits!(true, true: strategies::Model<i64, i64>, strategies::Outcome<i64, i64>, strategies::End);
-    assert_traits!(true, true: strategies::Record<i64, i64>, strategies::Transaction<i64, i64>);
+    assert_traits!(true, true: strategies::Record<i64, i64>, strategies::RowTransaction<i64, i64>);
 }
 
 /// They hold a connection, which one thread at a time may use; or count what one thread does.

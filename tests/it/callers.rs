@@ -120,8 +120,8 @@ fn a_failed_build_names_the_lines_of_the_template_and_the_step() {
 fn a_fault_plan_names_its_line() {
     let (at, line) = here!(Fault::Io.at(2));
     assert_names(&format!("{at:?}"), "Fault::Io.at(2) of ", line);
-    let (from, line) = here!(Fault::Io.from(2));
-    assert_names(&format!("{from:?}"), "Fault::Io.from(2) of ", line);
+    let (from, line) = here!(Fault::Io.starting_at(2));
+    assert_names(&format!("{from:?}"), "Fault::Io.starting_at(2) of ", line);
     let plans = Cell::new(Vec::new());
     let keep = |plan: &rusqlite_fixtures::faults::Plan| {
         plans.set([plans.take(), vec![format!("{plan:?}")]].concat());
@@ -162,7 +162,7 @@ fn a_panic_names_the_line_of_the_caller() {
     for (at, line) in [
         here!(panic_location(|| report.assert_no_failures())),
         here!(panic_location(|| drop(Fault::Io.at(0)))),
-        here!(panic_location(|| drop(Fault::Io.from(0)))),
+        here!(panic_location(|| drop(Fault::Io.starting_at(0)))),
         here!(panic_location(|| Fault::Io.everywhere(|_| ()))),
     ] {
         assert_eq!(at, (file.clone(), line));

@@ -102,8 +102,8 @@ fn every_message_reads_as_expected() {
              of its own",
         ),
         (
-            Fault::Busy.from(1).during(|| locked.begin(Immediate)).unwrap_err(),
-            "can't lock engine N: Fault::Busy.from(N) of tests/it/errors.rs:N:N makes it seem taken",
+            Fault::Busy.starting_at(1).during(|| locked.begin(Immediate)).unwrap_err(),
+            "can't lock engine N: Fault::Busy.starting_at(N) of tests/it/errors.rs:N:N makes it seem taken",
         ),
         (
             Fault::NoMemory.at(1).during(|| Engine::new().connect()).unwrap_err(),
@@ -190,7 +190,7 @@ fn a_serialization_failure_keeps_its_code() {
 /// Opening a connection reads the database. So a plan that fails every lock fails it there, if no connection is idle.
 #[test]
 fn a_lock_refused_while_a_connection_opens_is_a_lock_timeout() {
-    let begin = |engine: &Engine| Fault::Busy.from(1).during(|| engine.begin(Immediate)).unwrap_err();
+    let begin = |engine: &Engine| Fault::Busy.starting_at(1).during(|| engine.begin(Immediate)).unwrap_err();
     let cold = engine_with_entries(&[]);
     cold.retire();
     let warm = engine_with_entries(&[]);
@@ -198,7 +198,7 @@ fn a_lock_refused_while_a_connection_opens_is_a_lock_timeout() {
     for engine in [cold, warm] {
         let error = begin(&engine);
         assert_eq!(error.kind(), ErrorKind::LockTimeout);
-        let expected = "can't lock engine N: Fault::Busy.from(N) of tests/it/errors.rs:N:N makes it seem taken";
+        let expected = "can't lock engine N: Fault::Busy.starting_at(N) of tests/it/errors.rs:N:N makes it seem taken";
         assert_eq!(normalised(&error), expected);
         assert_eq!(error.sqlite().unwrap().sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
     }

@@ -1,6 +1,8 @@
-//! The hammer makes threads race, loses nothing of what they do, and tells in which orders they came.
+//! The hammer makes threads race, reports all that they do, and the orders in which they reached marks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
@@ -9,28 +11,28 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use rusqlite_fixtures::hammer::{
-    COMMITTED, Failure, Hammer, Pause, REGISTRY_ASKED, REGISTRY_CREATED, REGISTRY_CREATING, Report, SLOT_ASKED,
-    SLOT_GIVEN_BACK, SLOT_TAKEN, Span, reached,
+    Arrival, Attempt, COMMITTED, Failure, Hammer, Lane, Orders, Pause, REGISTRY_ASKED, REGISTRY_CREATED,
+    REGISTRY_CREATING, Random, Report, SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_TAKEN, Span, Timeline, Worker, reached,
 };
-use rusqlite_fixtures::rusqlite::TransactionBehavior;
+use rusqlite_fixtures::rusqlite::{Connection, TransactionBehavior};
 use rusqlite_fixtures::{Engine, MEMORY_ENGINES};
 
 use crate::support::{engine_with_entries, entries, unique_url};
 
-const FOR_EVER: Duration = Duration::from_secs(60);
+const FOREVER: Duration = Duration::from_secs(60);
 
 fn hammer(threads: usize, rounds: usize) -> Hammer {
     Hammer::new().threads(threads).rounds(rounds)
 }
 
-/// The number of an engine that spans and marks have.
+/// The engine's number, which spans and marks have.
 fn number_of(engine: &Engine) -> u64 {
     let (_, number) = engine.uri().split_once("/engine-").unwrap();
     number.split_once('?').unwrap().0.parse().unwrap()
 }
 
-/// What a report prints, but for times.
-fn without_times<T>(report: &Report<T>) -> String {
+/// What a report prints, without times.
+fn without_times<T: Debug>(report: &Report<T>) -> String {
     let is_time = |line: &&str| ["median", "p99", "longest"].iter().any(|what| line.starts_with(what));
     report.to_string().lines().filter(|line| !is_time(line)).map(|line| format!("{line}\n")).collect()
 }
@@ -42,16 +44,16 @@ fn no_result_error_or_panic_is_lost() {
         (3, 4) => std::panic::resume_unwind(Box::new("the fourth worker's panic")),
         (number, round) => Ok((number, round)),
     });
-    let places: Vec<(usize, usize)> = report.outcomes().iter().map(|outcome| (outcome.round, outcome.worker)).collect();
+    let places: Vec<(usize, usize)> = report.attempts().iter().map(|attempt| (attempt.round, attempt.worker)).collect();
     let all: Vec<(usize, usize)> = (0..10).flat_map(|round| (0..4).map(move |worker| (round, worker))).collect();
     assert_eq!(places, all);
-    for outcome in report.outcomes() {
-        if let Ok(value) = &outcome.result {
-            assert_eq!(*value, (outcome.worker, outcome.round));
+    for attempt in report.attempts() {
+        if let Ok(value) = &attempt.result {
+            assert_eq!(*value, (attempt.worker, attempt.round));
         }
     }
     let failures: Vec<_> =
-        report.failures().map(|(outcome, failure)| (outcome.worker, outcome.round, failure.to_string())).collect();
+        report.failures().map(|(attempt, failure)| (attempt.worker, attempt.round, failure.to_string())).collect();
     let expected = [
         (2, 1, "error: the third worker's error".to_owned()),
         (3, 4, "panic: the fourth worker's panic".to_owned()),
@@ -66,6 +68,16 @@ fn no_result_error_or_panic_is_lost() {
            distinct             40\n  \
            errors                2\n  \
            panics                1\n\n\
+         values\n\
+         \x20                       1 × (0, 0)\n\
+         \x20                       1 × (1, 0)\n\
+         \x20                       1 × (2, 0)\n\
+         \x20                       1 × (3, 0)\n\
+         \x20                       1 × (0, 1)\n\
+         \x20                       1 × (1, 1)\n\
+         \x20                       1 × (3, 1)\n\
+         \x20                       1 × (0, 2)\n\
+         \x20                           and 29 more\n\n\
          worker 2, round 1: error: the third worker's error\n\
          worker 3, round 4: panic: the fourth worker's panic\n\
          worker 2, round 6: error: the third worker's error\n"
@@ -74,9 +86,9 @@ fn no_result_error_or_panic_is_lost() {
     assert_eq!(*panic.downcast::<String>().unwrap(), report.to_string());
 }
 
-/// A panic may come with something that panics when it is dropped.
+/// A panic's payload may panic when it is dropped.
 #[test]
-fn a_panic_that_panics_again_is_one() {
+fn a_panic_whose_payload_panics_is_reported_once() {
     struct Again;
     impl Drop for Again {
         fn drop(&mut self) {
@@ -88,9 +100,9 @@ fn a_panic_that_panics_again_is_one() {
     assert!(report.failures().all(|(_, failure)| matches!(failure, Failure::Panic(_))), "{report}");
 }
 
-/// Only an error of a lock is told in words of the crate's own.
+/// Only an error about a lock is replaced by the crate's own, which explains it.
 #[test]
-fn errors_of_sqlite_stay_what_they_are() {
+fn other_errors_of_sqlite_are_not_replaced() {
     let engine = Engine::new();
     let report = hammer(1, 1).run(move |_| Ok(engine.connect()?.execute_batch("SELEC 1")?));
     let (_, failure) = report.failures().next().unwrap();
@@ -99,14 +111,14 @@ fn errors_of_sqlite_stay_what_they_are() {
 }
 
 #[test]
-fn many_failures_are_counted_and_some_are_shown() {
+fn all_failures_are_counted_and_the_first_are_shown() {
     let report = hammer(2, 20).run(|_| Err::<(), _>("no".into()));
     assert_eq!((report.distinct(), report.failures().count()), (40, 40));
-    assert!(report.to_string().ends_with("worker 1, round 7: error: no\nand 24 failures more\n"), "{report}");
+    assert!(report.to_string().ends_with("worker 1, round 7: error: no\nand 24 more failures\n"), "{report}");
 }
 
 #[test]
-fn a_round_that_hangs_ends_at_the_deadline_and_says_who_stood_where() {
+fn a_round_that_hangs_ends_at_the_deadline_and_reports_where_each_worker_is() {
     let (is_over, entered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let (until, count) = (is_over.clone(), entered.clone());
     let start = Instant::now();
@@ -120,40 +132,40 @@ fn a_round_that_hangs_ends_at_the_deadline_and_says_who_stood_where() {
         }
         Ok(worker.number())
     });
-    assert!(start.elapsed() < FOR_EVER / 2);
+    assert!(start.elapsed() < FOREVER / 2);
     let hung: Vec<(usize, &str)> = report
         .failures()
-        .map(|(outcome, failure)| match failure {
-            Failure::Hung(place) => (outcome.worker, place.split_once(',').map_or(&**place, |(place, _)| place)),
+        .map(|(attempt, failure)| match failure {
+            Failure::Hung(place) => (attempt.worker, place.split_once(',').map_or(&**place, |(place, _)| place)),
             other => panic!("{other}"),
         })
         .collect();
-    assert_eq!(hung, [(1, "after the mark `door`"), (2, "and has reached no mark")]);
+    assert_eq!(hung, [(1, "after the mark `door`"), (2, "before it reached any mark")]);
     assert_eq!((report.values().count(), report.distinct(), report.rounds()), (4, 3 + 2, 2));
     let printed = report.to_string();
     assert!(printed.contains("3 threads, 2 of 5 rounds"), "{printed}");
     assert!(printed.contains("  hung                  2"), "{printed}");
-    assert!(printed.contains("worker 2, round 1: hung, and has reached no mark"), "{printed}");
+    assert!(printed.contains("worker 2, round 1: hung before it reached any mark"), "{printed}");
     assert_eq!(report.timeline().lanes().len(), 3);
     is_over.store(true, Ordering::Relaxed);
-    assert_eq!(entered.load(Ordering::Relaxed), 6, "no round is begun after it");
+    assert_eq!(entered.load(Ordering::Relaxed), 6, "no round starts after it");
 }
 
 #[test]
 fn all_threads_are_in_a_round_at_once() {
     let barrier = Arc::new(Barrier::new(6));
     let report = hammer(6, 30).run(move |worker| {
-        barrier.wait(); // which lets nobody through until all have come
+        barrier.wait(); // until all have arrived
         Ok(worker.threads())
     });
     assert_eq!(report.values().filter(|threads| **threads == 6).count(), 180);
 }
 
 #[test]
-fn what_is_random_is_drawn_again_from_the_seed() {
+fn the_same_seed_draws_the_same_random_numbers() {
     let draw = |seed| {
         let report = hammer(3, 4).seed(seed).run(|worker| Ok((worker.random().u64(..), worker.random().u64(..))));
-        assert_eq!((report.distinct(), report.seed()), (12, seed), "each worker draws others in each round");
+        assert_eq!((report.distinct(), report.seed()), (12, seed), "each worker draws other numbers in each round");
         report.values().copied().collect::<Vec<_>>()
     };
     assert_eq!(draw(1), draw(1));
@@ -161,7 +173,7 @@ fn what_is_random_is_drawn_again_from_the_seed() {
 }
 
 #[test]
-fn what_the_work_has_captured_is_dropped_when_the_run_is_over() {
+fn what_the_work_captured_is_dropped_when_the_run_has_ended() {
     let captured = Arc::new(());
     let weak = Arc::downgrade(&captured);
     hammer(4, 3).run(move |_| Ok(Arc::strong_count(&captured) > 0)).assert_no_failures();
@@ -169,7 +181,7 @@ fn what_the_work_has_captured_is_dropped_when_the_run_is_over() {
 }
 
 #[test]
-fn a_run_may_have_no_rounds_but_not_no_threads() {
+fn a_run_may_have_no_rounds_but_needs_a_thread() {
     let report = hammer(2, 0).run(|_| Ok(()));
     assert_eq!((report.distinct(), report.rounds(), report.percentile(50.0)), (0, 0, Duration::ZERO));
     assert!(report.to_string().starts_with("2 threads, 0 rounds"), "{report}");
@@ -179,17 +191,161 @@ fn a_run_may_have_no_rounds_but_not_no_threads() {
 }
 
 #[test]
-fn latencies_are_ranked() {
+fn percentiles_are_in_order() {
     let report = hammer(2, 50).run(|worker| {
         if (worker.number(), worker.round()) == (1, 20) {
             thread::sleep(Duration::from_millis(300));
         }
         Ok(())
     });
-    let [least, median, p99, longest] = [0.0, 50.0, 99.0, 100.0].map(|hundredths| report.percentile(hundredths));
+    let [least, median, p99, longest] = [0.0, 50.0, 99.0, 100.0].map(|percentage| report.percentile(percentage));
     assert!(least <= median && median <= p99 && p99 < longest, "{report}");
     assert!(longest >= Duration::from_millis(300) && median < longest / 2, "{report}");
-    assert_eq!(report.timeline().round(), 20, "the longest");
+    assert_eq!(report.timeline().round(), 20, "the longest round");
+}
+
+#[test]
+fn distinct_values_are_counted_and_the_most_frequent_are_printed_first() {
+    let report = hammer(4, 5).run(|worker| Ok(if worker.number() == 3 { worker.round() } else { 7 }));
+    let counted: Vec<(usize, usize)> = report.distinct_values().map(|(value, times)| (*value, times)).collect();
+    assert_eq!(counted, [(7, 15), (0, 1), (1, 1), (2, 1), (3, 1), (4, 1)]);
+    let printed = report.to_string();
+    let (_, values) = printed.split_once("\n\nvalues\n").unwrap();
+    let lines: Vec<&str> = values.lines().map(str::trim).collect();
+    assert_eq!(lines, ["15 × 7", "1 × 0", "1 × 1", "1 × 2", "1 × 3", "1 × 4"]);
+}
+
+#[test]
+fn eight_values_are_printed_and_long_ones_are_cut() {
+    let printed = hammer(1, 10).run(|worker| Ok(worker.round())).to_string();
+    assert!(printed.ends_with("  1 × 7\n                            and 2 more\n"), "{printed}");
+    let printed = hammer(1, 8).run(|worker| Ok("ä".repeat(worker.round() + 200))).to_string();
+    let line = format!("  1 × \"{} …\n", "ä".repeat(99));
+    assert!(printed.ends_with(&line), "{printed}");
+    assert!(!hammer(1, 1).run(|_| Err::<(), _>("no".into())).to_string().contains("values"));
+}
+
+#[test]
+fn a_failure_is_an_error_with_its_source() {
+    let report = hammer(2, 1).run(|worker| match worker.number() {
+        0 => Err::<(), _>("no".into()),
+        _ => std::panic::resume_unwind(Box::new("a panic")),
+    });
+    let failures: Vec<&dyn Error> = report.failures().map(|(_, failure)| failure as &dyn Error).collect();
+    let sources: Vec<Option<String>> =
+        failures.iter().map(|failure| failure.source().map(ToString::to_string)).collect();
+    assert_eq!(sources, [Some("no".to_owned()), None]);
+}
+
+/// All public types but `Worker`, which stays on its thread.
+#[test]
+fn types_are_send_and_sync() {
+    fn is_send_and_sync<T: Send + Sync>() {}
+    is_send_and_sync::<Hammer>();
+    is_send_and_sync::<Pause>();
+    is_send_and_sync::<Random>();
+    is_send_and_sync::<Report<()>>();
+    is_send_and_sync::<Attempt<()>>();
+    is_send_and_sync::<Failure>();
+    is_send_and_sync::<Orders<'_>>();
+    is_send_and_sync::<Timeline>();
+    is_send_and_sync::<Lane>();
+    is_send_and_sync::<Span>();
+    is_send_and_sync::<Arrival>();
+    trait IfSend<Marker> {
+        fn check() {}
+    }
+    impl<T> IfSend<()> for T {}
+    impl<T: Send> IfSend<u8> for T {}
+    <Worker as IfSend<_>>::check(); // is ambiguous, and so does not compile, if a worker is Send
+}
+
+#[test]
+fn random_numbers_are_in_their_range() {
+    let report = hammer(1, 200).seed(3).run(|worker| {
+        let random = worker.random();
+        let mut deck = [0, 1, 2, 3];
+        random.shuffle(&mut deck);
+        assert_eq!(deck.iter().collect::<BTreeSet<_>>().len(), 4);
+        assert!((0.0..1.0).contains(&random.f64()));
+        Ok((random.u64(5..=6), random.bool(), deck))
+    });
+    report.assert_no_failures();
+    let seen = |value: fn(&(u64, bool, [i32; 4])) -> u64| report.values().map(value).collect::<BTreeSet<_>>();
+    assert_eq!(seen(|(number, _, _)| *number), BTreeSet::from([5, 6]));
+    assert_eq!(seen(|(_, coin, _)| u64::from(*coin)), BTreeSet::from([0, 1]));
+    assert_eq!(seen(|(_, _, deck)| deck[0] as u64), BTreeSet::from([0, 1, 2, 3]));
+}
+
+mod state_of_a_round {
+    use super::*;
+
+    /// Reads a number, and writes the next one: without a transaction around both, all workers may read the same number.
+    fn count_up(connection: &Connection) -> rusqlite_fixtures::Result<i64> {
+        let value: i64 = connection.query_row("SELECT value FROM entry WHERE key = 1", [], |row| row.get(0))?;
+        connection.execute("UPDATE entry SET value = ?1 WHERE key = 1", [value + 1])?;
+        Ok(value + 1)
+    }
+
+    fn counted(report: &Report<i64>) -> Vec<(i64, usize)> {
+        report.assert_no_failures();
+        let mut counted: Vec<_> = report.distinct_values().map(|(value, times)| (*value, times)).collect();
+        counted.sort_unstable();
+        counted
+    }
+
+    #[test]
+    fn each_round_has_a_fresh_engine() {
+        let report = hammer(4, 10)
+            .run_each(|_| engine_with_entries(&[(1, 0)]), |_, engine| Ok(engine.transaction(|work| count_up(work))?));
+        assert_eq!(counted(&report), [(1, 10), (2, 10), (3, 10), (4, 10)]);
+    }
+
+    /// The counterpart: without a transaction, updates are lost in every round.
+    #[test]
+    fn lost_updates_are_found() {
+        let pause = Pause::for_all().patience(FOREVER);
+        let report = hammer(4, 10)
+            .pause_at(SLOT_ASKED, pause)
+            .run_each(|_| engine_with_entries(&[(1, 0)]), |_, engine| Ok(count_up(&engine.connect()?)?));
+        assert_eq!(counted(&report), [(1, 40)]);
+    }
+
+    #[test]
+    fn the_state_is_made_for_each_round_and_dropped_at_its_end_on_the_thread_of_the_hammer() {
+        struct State(usize, Arc<Mutex<Vec<usize>>>, thread::ThreadId);
+        impl Drop for State {
+            fn drop(&mut self) {
+                assert_eq!(thread::current().id(), self.2);
+                self.1.lock().unwrap().push(self.0);
+            }
+        }
+        let dropped = Arc::new(Mutex::new(Vec::new()));
+        let prepare = |round| {
+            assert_eq!(*dropped.lock().unwrap(), (0..round).collect::<Vec<_>>());
+            State(round, dropped.clone(), thread::current().id())
+        };
+        let report = hammer(3, 5).run_each(prepare, |worker, state| Ok(worker.round() == state.0));
+        assert_eq!((report.distinct(), report.rounds()), (1, 5));
+        assert!(report.values().all(|has_own_state| *has_own_state));
+        assert_eq!(*dropped.lock().unwrap(), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_panic_in_the_preparation_ends_the_run() {
+        let rounds = Arc::new(AtomicUsize::new(0));
+        let count = rounds.clone();
+        let prepare = |round| assert!(round < 2, "no state for round {round}");
+        let run = AssertUnwindSafe(|| {
+            hammer(2, 5).run_each(prepare, move |worker, ()| {
+                count.fetch_add(1, Ordering::SeqCst);
+                Ok(worker.number())
+            })
+        });
+        let panic = catch_unwind(run).unwrap_err();
+        assert_eq!(*panic.downcast::<String>().unwrap(), "no state for round 2");
+        assert_eq!(rounds.load(Ordering::SeqCst), 4);
+    }
 }
 
 mod orders {
@@ -209,17 +365,17 @@ mod orders {
     fn pass(hammer: Hammer) -> Report<()> {
         hammer.run(|worker| {
             worker.reached("mark");
-            worker.reached("mark"); // that is no second arrival
+            worker.reached("mark"); // is not counted again
             Ok(())
         })
     }
 
     #[test]
-    fn each_of_them_can_be_brought_about() {
+    fn a_pause_in_order_makes_each_order_certain() {
         let all = permutations(4);
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 24);
         for order in &all {
-            let report = pass(hammer(4, 2).pause_at("mark", Pause::in_order(order.clone()).patience(FOR_EVER)));
+            let report = pass(hammer(4, 2).pause_at("mark", Pause::in_order(order.clone()).patience(FOREVER)));
             let orders = report.orders("mark");
             assert_eq!((orders.seen(), orders.contains(order)), (1, true), "{order:?}\n{report}");
             assert_eq!(orders.to_string(), "1 of 24 orders of 4 threads");
@@ -227,24 +383,24 @@ mod orders {
     }
 
     #[test]
-    fn pauses_of_random_length_bring_about_all_of_them() {
+    fn pauses_of_random_length_produce_all_orders() {
         let report = pass(hammer(3, 400).pause_at("mark", Pause::up_to(Duration::from_micros(500))));
         assert_eq!(report.orders("mark").to_string(), "6 of 6 orders of 3 threads", "{report}");
         assert!(report.to_string().contains("\n\nmark  6 of 6 orders of 3 threads"), "{report}");
-        assert!(!report.to_string().contains("nobody came there"), "{report}");
+        assert!(!report.to_string().contains("no worker reached it"), "{report}");
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_property_chooses_one(order in Just(vec![0, 1, 2, 3, 4]).prop_shuffle(), slow in 0..5usize) {
+        fn a_property_can_choose_the_order(order in Just(vec![0, 1, 2, 3, 4]).prop_shuffle(), slow in 0..5usize) {
             let order_of = |pause| pass(hammer(5, 1).pause_at("mark", pause));
-            let report = order_of(Pause::in_order(order.clone()).patience(FOR_EVER));
+            let report = order_of(Pause::in_order(order.clone()).patience(FOREVER));
             prop_assert!(report.orders("mark").contains(&order));
-            let report = order_of(Pause::for_all().patience(FOR_EVER));
+            let report = order_of(Pause::for_all().patience(FOREVER));
             prop_assert_eq!(report.orders("mark").seen(), 1);
-            let report = order_of(Pause::in_order([slow, (slow + 1) % 5]).patience(FOR_EVER).of_worker((slow + 1) % 5));
+            let report = order_of(Pause::in_order([slow, (slow + 1) % 5]).patience(FOREVER).of_worker((slow + 1) % 5));
             let orders: Vec<Vec<usize>> = permutations(5);
             let order = orders.iter().find(|order| report.orders("mark").contains(order)).unwrap();
             let place = |number| order.iter().position(|other| *other == number).unwrap();
@@ -253,14 +409,14 @@ mod orders {
     }
 
     #[test]
-    fn of_more_threads_than_can_be_counted() {
+    fn the_number_of_possible_orders_saturates() {
         let report = pass(hammer(40, 1));
         assert_eq!(report.orders("mark").possible(), u128::MAX);
         assert_eq!(report.orders("mark").to_string(), "1 of 3.4e38 orders of 40 threads");
     }
 
     #[test]
-    fn rounds_in_which_not_all_came_are_counted_apart() {
+    fn rounds_in_which_fewer_workers_reached_the_mark_are_counted_apart() {
         let report = hammer(4, 6).run(|worker| {
             if worker.round() % 3 == 0 || worker.round() % 3 > worker.number() {
                 worker.reached("mark");
@@ -274,7 +430,7 @@ mod orders {
         assert_eq!((report.orders("unknown").seen(), report.orders("unknown").contains(&[0, 1, 2, 3])), (0, false));
     }
 
-    /// Nobody waits for one that has ended its round, nor without end for one that has not.
+    /// No worker waits for one that has ended its round, nor longer than its patience for any other.
     #[test]
     fn pauses_end() {
         let start = Instant::now();
@@ -287,31 +443,31 @@ mod orders {
             })
         };
         for pause in [Pause::for_all(), Pause::in_order([0, 2, 1])] {
-            let report = without_first(pause.patience(FOR_EVER));
+            let report = without_first(pause.patience(FOREVER));
             assert!(!report.to_string().contains("patience"), "{report}");
         }
-        assert!(start.elapsed() < FOR_EVER / 2);
+        assert!(start.elapsed() < FOREVER / 2);
 
-        let came = Arc::new(AtomicUsize::new(0));
+        let passed = Arc::new(AtomicUsize::new(0));
         let pause = Pause::for_all().patience(Duration::from_millis(20));
         let report = hammer(2, 1).pause_at("mark", pause).run(move |worker| {
             if worker.number() == 0 {
-                while came.load(Ordering::Relaxed) == 0 {
-                    thread::yield_now(); // the other comes only when it has given up to wait for this one
+                while passed.load(Ordering::Relaxed) == 0 {
+                    thread::yield_now(); // the other passes only when its pause has run out of patience
                 }
             }
             worker.reached("mark");
-            came.fetch_add(1, Ordering::Relaxed);
+            passed.fetch_add(1, Ordering::Relaxed);
             Ok(())
         });
-        assert!(report.to_string().contains("mark  1 times a worker paused there ran out of patience"), "{report}");
+        assert!(report.to_string().contains("mark  pauses that ran out of patience: 1"), "{report}");
         assert!(report.orders("mark").contains(&[1, 0]), "{report}");
     }
 
-    /// A worker is held up the first time in each round that it comes to the mark, and only by the pauses that are for
-    /// it and that mark. Where it waits in vain, that is counted.
+    /// A worker pauses the first time in each round that it reaches the mark, and only for pauses at that mark that apply to
+    /// it. Pauses that run out of patience are counted.
     #[test]
-    fn each_pause_holds_up_once_a_round_where_it_is_to() {
+    fn each_pause_applies_once_a_round_to_its_worker_and_mark() {
         let pause = || Pause::for_all().patience(Duration::from_millis(1));
         let hammer =
             hammer(2, 3).pause_at("one", pause()).pause_at("one", pause().of_worker(1)).pause_at("two", pause());
@@ -322,19 +478,19 @@ mod orders {
                 done.fetch_add(1, Ordering::SeqCst);
             }
             while done.load(Ordering::SeqCst) <= worker.round() {
-                thread::yield_now(); // nobody waits for a worker that has ended its round
+                thread::yield_now(); // no pause waits for a worker that has ended its round
             }
             Ok(())
         });
         let printed = report.to_string();
-        assert!(printed.contains("one  3 times a worker paused there ran out of patience\n"), "{printed}");
-        assert!(printed.contains("two  3 times a worker paused there ran out of patience\n"), "{printed}");
+        assert!(printed.contains("one  pauses that ran out of patience: 3\n"), "{printed}");
+        assert!(printed.contains("two  pauses that ran out of patience: 3\n"), "{printed}");
     }
 
     #[test]
-    fn who_has_passed_is_not_waited_for_though_its_round_goes_on() {
+    fn a_worker_that_has_passed_is_not_waited_for() {
         let barrier = Arc::new(Barrier::new(2));
-        let report = hammer(2, 2).pause_at("mark", Pause::in_order([0, 1]).patience(FOR_EVER)).run(move |worker| {
+        let report = hammer(2, 2).pause_at("mark", Pause::in_order([0, 1]).patience(FOREVER)).run(move |worker| {
             worker.reached("mark");
             barrier.wait();
             Ok(())
@@ -342,9 +498,8 @@ mod orders {
         assert!(!report.to_string().contains("patience"), "{report}");
     }
 
-    /// What is known of the pauses is told of a round that hangs, too.
     #[test]
-    fn patience_that_ran_out_in_a_round_that_hangs_is_told() {
+    fn pauses_that_ran_out_of_patience_are_reported_of_a_round_that_hangs() {
         let pause = Pause::for_all().patience(Duration::from_millis(1));
         let (is_over, hangs) = (Arc::new(AtomicBool::new(false)), Duration::from_secs(1));
         let until = is_over.clone();
@@ -358,16 +513,16 @@ mod orders {
             Ok(())
         });
         is_over.store(true, Ordering::Relaxed);
-        assert!(report.to_string().contains("mark  1 times a worker paused there ran out of patience\n"), "{report}");
+        assert!(report.to_string().contains("mark  pauses that ran out of patience: 1\n"), "{report}");
     }
 
     #[test]
-    fn a_pause_where_nobody_comes_is_told() {
+    fn a_pause_at_a_mark_that_no_worker_reaches_is_reported() {
         let report = pass(hammer(2, 1).pause_at("misspelt", Pause::time(Duration::ZERO)));
-        assert!(report.to_string().contains("misspelt  has a pause, and nobody came there\n"), "{report}");
+        assert!(report.to_string().contains("misspelt  has a pause, but no worker reached it\n"), "{report}");
     }
 
-    /// Between a check and what is done about it, all meet: so each of them acts on what is out of date.
+    /// All workers wait between their check and their action, so each of them acts on a check that is out of date.
     #[test]
     fn a_pause_makes_a_race_certain() {
         let seats_taken = |hammer: Hammer| {
@@ -382,36 +537,36 @@ mod orders {
             });
             report.values().filter(|has_seat| **has_seat).count()
         };
-        let all = Pause::for_all().patience(FOR_EVER);
-        let one_by_one = Pause::in_order([3, 2, 1, 0]).patience(FOR_EVER);
+        let all = Pause::for_all().patience(FOREVER);
+        let one_by_one = Pause::in_order([3, 2, 1, 0]).patience(FOREVER);
         let hammer = hammer(4, 20).pause_at("checked", all);
         assert_eq!(seats_taken(hammer.clone()), 80);
-        assert_eq!(seats_taken(hammer.pause_at("checked", one_by_one)), 80, "all meet, then go on in this order");
+        assert_eq!(seats_taken(hammer.pause_at("checked", one_by_one)), 80, "all wait, then pass in this order");
     }
 
     #[test]
-    fn marks_of_other_threads_are_nothing() {
+    fn marks_of_other_threads_are_not_observed() {
         let report = hammer(2, 5).run(|_| Ok(thread::spawn(|| reached("mark")).join().is_ok()));
         assert_eq!((report.distinct(), report.orders("mark").seen()), (1, 0));
     }
 
-    /// All come there, and one of them waits for that.
+    /// All workers reach the mark, and one of them waits for that.
     #[test]
-    fn one_worker_may_wait_for_all() {
-        let report = pass(hammer(3, 20).pause_at("mark", Pause::for_all().of_worker(1).patience(FOR_EVER)));
-        assert!(!report.to_string().contains("patience") && report.percentile(100.0) < FOR_EVER / 2, "{report}");
+    fn one_worker_alone_may_wait_for_all() {
+        let report = pass(hammer(3, 20).pause_at("mark", Pause::for_all().of_worker(1).patience(FOREVER)));
+        assert!(!report.to_string().contains("patience") && report.percentile(100.0) < FOREVER / 2, "{report}");
     }
 
     #[test]
-    fn who_is_held_up_when_a_round_hangs_is_told() {
-        let pause = Pause::time(FOR_EVER);
+    fn a_worker_that_is_paused_when_a_round_hangs_is_reported() {
+        let pause = Pause::time(FOREVER);
         let report = pass(hammer(1, 1).deadline(Duration::from_secs(1)).pause_at("mark", pause));
-        assert!(report.to_string().ends_with("worker 0, round 0: hung, in a pause at the mark `mark`\n"), "{report}");
+        assert!(report.to_string().ends_with("worker 0, round 0: hung in a pause at the mark `mark`\n"), "{report}");
     }
 }
 
 #[test]
-fn the_registry_and_the_store_are_marked() {
+fn the_registry_and_the_writer_slot_have_marks() {
     let url = unique_url("hammered");
     let hammer = hammer(4, 10).pause_at(REGISTRY_CREATING, Pause::time(Duration::from_millis(1)));
     let report = hammer.run(move |worker| {
@@ -433,7 +588,7 @@ fn the_registry_and_the_store_are_marked() {
 }
 
 #[test]
-fn the_timeline_shows_who_waited_for_the_slot_and_who_held_it() {
+fn the_timeline_shows_waits_and_holds_of_the_writer_slot() {
     let engine = engine_with_entries(&[(1, 0)]);
     let hammered = engine.clone();
     let hammer = hammer(4, 3).timeline_of(1).pause_at(SLOT_GIVEN_BACK, Pause::time(Duration::from_millis(2)));
@@ -499,7 +654,7 @@ fn the_timeline_tells_engines_apart() {
     let timeline = report.timeline();
     let [first, second] = numbers;
     let [alone, with_both] = timeline.lanes() else { panic!("{timeline}") };
-    let at = |mark: &str| with_both.marks.iter().find(|its| its.mark == mark).unwrap().at;
+    let at = |mark: &str| with_both.marks.iter().find(|arrival| arrival.mark == mark).unwrap().at;
     let of = |spans: &[Span], engine| spans.iter().copied().filter(|span| span.engine == engine).collect::<Vec<_>>();
 
     assert_eq!((alone.held.len(), of(&alone.held, second).len()), (1, 1), "{alone:?}");
@@ -510,9 +665,10 @@ fn the_timeline_tells_engines_apart() {
     let [[_], [waited]] = [first, second].map(|engine| <[Span; 1]>::try_from(of(&with_both.waited, engine)).unwrap());
     assert!(held_first.start < waited.start && waited.end < held_first.end, "it waits and holds: {with_both:?}");
     assert!(waited.end >= alone.held[0].end, "it waits for the other worker: {timeline:?}");
-    let committed: Vec<_> = with_both.marks.iter().filter(|its| its.mark == COMMITTED).map(|its| its.engine).collect();
+    let committed: Vec<_> =
+        with_both.marks.iter().filter(|arrival| arrival.mark == COMMITTED).map(|arrival| arrival.engine).collect();
     assert_eq!(committed, [Some(first)]);
-    assert_eq!(with_both.marks.iter().find(|its| its.mark == "has both").unwrap().engine, None);
+    assert_eq!(with_both.marks.iter().find(|arrival| arrival.mark == "has both").unwrap().engine, None);
 
     let rows = [("worker 0", second), ("worker 1", first), ("", second)];
     let text = timeline.to_string();
@@ -537,9 +693,9 @@ fn the_timeline_tells_engines_apart() {
     assert_eq!(lane["held"][0]["to"].as_u64().map(Duration::from_nanos), Some(held_first.end));
 }
 
-/// A wait that is given up ends where the slot was asked for last; what is never given back is held to the end.
+/// Such a wait ends when the connection asked last. A slot that is never given back is held to the end.
 #[test]
-fn the_timeline_shows_waits_in_vain() {
+fn the_timeline_shows_waits_that_ended_without_the_slot() {
     let engine = engine_with_entries(&[(1, 0)]);
     engine.set_lock_timeout(Duration::from_millis(5));
     let writer = engine.begin(TransactionBehavior::Immediate).unwrap();
@@ -559,10 +715,10 @@ fn the_timeline_shows_waits_in_vain() {
     assert!(refused.waited.iter().map(|wait| wait.end - wait.start).sum::<Duration>() >= Duration::from_millis(5));
     assert_eq!(forgetful.held.last().map(|span| span.end), Some(forgetful.ran.end));
     let (_, failure) = report.failures().next().unwrap();
-    assert!(failure.to_string().contains("taken by thread"), "not only that the database is locked: {failure}");
+    assert!(failure.to_string().contains("taken by thread"), "the failure explains who holds the slot: {failure}");
 }
 
-/// A wait that ended in a refusal is not a part of the next one.
+/// The next wait does not include it.
 #[test]
 fn a_wait_that_was_refused_ends_in_the_timeline() {
     let engine = engine_with_entries(&[(1, 0)]);
@@ -580,16 +736,16 @@ fn a_wait_that_was_refused_ends_in_the_timeline() {
     });
     report.assert_no_failures();
     let lane = &report.timeline().lanes()[0];
-    let at = |mark: &str| lane.marks.iter().find(|its| its.mark == mark).unwrap().at;
-    let [in_vain, after @ ..] = &lane.waited[..] else { panic!("no wait is told: {lane:?}") };
-    assert!(in_vain.end - in_vain.start >= Duration::from_millis(5) && in_vain.end <= at("refused"), "{lane:?}");
+    let at = |mark: &str| lane.marks.iter().find(|arrival| arrival.mark == mark).unwrap().at;
+    let [refused, after @ ..] = &lane.waited[..] else { panic!("no wait is reported: {lane:?}") };
+    assert!(refused.end - refused.start >= Duration::from_millis(5) && refused.end <= at("refused"), "{lane:?}");
     assert_eq!(after.len(), 2, "{lane:?}");
     assert!(after.iter().all(|wait| wait.start >= at("free again")), "{lane:?}");
     assert_eq!(lane.held.len(), 2, "{lane:?}");
 }
 
 #[test]
-fn a_report_can_be_read_as_json() {
+fn a_report_is_written_as_json() {
     let hammer = hammer(2, 3).seed(11).pause_at("nowhere", Pause::time(Duration::ZERO));
     let report = hammer.run(|worker| {
         worker.reached("mark");
@@ -598,7 +754,8 @@ fn a_report_can_be_read_as_json() {
     let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
     let expected = serde_json::json!({
         "threads": 2, "rounds": 3, "rounds_asked_for": 3, "seed": 11, "results": 6, "distinct": 3,
-        "errors": 1, "panics": 0, "hung": 0, "pauses_given_up": [], "marks_unreached": ["nowhere"],
+        "errors": 1, "panics": 0, "hung": 0, "pauses_timed_out": [], "marks_unreached": ["nowhere"],
+        "values": [{ "value": "0", "times": 3 }, { "value": "1", "times": 2 }],
         "failures": [{ "worker": 1, "round": 2, "failure": "error: no" }],
     });
     for (key, value) in expected.as_object().unwrap() {

@@ -1,4 +1,4 @@
-//! Any sequence of operations on engines does what a plain map with a stack says.
+//! Sequences of operations on engines do what the model, a plain map with a stack, predicts.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -13,8 +13,8 @@ use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, params};
 use rusqlite_fixtures::strategies::{
-    self, Content, Difference, Effect, End, Engines, Kind, Operation, Outcome, Record, Rows, Statement, Subject, Table,
-    Transaction, check_on_threads, check_serial, hammers, operations, prepare, transactions,
+    self, Content, Difference, Effect, End, Engines, Kind, Operation, Outcome, Record, RowStatement, RowTransaction,
+    Rows, Subject, Table, check_on_threads, check_serial, hammers, operations, prepare, transactions,
 };
 use rusqlite_fixtures::{Engine, PooledConnection, Template};
 
@@ -25,13 +25,22 @@ static ENTRIES: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMAR
 
 const ENTRY: Table = Table::new("entry", "key", "value");
 
+#[test]
+fn types_are_send_and_sync() {
+    fn is_send_and_sync<T: Send + Sync>() {}
+    is_send_and_sync::<(Operation<i64, i64>, RowStatement<i64, i64>, Kind)>();
+    is_send_and_sync::<(Outcome<i64, i64>, Effect<i64, i64>, Content<i64, i64>, Difference)>();
+    is_send_and_sync::<(RowTransaction<i64, i64>, Record<i64, i64>, End)>();
+    is_send_and_sync::<(strategies::Model<i64, i64>, Table)>();
+}
+
 type Sequence = Vec<Operation<i64, i64>>;
 
 fn sequences() -> impl Strategy<Value = Sequence> {
     operations(0..4i64, 0..3i64, 1..50)
 }
 
-/// An engine that nobody has had.
+/// An engine that was not used before.
 fn cold_engine() -> Engine {
     ENTRIES.snapshot().unwrap().new_engine()
 }
@@ -41,9 +50,9 @@ const CASES: u32 = 256;
 proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, ..ProptestConfig::default() })]
 
-    /// Cold ones, of which each has its first connections.
+    /// On cold engines, with new connections.
     #[test]
-    fn an_engine_does_what_the_model_says(operations in sequences()) {
+    fn an_engine_does_what_the_model_predicts(operations in sequences()) {
         strategies::check(&ENTRY, cold_engine(), &operations)?;
     }
 }
@@ -51,9 +60,9 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: CASES / 2, ..ProptestConfig::default() })]
 
-    /// None of them notices the one before.
+    /// No sequence notices the one before.
     #[test]
-    fn so_does_an_engine_that_is_used_again(all in prop::collection::vec(sequences(), 2)) {
+    fn a_reused_engine_does_what_the_model_predicts(all in prop::collection::vec(sequences(), 2)) {
         for operations in &all {
             strategies::check(&ENTRY, ENTRIES.new_engine().unwrap(), operations)?;
         }
@@ -65,29 +74,29 @@ fn deterministic(cases: u32) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
 }
 
-/// The property above would say nothing if each engine were a new one. SQLite's count of all changes is what a connection
-/// can't be made to forget.
+/// The property above would check nothing if each engine were new. SQLite's count of all changes can't be reset on a
+/// connection, so it shows a reused one.
 #[test]
-fn the_engines_are_used_again() {
+fn the_engines_are_reused() {
     static TEMPLATE: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMARY KEY, value)").key("operations");
-    let used_again = Cell::new(0);
+    let reused = Cell::new(0);
     let run = deterministic(50).run(&sequences(), |operations| {
         let engine = TEMPLATE.new_engine().unwrap();
         let connections: Vec<_> = (0..3).map(|_| engine.pooled_connection().unwrap()).collect();
         let was_used = |connection: &PooledConnection| number(connection, "SELECT total_changes()") > 0;
-        used_again.set(used_again.get() + i32::from(connections.iter().any(was_used)));
+        reused.set(reused.get() + i32::from(connections.iter().any(was_used)));
         connections.iter().for_each(|connection| drop(connection.execute("INSERT INTO entry VALUES (9, 9)", [])));
         drop(connections);
         engine.reset().unwrap();
         Ok(strategies::check(&ENTRY, engine, &operations)?)
     });
     run.unwrap();
-    assert!(used_again.get() > 25, "{} of 50", used_again.get());
+    assert!(reused.get() > 25, "{} of 50", reused.get());
 }
 
-/// Or the properties would not say much.
+/// The properties would check little without these outcomes.
 #[test]
-fn sequences_come_to_all_sorts_of_outcomes() {
+fn sequences_have_many_kinds_of_outcomes() {
     let name = |debug: String| debug.split([' ', '(']).next().unwrap().to_owned();
     let seen = RefCell::new(BTreeMap::<String, u32>::new());
     let run = deterministic(CASES).run(&sequences(), |operations| {
@@ -136,10 +145,10 @@ fn sequences_come_to_all_sorts_of_outcomes() {
     assert!(!seen.keys().any(|outcome| outcome.ends_with("Failed")), "{seen:#?}");
 }
 
-/// What the harness steers clear of, which the properties have found: SQLite's BEGIN IMMEDIATE in a savepoint takes the slot
-/// and fails, and after ROLLBACK TO no table is there, if the schema had not been read before.
+/// The harness avoids this case, which the properties have found: SQLite's BEGIN IMMEDIATE in a savepoint takes the slot and
+/// fails, and after ROLLBACK TO no table exists if the schema had not been read before.
 #[test]
-fn a_savepoint_that_is_older_than_the_schema_is_as_in_a_file() {
+fn a_savepoint_set_before_the_schema_is_read_behaves_as_in_a_file() {
     let find_table = |connection: Connection| {
         connection.execute_batch("SAVEPOINT before").unwrap();
         connection.execute_batch("BEGIN IMMEDIATE").unwrap_err();
@@ -160,7 +169,7 @@ fn a_savepoint_that_is_older_than_the_schema_is_as_in_a_file() {
 type OnEntries<'a> = Engines<'a, Table>;
 type Apply = fn(&mut OnEntries<'_>, &Engine, &Operation<i64, i64>) -> Effect<i64, i64>;
 
-/// Engines on which something is done as it should not be.
+/// Engines with a planted bug.
 struct Broken<'a> {
     engines: OnEntries<'a>,
     first: Engine,
@@ -173,7 +182,7 @@ impl Subject<i64, i64> for Broken<'_> {
     }
 }
 
-/// The steps to which a failure shrinks.
+/// Returns the steps to which a failure shrinks.
 fn shrunk(check: impl Fn(&[Operation<i64, i64>]) -> Result<(), Difference>) -> Sequence {
     match deterministic(CASES).run(&sequences(), |operations| Ok(check(&operations)?)) {
         Err(TestError::Fail(_, steps)) => steps,
@@ -186,12 +195,12 @@ fn goes_back_to_no_savepoint(
     _: &Engine,
     operation: &Operation<i64, i64>,
 ) -> Effect<i64, i64> {
-    let Operation::Do { hand, statement: Statement::RollbackTo { savepoint } } = *operation else {
+    let Operation::Do { client, statement: RowStatement::RollbackTo { savepoint } } = *operation else {
         return engines.apply(operation);
     };
-    let released = engines.apply(&Operation::Do { hand, statement: Statement::Release { savepoint } });
+    let released = engines.apply(&Operation::Do { client, statement: RowStatement::Release { savepoint } });
     if released.outcome == Outcome::Done {
-        engines.apply(&Operation::Do { hand, statement: Statement::Savepoint });
+        engines.apply(&Operation::Do { client, statement: RowStatement::Savepoint });
     }
     released
 }
@@ -205,17 +214,17 @@ fn forgets_to_reset(engines: &mut OnEntries<'_>, first: &Engine, operation: &Ope
 }
 
 fn commits_in_a_panic(engines: &mut OnEntries<'_>, _: &Engine, operation: &Operation<i64, i64>) -> Effect<i64, i64> {
-    if let Operation::Panic { hand } = *operation {
-        let committed = engines.apply(&Operation::Commit { hand });
-        let dropped = engines.apply(&Operation::Drop { hand });
+    if let Operation::Panic { client } = *operation {
+        let committed = engines.apply(&Operation::Commit { client });
+        let dropped = engines.apply(&Operation::Drop { client });
         return if committed.outcome == Outcome::Done { committed } else { dropped };
     }
     engines.apply(operation)
 }
 
-/// The twins of the properties.
+/// The counterparts of the properties.
 #[test]
-fn engines_that_do_something_else_are_found() {
+fn engines_with_a_bug_are_found() {
     let bugs: [Apply; 3] = [goes_back_to_no_savepoint, forgets_to_reset, commits_in_a_panic];
     for apply in bugs {
         let steps = shrunk(|operations| {
@@ -228,7 +237,7 @@ fn engines_that_do_something_else_are_found() {
     }
 }
 
-/// Entries that are read otherwise.
+/// The table `entry`, read by a function.
 struct ReadBy<F>(F);
 
 impl<F: Fn(&Connection) -> rusqlite::Result<BTreeMap<i64, i64>>> Rows for ReadBy<F> {
@@ -254,7 +263,7 @@ impl<F: Fn(&Connection) -> rusqlite::Result<BTreeMap<i64, i64>>> Rows for ReadBy
     }
 }
 
-/// The twin that reads what is committed now, whatever its transaction has read before, unless somebody is writing.
+/// The counterpart reads what is committed now, whatever its transaction has read before, unless another client is writing.
 #[test]
 fn a_reader_that_sees_the_newest_commit_is_found() {
     let steps = shrunk(|operations| {
@@ -272,8 +281,8 @@ fn a_reader_that_sees_the_newest_commit_is_found() {
     assert!(steps.len() <= 8, "{steps:#?}");
 }
 
-/// As users have it: keys and values of their own, a function of each connection's, an index, another table that is written
-/// too, and a look before an update.
+/// Like a user's code: own types of keys and values, an SQL function on each connection, an index, triggers that write to
+/// another table, and a query before an update.
 struct Accounts;
 
 static ACCOUNTS: Template = Template::sql(
@@ -314,7 +323,7 @@ impl Rows for Accounts {
     }
 }
 
-/// Some of several pages.
+/// Some take several pages.
 fn cities() -> impl Strategy<Value = String> {
     ("[xyz]", prop_oneof![Just(1), 1000..9000usize]).prop_map(|(name, times)| name.repeat(times))
 }
@@ -323,7 +332,7 @@ fn rows(engine: &Engine) -> BTreeMap<i64, i64> {
     ENTRY.read(&engine.unit_of_work().unwrap()).unwrap()
 }
 
-/// An engine that is ready for transactions that are recorded, and its rows.
+/// Returns an engine that is prepared for recorded transactions, and its rows.
 fn recorded_engine() -> (Engine, BTreeMap<i64, i64>) {
     let engine = ENTRIES.new_engine().unwrap();
     prepare(&engine).unwrap();
@@ -335,60 +344,60 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
-    fn so_do_tables_of_ones_own(operations in operations("[A-D]", cities(), 1..50)) {
+    fn a_users_table_does_what_the_model_predicts(operations in operations("[A-D]", cities(), 1..50)) {
         strategies::check(&Accounts, ACCOUNTS.new_engine().unwrap(), &operations)?;
     }
 
     #[test]
-    fn so_do_tables_of_ones_own_on_threads(
+    fn transactions_on_a_users_table_are_serializable(
         threads in transactions("[A-D]", "[xyz]", 3, 1..8),
         hammer in hammers(Hammer::new(), 3, &[SLOT_ASKED, SLOT_GIVEN_BACK]),
     ) {
         check_on_threads(Accounts, &ACCOUNTS.new_engine().unwrap(), threads, hammer)?;
     }
 
-    /// Whatever threads do: it is as if their transactions had been carried out one after another.
     #[test]
     fn transactions_on_threads_are_serializable(
         threads in transactions(0..4i64, 0..9i64, 3, 1..8),
         hammer in hammers(Hammer::new(), 3, &[SLOT_ASKED, SLOT_TAKEN, SLOT_GIVEN_BACK]),
     ) {
         let yields = ReadBy(|connection: &Connection| {
-            thread::yield_now(); // so that others come in between
+            thread::yield_now(); // so that other threads run in between
             ENTRY.read(connection)
         });
         check_on_threads(yields, &ENTRIES.new_engine().unwrap(), threads, hammer)?;
     }
 }
 
-fn statement(hand: usize, statement: Statement<i64, i64>) -> Operation<i64, i64> {
-    Operation::Do { hand, statement }
+fn statement(client: usize, statement: RowStatement<i64, i64>) -> Operation<i64, i64> {
+    Operation::Do { client, statement }
 }
 
-/// Some in each of which a hand finds the slot taken, by each kind of connection.
+/// Steps in which a client finds the slot taken, for each kind of connection.
 fn refused_steps() -> Sequence {
-    let update = |hand| statement(hand, Statement::Update { key: 1, value: 5 });
-    let mut steps = vec![Operation::Open { hand: 0, engine: 0, kind: Kind::Immediate }, update(0)];
+    let update = |client| statement(client, RowStatement::Update { key: 1, value: 5 });
+    let mut steps = vec![Operation::Open { client: 0, engine: 0, kind: Kind::Immediate }, update(0)];
     for kind in [Kind::UnitOfWork, Kind::Immediate, Kind::Pooled, Kind::Connection, Kind::Uri] {
-        steps.push(Operation::Open { hand: 1, engine: 0, kind });
-        let begin = |immediate| Operation::Begin { hand: 1, immediate };
-        let after_reading = [begin(false), statement(1, Statement::Read), update(1), Operation::Rollback { hand: 1 }];
-        steps.extend([update(1), begin(true), Operation::Vacuum { hand: 1 }]);
+        steps.push(Operation::Open { client: 1, engine: 0, kind });
+        let begin = |immediate| Operation::Begin { client: 1, immediate };
+        let after_reading =
+            [begin(false), statement(1, RowStatement::Read), update(1), Operation::Rollback { client: 1 }];
+        steps.extend([update(1), begin(true), Operation::Vacuum { client: 1 }]);
         steps.extend(after_reading);
     }
     steps
 }
 
-/// What `on_connect` sets does not make a hand wait that is to be refused at once.
+/// A time-out that `on_connect` sets does not make a client wait.
 #[test]
-fn nothing_waits_whatever_on_connect_sets() {
+fn no_client_waits_whatever_on_connect_sets() {
     const WAIT: Duration = Duration::from_secs(15);
     static PATIENT: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)")
         .seed("INSERT INTO entry VALUES (1, 0)")
         .on_connect(|connection| Ok(connection.busy_timeout(WAIT)?))
         .key("operations-patient");
     for _ in 0..2 {
-        let mut engines = Engines::new(&ENTRY, PATIENT.new_engine().unwrap()).unwrap(); // the second time a used one
+        let mut engines = Engines::new(&ENTRY, PATIENT.new_engine().unwrap()).unwrap(); // a reused one the second time
         let mut model = engines.model().unwrap();
         for step in refused_steps() {
             let start = Instant::now();
@@ -399,23 +408,25 @@ fn nothing_waits_whatever_on_connect_sets() {
     }
 }
 
-/// Nor does it keep threads from waiting for their turn.
+/// A time-out of zero that `on_connect` sets does not keep threads from waiting.
 #[test]
 fn threads_take_turns_whatever_on_connect_sets() {
     static IMPATIENT: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)")
         .seed("INSERT INTO entry VALUES (1, 0)")
         .on_connect(|connection| Ok(connection.busy_timeout(Duration::ZERO)?))
         .key("operations-impatient");
-    let update =
-        Transaction { immediate: true, ..committed(&[Statement::Read, Statement::Update { key: 1, value: 5 }]) };
+    let update = RowTransaction {
+        immediate: true,
+        ..committed(&[RowStatement::Read, RowStatement::Update { key: 1, value: 5 }])
+    };
     let hammer = Hammer::new().pause_at(SLOT_TAKEN, Pause::time(Duration::from_millis(5)));
     check_on_threads(ENTRY, &IMPATIENT.new_engine().unwrap(), vec![vec![update; 3]; 4], hammer).unwrap();
 }
 
-/// Code that fails after it has changed something is undone by the harness, as it would be by an application.
+/// The harness rolls back code that fails after a change, as an application would.
 #[test]
-fn what_failed_is_not_committed() {
-    /// Changes the row that is in its way before it is refused.
+fn a_change_by_code_that_fails_is_not_committed() {
+    /// Changes the existing row before it is refused.
     struct Careless;
     impl Rows for Careless {
         type Key = i64;
@@ -438,45 +449,44 @@ fn what_failed_is_not_committed() {
             ENTRY.read(connection)
         }
     }
-    let insert = statement(0, Statement::Insert { key: 1, value: 3 });
-    strategies::check(&Careless, cold_engine(), &[insert.clone(), statement(1, Statement::Read)]).unwrap();
+    let insert = statement(0, RowStatement::Insert { key: 1, value: 3 });
+    strategies::check(&Careless, cold_engine(), &[insert.clone(), statement(1, RowStatement::Read)]).unwrap();
     let mut engines = Engines::new(&Careless, cold_engine()).unwrap();
     assert_eq!(engines.apply(&insert), Effect { outcome: Outcome::Exists, replaced: false });
 }
 
-/// One whose statement was refused is rolled back, though it was to be committed.
+/// Even if it was meant to be committed.
 #[test]
 fn a_transaction_that_was_refused_is_rolled_back() {
     let (engine, before) = recorded_engine();
     let refused = ReadBy(|connection: &Connection| {
         ENTRY.update(connection, &1, &77)?;
-        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY); // as of another database, which is attached
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY); // as from an attached database
         Err(rusqlite::Error::SqliteFailure(busy, None))
     });
-    let record = committed(&[Statement::Read]).carry_out(&refused, &engine).unwrap();
+    let record = committed(&[RowStatement::Read]).run(&refused, &engine).unwrap();
     assert_eq!(record, Record { committed: false, position: 0, seen: vec![] });
     assert_eq!(rows(&engine), before);
 }
 
-/// Who has the writer slot is told by the line that has carried it out.
 #[test]
-fn a_transaction_that_has_the_slot_is_named_by_its_line() {
+fn an_error_names_the_line_of_the_transaction_that_has_the_slot() {
     let (engine, _) = recorded_engine();
-    let told = RefCell::new(String::new());
-    let tells = ReadBy(|connection: &Connection| {
+    let reported = RefCell::new(String::new());
+    let reports = ReadBy(|connection: &Connection| {
         engine.set_lock_timeout(Duration::ZERO);
-        *told.borrow_mut() = engine.begin(Immediate).unwrap_err().to_string();
+        *reported.borrow_mut() = engine.begin(Immediate).unwrap_err().to_string();
         ENTRY.read(connection)
     });
-    let transaction = Transaction { immediate: true, ..committed(&[Statement::Read]) };
-    let (_, line) = (transaction.carry_out(&tells, &engine).unwrap(), line!());
+    let transaction = RowTransaction { immediate: true, ..committed(&[RowStatement::Read]) };
+    let (_, line) = (transaction.run(&reports, &engine).unwrap(), line!());
     let place = format!("in the unit of work begun at tests/it/operations.rs:{line}:");
-    assert!(told.borrow().contains(&place), "{place}: {told:?}");
+    assert!(reported.borrow().contains(&place), "{place}: {reported:?}");
 }
 
-/// What comes of the operations by steps, of which none may show a difference, and what the check in the end says. After the
-/// last step something is done behind the model's back.
-fn checked_in_the_end(engine: Engine, operations: &[Operation<i64, i64>], after: impl FnOnce(&Engine)) -> String {
+/// Carries out operations that show no difference, then something that the model does not know. Returns what the check at
+/// the end reports.
+fn checked_at_the_end(engine: Engine, operations: &[Operation<i64, i64>], after: impl FnOnce(&Engine)) -> String {
     let mut engines = Engines::new(&ENTRY, engine.clone()).unwrap();
     let mut model = engines.model().unwrap();
     model.compare(&mut engines, operations).unwrap();
@@ -484,33 +494,38 @@ fn checked_in_the_end(engine: Engine, operations: &[Operation<i64, i64>], after:
     engines.check(&model).map_or_else(|difference| difference.to_string(), |()| "no difference".to_owned())
 }
 
-/// Bugs that no step shows.
 #[test]
-fn the_check_in_the_end_finds_what_no_step_shows() {
-    let insert = [statement(1, Statement::Insert { key: 2, value: 2 })];
-    let open = [Operation::Begin { hand: 1, immediate: true }, insert[0].clone()];
+fn the_check_at_the_end_finds_bugs_that_no_step_shows() {
+    let insert = [statement(1, RowStatement::Insert { key: 2, value: 2 })];
+    let open = [Operation::Begin { client: 1, immediate: true }, insert[0].clone()];
     let commit = |engine: &Engine| drop(engine.try_transaction(|work| work.execute("UPDATE entry SET value = 9", [])));
-    assert_eq!(checked_in_the_end(cold_engine(), &insert, |_| ()), "no difference");
-    assert_eq!(checked_in_the_end(cold_engine(), &open, commit), "no difference", "it was refused the slot");
-    let told = checked_in_the_end(cold_engine(), &insert, commit);
+    assert_eq!(checked_at_the_end(cold_engine(), &insert, |_| ()), "no difference");
+    assert_eq!(checked_at_the_end(cold_engine(), &open, commit), "no difference", "it was refused the slot");
+    let reported = checked_at_the_end(cold_engine(), &insert, commit);
     let rows = "Content { rows: {1: 0, 2: 2}, tables: {} }";
-    assert_eq!(told, format!("engine 0 in the end: expected {rows}, got {}", rows.replace("1: 0, 2: 2", "1: 9, 2: 9")));
-    let told = checked_in_the_end(cold_engine(), &insert, |engine| {
-        engine.reset().unwrap(); // a commit that is lost
+    assert_eq!(
+        reported,
+        format!("engine 0 at the end: expected {rows}, got {}", rows.replace("1: 0, 2: 2", "1: 9, 2: 9"))
+    );
+    let reported = checked_at_the_end(cold_engine(), &insert, |engine| {
+        engine.reset().unwrap(); // a lost commit
     });
-    assert_eq!(told, format!("engine 0 in the end: expected {rows}, got {}", rows.replace(", 2: 2", "")));
-    let told = checked_in_the_end(cold_engine(), &[], |engine| {
-        // An index that does not have what its table does.
+    assert_eq!(reported, format!("engine 0 at the end: expected {rows}, got {}", rows.replace(", 2: 2", "")));
+    let reported = checked_at_the_end(cold_engine(), &[], |engine| {
+        // An index that does not match its table.
         let damage = "CREATE INDEX entry_value ON entry (value); PRAGMA writable_schema = ON;
             UPDATE sqlite_schema SET sql = replace(sql, '(value)', '(value + 1)') WHERE name = 'entry_value'";
         engine.connect().unwrap().execute_batch(damage).unwrap();
     });
-    assert!(told.starts_with(r#"engine 0 in the end: expected "ok", got Ok("row 1 missing from index"#), "{told}");
+    assert!(
+        reported.starts_with(r#"engine 0 at the end: expected "ok", got Ok("row 1 missing from index"#),
+        "{reported}"
+    );
 }
 
-/// One more than the model has, or one fewer.
+/// One engine more or less than the model has.
 #[test]
-fn the_check_in_the_end_counts_engines() {
+fn the_check_at_the_end_counts_engines() {
     let check = |model_forks: bool| {
         let mut engines = Engines::new(&ENTRY, cold_engine()).unwrap();
         let mut model = engines.model().unwrap();
@@ -522,13 +537,13 @@ fn the_check_in_the_end_counts_engines() {
         }
         engines.check(&model).unwrap_err().to_string()
     };
-    assert_eq!(check(true), "the engines in the end: expected 2, got 1");
-    assert_eq!(check(false), "the engines in the end: expected 1, got 2");
+    assert_eq!(check(true), "the number of engines at the end: expected 2, got 1");
+    assert_eq!(check(false), "the number of engines at the end: expected 1, got 2");
 }
 
-/// The property finds such a bug too: a row is lost with the last connection.
+/// The property finds such a bug too.
 #[test]
-fn what_is_lost_in_the_end_is_found() {
+fn a_row_that_is_lost_at_the_end_is_found() {
     let steps = shrunk(|operations| {
         let engine = cold_engine();
         let mut engines = Engines::new(&ENTRY, engine.clone()).unwrap();
@@ -540,20 +555,23 @@ fn what_is_lost_in_the_end_is_found() {
     assert!(steps.len() <= 2, "{steps:#?}");
 }
 
-/// A constraint that is not the key's is told in SQLite's words.
+/// The difference has SQLite's message.
 #[test]
-fn a_value_that_violates_a_constraint_is_told() {
+fn a_value_that_violates_a_constraint_is_reported() {
     let engine = Engine::new();
     let table = "CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER CHECK (value < 5))";
     engine.try_transaction(|work| work.execute_batch(table)).unwrap();
-    let step = Operation::Do { hand: 0, statement: Statement::Insert { key: 1, value: 7 } };
-    let told = strategies::check(&ENTRY, engine, &[step]).unwrap_err().to_string();
-    assert!(told.contains("expected Effect { outcome: Done") && told.contains("CHECK constraint failed"), "{told}");
+    let step = Operation::Do { client: 0, statement: RowStatement::Insert { key: 1, value: 7 } };
+    let reported = strategies::check(&ENTRY, engine, &[step]).unwrap_err().to_string();
+    assert!(
+        reported.contains("expected Effect { outcome: Done") && reported.contains("CHECK constraint failed"),
+        "{reported}"
+    );
 }
 
 #[test]
-fn what_fails_in_a_thread_is_told() {
-    let check = |engine: Engine, lists: Vec<Vec<Transaction<i64, i64>>>| {
+fn a_failure_in_a_thread_is_reported() {
+    let check = |engine: Engine, lists: Vec<Vec<RowTransaction<i64, i64>>>| {
         let has_read = AtomicBool::new(false);
         let panics = ReadBy(move |connection: &Connection| {
             assert!(!has_read.swap(true, Ordering::Relaxed), "read already");
@@ -561,44 +579,45 @@ fn what_fails_in_a_thread_is_told() {
         });
         check_on_threads(panics, &engine, lists, Hammer::new()).map_err(|difference| difference.to_string())
     };
-    let lists = || vec![vec![], vec![committed(&[Statement::Read])]];
-    let told = check(ENTRIES.new_engine().unwrap(), lists()).unwrap_err();
-    assert_eq!(told, r#"thread 1: expected "no failure", got "panic: read already""#);
-    let told = check(Engine::new(), lists()).unwrap_err();
-    assert_eq!(told, r#"the preparation: expected "no failure", got "no such table: entry""#);
+    let lists = || vec![vec![], vec![committed(&[RowStatement::Read])]];
+    let reported = check(ENTRIES.new_engine().unwrap(), lists()).unwrap_err();
+    assert_eq!(reported, r#"thread 1: expected "no failure", got "panic: read already""#);
+    let reported = check(Engine::new(), lists()).unwrap_err();
+    assert_eq!(reported, r#"the preparation: expected "no failure", got "no such table: entry""#);
     assert_eq!(check(ENTRIES.new_engine().unwrap(), vec![]), Ok(()));
 }
 
-fn committed(statements: &[Statement<i64, i64>]) -> Transaction<i64, i64> {
-    Transaction { immediate: false, statements: statements.to_vec(), end: End::Commit }
+fn committed(statements: &[RowStatement<i64, i64>]) -> RowTransaction<i64, i64> {
+    RowTransaction { immediate: false, statements: statements.to_vec(), end: End::Commit }
 }
 
-/// Carries out a transaction, or the same without one, and another that updates the row when it has read for the first time.
-fn interrupt(statements: &[Statement<i64, i64>], is_transaction: bool) -> Result<(), Difference> {
+/// Runs the statements, in a transaction or without one, and another transaction that updates the row after their first
+/// read.
+fn interrupt(statements: &[RowStatement<i64, i64>], is_transaction: bool) -> Result<(), Difference> {
     let (engine, before) = recorded_engine();
-    let other = Cell::new(Some(committed(&[Statement::Update { key: 1, value: 5 }])));
+    let other = Cell::new(Some(committed(&[RowStatement::Update { key: 1, value: 5 }])));
     let record_of_other = Cell::new(None);
     let rows_of_first = ReadBy(|connection: &Connection| {
         let seen = ENTRY.read(connection)?;
         if let Some(other) = other.take() {
-            record_of_other.set(Some(other.carry_out(&ENTRY, &engine).unwrap()));
+            record_of_other.set(Some(other.run(&ENTRY, &engine).unwrap()));
         }
         Ok(seen)
     });
     let first = committed(statements);
     let record = if is_transaction {
-        first.carry_out(&rows_of_first, &engine).unwrap()
+        first.run(&rows_of_first, &engine).unwrap()
     } else {
         first.record(&rows_of_first, &engine.connect().unwrap()).unwrap()
     };
     check_serial(&before, &[vec![record], vec![record_of_other.take().unwrap()]], &rows(&engine))
 }
 
-/// The twin: outside of a transaction the same is found not to be serializable.
+/// The counterpart: without a transaction, the same statements are not serializable.
 #[test]
 fn histories_that_are_not_serializable_are_found() {
-    let update = [Statement::Read, Statement::Update { key: 1, value: 7 }];
-    let look_twice = [Statement::Read, Statement::Read];
+    let update = [RowStatement::Read, RowStatement::Update { key: 1, value: 7 }];
+    let look_twice = [RowStatement::Read, RowStatement::Read];
     for statements in [update, look_twice] {
         interrupt(&statements, true).unwrap();
         let error = interrupt(&statements, false).unwrap_err().to_string();
@@ -609,19 +628,19 @@ fn histories_that_are_not_serializable_are_found() {
 fn record(
     committed: bool,
     position: usize,
-    statement: Statement<i64, i64>,
+    statement: RowStatement<i64, i64>,
     outcome: Outcome<i64, i64>,
 ) -> Record<i64, i64> {
     Record { committed, position, seen: vec![(statement, outcome)] }
 }
 
 fn insert(position: usize, key: i64) -> Record<i64, i64> {
-    record(true, position, Statement::Insert { key, value: 0 }, Outcome::Done)
+    record(true, position, RowStatement::Insert { key, value: 0 }, Outcome::Done)
 }
 
 fn read(position: usize, keys: &[i64]) -> Record<i64, i64> {
     let content = Content { rows: with_keys(keys), tables: BTreeMap::new() };
-    record(false, position, Statement::Read, Outcome::Read(content))
+    record(false, position, RowStatement::Read, Outcome::Read(content))
 }
 
 fn with_keys(keys: &[i64]) -> BTreeMap<i64, i64> {
@@ -629,7 +648,7 @@ fn with_keys(keys: &[i64]) -> BTreeMap<i64, i64> {
 }
 
 #[test]
-fn each_way_not_to_be_serializable_is_found() {
+fn each_violation_of_serializability_is_found() {
     let both = {
         let mut both = insert(1, 1);
         both.seen.extend(insert(1, 2).seen);
@@ -641,16 +660,24 @@ fn each_way_not_to_be_serializable_is_found() {
     assert_eq!(check(&[vec![both.clone(), read(1, &[1, 2])], vec![read(0, &[]), insert(2, 3)]], &[1, 2, 3]), Ok(()));
     for (records, after, words) in [
         (vec![vec![both.clone()], vec![read(1, &[1])]], &[1, 2][..], "after commit 1, Read: expected"),
-        (vec![vec![both.clone()]], &[1], "in the end: expected {1: 0, 2: 0}, got {1: 0}"),
+        (vec![vec![both.clone()]], &[1], "the rows at the end: expected {1: 0, 2: 0}, got {1: 0}"),
         (vec![vec![insert(1, 1)], vec![insert(1, 2)]], &[1, 2], "the order of commits: expected 2, got 1"),
         (
             vec![vec![insert(1, 1)], vec![insert(2, 1)]],
             &[1],
-            "that is commit 2, Insert { key: 1, value: 0 }: expected Exists",
+            "of commit 2, Insert { key: 1, value: 0 }: expected Exists",
         ),
-        (vec![vec![insert(1, 1), read(0, &[])]], &[1], "the order of thread 0, at the earliest: expected 1, got 0"),
-        (vec![vec![read(1, &[1]), insert(1, 1)]], &[1], "the order of thread 0, at the earliest: expected 2, got 1"),
-        (vec![vec![read(1, &[])]], &[], "what a transaction stands after: expected 0, got 1"),
+        (
+            vec![vec![insert(1, 1), read(0, &[])]],
+            &[1],
+            "the order of thread 0, the earliest position: expected 1, got 0",
+        ),
+        (
+            vec![vec![read(1, &[1]), insert(1, 1)]],
+            &[1],
+            "the order of thread 0, the earliest position: expected 2, got 1",
+        ),
+        (vec![vec![read(1, &[])]], &[], "the commit that a transaction comes after: expected 0, got 1"),
     ] {
         let error = check(&records, after).unwrap_err();
         assert!(error.contains(words), "{error}");

@@ -1,4 +1,4 @@
-//! Units of work are serializable: no update is lost, and one that would lose one fails instead.
+//! Units of work are serializable: no update is lost, and a unit of work that would lose one fails.
 
 use std::sync::Barrier;
 use std::thread;
@@ -14,7 +14,7 @@ const ROUNDS: i64 = 50;
 
 fn increment(connection: &Connection) -> Result<()> {
     let value = connection.query_row("SELECT value FROM entry WHERE key = 1", [], |row| row.get::<_, i64>(0))?;
-    thread::yield_now(); // so that others come in between
+    thread::yield_now(); // so that other threads run in between
     connection.execute("UPDATE entry SET value = ?1 WHERE key = 1", [value + 1])?;
     Ok(())
 }
@@ -39,7 +39,7 @@ fn immediate_units_of_work_lose_no_update_and_never_fail() {
 }
 
 #[test]
-fn deferred_units_of_work_lose_no_update_when_failures_are_run_again() {
+fn deferred_units_of_work_lose_no_update_when_failures_are_retried() {
     let engine = engine_with_entries(&[(1, 0)]);
     let once = || -> Result<()> {
         let work = engine.unit_of_work()?;
@@ -54,7 +54,7 @@ fn deferred_units_of_work_lose_no_update_when_failures_are_run_again() {
     assert_eq!(entries(&engine.connect().unwrap()), [(1, THREADS * ROUNDS)]);
 }
 
-/// Two that read the same, then write one after the other.
+/// Two connections read the same row, then write one after the other.
 fn write_after_both_have_read(engine: &Engine, first: &Connection, second: &Connection) -> Result<(), rusqlite::Error> {
     let read = |connection: &Connection| number(connection, "SELECT value FROM entry WHERE key = 1");
     let (seen_by_first, seen_by_second) = (read(first), read(second));
@@ -68,7 +68,7 @@ fn write_after_both_have_read(engine: &Engine, first: &Connection, second: &Conn
 }
 
 #[test]
-fn who_read_what_has_been_replaced_is_refused_to_write() {
+fn a_write_based_on_replaced_content_is_refused() {
     let engine = engine_with_entries(&[(1, 0)]);
     let (first, second) = (engine.unit_of_work().unwrap(), engine.unit_of_work().unwrap());
     let refused = write_after_both_have_read(&engine, &first, &second).unwrap_err();
@@ -77,24 +77,24 @@ fn who_read_what_has_been_replaced_is_refused_to_write() {
     let error = rusqlite_fixtures::Error::from(refused);
     assert_eq!(error.kind(), ErrorKind::SerializationFailure);
     assert_eq!(error.sqlite().unwrap().sqlite_error().unwrap().extended_code, 517);
-    assert!(error.to_string().contains("serializable.rs"), "who replaced it: {error}");
+    assert!(error.to_string().contains("serializable.rs"), "it says which code replaced the content: {error}");
 
-    assert_eq!(number(&second, "SELECT value FROM entry"), 0, "it goes on reading what it read");
+    assert_eq!(number(&second, "SELECT value FROM entry"), 0, "it still reads the same content");
     second.rollback().unwrap();
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 1)]);
 }
 
-/// The control: the same steps outside of transactions lose an update, so they would show it if units of work did.
+/// The counterpart: outside of transactions the same steps lose an update, so they would show it if units of work did.
 #[test]
 fn without_transactions_the_same_steps_lose_an_update() {
     let engine = engine_with_entries(&[(1, 0)]);
     let (first, second) = (engine.connect().unwrap(), engine.connect().unwrap());
     write_after_both_have_read(&engine, &first, &second).unwrap();
-    assert_eq!(entries(&first), [(1, 1)], "two increments, one is lost");
+    assert_eq!(entries(&first), [(1, 1)], "one of two increments is lost");
 }
 
 #[test]
-fn a_reader_may_write_when_nothing_was_committed_since() {
+fn a_reader_may_write_if_nothing_was_committed_since() {
     let engine = engine_with_entries(&[(1, 0)]);
     let reader = engine.unit_of_work().unwrap();
     assert_eq!(entries(&reader), [(1, 0)]);
@@ -122,7 +122,7 @@ fn a_reader_that_waits_to_write_fails_as_soon_as_the_writer_commits() {
     });
 }
 
-/// A unit of work has read and waits to write, while another holds the writer slot and then ends as given.
+/// A unit of work has read and waits to write, while another one holds the writer slot and then ends by `end`.
 fn wait_for_a_writer(end: fn(UnitOfWork) -> Result<()>, check: fn(Result<()>, &Engine)) {
     let engine = engine_with_entries(&[(1, 0)]);
     let writer = engine.begin(Immediate).unwrap();
@@ -137,7 +137,7 @@ fn wait_for_a_writer(end: fn(UnitOfWork) -> Result<()>, check: fn(Result<()>, &E
             work.commit()
         });
         has_read.wait();
-        thread::sleep(std::time::Duration::from_millis(20)); // not needed; it makes the reader wait, nearly always
+        thread::sleep(std::time::Duration::from_millis(20)); // so that the reader nearly always waits; the test passes without it
         end(writer).unwrap();
         reader.join().unwrap()
     });
