@@ -9,6 +9,7 @@ mod engine;
 mod error;
 pub mod faults;
 pub mod fixtures;
+pub mod guide;
 pub mod hammer;
 mod marks;
 mod once_map;
