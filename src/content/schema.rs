@@ -20,6 +20,7 @@ struct Place {
     layout: Layout,
     /// The numbers of the pages that hold `sqlite_schema` and the tables of statistics.
     pages: Vec<u32>,
+    has_virtual_tables: bool,
 }
 
 impl Schema {
@@ -34,9 +35,21 @@ impl Schema {
     /// Whether `after` has the schema and the statistics of `before`, whose schema this is. Where the pages can't be
     /// read, the answer is no.
     pub(crate) fn is_unchanged(&self, before: &Pages, after: &Pages) -> bool {
-        let Some(Place { layout, pages }) = self.0.get_or_init(|| Place::of(before)) else { return false };
+        let Some(Place { layout, pages, .. }) = self.place(before) else { return false };
         let same = |range: Range<usize>| before.same_bytes(after, range.start, range.len());
         HEADER_FIELDS.into_iter().all(same) && pages.iter().all(|page| same(layout.content(*page)))
+    }
+
+    /// Whether there are virtual tables in `pages`, whose schema this is. Where the pages can't be read, the answer is yes.
+    ///
+    /// What such a table keeps in memory lasts as long as a connection knows the schema. FTS5 tells by numbers of its own
+    /// whether its settings are out of date, and they repeat after a restore.
+    pub(crate) fn has_virtual_tables(&self, pages: &Pages) -> bool {
+        self.place(pages).is_none_or(|place| place.has_virtual_tables)
+    }
+
+    fn place(&self, pages: &Pages) -> Option<&Place> {
+        self.0.get_or_init(|| Place::of(pages)).as_ref()
     }
 }
 
@@ -79,13 +92,17 @@ impl Place {
     fn of(pages: &Pages) -> Option<Place> {
         let layout = Layout::of(pages)?;
         let mut walk = Walk { pages, layout, found: BTreeSet::new() };
-        let mut statistics = Vec::new();
+        let (mut statistics, mut has_virtual_tables) = (Vec::new(), false);
         walk.table(1, |record| {
-            statistics.extend(root_of_statistics(record)?);
+            match content_of(record)? {
+                Content::Statistics(root) => statistics.push(root),
+                Content::Virtual => has_virtual_tables = true,
+                Content::Other => {}
+            }
             Some(())
         })?;
         statistics.into_iter().try_for_each(|root| walk.table(root, |_| Some(())))?;
-        Some(Place { layout, pages: walk.found.into_iter().collect() })
+        Some(Place { layout, pages: walk.found.into_iter().collect(), has_virtual_tables })
     }
 }
 
@@ -166,8 +183,17 @@ impl Walk<'_> {
     }
 }
 
-/// The root page of a table of statistics, if this record of `sqlite_schema` is one's; `None` if it is malformed.
-fn root_of_statistics(record: &[u8]) -> Option<Option<u32>> {
+/// What a record of `sqlite_schema` stands for.
+enum Content {
+    /// A table of statistics, with this root page.
+    Statistics(u32),
+    /// A virtual table, which has no root page.
+    Virtual,
+    Other,
+}
+
+/// `None` if the record is malformed.
+fn content_of(record: &[u8]) -> Option<Content> {
     let (header, mut at) = varint(record, 0)?;
     let mut content = usize::try_from(header).ok()?;
     let mut columns = [(0, 0..0), (0, 0..0), (0, 0..0), (0, 0..0)]; // type, name, tbl_name, rootpage
@@ -177,21 +203,21 @@ fn root_of_statistics(record: &[u8]) -> Option<Option<u32>> {
         *column = (serial_type, content..end);
         (at, content) = (next, end);
     }
-    let [_, (_, name), _, (kind, root)] = columns;
-    if !is_name_of_statistics(record.get(name)?) {
-        return Some(None);
-    }
+    let [(_, object), (_, name), _, (kind, root)] = columns;
+    let (object, name) = (record.get(object)?, record.get(name)?);
     let root = record.get(root)?.iter().fold(u64::from(kind == 9), |number, byte| number << 8 | u64::from(*byte));
-    Some(u32::try_from(root).ok().filter(|root| *root != 0))
+    Some(match u32::try_from(root) {
+        Ok(0) if starts_with(object, b"table") => Content::Virtual,
+        Ok(root) if root != 0 && starts_with(name, b"sqlite_stat") => Content::Statistics(root),
+        _ => Content::Other,
+    })
 }
 
 /// In UTF-16 as well, where a letter of ASCII is followed or preceded by a zero.
-fn is_name_of_statistics(name: &[u8]) -> bool {
-    let letters = name.iter().filter(|byte| **byte != 0).map(u8::to_ascii_lowercase);
-    letters.take(PREFIX.len()).eq(PREFIX.iter().copied())
+fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
+    let letters = text.iter().filter(|byte| **byte != 0).map(u8::to_ascii_lowercase);
+    letters.take(prefix.len()).eq(prefix.iter().copied())
 }
-
-const PREFIX: &[u8] = b"sqlite_stat";
 
 /// Bytes of a value of this type ("Record Format"); `None` for those that are reserved.
 fn length(serial_type: u64) -> Option<usize> {
@@ -272,6 +298,19 @@ mod tests {
             let expected = pages_by_sqlite(&connection);
             assert!(expected.len() > 2, "{settings}: {expected:?}");
             assert_eq!(pages.into_iter().collect::<BTreeSet<u32>>(), expected, "{settings}");
+        }
+    }
+
+    #[test]
+    fn virtual_tables_are_noticed() {
+        for settings in ["", "PRAGMA encoding = 'UTF-16le'", "PRAGMA encoding = 'UTF-16be'"] {
+            let engine = Engine::new();
+            let connection = Connection::open(engine.uri()).unwrap();
+            let has_virtual_tables = || Schema::new().has_virtual_tables(engine.snapshot().pages());
+            connection.execute_batch(&script(settings)).unwrap();
+            assert!(!has_virtual_tables(), "{settings}");
+            connection.execute_batch("CREATE VIRTUAL TABLE note USING fts5 (text)").unwrap();
+            assert!(has_virtual_tables(), "{settings}");
         }
     }
 

@@ -250,10 +250,10 @@ impl Snapshot {
     }
 
     /// `self` as it can follow `current`: with a change counter that `highest` has not seen, and with a new schema
-    /// cookie too unless both have the same schema.
+    /// cookie too unless both have the same schema, and that has no virtual tables.
     pub(crate) fn restamped(&self, current: &Snapshot, highest: Stamp) -> Snapshot {
         let (mut pages, schema) = (self.0.pages.clone(), self.0.schema.clone());
-        let same_schema = schema.ptr_eq(&current.0.schema);
+        let same_schema = schema.ptr_eq(&current.0.schema) && !schema.has_virtual_tables(&self.0.pages);
         let schema_cookie = if same_schema { current.stamp().schema_cookie } else { next(highest.schema_cookie) };
         stamp(&mut pages, Stamp { change_counter: next(highest.change_counter), schema_cookie });
         Snapshot(Arc::new(Image { pages, schema }), self.1)

@@ -19,8 +19,8 @@ use crate::sync::{Mutex, MutexGuard, Patience, thread};
 /// One engine's content: read by any number of connections without a lock, written by one at a time.
 pub(crate) struct Store {
     state: Mutex<State>,
-    /// How often the content has changed to another text encoding. A connection that has read one can't read another.
-    encoding_changes: AtomicUsize,
+    /// How often the content has changed in a way that a connection which has read it can't follow as a new one does.
+    format_changes: AtomicUsize,
     /// The number of the engine that it serves now, with which marks are told. 0 as long as it serves none.
     number: AtomicU64,
 }
@@ -61,7 +61,7 @@ impl Store {
                 lock_timeout: LOCK_TIMEOUT,
                 replaced_by: Origin::here(Purpose::Uri),
             }),
-            encoding_changes: AtomicUsize::new(0),
+            format_changes: AtomicUsize::new(0),
             number: AtomicU64::new(0),
         }
     }
@@ -175,7 +175,7 @@ impl Store {
     pub(crate) fn publish(&self, pages: Pages, schema_cookie: u32) -> Snapshot {
         let mut state = self.lock();
         let new = state.current.committed(pages, schema_cookie, state.highest);
-        self.count_encoding_change(&state, &new);
+        self.count_format_change(&state, &new);
         let old = state.replace(new.clone());
         drop(state);
         drop(old); // may free many pages, which no other thread should wait for
@@ -199,24 +199,25 @@ impl Store {
             let mode = state.baseline.journal_mode();
             state.baseline = new.in_journal_mode(mode); // so that the next reset finds nothing to do, unless something is written
         }
-        self.count_encoding_change(&state, &new);
+        self.count_format_change(&state, &new);
         let old = state.replace(new);
         drop(state);
         drop(old);
         true
     }
 
-    /// How often the content has changed to another text encoding so far. Where it is empty, the encoding is UTF-8, as that
-    /// of a new connection is.
-    pub(crate) fn encoding_changes(&self) -> usize {
-        self.encoding_changes.load(Ordering::Acquire)
+    /// How often the content has become empty, or changed to another text encoding. Where it is empty, the encoding is UTF-8,
+    /// as that of a new connection is; but one that has read a page goes on with that page's size and kind of vacuum.
+    pub(crate) fn format_changes(&self) -> usize {
+        self.format_changes.load(Ordering::Acquire)
     }
 
-    fn count_encoding_change(&self, state: &State, new: &Snapshot) {
+    fn count_format_change(&self, state: &State, new: &Snapshot) {
         const UTF_8: u32 = 1;
         let encoding_of = |content: &Snapshot| content.text_encoding().unwrap_or(UTF_8);
-        if encoding_of(&state.current) != encoding_of(new) {
-            self.encoding_changes.fetch_add(1, Ordering::AcqRel);
+        let becomes_empty = new.size() == 0 && state.current.size() > 0;
+        if becomes_empty || encoding_of(&state.current) != encoding_of(new) {
+            self.format_changes.fetch_add(1, Ordering::AcqRel);
         }
     }
 

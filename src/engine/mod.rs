@@ -218,8 +218,8 @@ impl Engine {
         first: impl Fn(&mut Session) -> rusqlite::Result<()>,
     ) -> Option<(Session, rusqlite::Result<()>)> {
         while let Some(mut session) = self.0.idle.pop() {
-            if !session.has_current_encoding() {
-                continue; // it is closed: the content is in another encoding now
+            if !session.has_current_format() {
+                continue; // it is closed: the content has become empty, or is in another encoding now
             }
             session.set_purpose(purpose);
             let done = first(&mut session);

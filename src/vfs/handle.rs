@@ -2,24 +2,16 @@
 
 use std::ffi::CStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
 
+use super::io_methods::Code;
 use super::mount::Mount;
-use super::polling::{self, Polling};
-use super::report::report;
-use super::waiting::{self, Pending};
+use super::waiting::{self, Caller, Claimant, Wait};
 use crate::content::origin::Purpose;
 use crate::content::pages::Pages;
-use crate::content::queue::Place;
-use crate::content::refusal::Refusal;
 use crate::content::snapshot::{self, JournalMode, Snapshot, Stamp};
-use crate::content::store::{Claim, Token};
 use crate::faults::{self, Call};
-
-/// A SQLite result code other than `SQLITE_OK`.
-pub(super) type Code = i32;
 
 /// SQLite's lock levels, in its numbers (`sqlite3_io_methods`, xLock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,11 +59,7 @@ impl Settings {
 
 /// One connection's open file on an engine.
 pub(super) struct Handle {
-    mount: Arc<Mount>,
-    token: Token,
-    /// Gone with the handle, for those who would act for it later.
-    alive: Arc<()>,
-    purpose: Purpose,
+    claimant: Claimant,
     lock: Lock,
     /// What the connection reads, from SHARED on.
     read: Option<Snapshot>,
@@ -81,9 +69,8 @@ pub(super) struct Handle {
     becomes_wal: bool,
     /// The schema cookie of its latest commit, as it wrote it, until its next transaction: `read` may have another one by then.
     own_cookie: Option<u32>,
-    /// Its wait for the writer slot, if it may come back for it.
-    polling: Option<Polling>,
-    /// Whether the slot may have been handed over while it was waiting, without a lock that tells SQLite to give it back.
+    wait: Wait,
+    /// Whether the slot may have been reserved while the connection waited. Then no lock tells SQLite to release it.
     may_hold_slot: bool,
     is_read_only: bool,
     /// What file controls set.
@@ -99,39 +86,16 @@ pub(super) struct Handle {
     has_met_fault: bool,
 }
 
-/// The connection that calls, as far as waiting for the writer slot depends on it.
-pub(super) trait Caller {
-    /// Which one it is: the address of its `sqlite3`.
-    fn id(&self) -> usize;
-    /// Whether its transaction has read this file before, so that it can't be given newer content.
-    fn is_mid_transaction(&self) -> bool;
-    /// Whether it may be about to write: not if all that it is running only reads. (A backup into it runs no statement.)
-    fn may_write(&self) -> bool;
-    /// Whether it is in a transaction, be it one that has not read yet.
-    fn is_in_transaction(&self) -> bool;
-    /// Whether it is not to write what could corrupt a database (`SQLITE_DBCONFIG_DEFENSIVE`).
-    fn is_defensive(&self) -> bool;
-    /// Calls its busy handler, which waits; says whether to try again.
-    fn call_busy_handler(&self) -> bool;
-}
-
-/// How long the slot is kept for a connection that has waited for it in a busy handler, until SQLite comes back for it.
-/// That takes some µs, unless the thread is kept from running.
-const RESERVATION: Duration = Duration::from_millis(100);
-
 impl Handle {
     pub(super) fn new(mount: Arc<Mount>, is_read_only: bool) -> Handle {
         Handle {
-            mount,
-            token: Token::new(),
-            alive: Arc::new(()),
-            purpose: Purpose::Uri,
+            claimant: Claimant::new(mount),
             lock: Lock::None,
             read: None,
             written: None,
             becomes_wal: false,
             own_cookie: None,
-            polling: None,
+            wait: Wait::Idle,
             may_hold_slot: false,
             is_read_only,
             settings: Settings::DEFAULT,
@@ -143,16 +107,16 @@ impl Handle {
     }
 
     pub(super) fn set_purpose(&mut self, purpose: Purpose) {
-        self.purpose = purpose;
-        self.polling = None; // which was the wait of somebody else
+        self.claimant.purpose = purpose;
+        self.wait.end(); // that of the last user
     }
 
     pub(super) fn is_on(&self, mount: &Mount) -> bool {
-        std::ptr::eq(&*self.mount, mount)
+        std::ptr::eq(&*self.claimant.mount, mount)
     }
 
-    pub(super) fn encoding_changes(&self) -> usize {
-        self.mount.store.encoding_changes()
+    pub(super) fn format_changes(&self) -> usize {
+        self.claimant.mount.store.format_changes()
     }
 
     /// Whether SQLite may have been left with what a later user of the connection would not expect.
@@ -189,7 +153,7 @@ impl Handle {
         match (&self.written, &self.read) {
             (Some(written), _) => look(written),
             (None, Some(read)) => look(read.pages()),
-            (None, None) => look(self.mount.store.current().pages()),
+            (None, None) => look(self.claimant.mount.store.current().pages()),
         }
     }
 
@@ -230,13 +194,14 @@ impl Handle {
         self.meet_fault(level, caller)?;
         if self.lock < Lock::Shared {
             self.come_back(caller);
-            self.read = Some(self.mount.store.current());
+            self.read = Some(self.claimant.mount.store.current());
             self.lock = Lock::Shared;
         }
         if self.lock < Lock::Reserved && level >= Lock::Reserved {
-            self.acquire(caller).map_err(|refusal| refusal.extended_code())?;
+            let acquired = self.wait.acquire(&self.claimant, self.read.as_ref(), caller);
+            acquired.map_err(|refusal| refusal.extended_code())?;
             self.may_hold_slot = false; // from here on, the lock says it
-            waiting::over();
+            waiting::forget();
         }
         self.lock = self.lock.max(level);
         Ok(())
@@ -250,153 +215,16 @@ impl Handle {
         let call = if level <= Lock::Reserved { Call::Lock } else { Call::LockExclusive };
         faults::check(call).inspect_err(|code| {
             if let (ffi::SQLITE_BUSY, Some(by)) = (*code, faults::order()) {
-                self.announce(caller, None, Place::new(), true);
-                Refusal::Injected { by }.remember(self.mount.name());
+                self.claimant.refuse_by_fault(caller, by);
             }
         })
     }
 
-    /// Takes the writer slot, or says why not.
-    ///
-    /// A transaction that has read before can't be given newer content, and SQLite won't call the busy handler for it: it
-    /// waits here, by the busy handler all the same, and goes on only if nothing was committed meanwhile. Any other is
-    /// refused at once, gives up SHARED, waits in the busy handler, and then starts with what is committed by then.
-    fn acquire(&mut self, caller: &impl Caller) -> Result<(), Refusal> {
-        let claim = self.claim(self.read.clone(), None);
-        let is_mid_transaction = || caller.is_mid_transaction();
-        loop {
-            match self.mount.store.try_acquire(&claim) {
-                Ok(()) => {
-                    self.polling = None;
-                    return Ok(());
-                }
-                Err(refusal @ Refusal::Held { .. }) if is_mid_transaction() => {
-                    self.wait_mid_transaction(caller, refusal)?
-                }
-                Err(refusal) if is_mid_transaction() => return Err(self.fail_to_serialize(refusal)),
-                Err(refusal) => return Err(self.refuse(caller, refusal.of_fresh_transaction())),
-            }
-        }
-    }
-
-    fn wait_mid_transaction(&mut self, caller: &impl Caller, refusal: Refusal) -> Result<(), Refusal> {
-        let result = self.wait_by_busy_handler(caller, self.read.clone(), refusal);
-        self.polling.take_if(|polling| polling.is_over());
-        result
-    }
-
-    /// What the transaction has read is not the newest any more. It has to be rolled back, and ends its wait.
-    fn fail_to_serialize(&mut self, refusal: Refusal) -> Refusal {
-        self.polling = None;
-        report(&self.mount, self.purpose, &refusal);
-        refusal.clone().remember(self.mount.name());
-        refusal
-    }
-
-    /// The connection is to come back by way of its busy handler, if it has one that waits.
-    fn refuse(&mut self, caller: &impl Caller, refusal: Refusal) -> Refusal {
-        let mut polling = self.polling.take().unwrap_or_else(Polling::new);
-        let refusal = polling.refuse(refusal);
-        polling.tell(&self.mount, &refusal);
-        refusal.clone().remember(self.mount.name());
-        if !polling.has_given_up {
-            self.announce(caller, None, polling.place, false);
-        }
-        self.polling = Some(polling).filter(|polling| !polling.is_over());
-        refusal
-    }
-
-    /// Has the connection's busy handler wait, until the slot is reserved or `read` is replaced. Fails when it gives up.
-    fn wait_by_busy_handler(
-        &mut self,
-        caller: &impl Caller,
-        read: Option<Snapshot>,
-        refusal: Refusal,
-    ) -> Result<(), Refusal> {
-        let mut polling = self.polling.take().unwrap_or_else(Polling::new);
-        polling.come_back();
-        let refusal = polling.refuse(refusal);
-        polling.tell(&self.mount, &refusal); // it may have slept for long already
-        let result = self.wait_in_turns(caller, &mut polling, read, refusal);
-        self.polling = Some(polling);
-        result
-    }
-
-    fn wait_in_turns(
-        &self,
-        caller: &impl Caller,
-        polling: &mut Polling,
-        read: Option<Snapshot>,
-        mut refusal: Refusal,
-    ) -> Result<(), Refusal> {
-        let claim = || self.claim(read.clone(), Some(RESERVATION));
-        loop {
-            self.announce(caller, read.clone(), polling.place, false);
-            let start = Instant::now();
-            let (tries_again, waited) =
-                polling::call(|| caller.call_busy_handler(), &self.mount, claim(), polling.place);
-            let is_ours = Pending::take(|pending| pending.claim.token == self.token).is_none();
-            if is_ours && tries_again {
-                return Ok(());
-            }
-            if !tries_again {
-                return Err(self.give_up(polling, refusal, is_ours));
-            }
-            polling.has_waited = true;
-            let elsewhere =
-                || waiting::wait(&self.mount, &claim(), polling.place, polling::turn_after(start.elapsed()));
-            match waited.unwrap_or_else(elsewhere) {
-                Err(held @ Refusal::Held { .. }) => refusal = held,
-                _ => return Ok(()), // that what was read is out of date, it is told when it asks again
-            }
-            polling.tell(&self.mount, &refusal);
-        }
-    }
-
-    /// The busy handler waits no longer. Our own has said all that there is to say.
-    fn give_up(&self, polling: &mut Polling, refusal: Refusal, is_ours: bool) -> Refusal {
-        polling.has_given_up = true;
-        let refusal = refusal.after(polling.place.age());
-        if is_ours {
-            return refusal;
-        }
-        if polling.has_waited {
-            report(&self.mount, self.purpose, &refusal);
-        } else {
-            polling.tell(&self.mount, &refusal); // code may retry by itself
-        }
-        refusal.clone().remember(self.mount.name());
-        refusal
-    }
-
-    /// Says to the busy handler that may be called next what it is called for.
-    fn announce(&self, caller: &impl Caller, read: Option<Snapshot>, place: Place, is_fault: bool) {
-        let (mount, alive) = (Arc::downgrade(&self.mount), Arc::downgrade(&self.alive));
-        let claim = self.claim(read, Some(RESERVATION));
-        Pending::set(Pending { connection: caller.id(), mount, alive, claim, place, is_fault });
-    }
-
-    fn claim(&self, read: Option<Snapshot>, reserve: Option<Duration>) -> Claim {
-        Claim { token: self.token, purpose: self.purpose, read, reserve }
-    }
-
-    /// The connection begins to read. If it was refused before, it may have come back for the writer slot.
+    /// The connection begins to read, and may have come back for the writer slot.
     fn come_back(&mut self, caller: &impl Caller) {
         self.own_cookie = None;
-        let Some(polling) = &mut self.polling else { return };
-        self.may_hold_slot = true;
-        polling.come_back();
-        // What our own busy handler has seen to is not pending any more. So the busy handler of this connection is another
-        // one, which does not wait in the queue. It waits there now, before it takes what it reads, or it would find the slot
-        // taken every time others wait.
-        let polls = Pending::take(|pending| pending.claim.token == self.token).is_some();
-        if polls && caller.may_write() {
-            let claim = self.claim(None, Some(RESERVATION));
-            if let Err(refusal) = self.mount.store.try_acquire(&claim) {
-                // Whether it gets the slot or not, it goes on: it is going to ask for it.
-                let _ = self.wait_by_busy_handler(caller, None, refusal);
-            }
-        }
+        self.may_hold_slot |= !self.wait.is_idle();
+        self.wait.come_back(&self.claimant, caller);
     }
 
     /// Lowers the lock to `level`. What was written and not committed is gone.
@@ -404,12 +232,12 @@ impl Handle {
         if self.lock >= Lock::Reserved && level < Lock::Reserved {
             self.written = None;
             self.becomes_wal = false;
-            self.mount.store.release(self.token);
+            self.claimant.mount.store.release(self.claimant.token);
         }
         if level == Lock::None {
             self.has_met_fault |= faults::count() != self.faults_before;
             if std::mem::take(&mut self.may_hold_slot) {
-                self.mount.store.release(self.token);
+                self.claimant.mount.store.release(self.claimant.token);
             }
             self.read = None;
         }
@@ -421,11 +249,11 @@ impl Handle {
         if let (Some(mut pages), Some(read)) = (self.written.take(), &self.read) {
             if std::mem::take(&mut self.becomes_wal) {
                 snapshot::count_on(&mut pages); // so that this connection does not keep the page 1 that it wrote
-                self.mount.store.set_journal_mode(JournalMode::Wal);
+                self.claimant.mount.store.set_journal_mode(JournalMode::Wal);
             }
             let cookie_before = self.own_cookie.unwrap_or(read.stamp().schema_cookie);
             self.own_cookie = Some(Stamp::of(&pages).schema_cookie);
-            self.read = Some(self.mount.store.publish(pages, cookie_before));
+            self.read = Some(self.claimant.mount.store.publish(pages, cookie_before));
         }
     }
 
@@ -446,7 +274,7 @@ impl Handle {
 
     /// Answers in SQLite's place where the engine is in WAL mode, or is to be: SQLite takes it for impossible.
     fn journal_mode(&mut self, argument: Option<&str>, caller: &impl Caller) -> Pragma {
-        let store = &self.mount.store;
+        let store = &self.claimant.mount.store;
         let old = store.journal_mode();
         let new = argument.and_then(|argument| requested_journal_mode(argument, caller)).unwrap_or(old);
         if new != old {
@@ -506,7 +334,7 @@ fn requested_journal_mode(argument: &str, caller: &impl Caller) -> Option<Journa
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.mount.store.release(self.token);
+        self.claimant.mount.store.release(self.claimant.token);
     }
 }
 
@@ -540,8 +368,10 @@ const HARMLESS_PRAGMAS: [&str; 21] = [
 mod tests {
     use std::cell::Cell;
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
+    use crate::content::queue::Place;
     use crate::vfs::Name;
 
     /// One whose transaction has read nothing, and whose busy handler is not ours.
@@ -585,7 +415,7 @@ mod tests {
 
     /// As `sqlite3_busy_timeout` has it.
     fn by_the_vfs(time: Duration) {
-        assert!(polling::sleep(time));
+        assert!(waiting::sleep(time));
     }
 
     fn writing(patience: u32, sleep: fn(Duration)) -> Foreign {
@@ -611,7 +441,7 @@ mod tests {
     }
 
     fn place(handle: &Handle) -> Place {
-        handle.polling.as_ref().expect("it waits").place
+        handle.wait.place().expect("it waits")
     }
 
     #[test]
@@ -621,9 +451,9 @@ mod tests {
             let caller = writing(3, sleep);
             polling.lock(Lock::Shared, &caller).unwrap();
             assert_eq!(caller.patience.get(), 0);
-            assert!(polling.polling.as_ref().is_some_and(|polling| polling.has_given_up && polling.has_waited));
+            assert!(polling.wait.gave_up_after_waiting());
             assert_eq!(polling.lock(Lock::Reserved, &caller), Err(ffi::SQLITE_BUSY));
-            assert!(polling.polling.is_none(), "it keeps no place after that");
+            assert!(polling.wait.is_idle(), "it keeps no place after that");
         }
     }
 
@@ -650,7 +480,7 @@ mod tests {
         assert_eq!(polling.lock(Lock::Reserved, &impatient()), Err(ffi::SQLITE_BUSY));
         assert!(!first.is_before(&place(&polling)));
         polling.set_purpose(Purpose::Uri); // for the next to have the connection
-        assert!(polling.polling.is_none());
+        assert!(polling.wait.is_idle());
     }
 
     #[test]

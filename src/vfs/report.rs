@@ -28,10 +28,10 @@ pub(super) fn report(mount: &Mount, purpose: Purpose, refusal: &Refusal) {
 }
 
 /// After how long it is printed what a connection waits for.
-pub(super) const TOLD_AFTER: Duration = Duration::from_secs(1);
+pub(super) const REPORTED_AFTER: Duration = Duration::from_secs(1);
 
 /// The same for one that seems to wait for its own thread.
-pub(super) const SELF_TOLD_AFTER: Duration = Duration::from_millis(100);
+pub(super) const SELF_REPORTED_AFTER: Duration = Duration::from_millis(100);
 
 /// Prints what a connection waits for that has been waiting for long.
 pub(super) fn report_long_wait(mount: &Mount, refusal: &Refusal) {

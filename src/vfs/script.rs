@@ -7,7 +7,7 @@ use std::ptr;
 use rusqlite::Connection;
 use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 
-use super::session::check;
+use super::connection::check;
 
 /// A statement of a script failed.
 pub(crate) struct Failure {

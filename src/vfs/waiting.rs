@@ -1,58 +1,371 @@
-//! The busy handler of our own connections, and what it is told by way of the thread that it is called on.
+//! How a connection waits for the writer slot.
+//!
+//! SQLite asks for the slot when it raises a lock to RESERVED. What happens when the slot is taken depends on two things.
+//!
+//! * A transaction that has read nothing is refused with SQLITE_BUSY. SQLite lowers its lock, calls the connection's busy
+//!   handler, and begins again with SHARED.
+//! * A transaction that has read can't be given newer content, and SQLite doesn't call the busy handler for it. So it is
+//!   called here, until the slot is reserved for the connection or what it has read is replaced.
+//!
+//! * Our own busy handler ([`wait_in_turn`]) waits in the engine's queue. It finds there what it was announced
+//!   ([`Pending`]).
+//! * SQLite's (`sqlite3_busy_timeout`) sleeps by way of our VFS, and waits in the queue meanwhile ([`sleep`]).
+//! * Any other sleeps elsewhere. The connection waits in the queue when it comes back, before it reads.
+//!
+//! A connection's wait, from its first refusal until it has the slot:
+//!
+//! ```text
+//!            refuse                gives up, without having waited
+//!   Idle ──────────────▶ Refused ─────────────────────────────────▶ GaveUp
+//!    ▲ ▲                  ▲   │                                      │
+//!    │ └─ acquire, end ───│───┤                                      │
+//!    │                    └───│─ come back ──────────────────────────┤
+//!    └────────────────────────┴─ gives up, having waited ────────────┘ refuse
+//! ```
+//!
+//! `Refused` and `GaveUp` keep a place in the queue. It expires when the connection stays away for longer than [`KEPT`].
 
 use std::cell::{Cell, RefCell};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::mount::Mount;
-use super::report::{SELF_TOLD_AFTER, report, report_long_wait};
+use super::report::{REPORTED_AFTER, SELF_REPORTED_AFTER, report, report_long_wait};
+use crate::content::Snapshot;
+use crate::content::origin::Purpose;
 use crate::content::queue::Place;
 use crate::content::refusal::Refusal;
-use crate::content::store::Claim;
+use crate::content::store::{Claim, Token};
 use crate::faults;
 use crate::marks;
 
+/// The connection that calls, as far as waiting for the writer slot depends on it.
+pub(super) trait Caller {
+    /// Identifies the connection: the address of its `sqlite3`.
+    fn id(&self) -> usize;
+    /// Whether its transaction has read this file before, so that it can't be given newer content.
+    fn is_mid_transaction(&self) -> bool;
+    /// Whether it may be about to write: not if all statements that it is running only read. (A backup into it runs no
+    /// statement.)
+    fn may_write(&self) -> bool;
+    /// Whether it is in a transaction, even one that has not read yet.
+    fn is_in_transaction(&self) -> bool;
+    /// Whether it must not write what could corrupt a database (`SQLITE_DBCONFIG_DEFENSIVE`).
+    fn is_defensive(&self) -> bool;
+    /// Calls its busy handler, which waits. Returns whether to try again.
+    fn call_busy_handler(&self) -> bool;
+}
+
+/// A connection as the engine's queue knows it.
+pub(super) struct Claimant {
+    pub(super) mount: Arc<Mount>,
+    pub(super) token: Token,
+    /// Dropped with the claimant: a busy handler that is called later finds it gone.
+    alive: Arc<()>,
+    pub(super) purpose: Purpose,
+}
+
+impl Claimant {
+    pub(super) fn new(mount: Arc<Mount>) -> Claimant {
+        Claimant { mount, token: Token::new(), alive: Arc::new(()), purpose: Purpose::Uri }
+    }
+
+    fn claim(&self, read: Option<Snapshot>, reserve: Option<Duration>) -> Claim {
+        Claim { token: self.token, purpose: self.purpose, read, reserve }
+    }
+
+    /// Tells the busy handler that may be called next what it is called for.
+    fn announce(&self, caller: &impl Caller, read: Option<Snapshot>, place: Place, is_fault: bool) {
+        let (mount, alive) = (Arc::downgrade(&self.mount), Arc::downgrade(&self.alive));
+        let claim = self.claim(read, Some(RESERVATION));
+        Pending::set(Pending { connection: caller.id(), mount, alive, claim, place, is_fault });
+    }
+
+    /// Remembers why a fault plan has refused a lock, and tells the busy handler.
+    pub(super) fn refuse_by_fault(&self, caller: &impl Caller, by: faults::Order) {
+        self.announce(caller, None, Place::new(), true);
+        Refusal::Injected { by }.remember(self.mount.name());
+    }
+}
+
+/// How long the slot is reserved for a connection that waited in a busy handler, until SQLite asks for it again. That takes
+/// some microseconds, unless the thread is kept from running.
+const RESERVATION: Duration = Duration::from_millis(100);
+
+/// How long a connection keeps its place while it is away. SQLite's own busy handler sleeps for up to 100 ms at a time.
+const KEPT: Duration = Duration::from_millis(200);
+
+/// The shortest time that a connection waits in the queue between two calls of a busy handler that sleeps elsewhere.
+const SHORTEST_TURN: Duration = Duration::from_millis(10);
+
+/// A connection's wait for the writer slot.
+pub(super) enum Wait {
+    /// The connection does not wait.
+    Idle,
+    /// It was refused, and is expected back.
+    Refused(Waiting),
+    /// Its busy handler did not wait, or no longer. Code may come back by itself.
+    GaveUp(Waiting),
+}
+
+pub(super) struct Waiting {
+    pub(super) place: Place,
+    /// When it was refused last.
+    refused_at: Instant,
+    /// Whether its busy handler has waited, as far as is known.
+    handler_waited: bool,
+    /// Whether it was printed what it waits for.
+    is_reported: bool,
+}
+
+impl Waiting {
+    fn new() -> Waiting {
+        Waiting { place: Place::new(), refused_at: Instant::now(), handler_waited: false, is_reported: false }
+    }
+
+    /// Notes that the connection was refused again. Returns the refusal with the time since the first one.
+    fn refuse(&mut self, mount: &Mount, refusal: Refusal) -> Refusal {
+        self.refused_at = Instant::now();
+        let refusal = refusal.after(self.place.age());
+        self.report(mount, &refusal);
+        refusal
+    }
+
+    /// Prints what the connection waits for, once, when it has been waiting for long.
+    fn report(&mut self, mount: &Mount, refusal: &Refusal) {
+        let after = if refusal.is_by_this_thread() { SELF_REPORTED_AFTER } else { REPORTED_AFTER };
+        if !self.is_reported && self.place.age() >= after {
+            self.is_reported = true;
+            report_long_wait(mount, refusal);
+        }
+    }
+}
+
+impl Wait {
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self, Wait::Idle)
+    }
+
+    /// Ends the wait: the slot was taken, or the connection is for another user.
+    pub(super) fn end(&mut self) {
+        *self = Wait::Idle;
+    }
+
+    fn take(&mut self) -> Option<Waiting> {
+        match std::mem::replace(self, Wait::Idle) {
+            Wait::Idle => None,
+            Wait::Refused(waiting) | Wait::GaveUp(waiting) => Some(waiting),
+        }
+    }
+
+    /// Takes the slot, or returns why not. The connection has read `read`.
+    pub(super) fn acquire(
+        &mut self,
+        claimant: &Claimant,
+        read: Option<&Snapshot>,
+        caller: &impl Caller,
+    ) -> Result<(), Refusal> {
+        let claim = claimant.claim(read.cloned(), None);
+        loop {
+            match claimant.mount.store.try_acquire(&claim) {
+                Ok(()) => {
+                    self.end();
+                    return Ok(());
+                }
+                Err(refusal) if !caller.is_mid_transaction() => {
+                    return Err(self.refuse(claimant, caller, refusal.of_fresh_transaction()));
+                }
+                Err(refusal @ Refusal::Held { .. }) => self.wait_mid_transaction(claimant, read, caller, refusal)?,
+                Err(refusal) => return Err(self.fail_to_serialize(claimant, refusal)),
+            }
+        }
+    }
+
+    fn wait_mid_transaction(
+        &mut self,
+        claimant: &Claimant,
+        read: Option<&Snapshot>,
+        caller: &impl Caller,
+        refusal: Refusal,
+    ) -> Result<(), Refusal> {
+        let result = self.wait_by_busy_handler(claimant, caller, read, refusal);
+        if matches!(self, Wait::GaveUp(waiting) if waiting.handler_waited) {
+            self.end();
+        }
+        result
+    }
+
+    /// Ends the wait of a transaction that has read what was replaced since. It has to be rolled back.
+    fn fail_to_serialize(&mut self, claimant: &Claimant, refusal: Refusal) -> Refusal {
+        self.end();
+        report(&claimant.mount, claimant.purpose, &refusal);
+        refusal.clone().remember(claimant.mount.name());
+        refusal
+    }
+
+    /// Refuses a transaction that has read nothing. SQLite calls its busy handler next, if it has one that waits.
+    fn refuse(&mut self, claimant: &Claimant, caller: &impl Caller, refusal: Refusal) -> Refusal {
+        let gave_up = matches!(self, Wait::GaveUp(_));
+        let mut waiting = self.take().unwrap_or_else(Waiting::new);
+        let refusal = waiting.refuse(&claimant.mount, refusal);
+        refusal.clone().remember(claimant.mount.name());
+        match gave_up {
+            false => {
+                claimant.announce(caller, None, waiting.place, false);
+                *self = Wait::Refused(waiting);
+            }
+            true if waiting.handler_waited => {} // it was the last word
+            true => *self = Wait::GaveUp(waiting),
+        }
+        refusal
+    }
+
+    /// The connection begins to read. If it was refused before, it may have come back for the writer slot; then it waits in
+    /// the queue now, before it takes what it reads. Otherwise it would find the slot taken each time while others wait.
+    pub(super) fn come_back(&mut self, claimant: &Claimant, caller: &impl Caller) {
+        if !self.keep_place() {
+            return;
+        }
+        // Our own busy handler takes the announcement. One that is still there was for another busy handler.
+        let polls = Pending::take(|pending| pending.claim.token == claimant.token).is_some();
+        if polls && caller.may_write() {
+            let claim = claimant.claim(None, Some(RESERVATION));
+            if let Err(refusal) = claimant.mount.store.try_acquire(&claim) {
+                // It goes on even if it does not get the slot: it asks for it next.
+                let _ = self.wait_by_busy_handler(claimant, caller, None, refusal);
+            }
+        }
+    }
+
+    /// Goes on with a wait at its place, or at a new one if that has expired. Returns whether there was a wait.
+    fn keep_place(&mut self) -> bool {
+        let Some(waiting) = self.take() else { return false };
+        let has_expired = waiting.refused_at.elapsed() > KEPT;
+        *self = Wait::Refused(if has_expired { Waiting::new() } else { waiting });
+        true
+    }
+
+    /// Has the connection's busy handler wait, until the slot is reserved or `read` is replaced. Fails when it gives up.
+    fn wait_by_busy_handler(
+        &mut self,
+        claimant: &Claimant,
+        caller: &impl Caller,
+        read: Option<&Snapshot>,
+        refusal: Refusal,
+    ) -> Result<(), Refusal> {
+        self.keep_place();
+        let mut waiting = self.take().unwrap_or_else(Waiting::new);
+        let refusal = waiting.refuse(&claimant.mount, refusal);
+        let result = waiting.wait_in_turns(claimant, caller, read, refusal);
+        *self = if result.is_ok() { Wait::Refused(waiting) } else { Wait::GaveUp(waiting) };
+        result
+    }
+}
+
+impl Waiting {
+    fn wait_in_turns(
+        &mut self,
+        claimant: &Claimant,
+        caller: &impl Caller,
+        read: Option<&Snapshot>,
+        mut refusal: Refusal,
+    ) -> Result<(), Refusal> {
+        let mount = &claimant.mount;
+        let claim = || claimant.claim(read.cloned(), Some(RESERVATION));
+        loop {
+            claimant.announce(caller, read.cloned(), self.place, false);
+            let start = Instant::now();
+            let (tries_again, waited) = call(|| caller.call_busy_handler(), mount, claim(), self.place);
+            let is_ours = Pending::take(|pending| pending.claim.token == claimant.token).is_none();
+            if !tries_again {
+                return Err(self.give_up(claimant, refusal, is_ours));
+            }
+            if is_ours {
+                return Ok(());
+            }
+            self.handler_waited = true;
+            let elsewhere = || wait(mount, &claim(), self.place, turn_after(start.elapsed()));
+            match waited.unwrap_or_else(elsewhere) {
+                Err(held @ Refusal::Held { .. }) => refusal = held,
+                _ => return Ok(()), // if what was read was replaced, the connection learns that when it asks again
+            }
+            self.report(mount, &refusal);
+        }
+    }
+
+    /// The busy handler waits no longer. Our own has printed all that there is to say.
+    fn give_up(&mut self, claimant: &Claimant, refusal: Refusal, is_ours: bool) -> Refusal {
+        let refusal = refusal.after(self.place.age());
+        if is_ours {
+            return refusal;
+        }
+        if self.handler_waited {
+            report(&claimant.mount, claimant.purpose, &refusal);
+        } else {
+            self.report(&claimant.mount, &refusal); // code may retry by itself
+        }
+        refusal.clone().remember(claimant.mount.name());
+        refusal
+    }
+}
+
+/// Returns how long to wait in the queue after a busy handler has slept elsewhere: about as long. Not exactly, or a
+/// connection could be away each time that the slot is released, if that happens at equal intervals.
+fn turn_after(slept: Duration) -> Duration {
+    slept.mul_f64(0.5 + fastrand::f64()).max(SHORTEST_TURN)
+}
+
 /// A refusal that a busy handler may be called for next, on this thread.
 ///
-/// It may also not be called, and then this stays. So what is done about it must not last: the claim is for a reservation.
-pub(super) struct Pending {
-    /// Whose busy handler it is: the address of a `sqlite3`. The address may be another one's by now; then `alive` is not.
-    pub(super) connection: usize,
-    pub(super) mount: Weak<Mount>,
-    pub(super) alive: Weak<()>,
-    pub(super) claim: Claim,
-    /// Where it waits among the others.
-    pub(super) place: Place,
-    /// Whether a fault plan has refused it, where there may be nothing to wait for.
-    pub(super) is_fault: bool,
+/// It may also not be called, and then this stays. So the effect must not last: the claim is for a reservation.
+struct Pending {
+    /// Whose busy handler it is: the address of a `sqlite3`. Another connection may have the address by now; then `alive`
+    /// is dropped.
+    connection: usize,
+    mount: Weak<Mount>,
+    alive: Weak<()>,
+    claim: Claim,
+    place: Place,
+    /// Whether a fault plan has refused it, so that there may be nothing to wait for.
+    is_fault: bool,
 }
 
 /// A wait that a busy handler is called for again and again.
 #[derive(Clone, Copy)]
-struct Wait {
+struct HandlerCalls {
     connection: usize,
     tries: i32,
     start: Instant,
 }
 
+/// What waits in the queue when SQLite's own busy handler sleeps.
+struct Sleeper {
+    mount: Arc<Mount>,
+    claim: Claim,
+    place: Place,
+    /// The result of the wait, once it has slept.
+    result: Option<Result<(), Refusal>>,
+}
+
 thread_local! {
     static PENDING: RefCell<Option<Pending>> = const { RefCell::new(None) };
-    static WAIT: Cell<Option<Wait>> = const { Cell::new(None) };
+    static CALLS: Cell<Option<HandlerCalls>> = const { Cell::new(None) };
+    static SLEEPER: RefCell<Option<Sleeper>> = const { RefCell::new(None) };
 }
 
 impl Pending {
-    pub(super) fn set(pending: Pending) {
+    fn set(pending: Pending) {
         let _ = PENDING.try_with(|cell| cell.replace(Some(pending)));
     }
 
-    pub(super) fn take(is_it: impl FnOnce(&mut Pending) -> bool) -> Option<Pending> {
+    fn take(is_it: impl FnOnce(&mut Pending) -> bool) -> Option<Pending> {
         PENDING.try_with(|cell| cell.borrow_mut().take_if(is_it)).ok().flatten()
     }
 }
 
-/// Waits in the engine's queue for the writer slot. Returns whether SQLite should try again. `tries` counts the calls for
-/// one statement.
+/// The busy handler of our own connections: waits in the engine's queue. Returns whether SQLite should try again. `tries`
+/// counts the calls for one statement.
 pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
     let start = waiting_since(connection, tries);
     let pending = Pending::take(|pending| pending.connection == connection);
@@ -65,8 +378,8 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
     if pending.is_fault {
         return outlasts_fault(timeout);
     }
-    match wait_and_tell(&mount, &pending.claim, pending.place, timeout.saturating_sub(start.elapsed())) {
-        // That what was read is out of date, SQLite will be told when it tries again.
+    match wait_and_report(&mount, &pending.claim, pending.place, timeout.saturating_sub(start.elapsed())) {
+        // If what was read was replaced, SQLite learns that when it tries again.
         Ok(()) | Err(Refusal::Stale { .. }) => tries == 0 || start.elapsed() <= timeout,
         Err(refusal) => {
             let refusal = refusal.after(start.elapsed());
@@ -79,8 +392,8 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
     }
 }
 
-/// What would come of a wait for a lock that a fault plan has refused, without the wait: a plan for one call is over, and one
-/// that goes on outlasts all patience.
+/// Returns whether a wait would outlast a fault plan's refusals, without the wait: a plan for one call is over, and one
+/// that goes on outlasts each wait.
 fn outlasts_fault(patience: Duration) -> bool {
     let outlasts = !patience.is_zero() && !faults::would_refuse_again();
     if outlasts {
@@ -92,14 +405,14 @@ fn outlasts_fault(patience: Duration) -> bool {
 impl Mount {
     /// Takes the writer slot, waiting for it in the queue for `patience` at most.
     pub(crate) fn acquire(&self, claim: &Claim, patience: Duration) -> Result<(), Refusal> {
-        wait_and_tell(self, claim, Place::new(), patience)
+        wait_and_report(self, claim, Place::new(), patience)
     }
 }
 
-/// Waits for the writer slot at this place in the queue. What seems to wait for its own thread is printed soon: another thread
-/// may have the holder by now and give the slot back, so a deadlock can't be proven.
-fn wait_and_tell(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
-    let first = patience.min(SELF_TOLD_AFTER);
+/// Waits for the writer slot at this place in the queue. A wait that seems to be for its own thread is printed soon: another
+/// thread may have the holder by now and release the slot, so a deadlock can't be proven.
+fn wait_and_report(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
+    let first = patience.min(SELF_REPORTED_AFTER);
     match wait(mount, claim, place, first) {
         Err(refusal @ Refusal::Held { .. }) if patience > first => {
             if refusal.is_by_this_thread() {
@@ -112,7 +425,7 @@ fn wait_and_tell(mount: &Mount, claim: &Claim, place: Place, patience: Duration)
 }
 
 /// Waits for the writer slot at this place in the queue, and prints nothing.
-pub(super) fn wait(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
+fn wait(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
     mount.store.reached(marks::SLOT_ASKED);
     let result = mount.store.acquire(claim, place, patience);
     match &result {
@@ -122,27 +435,117 @@ pub(super) fn wait(mount: &Mount, claim: &Claim, place: Place, patience: Duratio
     result
 }
 
-/// A lock was got: what comes after that on this thread is another wait, and another refusal.
-pub(super) fn over() {
+/// Forgets the refusals of this thread and the calls of its busy handler: a lock was taken, and what comes after is another
+/// wait.
+pub(super) fn forget() {
     Refusal::forget();
-    let _ = WAIT.try_with(|cell| cell.set(None));
+    let _ = CALLS.try_with(|cell| cell.set(None));
 }
 
-/// When the wait began. SQLite does not start to count from 0 for everything that may wait, so a call that does not go on
-/// where the last one was begins another wait.
+/// Returns when the wait began. SQLite does not start to count from 0 for each kind of wait, so a call that does not follow
+/// the last one begins another wait.
 fn waiting_since(connection: usize, tries: i32) -> Instant {
-    let goes_on = |wait: &Wait| wait.connection == connection && wait.tries + 1 == tries;
-    let last = WAIT.try_with(Cell::get).ok().flatten().filter(goes_on);
-    let start = last.map_or_else(Instant::now, |wait| wait.start);
-    let _ = WAIT.try_with(|cell| cell.set(Some(Wait { connection, tries, start })));
+    let follows = |calls: &HandlerCalls| calls.connection == connection && calls.tries + 1 == tries;
+    let last = CALLS.try_with(Cell::get).ok().flatten().filter(follows);
+    let start = last.map_or_else(Instant::now, |calls| calls.start);
+    let _ = CALLS.try_with(|cell| cell.set(Some(HandlerCalls { connection, tries, start })));
     start
 }
 
-/// What rusqlite's default busy handler does: 5 s in small steps.
+/// Does what rusqlite's default busy handler does: waits for 5 s, in small steps.
 fn poll(start: Instant, tries: i32) -> bool {
     let patient = start.elapsed() < Duration::from_secs(5);
     if patient {
         thread::sleep(Duration::from_millis(u64::from(tries.unsigned_abs()).clamp(1, 50)));
     }
     patient
+}
+
+/// Calls a busy handler. If it is SQLite's own, it sleeps by way of our VFS, and waits in the queue meanwhile; then the
+/// result of that wait is returned too.
+fn call(
+    busy_handler: impl FnOnce() -> bool,
+    mount: &Arc<Mount>,
+    claim: Claim,
+    place: Place,
+) -> (bool, Option<Result<(), Refusal>>) {
+    let sleeper = Sleeper { mount: mount.clone(), claim, place, result: None };
+    let outer = SLEEPER.try_with(|cell| cell.replace(Some(sleeper))).ok().flatten();
+    let tries_again = busy_handler();
+    let sleeper = SLEEPER.try_with(|cell| cell.replace(outer)).ok().flatten();
+    (tries_again, sleeper.and_then(|sleeper| sleeper.result))
+}
+
+/// Waits in the queue, if a busy handler is being called for an engine on this thread. Returns whether it waited.
+pub(super) fn sleep(time: Duration) -> bool {
+    let waits = |sleeper: &mut Sleeper| !matches!(sleeper.result, Some(Ok(())));
+    // Not borrowed while it waits. One that has its slot does not sleep again: this is the sleep of another connection, which
+    // code in the busy handler uses.
+    let taken = SLEEPER.try_with(|cell| cell.borrow_mut().take_if(waits));
+    let Some(mut sleeper) = taken.ok().flatten() else { return false };
+    sleeper.result = Some(wait(&sleeper.mount, &sleeper.claim, sleeper.place, time));
+    let _ = SLEEPER.try_with(|cell| cell.replace(Some(sleeper)));
+    true
+}
+
+#[cfg(test)]
+impl Wait {
+    pub(super) fn place(&self) -> Option<Place> {
+        match self {
+            Wait::Idle => None,
+            Wait::Refused(waiting) | Wait::GaveUp(waiting) => Some(waiting.place),
+        }
+    }
+
+    pub(super) fn gave_up_after_waiting(&self) -> bool {
+        matches!(self, Wait::GaveUp(waiting) if waiting.handler_waited)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_expires_when_its_connection_stays_away() {
+        let first = Waiting::new();
+        let place = first.place;
+        let mut wait = Wait::GaveUp(first);
+        assert!(wait.keep_place());
+        assert!(matches!(&wait, Wait::Refused(waiting) if !place.is_before(&waiting.place)), "it is kept");
+        let Wait::Refused(waiting) = &mut wait else { unreachable!() };
+        waiting.refused_at -= 2 * KEPT;
+        assert!(wait.keep_place());
+        assert!(matches!(&wait, Wait::Refused(waiting) if place.is_before(&waiting.place)), "it is the last one now");
+    }
+
+    #[test]
+    fn a_connection_that_was_not_refused_has_no_place_to_keep() {
+        let mut wait = Wait::Idle;
+        assert!(!wait.keep_place());
+        assert!(wait.is_idle());
+    }
+
+    #[test]
+    fn a_turn_is_about_as_long_as_the_busy_handler_has_slept() {
+        assert_eq!(turn_after(Duration::ZERO), SHORTEST_TURN);
+        let second = Duration::from_secs(1);
+        for _ in 0..100 {
+            assert!((second / 2..second * 3 / 2).contains(&turn_after(second)));
+        }
+    }
+
+    #[test]
+    fn a_busy_handler_that_has_the_slot_does_not_sleep_in_the_queue_again() {
+        let mount = Mount::new(Snapshot::empty(), crate::vfs::Name::Numbered);
+        let claimant = Claimant::new(mount.clone());
+        let handler = || sleep(Duration::from_secs(60)) && !sleep(Duration::from_secs(60));
+        let (both, result) = call(handler, &mount, claimant.claim(None, None), Place::new());
+        assert!(both && matches!(result, Some(Ok(()))));
+    }
+
+    #[test]
+    fn a_sleep_that_is_for_no_engine_waits_in_no_queue() {
+        assert!(!thread::spawn(|| sleep(Duration::from_secs(60))).join().unwrap());
+    }
 }

@@ -16,7 +16,7 @@ pub(super) struct Watch {
     /// A statement after which the connection may know other statistics for the query planner than a new one would:
     /// SQLite forgets them when it fails to create an index, for one.
     statistics: AtomicBool,
-    /// A pragma that changes something of the connection, and does not come to the VFS.
+    /// A pragma that changes something of the connection, and does not come to the VFS; or a setting of FTS5.
     settings: AtomicBool,
 }
 
@@ -62,6 +62,9 @@ impl Watch {
         let is_row_change = [ffi::SQLITE_INSERT, ffi::SQLITE_UPDATE, ffi::SQLITE_DELETE].contains(&action);
         if STATISTICS_CHANGES.contains(&action) || is_row_change && first.is_some_and(is_of_statistics) {
             self.statistics.store(true, Ordering::Relaxed);
+        }
+        if action == ffi::SQLITE_INSERT && first.is_some_and(is_of_fts5_settings) {
+            self.settings.store(true, Ordering::Relaxed);
         }
         match (action, first, second) {
             (ffi::SQLITE_PRAGMA, Some(pragma), Some(argument)) => self.authorize_pragma(pragma, argument, database),
@@ -136,6 +139,12 @@ const STATISTICS_CHANGES: [c_int; 3] = [ffi::SQLITE_CREATE_INDEX, ffi::SQLITE_RE
 fn is_of_statistics(table: &CStr) -> bool {
     const PREFIX: &[u8] = b"sqlite_stat";
     table.to_bytes().get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+}
+
+/// Whether the table may be the one that FTS5 writes its settings to. It keeps them in memory too, where a rollback does not
+/// undo them. (Another table of such a name costs no more than a connection.)
+fn is_of_fts5_settings(table: &CStr) -> bool {
+    table.to_bytes().to_ascii_lowercase().ends_with(b"_config")
 }
 
 /// What SQLite takes the argument of a pragma for that is on or off, where it is one of the usual words.

@@ -25,5 +25,6 @@ mod support;
 mod templates;
 mod unit_of_work;
 mod urls;
+mod virtual_tables;
 mod waiting;
 mod warm;

@@ -315,3 +315,22 @@ fn idle_connections_of_another_encoding_are_not_used_again() {
     engine.transaction(|work| work.execute_batch("CREATE TABLE note (text)")).unwrap();
     assert_eq!(encoding(&engine), "UTF-8", "as in an engine that is new");
 }
+
+/// SQLite settles the page size, the kind of vacuum and the size of the cache of a connection when it reads a page first.
+#[test]
+fn idle_connections_do_not_lay_out_an_empty_database_as_the_one_before() {
+    const LAYOUT: [&str; 3] = ["PRAGMA page_size", "PRAGMA auto_vacuum", "PRAGMA cache_size"];
+    let engine = Engine::new();
+    let layout = |connection: &Connection| LAYOUT.map(|pragma| number(connection, pragma));
+    let expected = layout(&engine.connect().unwrap());
+    let sql =
+        "PRAGMA page_size = 512; PRAGMA auto_vacuum = FULL; CREATE TABLE note (text); PRAGMA default_cache_size = 77";
+    engine.connect().unwrap().execute_batch(sql).unwrap();
+    assert_eq!(layout(&engine.unit_of_work().unwrap()), [512, 1, 77]);
+    engine.reset().unwrap();
+    let work = engine.unit_of_work().unwrap();
+    assert_eq!(layout(&work), expected);
+    work.execute_batch("CREATE TABLE note (text)").unwrap();
+    work.commit().unwrap();
+    assert_eq!(layout(&engine.connect().unwrap()), expected);
+}

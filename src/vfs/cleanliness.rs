@@ -1,0 +1,169 @@
+//! What a connection's user may have left in it, as far as SQLite can be asked, and taking that off.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
+
+use rusqlite::Connection;
+use rusqlite::ffi::{self, sqlite3};
+
+use super::connection::set_busy_handler;
+use super::sqlite3_db_name;
+
+/// Whether something was left in the connection that a new one does not have.
+pub(super) fn has_leftovers(connection: &Connection) -> bool {
+    is_stepping(connection)
+        || has_temporary_schema(connection)
+        || has_attached_databases(connection)
+        || has_pre_update_hook(connection)
+}
+
+/// Whether a statement has been left before its last row.
+fn is_stepping(connection: &Connection) -> bool {
+    // SAFETY: the connection is open; after NULL comes the first of its statements.
+    let next = |statement| unsafe { ffi::sqlite3_next_stmt(db_of(connection), statement) };
+    let statements = std::iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
+    // SAFETY: a statement of this connection, which nobody finalizes meanwhile.
+    let is_busy = |statement| unsafe { ffi::sqlite3_stmt_busy(statement) != 0 };
+    statements.take_while(|statement| !statement.is_null()).any(is_busy)
+}
+
+/// Whether the connection's temporary database has been opened, which SQLite does with the first temporary table,
+/// trigger or view. Until then sqlite3_file_control finds no file for it.
+fn has_temporary_schema(connection: &Connection) -> bool {
+    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+    let out: *mut *mut ffi::sqlite3_file = &mut file;
+    // SAFETY: the connection is open; with this opcode the argument is a sqlite3_file* to write to.
+    let code = unsafe {
+        ffi::sqlite3_file_control(db_of(connection), c"temp".as_ptr(), ffi::SQLITE_FCNTL_FILE_POINTER, out.cast())
+    };
+    code == ffi::SQLITE_OK
+}
+
+/// Whether there is a third database, after "main" and "temp".
+fn has_attached_databases(connection: &Connection) -> bool {
+    // SAFETY: the connection is open, and any number may be asked for.
+    unsafe { !sqlite3_db_name(db_of(connection), 2).is_null() }
+}
+
+/// Whether rusqlite, from version 0.41 on, keeps the closure of a pre-update hook. Only some builds of SQLite have a call
+/// that takes it off.
+fn has_pre_update_hook(connection: &Connection) -> bool {
+    // SAFETY: the connection is open.
+    unsafe { !sqlite3_get_clientdata(db_of(connection), c"sqlite3_preupdate_hook".as_ptr()).is_null() }
+}
+
+/// Takes off every callback, and sets our busy handler again. Returns whether none of the hooks may be one that an older
+/// rusqlite keeps in the connection until it is closed.
+pub(super) fn take_hooks(connection: &mut Connection, auto_checkpoint: c_int) -> bool {
+    set_busy_handler(connection);
+    let _ = connection.progress_handler(0, None::<fn() -> bool>); // by rusqlite, which drops the closure
+    let db = db_of(connection);
+    // SAFETY: the connection is open, NULL takes a callback off, and no statement is running.
+    unsafe {
+        ffi::sqlite3_collation_needed(db, ptr::null_mut(), None);
+        ffi::sqlite3_trace_v2(db, 0, None, ptr::null_mut());
+        ffi::sqlite3_wal_autocheckpoint(db, auto_checkpoint); // in the place of a hook for WAL
+        ffi::sqlite3_set_last_insert_rowid(db, 0);
+        ffi::sqlite3_commit_hook(db, None, ptr::null_mut()).is_null()
+            & ffi::sqlite3_rollback_hook(db, None, ptr::null_mut()).is_null()
+            & ffi::sqlite3_update_hook(db, None, ptr::null_mut()).is_null()
+    }
+}
+
+/// Under which names rusqlite, from version 0.41 on, keeps the closures of the callbacks that `take_hooks` takes off.
+const CLOSURES: [&CStr; 7] = [
+    c"sqlite3_busy_handler",
+    c"sqlite3_trace_v2",
+    c"sqlite3_wal_hook",
+    c"sqlite3_commit_hook",
+    c"sqlite3_rollback_hook",
+    c"sqlite3_update_hook",
+    c"sqlite3_progress_handler",
+];
+
+/// Drops the closures of callbacks that have been taken off. One that captures an engine would keep it alive for ever.
+pub(super) fn drop_closures(connection: &Connection) {
+    for name in CLOSURES {
+        // SAFETY: the connection is open. SQLite calls the destructor that came with the data; no callback has it any more.
+        unsafe { sqlite3_set_clientdata(db_of(connection), name.as_ptr(), ptr::null_mut(), None) };
+    }
+}
+
+/// What is set by calls of SQLite's, not by statements, and can be asked for.
+pub(super) struct Settings {
+    /// Of each category of sqlite3_limit, which are numbered from 0.
+    limits: Vec<c_int>,
+    /// Bytes at the end of each page that SQLite is to leave alone in a new database.
+    reserved_bytes: c_int,
+    /// Whether SQL may load extensions.
+    load_extension: c_int,
+}
+
+impl Settings {
+    pub(super) fn of(connection: &Connection) -> Settings {
+        // SQLite answers -1 for a number that it does not know. Newer versions know more.
+        let limits = (0..).map(|id| limit(connection, id)).take_while(|limit| *limit >= 0).collect();
+        let (reserved_bytes, load_extension) = (reserved_bytes(connection), load_extension(connection));
+        Settings { limits, reserved_bytes, load_extension }
+    }
+
+    pub(super) fn are_those_of(&self, connection: &Connection) -> bool {
+        (0..).zip(&self.limits).all(|(id, expected)| limit(connection, id) == *expected)
+            && self.reserved_bytes == reserved_bytes(connection)
+            && self.load_extension == load_extension(connection)
+    }
+}
+
+fn limit(connection: &Connection, id: c_int) -> c_int {
+    // SAFETY: the connection is open; a negative value only asks, and any number may be asked for.
+    unsafe { ffi::sqlite3_limit(connection.handle(), id, -1) }
+}
+
+fn reserved_bytes(connection: &Connection) -> c_int {
+    let mut bytes: c_int = -1;
+    // SAFETY: the connection is open. With this opcode the argument is an int, of which a negative one only asks; the answer
+    // is written to it.
+    unsafe {
+        let argument = (&raw mut bytes).cast();
+        ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_RESERVE_BYTES, argument);
+    }
+    bytes
+}
+
+fn load_extension(connection: &Connection) -> c_int {
+    let mut is_allowed: c_int = -1;
+    // SAFETY: the connection is open. With this verb, -1 changes nothing, and the last argument is an int to write to.
+    unsafe {
+        let verb = ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION;
+        ffi::sqlite3_db_config(connection.handle(), verb, -1, &raw mut is_allowed);
+    }
+    is_allowed
+}
+
+/// What `PRAGMA synchronous` gives.
+pub(super) fn synchronous_of(connection: &Connection) -> rusqlite::Result<c_int> {
+    connection.query_row("PRAGMA main.synchronous", [], |row| row.get(0))
+}
+
+/// The number of pages that `PRAGMA wal_autocheckpoint` gives, which SQLite keeps as the argument of a hook.
+pub(super) fn auto_checkpoint_of(connection: &Connection) -> c_int {
+    // SAFETY: the connection is open, and NULL takes the hook off; `take_hooks` puts it back.
+    let argument = unsafe { ffi::sqlite3_wal_hook(connection.handle(), None, ptr::null_mut()) };
+    c_int::try_from(argument.addr()).unwrap_or(0)
+}
+
+fn db_of(connection: &Connection) -> *mut sqlite3 {
+    // SAFETY: the handle is used for single calls, while the connection is open.
+    unsafe { connection.handle() }
+}
+
+unsafe extern "C" {
+    // Since 3.44.
+    fn sqlite3_get_clientdata(db: *mut sqlite3, name: *const c_char) -> *mut c_void;
+    fn sqlite3_set_clientdata(
+        db: *mut sqlite3,
+        name: *const c_char,
+        data: *mut c_void,
+        destructor: Option<unsafe extern "C" fn(*mut c_void)>,
+    ) -> c_int;
+}

@@ -1,0 +1,328 @@
+//! An engine's database file: the file methods that a journal does not have, and the connection that calls them.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::{iter, ptr};
+
+use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
+
+use super::NAME;
+use super::handle::{Handle, Lock, Pragma};
+use super::io_methods::{Code, Content, File, content, guard, methods, place};
+use super::waiting::Caller;
+
+/// Of SQLite 3.38, which the bindings of the oldest libsqlite3-sys don't have.
+const SQLITE_FCNTL_EXTERNAL_READER: c_int = 40;
+
+/// What an engine's open file holds.
+pub(super) struct Database {
+    pub(super) handle: Handle,
+    /// Where SQLite keeps the connection that is using the file (`SQLITE_FCNTL_PDB`), once it has told.
+    connection: *const *mut ffi::sqlite3,
+    /// How to call that connection's busy handler (`SQLITE_FCNTL_BUSYHANDLER`), once SQLite has told.
+    busy_handler: BusyHandler,
+}
+
+/// What the argument of `SQLITE_FCNTL_BUSYHANDLER` points to.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct BusyHandler {
+    call: Option<unsafe extern "C" fn(*mut c_void) -> c_int>,
+    argument: *mut c_void,
+}
+
+/// The size of an open file, in bytes.
+pub(super) const SIZE: usize = size_of::<File<Database>>();
+
+static METHODS: sqlite3_io_methods = sqlite3_io_methods {
+    iVersion: 3,
+    xLock: Some(lock),
+    xUnlock: Some(unlock),
+    xFileControl: Some(file_control),
+    // They map nothing. But SQLite tells only a file that has them what `PRAGMA mmap_size` says.
+    xFetch: Some(fetch),
+    xUnfetch: Some(unfetch),
+    ..methods::<Database>()
+};
+
+/// Opens an engine's file.
+///
+/// # Safety
+/// As for `place`.
+pub(super) unsafe fn open(handle: Handle, file: *mut sqlite3_file, flags: c_int, out_flags: *mut c_int) {
+    let busy_handler = BusyHandler { call: None, argument: ptr::null_mut() };
+    let database = Database { handle, connection: ptr::null(), busy_handler };
+    // SAFETY: as the caller promises.
+    unsafe { place(database, &METHODS, file, flags, out_flags) };
+}
+
+/// Returns the database that the file is, if it is one of ours.
+///
+/// # Safety
+/// The file is open. The result is not kept beyond the use of the connection that this thread has.
+pub(super) unsafe fn of<'a>(file: *mut sqlite3_file) -> Option<&'a mut Database> {
+    // SAFETY: as the caller promises; a file with these methods is a `File<Database>`.
+    unsafe { ptr::eq((*file).pMethods, &METHODS).then(|| content(file)) }
+}
+
+impl Content for Database {
+    fn read(&self, offset: usize, len: usize, take: impl FnMut(&[u8])) -> bool {
+        self.handle.read(offset, len, take)
+    }
+
+    fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code> {
+        self.handle.write(offset, data)
+    }
+
+    fn truncate(&mut self, size: usize) -> Result<(), Code> {
+        self.handle.resize(size)
+    }
+
+    fn size(&self) -> usize {
+        self.handle.size()
+    }
+
+    fn close(self) {}
+}
+
+/// The connection that calls a method of a file. Apart from the file's content, for both are used at once.
+struct Connection {
+    pointer: *mut ffi::sqlite3,
+    file: *mut sqlite3_file,
+    busy_handler: BusyHandler,
+}
+
+impl Connection {
+    /// # Safety
+    /// As for `content`, within a method of the file.
+    unsafe fn calling(file: *mut sqlite3_file) -> Connection {
+        // SAFETY: as the caller promises.
+        let Database { connection, busy_handler, .. } = *unsafe { content::<Database>(file) };
+        // SAFETY: what SQLite has told is valid as long as the file is open, and a method is called by that connection.
+        let pointer = if connection.is_null() { ptr::null_mut() } else { unsafe { *connection } };
+        Connection { pointer, file, busy_handler }
+    }
+}
+
+impl Connection {
+    /// What the connection calls the database that this file is.
+    fn name_of_database(&self) -> Option<*const c_char> {
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; any number may be asked for.
+        let name = |number| unsafe { super::sqlite3_db_name(self.pointer, number) };
+        (0..).map(name).take_while(|name| !name.is_null()).find(|name| self.file_of(*name) == self.file)
+    }
+
+    fn file_of(&self, database: *const c_char) -> *mut sqlite3_file {
+        let mut file: *mut sqlite3_file = ptr::null_mut();
+        let out: *mut *mut sqlite3_file = &mut file;
+        // SAFETY: as above; with this opcode the argument is a sqlite3_file* to write to, which SQLite does by itself.
+        unsafe { ffi::sqlite3_file_control(self.pointer, database, ffi::SQLITE_FCNTL_FILE_POINTER, out.cast()) };
+        file
+    }
+}
+
+impl Caller for Connection {
+    fn id(&self) -> usize {
+        self.pointer.addr()
+    }
+
+    fn is_mid_transaction(&self) -> bool {
+        if self.pointer.is_null() {
+            return false;
+        }
+        // When only another one of its databases has been read, SQLite comes back by way of its busy handler. Under a VFS
+        // that is stacked above ours, the database is not found; then NULL asks for all of them.
+        let database = self.name_of_database().unwrap_or(ptr::null());
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; the name is one of its
+        // databases' or NULL.
+        unsafe { ffi::sqlite3_txn_state(self.pointer, database) != ffi::SQLITE_TXN_NONE }
+    }
+
+    fn may_write(&self) -> bool {
+        if self.pointer.is_null() {
+            return true;
+        }
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it. After NULL comes the first
+        // of its statements, after the last one NULL.
+        let next = |statement| unsafe { ffi::sqlite3_next_stmt(self.pointer, statement) };
+        let statements = iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
+        let mut running = statements
+            .take_while(|statement| !statement.is_null())
+            // SAFETY: a statement of this connection, which nobody finalizes meanwhile.
+            .filter(|statement| unsafe { ffi::sqlite3_stmt_busy(*statement) } != 0)
+            .peekable();
+        // SAFETY: as above.
+        running.peek().is_none() || running.any(|statement| unsafe { ffi::sqlite3_stmt_readonly(statement) } == 0)
+    }
+
+    fn is_in_transaction(&self) -> bool {
+        // SAFETY: the connection is the one that is calling.
+        let has_begun = !self.pointer.is_null() && unsafe { ffi::sqlite3_get_autocommit(self.pointer) } == 0;
+        has_begun || self.is_mid_transaction()
+    }
+
+    fn is_defensive(&self) -> bool {
+        let mut is_on: c_int = 0;
+        // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument is
+        // an int to write to.
+        let code = unsafe { ffi::sqlite3_db_config(self.pointer, ffi::SQLITE_DBCONFIG_DEFENSIVE, -1, &raw mut is_on) };
+        code == ffi::SQLITE_OK && is_on != 0
+    }
+
+    fn call_busy_handler(&self) -> bool {
+        // SAFETY: "in order to invoke the connection's busy-handler, this function should be invoked with the second
+        // (void *) in the array as the only argument" (SQLITE_FCNTL_BUSYHANDLER).
+        self.busy_handler.call.is_some_and(|call| unsafe { call(self.busy_handler.argument) } != 0)
+    }
+}
+
+/// # Safety
+/// As for `content`.
+unsafe fn handle<'a>(file: *mut sqlite3_file) -> &'a mut Handle {
+    // SAFETY: as the caller promises.
+    &mut unsafe { content::<Database>(file) }.handle
+}
+
+unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
+    guard(ffi::SQLITE_IOERR_LOCK, || {
+        // SAFETY: SQLite gives its methods files that are open.
+        let connection = unsafe { Connection::calling(file) };
+        // SAFETY: as above. The busy handler may run meanwhile; it touches no file.
+        unsafe { handle(file) }.lock(Lock::from_raw(level), &connection)
+    })
+}
+
+unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
+    guard(ffi::SQLITE_IOERR_UNLOCK, || {
+        // SAFETY: as in `lock`.
+        unsafe { handle(file) }.unlock(Lock::from_raw(level));
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut c_void) -> c_int {
+    guard(ffi::SQLITE_IOERR, || {
+        // SAFETY: as in `lock`.
+        let database = unsafe { content::<Database>(file) };
+        match op {
+            ffi::SQLITE_FCNTL_COMMIT_PHASETWO => database.handle.commit(),
+            // With this opcode the argument points to where SQLite keeps the connection, in what it frees after the file is
+            // closed.
+            ffi::SQLITE_FCNTL_PDB => database.connection = arg.cast(),
+            // SAFETY: with this opcode the argument is an array of a function and its argument.
+            ffi::SQLITE_FCNTL_BUSYHANDLER => database.busy_handler = unsafe { *arg.cast() },
+            // SAFETY: with this opcode the argument is a char* to write a string of sqlite3_malloc's to.
+            ffi::SQLITE_FCNTL_VFSNAME => unsafe { *arg.cast::<*mut c_char>() = to_sqlite(NAME) },
+            // SAFETY: with this opcode the argument is an array of three char*.
+            ffi::SQLITE_FCNTL_PRAGMA => return unsafe { pragma(file, &mut *arg.cast::<[*mut c_char; 3]>()) },
+            // SAFETY: as the opcode has it.
+            _ => return unsafe { answer_as_a_file(&mut database.handle, op, arg) },
+        }
+        Ok(())
+    })
+}
+
+/// Sees to a pragma, the name and argument of which are the second and the third string; the first is for the answer.
+///
+/// # Safety
+/// As for `handle`, and the strings are those of `SQLITE_FCNTL_PRAGMA`.
+unsafe fn pragma(file: *mut sqlite3_file, [answer, name, argument]: &mut [*mut c_char; 3]) -> Result<(), Code> {
+    // SAFETY: the strings live until the method returns.
+    let (name, given) = unsafe { (text(*name).unwrap_or_default(), text(*argument)) };
+    // SAFETY: as the caller promises.
+    let (handle, caller) = unsafe { (handle(file), Connection::calling(file)) };
+    match handle.pragma(&name, given.as_deref(), &caller) {
+        Pragma::LeftToSqlite => {}
+        // SAFETY: where there is an argument, it is a copy of the token in the SQL that SQLite made for this statement,
+        // and goes on with if it carries out the pragma itself (`sqlite3Pragma`, in all versions since 3.39 alike). The
+        // one that SQLite has as a literal is of `experimental_pragma_20251114`, to which this never comes.
+        Pragma::MadeQuery => unsafe { **argument = 0 },
+        Pragma::Answered(row) => {
+            *answer = to_sqlite(row);
+            return if answer.is_null() { Err(ffi::SQLITE_NOMEM) } else { Ok(()) };
+        }
+        Pragma::Refused(code, message) => {
+            *answer = message.map_or(ptr::null_mut(), to_sqlite);
+            return Err(code);
+        }
+    }
+    Err(ffi::SQLITE_NOTFOUND) // so that SQLite carries it out
+}
+
+/// Answers a file control as an ordinary file does.
+///
+/// # Safety
+/// The argument is as the opcode has it ("Standard File Control Opcodes").
+unsafe fn answer_as_a_file(handle: &mut Handle, op: c_int, arg: *mut c_void) -> Result<(), Code> {
+    let mut settings = handle.settings();
+    // SAFETY: as the caller promises: `int`s; a 64-bit integer for the size of the map; and for the name a char* to write
+    // a string of sqlite3_malloc's to.
+    unsafe {
+        match op {
+            ffi::SQLITE_FCNTL_LOCKSTATE => *arg.cast() = handle.lock_level(),
+            ffi::SQLITE_FCNTL_HAS_MOVED | ffi::SQLITE_FCNTL_LAST_ERRNO | SQLITE_FCNTL_EXTERNAL_READER => {
+                *arg.cast::<c_int>() = 0;
+            }
+            ffi::SQLITE_FCNTL_PERSIST_WAL => switch(&mut settings.persist_wal, &mut *arg.cast()),
+            ffi::SQLITE_FCNTL_POWERSAFE_OVERWRITE => switch(&mut settings.powersafe_overwrite, &mut *arg.cast()),
+            ffi::SQLITE_FCNTL_MMAP_SIZE => limit_map(&mut settings.mmap_size, &mut *arg.cast()),
+            ffi::SQLITE_FCNTL_TEMPFILENAME => *arg.cast() = temporary_name(),
+            // In how large steps a file grows makes no difference to memory.
+            ffi::SQLITE_FCNTL_SIZE_HINT | ffi::SQLITE_FCNTL_CHUNK_SIZE => {}
+            _ => return Err(ffi::SQLITE_NOTFOUND),
+        }
+    }
+    handle.set_settings(settings);
+    Ok(())
+}
+
+/// Sets what is to be 0 or 1, and answers what a negative number asks for.
+fn switch(setting: &mut bool, argument: &mut c_int) {
+    match *argument {
+        ..0 => *argument = c_int::from(*setting),
+        value => *setting = value != 0,
+    }
+}
+
+/// Sets the most that is to be mapped, unless the argument is negative; answers what it was before.
+fn limit_map(limit: &mut sqlite3_int64, argument: &mut sqlite3_int64) {
+    let asked = std::mem::replace(argument, *limit);
+    if asked >= 0 {
+        *limit = asked.min(MAX_MMAP_SIZE);
+    }
+}
+
+/// What SQLite caps `PRAGMA mmap_size` at, unless it was compiled or configured otherwise.
+const MAX_MMAP_SIZE: sqlite3_int64 = 0x7fff_0000;
+
+/// A name that no file has, which SQLite can free; NULL when there is no memory for it.
+fn temporary_name() -> *mut c_char {
+    let mut chance = [0u8; 8];
+    // SAFETY: there is room for as many random bytes.
+    unsafe { ffi::sqlite3_randomness(chance.len() as c_int, chance.as_mut_ptr().cast()) };
+    let path = std::env::temp_dir().join(format!("etilqs_{:016x}", u64::from_ne_bytes(chance)));
+    CString::new(path.to_string_lossy().as_bytes()).map_or(ptr::null_mut(), |name| to_sqlite(&name))
+}
+
+/// Maps nothing, so that SQLite calls xRead.
+unsafe extern "C" fn fetch(_: *mut sqlite3_file, _: sqlite3_int64, _: c_int, page: *mut *mut c_void) -> c_int {
+    // SAFETY: xFetch has a pointer to write its answer to.
+    unsafe { *page = ptr::null_mut() };
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn unfetch(_: *mut sqlite3_file, _: sqlite3_int64, _: *mut c_void) -> c_int {
+    ffi::SQLITE_OK // nothing is mapped
+}
+
+/// A copy of the string that SQLite can free; NULL when there is no memory for it.
+fn to_sqlite(text: &CStr) -> *mut c_char {
+    // SAFETY: the format takes one C string, and gets one.
+    unsafe { ffi::sqlite3_mprintf(c"%s".as_ptr(), text.as_ptr()) }
+}
+
+/// # Safety
+/// `text` is NULL or a C string.
+unsafe fn text(text: *const c_char) -> Option<String> {
+    // SAFETY: as the caller promises.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+}

@@ -1,0 +1,236 @@
+//! The methods that SQLite calls on an open file (`sqlite3_io_methods`), once for databases and for their journals.
+//!
+//! What a file holds is a [`Content`], in safe code.
+
+use std::ffi::{c_int, c_void};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{ptr, slice};
+
+use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
+
+use crate::faults::{self, Call};
+
+/// A SQLite result code other than `SQLITE_OK`.
+pub(super) type Code = i32;
+
+/// What an open file of ours holds.
+pub(super) trait Content {
+    /// Passes `len` bytes from `offset` on to `take`, in parts, with zeros beyond the end of the file. Returns whether the
+    /// file has as many.
+    fn read(&self, offset: usize, len: usize, take: impl FnMut(&[u8])) -> bool;
+    fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code>;
+    fn truncate(&mut self, size: usize) -> Result<(), Code>;
+    fn size(&self) -> usize;
+    /// Called once, when SQLite closes the file.
+    fn close(self);
+}
+
+/// An open file as SQLite holds it: what it knows of, then what is ours.
+#[repr(C)]
+pub(super) struct File<C> {
+    base: sqlite3_file,
+    /// From `Box::into_raw`, until xClose.
+    content: *mut C,
+}
+
+/// Opens the file that SQLite has made room for.
+///
+/// # Safety
+/// `file` is what xOpen was given, of at least the size of a `File<C>`, and `out_flags` is NULL or an int to write to.
+/// `methods` are `methods::<C>()`, possibly with more of them.
+pub(super) unsafe fn place<C>(
+    content: C,
+    methods: &'static sqlite3_io_methods,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) {
+    let content = Box::into_raw(Box::new(content));
+    // SAFETY: as the caller promises; SQLite aligns files to 8 bytes.
+    unsafe { file.cast::<File<C>>().write(File { base: sqlite3_file { pMethods: methods }, content }) };
+    if !out_flags.is_null() {
+        // SAFETY: as the caller promises.
+        unsafe { *out_flags = flags };
+    }
+}
+
+/// Returns what the file holds.
+///
+/// # Safety
+/// `file` is one that `place::<C>` has opened, not closed yet. SQLite uses a file from one thread at a time, so no other
+/// reference to its content exists as long as the result is not kept beyond the method that SQLite called.
+pub(super) unsafe fn content<'a, C>(file: *mut sqlite3_file) -> &'a mut C {
+    // SAFETY: `File` is repr(C) and starts with the sqlite3_file; `content` is valid until xClose.
+    unsafe { &mut *(*file.cast::<File<C>>()).content }
+}
+
+/// The methods that all files have.
+pub(super) const fn methods<C: Content>() -> sqlite3_io_methods {
+    sqlite3_io_methods {
+        iVersion: 1,
+        xClose: Some(close::<C>),
+        xRead: Some(read::<C>),
+        xWrite: Some(write::<C>),
+        xTruncate: Some(truncate::<C>),
+        xSync: Some(sync),
+        xFileSize: Some(file_size::<C>),
+        xLock: Some(no_lock),
+        xUnlock: Some(no_lock),
+        xCheckReservedLock: Some(check_reserved_lock),
+        xFileControl: Some(no_file_control),
+        xSectorSize: None, // not asked for where neighbouring bytes stay as they are
+        xDeviceCharacteristics: Some(device_characteristics),
+        // Without it, SQLite takes WAL for impossible.
+        xShmMap: None,
+        xShmLock: None,
+        xShmBarrier: None,
+        xShmUnmap: None,
+        xFetch: None,
+        xUnfetch: None,
+    }
+}
+
+/// Runs what a method does. A panic ends here, as `code`: it must not cross the C interface.
+pub(super) fn guard(code: Code, work: impl FnOnce() -> Result<(), Code>) -> c_int {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => ffi::SQLITE_OK,
+        Ok(Err(code)) => code,
+        Err(_) => code,
+    }
+}
+
+/// Offsets and lengths that are never negative (sqlite3_io_methods gives none that is), nor beyond the address space.
+fn unsigned(number: impl TryInto<usize>) -> Result<usize, Code> {
+    number.try_into().map_err(|_| ffi::SQLITE_IOERR)
+}
+
+/// The bytes that a method reads or writes. None lies beyond the address space.
+fn region(offset: impl TryInto<usize>, amount: c_int) -> Result<Range<usize>, Code> {
+    let (start, len) = (unsigned(offset)?, unsigned(amount)?);
+    Ok(start..start.checked_add(len).ok_or(ffi::SQLITE_IOERR)?)
+}
+
+unsafe extern "C" fn close<C: Content>(file: *mut sqlite3_file) -> c_int {
+    guard(ffi::SQLITE_IOERR_CLOSE, || {
+        // SAFETY: `place` put it there, and SQLite closes a file once.
+        let content = unsafe { Box::from_raw((*file.cast::<File<C>>()).content) };
+        content.close();
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn read<C: Content>(
+    file: *mut sqlite3_file,
+    out: *mut c_void,
+    amount: c_int,
+    offset: sqlite3_int64,
+) -> c_int {
+    guard(ffi::SQLITE_IOERR_READ, || {
+        faults::check(Call::Read)?;
+        let region = region(offset, amount)?;
+        let mut out = out.cast::<u8>();
+        // SAFETY: SQLite gives its methods files that `place` opened and `close` has not closed.
+        let complete = unsafe { content::<C>(file) }.read(region.start, region.len(), |part| {
+            // SAFETY: xRead has a buffer of `amount` bytes, which is what the parts have together; it is SQLite's own.
+            unsafe {
+                ptr::copy_nonoverlapping(part.as_ptr(), out, part.len());
+                out = out.add(part.len());
+            }
+        });
+        // "If xRead() returns SQLITE_IOERR_SHORT_READ it must also fill in the unread portions of the buffer with zeros."
+        if complete { Ok(()) } else { Err(ffi::SQLITE_IOERR_SHORT_READ) }
+    })
+}
+
+unsafe extern "C" fn write<C: Content>(
+    file: *mut sqlite3_file,
+    data: *const c_void,
+    amount: c_int,
+    offset: sqlite3_int64,
+) -> c_int {
+    guard(ffi::SQLITE_IOERR_WRITE, || {
+        faults::check(Call::Write)?;
+        let region = region(offset, amount)?;
+        // SAFETY: xWrite has `amount` bytes to write.
+        let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), region.len()) };
+        // SAFETY: as in `read`.
+        unsafe { content::<C>(file) }.write(region.start, data)
+    })
+}
+
+unsafe extern "C" fn truncate<C: Content>(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
+    guard(ffi::SQLITE_IOERR_TRUNCATE, || {
+        faults::check(Call::Truncate)?;
+        // SAFETY: as in `read`.
+        unsafe { content::<C>(file) }.truncate(unsigned(size)?)
+    })
+}
+
+unsafe extern "C" fn sync(_: *mut sqlite3_file, _: c_int) -> c_int {
+    guard(ffi::SQLITE_IOERR_FSYNC, || faults::check(Call::Sync)) // memory needs none
+}
+
+unsafe extern "C" fn file_size<C: Content>(file: *mut sqlite3_file, size: *mut sqlite3_int64) -> c_int {
+    guard(ffi::SQLITE_IOERR_FSTAT, || {
+        faults::check(Call::Size)?;
+        // SAFETY: as in `read`.
+        let bytes = unsafe { content::<C>(file) }.size() as sqlite3_int64;
+        // SAFETY: xFileSize has an integer to write its answer to.
+        unsafe { *size = bytes };
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn no_lock(_: *mut sqlite3_file, _: c_int) -> c_int {
+    ffi::SQLITE_OK // SQLite locks databases only
+}
+
+unsafe extern "C" fn no_file_control(_: *mut sqlite3_file, _: c_int, _: *mut c_void) -> c_int {
+    ffi::SQLITE_NOTFOUND
+}
+
+unsafe extern "C" fn check_reserved_lock(_: *mut sqlite3_file, result: *mut c_int) -> c_int {
+    // SQLite asks in order to tell a journal in use from one that a crash has left. Neither is ever seen here.
+    // SAFETY: xCheckReservedLock has an int to write its answer to.
+    unsafe { *result = 0 };
+    ffi::SQLITE_OK
+}
+
+/// Of SQLite 3.48, so that not all bindings have it. Older versions of SQLite don't look at it.
+const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
+
+unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
+    // What holds of memory: writes happen in order, neighbouring bytes stay as they are, and any part of a page can be
+    // read. A write is atomic as well; but to say so changes the default page size where SQLite makes use of it.
+    ffi::SQLITE_IOCAP_SAFE_APPEND
+        | ffi::SQLITE_IOCAP_SEQUENTIAL
+        | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE
+        | SQLITE_IOCAP_SUBPAGE_READ
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_result_code() {
+        assert_eq!(guard(ffi::SQLITE_IOERR_READ, || panic!("in a method")), ffi::SQLITE_IOERR_READ);
+        assert_eq!(guard(ffi::SQLITE_IOERR_READ, || Err(ffi::SQLITE_BUSY)), ffi::SQLITE_BUSY);
+        assert_eq!(guard(ffi::SQLITE_IOERR_READ, || Ok(())), ffi::SQLITE_OK);
+    }
+
+    #[test]
+    fn negative_offsets_are_errors() {
+        assert_eq!(unsigned(-1), Err(ffi::SQLITE_IOERR));
+        assert_eq!(unsigned(7), Ok(7));
+    }
+
+    #[test]
+    fn no_region_wraps_around() {
+        assert_eq!(region(usize::MAX - 7, 7), Ok(usize::MAX - 7..usize::MAX));
+        assert_eq!(region(usize::MAX - 6, 7), Err(ffi::SQLITE_IOERR));
+        assert_eq!(region(-1, 7), Err(ffi::SQLITE_IOERR));
+        assert_eq!(region(0, -1), Err(ffi::SQLITE_IOERR));
+    }
+}

@@ -1,0 +1,257 @@
+//! The methods that SQLite calls on the VFS (`sqlite3_vfs`): engines and their journals by their names, and every other
+//! file by the default VFS.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::panic::catch_unwind;
+use std::ptr;
+use std::time::Duration;
+
+use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_vfs};
+
+use super::handle::Handle;
+use super::io_methods::guard;
+use super::mount::{self, FileName, Mount};
+use super::{NAME, database, external, journal, waiting};
+use crate::faults::{self, Call};
+
+/// The VFS: engines by their names, and every other file by the default VFS, which `pAppData` points to.
+pub(super) fn new_vfs(default: *mut sqlite3_vfs) -> sqlite3_vfs {
+    // SAFETY: `default` is registered, so it is valid, and what is read here is set before registration.
+    let (version, os_file, max_pathname) = unsafe { ((*default).iVersion, (*default).szOsFile, (*default).mxPathname) };
+    sqlite3_vfs {
+        iVersion: version.min(2),
+        szOsFile: os_file.max(database::SIZE.max(journal::SIZE) as c_int),
+        mxPathname: max_pathname,
+        pNext: ptr::null_mut(),
+        zName: NAME.as_ptr(),
+        pAppData: default.cast(),
+        xOpen: Some(open),
+        xDelete: Some(delete),
+        xAccess: Some(access),
+        xFullPathname: Some(full_pathname),
+        xDlOpen: Some(dl_open),
+        xDlError: Some(dl_error),
+        xDlSym: Some(dl_sym),
+        xDlClose: Some(dl_close),
+        xRandomness: Some(randomness),
+        xSleep: Some(sleep),
+        xCurrentTime: Some(current_time),
+        xGetLastError: Some(get_last_error),
+        xCurrentTimeInt64: Some(current_time_int64),
+        xSetSystemCall: None,
+        xGetSystemCall: None,
+        xNextSystemCall: None,
+    }
+}
+
+/// # Safety
+/// `vfs` is the one that `register` made.
+unsafe fn default_vfs(vfs: *mut sqlite3_vfs) -> *mut sqlite3_vfs {
+    // SAFETY: `new_vfs` put the default VFS there, and nobody changes it.
+    unsafe { (*vfs).pAppData.cast() }
+}
+
+/// Methods that are the default VFS's, called with that VFS.
+macro_rules! delegate {
+    ($($name:ident is $method:ident($($arg:ident: $type:ty),*) -> $result:ty, or $otherwise:expr;)*) => {$(
+        unsafe extern "C" fn $name(vfs: *mut sqlite3_vfs $(, $arg: $type)*) -> $result {
+            // SAFETY: SQLite calls a VFS's methods with that VFS.
+            let default = unsafe { default_vfs(vfs) };
+            // SAFETY: the default VFS is registered, so it is valid.
+            match unsafe { (*default).$method } {
+                // SAFETY: the arguments are those that SQLite gave for the same method.
+                Some(method) => unsafe { method(default $(, $arg)*) },
+                None => $otherwise,
+            }
+        }
+    )*};
+}
+
+type Symbol = Option<unsafe extern "C" fn(*mut sqlite3_vfs, *mut c_void, *const c_char)>;
+
+delegate! {
+    default_open is xOpen(name: *const c_char, file: *mut sqlite3_file, flags: c_int, out_flags: *mut c_int) -> c_int,
+        or ffi::SQLITE_CANTOPEN;
+    default_delete is xDelete(name: *const c_char, sync: c_int) -> c_int, or ffi::SQLITE_IOERR_DELETE;
+    default_access is xAccess(name: *const c_char, flags: c_int, result: *mut c_int) -> c_int, or ffi::SQLITE_IOERR;
+    default_full_pathname is xFullPathname(name: *const c_char, size: c_int, out: *mut c_char) -> c_int,
+        or ffi::SQLITE_CANTOPEN;
+    dl_open is xDlOpen(name: *const c_char) -> *mut c_void, or ptr::null_mut();
+    dl_error is xDlError(size: c_int, message: *mut c_char) -> (), or ();
+    dl_sym is xDlSym(library: *mut c_void, name: *const c_char) -> Symbol, or None;
+    dl_close is xDlClose(library: *mut c_void) -> (), or ();
+    randomness is xRandomness(size: c_int, out: *mut c_char) -> c_int, or 0;
+    default_sleep is xSleep(microseconds: c_int) -> c_int, or 0;
+    default_current_time is xCurrentTime(out: *mut f64) -> c_int, or ffi::SQLITE_ERROR;
+    get_last_error is xGetLastError(size: c_int, out: *mut c_char) -> c_int, or 0;
+    default_current_time_int64 is xCurrentTimeInt64(out: *mut sqlite3_int64) -> c_int, or ffi::SQLITE_ERROR;
+}
+
+/// What SQLite's own busy handler (`sqlite3_busy_timeout`) does between two looks. Where an engine's connection called it, that
+/// waits in the engine's queue instead.
+unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
+    let time = Duration::from_micros(u64::try_from(microseconds).unwrap_or_default());
+    if catch_unwind(|| waiting::sleep(time)).unwrap_or_default() {
+        return microseconds;
+    }
+    // SAFETY: SQLite's own arguments.
+    unsafe { default_sleep(vfs, microseconds) }
+}
+
+unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
+    external::ask();
+    // SAFETY: SQLite's own arguments.
+    unsafe { default_current_time(vfs, out) }
+}
+
+unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
+    external::ask();
+    // SAFETY: SQLite's own arguments.
+    unsafe { default_current_time_int64(vfs, out) }
+}
+
+/// What a file name means.
+///
+/// # Safety
+/// `name` is NULL or a C string.
+unsafe fn parse(name: *const c_char) -> FileName {
+    if name.is_null() {
+        return FileName::Other; // a temporary file
+    }
+    // SAFETY: as the caller promises.
+    FileName::parse(unsafe { CStr::from_ptr(name) }.to_bytes())
+}
+
+unsafe extern "C" fn open(
+    vfs: *mut sqlite3_vfs,
+    name: *const c_char,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> c_int {
+    // SAFETY: `file` is szOsFile bytes that are ours to initialise. Where opening fails, "xOpen should set pMethods to
+    // NULL" so that SQLite does not call xClose.
+    unsafe { (*file).pMethods = ptr::null() };
+    // SAFETY: sqlite3_vfs says that the name is NULL or a C string.
+    match unsafe { parse(name) } {
+        // SAFETY: SQLite's own arguments, with the name of a database file if the flags say so.
+        FileName::Database(id) => unsafe { open_engine(id, name, file, flags, out_flags) },
+        FileName::SuperJournal if flags & ffi::SQLITE_OPEN_SUPER_JOURNAL != 0 => {
+            // SAFETY: SQLite's own arguments; the name is a C string, as above.
+            unsafe { journal::open_super(CStr::from_ptr(name), file, flags, out_flags) }
+        }
+        FileName::Beside if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 => {
+            // SAFETY: SQLite's own arguments.
+            unsafe { journal::open(file, flags, out_flags) }
+        }
+        // A database or a WAL of such a name would be nobody's but the connection's.
+        FileName::SuperJournal | FileName::Beside => ffi::SQLITE_CANTOPEN,
+        // SAFETY: only a database file's name has URI parameters, and `flags` says that it is one.
+        FileName::Other if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { asks_for_an_engine(name) } => {
+            ffi::SQLITE_CANTOPEN
+        }
+        FileName::Other => {
+            if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
+                external::ask(); // it is attached
+            }
+            // SAFETY: SQLite's own arguments; szOsFile is large enough for the default VFS's file.
+            unsafe { default_open(vfs, name, file, flags, out_flags) }
+        }
+    }
+}
+
+/// # Safety
+/// The arguments are xOpen's.
+unsafe fn open_engine(
+    id: u64,
+    name: *const c_char,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> c_int {
+    guard(ffi::SQLITE_CANTOPEN, || {
+        // SAFETY: only for a database file does SQLite give a name with URI parameters, and only then are they read.
+        let can_serve = flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { takes_locks(name) };
+        if !can_serve {
+            return Err(ffi::SQLITE_CANTOPEN);
+        }
+        let mount = Mount::find(id).ok_or(ffi::SQLITE_CANTOPEN).inspect_err(|_| mount::report_gone(id))?;
+        faults::check(Call::Open)?;
+        let handle = Handle::new(mount, flags & ffi::SQLITE_OPEN_READONLY != 0);
+        // SAFETY: SQLite's own arguments; szOsFile is large enough.
+        unsafe { database::open(handle, file, flags, out_flags) };
+        Ok(())
+    })
+}
+
+/// Whether the connection is going to lock the database as it should; without locks its reads would be of no one commit.
+///
+/// # Safety
+/// `name` is what xOpen was given for a database file.
+unsafe fn takes_locks(name: *const c_char) -> bool {
+    // SAFETY: sqlite3_uri_boolean takes the name that xOpen was given.
+    [c"nolock", c"immutable"].iter().all(|key| unsafe { ffi::sqlite3_uri_boolean(name, key.as_ptr(), 0) } == 0)
+}
+
+/// Whether the URI itself names this VFS, so that the name was meant to be an engine's. (An ATTACH without `vfs=` comes
+/// here too, for it uses the VFS of the main database.)
+///
+/// # Safety
+/// `name` is what xOpen was given for a database file.
+unsafe fn asks_for_an_engine(name: *const c_char) -> bool {
+    if name.is_null() {
+        return false;
+    }
+    // SAFETY: sqlite3_uri_parameter takes the name that xOpen was given.
+    let vfs = unsafe { ffi::sqlite3_uri_parameter(name, c"vfs".as_ptr()) };
+    // SAFETY: not NULL, so it is a C string that lives as long as the name.
+    !vfs.is_null() && unsafe { CStr::from_ptr(vfs) } == NAME
+}
+
+unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_int) -> c_int {
+    // SAFETY: sqlite3_vfs says that the name is a C string.
+    match unsafe { parse(name) } {
+        // SAFETY: SQLite's own arguments.
+        FileName::Other => unsafe { default_delete(vfs, name, sync) },
+        FileName::SuperJournal => guard(ffi::SQLITE_IOERR_DELETE, || {
+            faults::check(Call::Delete)?;
+            // SAFETY: as above.
+            mount::remove_super_journal(unsafe { CStr::from_ptr(name) });
+            faults::past_undoing();
+            Ok(())
+        }),
+        // A journal is gone when it is closed.
+        FileName::Database(_) | FileName::Beside => guard(ffi::SQLITE_IOERR_DELETE, || faults::check(Call::Delete)),
+    }
+}
+
+unsafe extern "C" fn access(vfs: *mut sqlite3_vfs, name: *const c_char, flags: c_int, result: *mut c_int) -> c_int {
+    // SAFETY: sqlite3_vfs says that the name is a C string.
+    let exists = match unsafe { parse(name) } {
+        // SAFETY: SQLite's own arguments.
+        FileName::Other => return unsafe { default_access(vfs, name, flags, result) },
+        FileName::Database(id) => Mount::find(id).is_some(),
+        // SAFETY: as above.
+        FileName::SuperJournal => mount::is_super_journal(unsafe { CStr::from_ptr(name) }),
+        FileName::Beside => false, // so that no journal is ever taken for one that a crash has left
+    };
+    // SAFETY: xAccess has an int to write its answer to.
+    unsafe { *result = c_int::from(exists) };
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn full_pathname(vfs: *mut sqlite3_vfs, name: *const c_char, size: c_int, out: *mut c_char) -> c_int {
+    // SAFETY: sqlite3_vfs says that the name is a C string.
+    if let FileName::Other = unsafe { parse(name) } {
+        // SAFETY: SQLite's own arguments.
+        return unsafe { default_full_pathname(vfs, name, size, out) };
+    }
+    // SAFETY: as above; and not NULL, or it would have been `Other`.
+    let name = unsafe { CStr::from_ptr(name) }.to_bytes_with_nul();
+    if name.len() > size as usize {
+        return ffi::SQLITE_CANTOPEN;
+    }
+    // SAFETY: the name with its NUL fits into the `size` bytes of `out`, which is SQLite's own buffer, not the name.
+    unsafe { ptr::copy_nonoverlapping(name.as_ptr().cast(), out, name.len()) };
+    ffi::SQLITE_OK
+}

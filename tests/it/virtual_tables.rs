@@ -1,0 +1,56 @@
+//! What virtual tables keep in memory of one test is not what the next test sees.
+
+use rusqlite_fixtures::rusqlite::Connection;
+use rusqlite_fixtures::{Engine, Template};
+
+const SCHEMA: &str = "
+    CREATE VIRTUAL TABLE note USING fts5 (text);
+    INSERT INTO note VALUES ('a b'), ('a a a'), ('b')";
+
+/// FTS5 keeps how it ranks in memory, with a number of its own by which it tells whether that is out of date.
+fn rank_by(connection: &Connection, weight: u32) {
+    connection.execute("INSERT INTO note (note, rank) VALUES ('rank', ?1)", [format!("bm25({weight})")]).unwrap();
+}
+
+fn rank(connection: &Connection) -> f64 {
+    let sql = "SELECT rank FROM note WHERE note MATCH 'a' ORDER BY rank LIMIT 1";
+    connection.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+fn rank_in_new(engine: &Engine) -> f64 {
+    rank(&engine.connect().unwrap())
+}
+
+#[test]
+fn a_setting_that_is_rolled_back_does_not_stay() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("virtual-rolled-back");
+    let engine = TEMPLATE.engine().unwrap();
+    let work = engine.unit_of_work().unwrap();
+    rank_by(&work, 100);
+    let other = rank(&work);
+    drop(work);
+    assert_ne!(rank_in_new(&engine), other);
+    assert_eq!(rank(&engine.unit_of_work().unwrap()), rank_in_new(&engine));
+}
+
+#[test]
+fn a_setting_that_another_connection_has_read_does_not_stay() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("virtual-read");
+    for restores in [false, true] {
+        let used = TEMPLATE.engine().unwrap();
+        let (setting, reading) = (used.connect().unwrap(), used.pooled_connection().unwrap());
+        rank_by(&setting, 100);
+        assert_eq!(rank(&reading), rank(&setting));
+        drop((setting, reading));
+        let engine = if restores {
+            used.reset().unwrap();
+            used
+        } else {
+            drop(used);
+            TEMPLATE.engine().unwrap()
+        };
+        assert_eq!(rank(&engine.pooled_connection().unwrap()), rank_in_new(&engine));
+        rank_by(&engine.connect().unwrap(), 7);
+        assert_eq!(rank(&engine.pooled_connection().unwrap()), rank_in_new(&engine), "the number is the same again");
+    }
+}
