@@ -15,10 +15,10 @@ mod first_test {
     use rusqlite_fixtures::rusqlite::{Connection, Result};
     use rusqlite_fixtures::{PooledConnection, Template, UnitOfWork};
 
-    // Or include_str!("schema.sql").
     static BANK: Template =
         Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT UNIQUE)")
             .seed("INSERT INTO account (owner) VALUES ('Ada'), ('Grace')");
+
     // The code under test takes a connection, and knows nothing of this crate.
     fn open_account(connection: &Connection, owner: &str) -> Result<i64> {
         connection.execute("INSERT INTO account (owner) VALUES (?1)", [owner])?;
