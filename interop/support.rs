@@ -21,27 +21,39 @@ pub fn run_test_that_panics(test: impl FnOnce() + Send + 'static) {
     assert_eq!(payload.downcast_ref(), Some(&"as a failed assertion does"));
 }
 
-/// Evaluates the expression, which the README must have word for word.
+/// Evaluates the expression, which must stand in docs/other-libraries.md word for word.
 macro_rules! readme {
     ($line:expr) => {{
-        $crate::support::assert_is_in_readme(stringify!($line));
+        $crate::support::assert_is_documented(stringify!($line));
         $line
     }};
 }
 pub(crate) use readme;
 
-pub fn assert_is_in_readme(line: &str) {
+pub fn assert_is_documented(line: &str) {
     let line = one_spaced(line);
-    assert!(readme_lines().contains(&line), "README.md, \"Beside other libraries\", does not have `{line}`");
+    assert!(documented_lines().contains(&line), "docs/other-libraries.md does not have `{line}`");
 }
 
-/// The README and the calls of the macro in all groups have the same lines.
+/// The documented lines, and the macro's in all groups, are the same.
 #[test]
-fn every_line_of_the_readme_is_tested() {
+fn every_documented_line_is_tested() {
     let sources: String = ["39", "40"].iter().flat_map(|group| sources(group)).collect();
     let sources = one_spaced(&sources);
-    for line in readme_lines() {
+    for line in documented_lines() {
         assert!(sources.contains(&format!("readme!({line})")), "no test in interop/ has `{line}`");
+    }
+}
+
+/// The README has two of the lines, in its text.
+#[test]
+fn the_lines_of_the_readme_are_documented() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+    let in_backticks = readme.split('`').skip(1).step_by(2).filter(|code| code.contains("(engine.uri())"));
+    let lines: Vec<&str> = in_backticks.collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for line in lines {
+        assert_is_documented(line);
     }
 }
 
@@ -50,12 +62,11 @@ fn sources(group: &str) -> Vec<String> {
     fs::read_dir(folder).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect()
 }
 
-/// Returns the code in the second column of the tables under "Beside other libraries".
-fn readme_lines() -> Vec<String> {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
-    let section = readme.split("\n## ").find(|section| section.starts_with("Beside other libraries")).unwrap();
-    let lines: Vec<String> = section.lines().filter_map(code_of_row).collect();
-    assert!(lines.len() >= 9, "{lines:?}");
+/// The code in the second column of the tables.
+fn documented_lines() -> Vec<String> {
+    let chapter = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/other-libraries.md")).unwrap();
+    let lines: Vec<String> = chapter.lines().filter_map(code_of_row).collect();
+    assert!(lines.len() >= 11, "{lines:?}");
     lines
 }
 

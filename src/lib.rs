@@ -15,6 +15,7 @@ pub mod faults;
 mod faults;
 #[cfg(feature = "fixtures")]
 pub mod fixtures;
+pub mod guide;
 #[cfg(feature = "hammer")]
 pub mod hammer;
 #[cfg_attr(

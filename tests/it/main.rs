@@ -7,6 +7,7 @@ mod edited_schema;
 mod errors;
 mod file_controls;
 mod fixtures;
+mod guide;
 mod hammer;
 mod lifetime;
 mod operations;

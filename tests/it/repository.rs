@@ -20,8 +20,10 @@ fn the_changelog_begins_with_this_version() {
 #[test]
 fn the_readme_links_to_addresses() {
     let readme = read("README.md");
-    let targets: Vec<&str> = readme.split("](").skip(1).collect();
-    assert!(!targets.is_empty());
+    let lines = readme.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: "));
+    let references = lines.filter(|(name, _)| !name.contains(']')).map(|(_, target)| target);
+    let targets: Vec<&str> = readme.split("](").skip(1).chain(references).collect();
+    assert!(targets.len() > 10, "{targets:?}");
     for target in targets {
         assert!(target.starts_with("https://"), "{:?}", target.lines().next());
     }
@@ -31,10 +33,11 @@ fn the_readme_links_to_addresses() {
 #[test]
 fn blocks_of_code_in_the_documentation_are_not_too_wide() {
     const COLUMNS: usize = 88;
-    let markdown = ["README.md", "DESIGN.md", "CHANGELOG.md"].map(|path| (path.to_owned(), read(path)));
+    let markdown = files_in("").into_iter().chain(files_in("docs")).filter(|path| path.ends_with(".md"));
+    let markdown = markdown.map(|path| (path.clone(), read(&path)));
     let comments = source_files().into_iter().map(|path| (path.clone(), doc_comments(&read(&path))));
     let mut lines = 0;
-    for (path, text) in markdown.into_iter().chain(comments) {
+    for (path, text) in markdown.chain(comments) {
         for (number, line) in lines_of_code(&text) {
             assert!(line.chars().count() <= COLUMNS, "{path}:{number} is wider than {COLUMNS} columns: {line}");
             lines += 1;
@@ -69,6 +72,13 @@ fn unsafe_code_is_where_the_design_says() {
     for path in source_files().iter().filter(|path| !is_allowed(path)) {
         assert!(!read(path).contains("unsafe_code"), "{path}");
     }
+}
+
+/// The files of a folder, and not of those in it.
+fn files_in(folder: &str) -> Vec<String> {
+    let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap().map(Result::unwrap);
+    let names = files.filter(|file| file.path().is_file()).map(|file| file.file_name().into_string().unwrap());
+    names.map(|name| if folder.is_empty() { name } else { format!("{folder}/{name}") }).collect()
 }
 
 /// The files of `src`, from the repository's root on.

@@ -1,0 +1,38 @@
+//! The guide: a chapter for each part of the crate.
+//!
+//! | chapter | what is in it |
+//! | --- | --- |
+//! | [`templates`] | recipes for databases, fixtures by hand, images that processes share |
+//! | [`isolation`] | what a test may leave behind, shared engines, what differs from a file |
+//! | [`concurrency`] | the hammer: races, pauses, reports; how to find and prevent lost updates |
+//! | [`property_tests`] | a database for each case; operations and transactions with a model |
+//! | [`faults`] | tests of what code does when SQLite fails |
+//! | [`other_libraries`] | sqlx, sea-orm, diesel, r2d2, tokio-rusqlite and others; async |
+//! | [`runners`] | cargo-nextest, CI, several machines, debug builds |
+//! | [`errors`] | when something fails: each message, and what to do |
+//!
+//! The modules are empty: they hold the text of `docs` in the repository.
+
+#[doc = include_str!("../docs/templates.md")]
+pub mod templates {}
+
+#[doc = include_str!("../docs/isolation.md")]
+pub mod isolation {}
+
+#[doc = include_str!("../docs/concurrency.md")]
+pub mod concurrency {}
+
+#[doc = include_str!("../docs/property-tests.md")]
+pub mod property_tests {}
+
+#[doc = include_str!("../docs/faults.md")]
+pub mod faults {}
+
+#[doc = include_str!("../docs/other-libraries.md")]
+pub mod other_libraries {}
+
+#[doc = include_str!("../docs/runners.md")]
+pub mod runners {}
+
+#[doc = include_str!("../docs/errors.md")]
+pub mod errors {}

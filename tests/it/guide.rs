@@ -1,0 +1,193 @@
+//! What the README and the guide (`docs`) show: tests that a doctest would compile and not run, and links.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+fn read(path: &str) -> String {
+    fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+// Not formatted: it is as narrow as the README.
+#[rustfmt::skip]
+mod first_test {
+    use rstest::rstest;
+    use rusqlite_fixtures::fixtures::{fresh_connection, fresh_unit_of_work};
+    use rusqlite_fixtures::rusqlite::{Connection, Result};
+    use rusqlite_fixtures::{PooledConnection, Template, UnitOfWork};
+
+    static BANK: Template =
+        Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT UNIQUE)")
+            .seed("INSERT INTO account (owner) VALUES ('Ada'), ('Grace')");
+
+    // The code under test takes a connection, and knows nothing of this crate.
+    fn open_account(connection: &Connection, owner: &str) -> Result<i64> {
+        connection.execute("INSERT INTO account (owner) VALUES (?1)", [owner])?;
+        Ok(connection.last_insert_rowid())
+    }
+
+    #[rstest]
+    fn accounts_are_numbered(#[with(&BANK)] fresh_unit_of_work: UnitOfWork) {
+        assert_eq!(open_account(&fresh_unit_of_work, "Barbara"), Ok(3));
+        fresh_unit_of_work.commit().unwrap(); // or drop it, to roll back
+    }
+
+    #[rstest]
+    fn owners_are_unique(#[with(&BANK)] mut fresh_connection: PooledConnection) {
+        let transaction = fresh_connection.transaction().unwrap(); // as in rusqlite
+        assert!(open_account(&transaction, "Ada").is_err());
+    }
+}
+
+#[rustfmt::skip]
+mod fixtures_by_hand {
+    use rstest::{fixture, rstest};
+    use rusqlite_fixtures::fixtures::{fresh_connection, memory_engine};
+    use rusqlite_fixtures::rusqlite::{Connection, Result};
+    use rusqlite_fixtures::{Engine, PooledConnection, Template};
+
+    const SCHEMA: &str = "
+        CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT NOT NULL UNIQUE);
+    ";
+
+    static BANK: Template =
+        Template::sql(SCHEMA).seed("INSERT INTO account (owner) VALUES ('Ada'), ('Grace')");
+
+    fn open_account(connection: &Connection, owner: &str) -> Result<i64> {
+        connection.execute("INSERT INTO account (owner) VALUES (?1)", [owner])?;
+        Ok(connection.last_insert_rowid())
+    }
+
+    #[rstest]
+    #[case("Ada")]
+    #[case("Grace")]
+    fn owners_are_unique(
+        #[with(&BANK)] mut fresh_connection: PooledConnection,
+        #[case] owner: &str,
+    ) {
+        let transaction = fresh_connection.transaction().unwrap(); // as in rusqlite
+        assert!(open_account(&transaction, owner).is_err());
+    }
+
+    #[fixture]
+    fn bank() -> Engine {
+        BANK.new_engine().unwrap()
+    }
+
+    #[rstest]
+    fn all_or_nothing(bank: Engine) {
+        let result = bank.transaction(|work| {
+            open_account(work, "Barbara")?;
+            open_account(work, "Barbara")?;
+            Ok(())
+        });
+        assert!(result.is_err());
+        let work = bank.unit_of_work().unwrap();
+        let count = work.query_row("SELECT count(*) FROM account", [], |row| row.get(0));
+        assert_eq!(count, Ok(2));
+    }
+
+    #[rstest]
+    fn on_a_shared_engine(#[with("file:bank?mode=memory", &BANK)] memory_engine: Engine) {
+        assert_eq!(memory_engine, Engine::shared("file:bank?mode=memory").unwrap());
+    }
+}
+
+#[test]
+fn the_tests_above_are_those_of_the_documentation() {
+    let source = without_spaces(include_str!("guide.rs"));
+    for (path, tests) in [("README.md", 2), ("docs/templates.md", 3)] {
+        let text = read(path);
+        let shown: Vec<&str> = blocks_of_code(&text).into_iter().filter(|block| block.contains("#[rstest]")).collect();
+        assert_eq!(shown.concat().matches("#[rstest]").count(), tests, "{path}");
+        for block in shown {
+            let lines: String = block.lines().filter(|line| !line.starts_with("# ")).collect();
+            assert!(source.contains(&without_spaces(&lines)), "{path} shows a test that is not here:\n{block}");
+        }
+    }
+}
+
+/// What stands between lines of three backticks, in blocks of Rust.
+fn blocks_of_code(text: &str) -> Vec<&str> {
+    let blocks = text.split("\n```").skip(1).step_by(2);
+    blocks.filter_map(|block| block.strip_prefix("rust\n").or(block.strip_prefix('\n'))).collect()
+}
+
+fn without_spaces(text: &str) -> String {
+    text.split_whitespace().collect()
+}
+
+#[test]
+fn the_readme_fits_on_200_lines() {
+    assert!(read("README.md").lines().count() <= 200);
+}
+
+#[test]
+fn the_readme_and_the_table_of_contents_link_to_every_chapter() {
+    let (readme, contents) = (read("README.md"), read("src/guide.rs"));
+    let chapters = fs::read_dir(format!("{}/docs", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let chapters: Vec<String> = chapters.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(chapters.len() >= 8, "{chapters:?}");
+    for file in &chapters {
+        let module = file.strip_suffix(".md").unwrap().replace('-', "_");
+        let included = format!("#[doc = include_str!(\"../docs/{file}\")]\npub mod {module} {{}}");
+        assert!(contents.contains(&included), "src/guide.rs does not include docs/{file}");
+        assert!(
+            contents.contains(&format!("//! | [`{module}`] |")),
+            "the table in src/guide.rs has no row for {module}"
+        );
+        let address = format!("rusqlite_fixtures/guide/{module}/index.html\n");
+        assert!(readme.contains(&address), "README.md has no link to {module}");
+    }
+}
+
+/// A reference without its address is shown as it is written.
+#[test]
+fn each_reference_of_the_readme_has_an_address() {
+    let readme = read("README.md");
+    let defined: BTreeSet<&str> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix('[')?.split_once("]: https://").map(|(name, _)| name))
+        .collect();
+    assert!(defined.len() > 10, "{defined:?}");
+    for name in &defined {
+        let uses = readme.matches(&format!("[{name}]")).count();
+        assert!(uses > 1, "{name} has an address, and nothing links to it");
+    }
+    for used in readme.split("][").skip(1).map(|rest| rest.split(']').next().unwrap()) {
+        assert!(defined.contains(used), "[{used}] has no address");
+    }
+}
+
+/// The headings in `docs/errors.md` that are a message of this crate's.
+#[test]
+fn the_messages_that_the_guide_explains_are_those_of_the_code() {
+    const OF_SQLITE: [&str; 4] = [
+        "database is locked",
+        "cannot start a transaction within a transaction",
+        "unable to open database file",
+        "no such table",
+    ];
+    let sources = [
+        "src/error.rs",
+        "src/content/refusal.rs",
+        "src/content/origin.rs",
+        "src/template/image/mod.rs",
+        "src/template/image/lock.rs",
+    ];
+    let sources = without_spaces(&sources.map(read).concat()).replace('\\', "");
+    let errors = read("docs/errors.md");
+    let headings = errors.lines().filter_map(|line| line.strip_prefix("# `")?.strip_suffix('`'));
+    let messages: Vec<&str> = headings.filter(|heading| !OF_SQLITE.contains(heading)).collect();
+    assert!(messages.len() >= 7, "{messages:?}");
+    for message in messages {
+        // What stands in braces in the code.
+        let names = ["5.0s", "thread … in", "line 4", "the template at …", "the shared engine …", "process …"];
+        let message = names.iter().fold(message.to_owned(), |message, name| message.replace(name, "…"));
+        for part in message.split(['…', ':']).filter(|part| part.len() > 12) {
+            assert!(
+                sources.contains(&without_spaces(part)),
+                "docs/errors.md explains {message:?}; no source has {part:?}"
+            );
+        }
+    }
+}
