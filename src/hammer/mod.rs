@@ -64,7 +64,7 @@
 //!
 //! let hammer = Hammer::new().threads(4).rounds(10).pause_at(SLOT_ASKED, Pause::for_all());
 //! let report = hammer.clone().run_each(
-//!     |_round| COUNTER.engine().unwrap(),
+//!     |_round| COUNTER.new_engine().unwrap(),
 //!     |_worker, engine: &Engine| Ok(increment(&engine.connect()?)?),
 //! );
 //! report.assert_no_failures();
@@ -73,7 +73,7 @@
 //!
 //! // In an immediate transaction, each thread sees what the one before has written.
 //! let report = hammer.run_each(
-//!     |_round| COUNTER.engine().unwrap(),
+//!     |_round| COUNTER.new_engine().unwrap(),
 //!     |_worker, engine: &Engine| Ok(engine.transaction(|work| increment(work))?),
 //! );
 //! let counted: Vec<_> = report.distinct_values().map(|(_, times)| times).collect();
