@@ -47,7 +47,7 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 ///
 /// An `Engine` is a handle. A clone is another handle on the same database; two handles are equal if they are on the same
 /// database. The database is freed with its last handle and last connection.
-/// ([`MEMORY_ENGINES`](crate::MEMORY_ENGINES) holds a handle on each shared engine.)
+/// ([`MEMORY_ENGINES`] holds a handle on each shared engine.)
 ///
 /// Readers never wait and never see half of a commit: each transaction reads the content that was committed when it began
 /// to read. Writers take turns, in order of arrival. Transactions are SERIALIZABLE: a transaction that has read, and then
