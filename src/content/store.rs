@@ -604,4 +604,32 @@ mod tests {
         store.restore(&before);
         assert!(store.current().ptr_eq(&before));
     }
+
+    #[test]
+    fn a_waiter_that_leaves_ends_an_expired_reservation() {
+        let (store, reader, first, second) = (store(), Token::new(), Token::new(), Token::new());
+        let mut state = store.lock();
+        state.acquire(&reservation(reader, FOR_EVER), None).unwrap();
+        let [first, _] = [first, second].map(|token| enqueue(&mut state, &claim(token, None)));
+        state.acquire(&reservation(reader, Duration::ZERO), None).unwrap(); // it expires now
+        state.slot.leave_queue(first);
+        assert_eq!(stage_of_first(&state), Stage::Called);
+    }
+
+    /// Only the last waiter looks for expired reservations.
+    #[test]
+    fn when_the_last_waiter_leaves_the_one_before_looks_for_expired_reservations() {
+        let (store, reader, first, last) = (store(), Token::new(), Token::new(), Token::new());
+        acquire(&store, &reservation(reader, Duration::from_millis(100))).unwrap();
+        thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                let start = Instant::now();
+                acquire(&store, &claim(first, None)).map(|()| start.elapsed())
+            });
+            until_queued(&store, 1);
+            assert!(store.acquire(&claim(last, None), Place::new(), Duration::from_millis(1)).is_err());
+            let waited = first.join().unwrap().expect("the reservation expires");
+            assert!(waited < FOR_EVER / 2, "it slept for {waited:?}");
+        });
+    }
 }

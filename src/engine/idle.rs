@@ -227,4 +227,18 @@ mod tests {
         idle.push(8);
         assert_eq!((idle.pop(), used(budget)), (None, 0));
     }
+
+    /// The list is shortened when it has become long.
+    #[test]
+    fn an_engine_with_idle_items_stays_in_the_list() {
+        let budget = budget(4, 10);
+        let first = Idle::new(budget, vec![1, 2, 3, 4, 5]);
+        let kept = Idle::new(budget, vec![]);
+        kept.push(6); // more than half of the budget, so it is listed
+        for item in 0..1_000 {
+            Idle::new(budget, vec![]).push(item);
+        }
+        assert_eq!(budget.evict(), Some(6));
+        assert_eq!((first.take().len(), used(budget)), (5, 0));
+    }
 }

@@ -68,6 +68,29 @@ fn a_snapshot_in_another_encoding_is_refused() {
     Engine::new().restore(&other.snapshot()).unwrap();
 }
 
+/// A database without tables has no encoding yet, but connections may have read another one before.
+#[test]
+fn an_encoding_is_remembered_while_the_database_has_none() {
+    let (engine, undecided) = (Engine::new(), Engine::new());
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("PRAGMA encoding = 'UTF-16le'; CREATE TABLE note (text)").unwrap();
+    undecided.connect().unwrap().execute_batch("PRAGMA user_version = 7").unwrap();
+    engine.restore(&undecided.snapshot()).unwrap();
+    assert_eq!(number(&connection, "PRAGMA user_version"), 7);
+    let error = engine.restore(&engine_with_entries(&[(1, 1)]).snapshot()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OtherEncoding);
+}
+
+/// SQLite ignores the number of pages in the header if it was not written by the latest change.
+#[test]
+fn a_page_count_that_is_out_of_date_is_ignored() {
+    let mut bytes = engine_with_entries(&[(1, 1)]).snapshot().to_bytes();
+    bytes[28..32].copy_from_slice(&1_000u32.to_be_bytes());
+    assert!(Snapshot::from_bytes(bytes.clone()).is_err(), "it has fewer pages");
+    bytes[92..96].copy_from_slice(&0u32.to_be_bytes()); // version-valid-for
+    assert_eq!(entries(&Snapshot::from_bytes(bytes).unwrap().new_engine().connect().unwrap()), [(1, 1)]);
+}
+
 #[test]
 fn a_snapshot_from_bytes_is_the_same_database() {
     let engine = engine_with_entries(&[(1, 1)]);

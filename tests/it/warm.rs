@@ -60,6 +60,20 @@ fn a_connection_that_was_opened_on_other_content_is_not_reused() {
     assert!(!is_warm(&TEMPLATE));
 }
 
+/// Connections that must be closed neither keep the engine from being reused nor take the place of the others.
+#[test]
+fn an_engine_is_reused_beside_many_connections_that_are_not() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-some");
+    let engine = TEMPLATE.new_engine().unwrap();
+    let reusable = engine.pooled_connection().unwrap();
+    reusable.execute("INSERT INTO account (owner) VALUES ('Edsger')", []).unwrap();
+    let others: Vec<_> = (0..10).map(|_| engine.pooled_connection().unwrap()).collect();
+    drop(others);
+    drop(reusable); // it is idle behind the others
+    drop(engine);
+    assert!(is_warm(&TEMPLATE));
+}
+
 /// A reset would return it to the content that it was created with, which is not the template's.
 #[test]
 fn a_fork_does_not_become_an_engine_of_the_template() {

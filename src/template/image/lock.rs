@@ -309,4 +309,19 @@ mod tests {
             assert_eq!((waits_for(&a), waits_for(&b)), (None, None));
         });
     }
+
+    #[test]
+    fn a_circle_counts_from_when_it_was_seen_without_a_gap() {
+        let (_folder, [a, b, c]) = folder_with_files();
+        let _own = LockFile::acquire(&a, FOR_EVER).unwrap().unwrap();
+        let note = |waits_for: &Path| std::fs::write(&b, Note { process: 1, waits_for: name(waits_for) }.to_string());
+        let mut wait = Wait::begin(&b);
+        wait.circle_since = Instant::now().checked_sub(2 * CERTAIN_AFTER);
+        note(&a).unwrap();
+        assert!(wait.is_in_circle(), "for long");
+        note(&c).unwrap();
+        assert!(!wait.is_in_circle());
+        note(&a).unwrap();
+        assert!(!wait.is_in_circle(), "it has just begun");
+    }
 }
