@@ -620,14 +620,15 @@ mod tests {
     #[test]
     fn when_the_last_waiter_leaves_the_one_before_looks_for_expired_reservations() {
         let (store, reader, first, last) = (store(), Token::new(), Token::new(), Token::new());
-        acquire(&store, &reservation(reader, Duration::from_millis(100))).unwrap();
+        acquire(&store, &reservation(reader, Duration::from_millis(300))).unwrap();
         thread::scope(|scope| {
             let first = scope.spawn(|| {
                 let start = Instant::now();
                 acquire(&store, &claim(first, None)).map(|()| start.elapsed())
             });
             until_queued(&store, 1);
-            assert!(store.acquire(&claim(last, None), Place::new(), Duration::from_millis(1)).is_err());
+            // For long enough that the first sees that it is not the last.
+            assert!(store.acquire(&claim(last, None), Place::new(), Duration::from_millis(60)).is_err());
             let waited = first.join().unwrap().expect("the reservation expires");
             assert!(waited < FOR_EVER / 2, "it slept for {waited:?}");
         });

@@ -220,6 +220,25 @@ fn a_key_shared_by_two_functions_at_one_place_is_not_trusted() {
     }
 }
 
+/// The function that sets up a connection runs before the steps of a build, and may write.
+#[test]
+fn a_key_shared_by_two_setups_at_one_place_is_not_trusted() {
+    macro_rules! templates {
+        ($($name:ident makes $sql:literal;)*) => {$(
+            static $name: Template =
+                Template::empty().on_connect(|connection| Ok(connection.execute_batch($sql)?)).key("set up twice");
+        )*};
+    }
+    templates! {
+        ONE makes "CREATE TABLE IF NOT EXISTS one (id)";
+        TWO makes "CREATE TABLE IF NOT EXISTS two (id)";
+    }
+    for (template, table) in [(&ONE, "one"), (&TWO, "two")] {
+        let names = "SELECT group_concat(name) FROM sqlite_schema";
+        assert_eq!(text(&template.unit_of_work().unwrap(), names), table);
+    }
+}
+
 /// The build of `A` asks for `B`, which is based on `A`, and gets an error. Once `A` is built, `B` can be built.
 #[test]
 fn a_template_that_was_refused_within_a_build_can_be_built_later() {
