@@ -147,13 +147,13 @@ fn linger() {
     thread::sleep(Duration::from_millis(100));
 }
 
-/// On threads of one process, `#[serial]` separates tests that commit to the same engine.
+/// On threads of one process, `#[serial]` separates tests that commit to the same engine. It does not separate processes.
 #[rstest]
 #[case(1)]
 #[case(2)]
 #[serial(fixtures_serial)]
 fn serial_tests_do_not_overlap(#[with("file:fixtures-serial?mode=memory")] memory_engine: Engine, #[case] case: i64) {
-    let alone = Section::of("serial").enter(|| {
+    let alone = Section::of(&format!("serial-{}", std::process::id())).enter(|| {
         let connection = memory_engine.connect().unwrap();
         connection.execute_batch("CREATE TABLE entry (id)").unwrap();
         connection.execute("INSERT INTO entry VALUES (?1)", [case]).unwrap();
