@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, mpsc};
 use std::thread;
 
+use rusqlite_fixtures::hammer::{Hammer, REGISTRY_CREATED, REGISTRY_CREATING};
 use rusqlite_fixtures::{DatabaseUrl, Engine, Error, ErrorKind, MEMORY_ENGINES, MemoryEngines, Result};
 
 fn url(name: &str) -> DatabaseUrl {
@@ -127,4 +128,25 @@ fn shared_engines_come_from_the_registry_of_the_process() {
     assert_eq!(Engine::shared("file:/the%20registry?vfs=memdb").unwrap(), engine);
     let described = format!("{engine:?}");
     assert!(described.contains("the shared engine `file:the%20registry?mode=memory&cache=shared`"), "{described}");
+}
+
+#[test]
+fn a_creation_that_fails_does_not_reach_the_mark_of_one_that_succeeds() {
+    let report = Hammer::new().threads(1).rounds(1).run(|_| {
+        let created = MemoryEngines::new().get_or_create_with(&url("failing"), || Engine::shared("nonsense://"));
+        Ok(created.is_err())
+    });
+    assert!(report.values().all(|failed| *failed));
+    let seen = |mark: &str| report.orders(mark).seen();
+    assert_eq!((seen(REGISTRY_CREATING), seen(REGISTRY_CREATED)), (1, 0));
+}
+
+#[test]
+fn an_engine_that_is_being_created_is_not_removed() {
+    let engines = MemoryEngines::new();
+    let removed = engines.get_or_create_with(&url("orders"), || {
+        assert!(engines.remove(&url("orders")).is_none());
+        Ok(Engine::new())
+    });
+    assert_eq!(engines.get(&url("orders")), removed.ok());
 }

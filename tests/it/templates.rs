@@ -102,6 +102,9 @@ fn foreign_keys_are_enforced_unless_a_template_turns_them_off() {
     assert!(BANK.unit_of_work().unwrap().execute(orphan, []).is_err());
     assert_eq!(LOOSE.unit_of_work().unwrap().execute(orphan, []), Ok(1));
     assert_eq!(number(&LOOSE.new_engine().unwrap().fork().connect().unwrap(), "PRAGMA foreign_keys"), 0);
+    static BY_PRAGMA: Template =
+        Template::sql(SCHEMA).on_connect(|connection| Ok(connection.pragma_update(None, "foreign_keys", false)?));
+    assert_eq!(number(&BY_PRAGMA.unit_of_work().unwrap(), "PRAGMA foreign_keys"), 0, "on_connect comes later");
     let built = Template::sql(SCHEMA).seed(orphan).new_engine();
     assert!(built.unwrap_err().to_string().contains("FOREIGN KEY constraint failed"));
 }

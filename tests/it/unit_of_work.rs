@@ -51,18 +51,19 @@ fn a_panic_rolls_a_unit_of_work_back() {
 #[test]
 fn a_unit_of_work_that_the_code_under_test_ended_is_an_error() {
     let engine = engine_with_entries(&[]);
-    for (statement, operation) in [
-        ("COMMIT", UnitOfWork::commit as fn(UnitOfWork) -> _),
-        ("COMMIT", UnitOfWork::rollback),
-        ("ROLLBACK", UnitOfWork::commit),
-        ("ROLLBACK", UnitOfWork::rollback),
+    for (statement, operation, name) in [
+        ("COMMIT", UnitOfWork::commit as fn(UnitOfWork) -> _, "commit"),
+        ("COMMIT", UnitOfWork::rollback, "roll back"),
+        ("ROLLBACK", UnitOfWork::commit, "commit"),
+        ("ROLLBACK", UnitOfWork::rollback, "roll back"),
     ] {
         let work = engine.unit_of_work().unwrap();
         let _ = insert(&work, 1);
         work.execute_batch(statement).unwrap();
         let error: Error = operation(work).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyEnded);
-        assert!(error.to_string().contains("had already ended"), "{error}");
+        let message = error.to_string();
+        assert!(message.starts_with(&format!("can't {name} ")) && message.contains("had already ended"), "{message}");
     }
     let work = engine.unit_of_work().unwrap();
     work.execute_batch("COMMIT").unwrap();
