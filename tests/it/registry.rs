@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use rusqlite_fixtures::hammer::{Hammer, REGISTRY_CREATED, REGISTRY_CREATING};
 use rusqlite_fixtures::{DatabaseUrl, Engine, Error, ErrorKind, MEMORY_ENGINES, MemoryEngines, Result};
@@ -143,10 +144,22 @@ fn a_creation_that_fails_does_not_reach_the_mark_of_one_that_succeeds() {
 
 #[test]
 fn an_engine_that_is_being_created_is_not_removed() {
-    let engines = MemoryEngines::new();
-    let removed = engines.get_or_create_with(&url("orders"), || {
-        assert!(engines.remove(&url("orders")).is_none());
-        Ok(Engine::new())
+    let (engines, url) = (MemoryEngines::new(), url("orders"));
+    let (created, creations) = mpsc::channel();
+    thread::scope(|scope| {
+        let create_again = || {
+            engines.get_or_create_with(&url, || {
+                created.send(()).unwrap();
+                Ok(Engine::new())
+            })
+        };
+        let first = engines.get_or_create_with(&url, || {
+            assert!(engines.remove(&url).is_none());
+            scope.spawn(create_again);
+            // It waits. If it did not, it would create an engine at once.
+            assert!(creations.recv_timeout(Duration::from_millis(200)).is_err(), "another engine was created");
+            Ok(Engine::new())
+        });
+        assert_eq!(engines.get(&url), first.ok());
     });
-    assert_eq!(engines.get(&url("orders")), removed.ok());
 }
