@@ -137,7 +137,7 @@ impl Store {
         let woken = state.slot.enqueue(claim, place);
         let mut looks = 0..0;
         while matches!(result, Err(Refusal::Held { .. })) && patience.lasts() {
-            looks = if state.slot.queue.arrive(place) { 0..LOOKS } else { looks };
+            looks = if state.slot.queue.mark_awake(place) { 0..LOOKS } else { looks };
             state = match looks.next() {
                 Some(_) => self.look_again(state),
                 None => {
@@ -409,7 +409,7 @@ mod tests {
         store.release(holder);
         assert_eq!(stage_of_first(&store.lock()), Stage::Called);
         store.try_acquire(&claim(holder, Some(&now))).expect("the waiter has not come yet");
-        assert!(store.lock().slot.queue.arrive(place));
+        assert!(store.lock().slot.queue.mark_awake(place));
         store.release(holder);
         assert!(store.try_acquire(&claim(holder, Some(&now))).is_err());
         store.try_acquire(&claim(waiter, Some(&now))).unwrap();
@@ -437,7 +437,7 @@ mod tests {
         let [away, present] = [early, late].map(|token| enqueue(&mut state, &claim(token, None)));
         state.slot.leave_queue(away);
         state.slot.enqueue(&claim(early, None), away);
-        state.slot.queue.first_mut().unwrap().stage = Stage::There;
+        state.slot.queue.first_mut().unwrap().stage = Stage::Awake;
         state.slot.release(holder);
         assert!(state.acquire(&claim(late, None), Some(present)).is_err());
         assert!(state.slot.is_held_by(early));
@@ -502,7 +502,7 @@ mod tests {
         let old = store.current();
         acquire(&store, &claim(holder, None)).unwrap();
         enqueue(&mut store.lock(), &claim(stale, Some(&old)));
-        store.lock().slot.queue.first_mut().unwrap().stage = Stage::There;
+        store.lock().slot.queue.first_mut().unwrap().stage = Stage::Awake;
         store.publish(Pages::from_base(Arc::new(vec![1; 200]), 200), 0);
         store.release(holder);
         assert!(matches!(store.try_acquire(&claim(stale, Some(&old))), Err(Refusal::Stale { .. })));
