@@ -303,8 +303,8 @@ fn read_through_sqlite(path: &Path) -> rusqlite::Result<ReadFile> {
     // The flags share no bit, so `^` gives the same result (exempted in mutants.toml).
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = &mut Connection::open_with_flags(&path, flags)?; // serialize takes &self in some versions
-    // With this, SQLite reports its own error about the file (serialize reports only "out of memory"), and the file does
-    // not change until its length is read.
+    // This makes SQLite report its own error about the file (serialize reports only "out of memory"). It also keeps the
+    // file unchanged until its length is read.
     connection.execute_batch("BEGIN; SELECT 1 FROM sqlite_schema")?;
     let bytes = connection.serialize("main")?.to_vec();
     let len = fs::metadata(&path).map_or(bytes.len(), |file| saturating_len(file.len()));
