@@ -224,13 +224,13 @@ mod tests {
             let first = scope.spawn(move || {
                 get(one, "a", || {
                     from_second.recv().unwrap(); // by now, the other thread is creating it
-                    get(other, "b", || unreachable!("the other thread makes it"))
+                    get(other, "b", || unreachable!("the other thread creates it"))
                 })
             });
             let second = get(other, "b", || {
                 to_first.send(()).unwrap();
                 until_waited_for();
-                get(one, "a", || unreachable!("the first thread makes it")).or(Ok::<i32, Failure>(7))
+                get(one, "a", || unreachable!("the first thread creates it")).or(Ok::<i32, Failure>(7))
             });
             assert_eq!((second, first.join().unwrap()), (Ok(7), Ok(7)));
         });
@@ -254,7 +254,7 @@ mod tests {
             while !map.lock().contains_key("slow") {
                 thread::yield_now();
             }
-            let waiter = scope.spawn(move || get(map, "slow", || unreachable!("it is being made")));
+            let waiter = scope.spawn(move || get(map, "slow", || unreachable!("another thread creates it")));
             wait.recv().unwrap();
             creations_that_wait_for_each_other_are_refused();
             get(map, "done", || Ok(1)).unwrap();
