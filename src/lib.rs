@@ -1,9 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![allow(
-    clippy::test_attr_in_doctest,
-    reason = "the README shows a property test as one writes it; the example runs it"
-)]
+#![allow(clippy::test_attr_in_doctest, reason = "the README shows a complete property test; the example runs it")]
 
 mod content;
 mod engine;
@@ -11,7 +8,7 @@ mod error;
 #[cfg(feature = "faults")]
 pub mod faults;
 #[cfg(not(feature = "faults"))]
-#[expect(dead_code, unreachable_pub, reason = "nothing makes a plan, and the calls of SQLite still ask for one")]
+#[expect(dead_code, unreachable_pub, reason = "nothing creates a plan, but the calls of SQLite still look for one")]
 mod faults;
 #[cfg(feature = "fixtures")]
 pub mod fixtures;
@@ -20,7 +17,7 @@ pub mod guide;
 pub mod hammer;
 #[cfg_attr(
     not(feature = "hammer"),
-    expect(dead_code, unreachable_pub, reason = "nothing observes the marks, and they stay where they are")
+    expect(dead_code, unreachable_pub, reason = "nothing observes the marks, but the code still reports them")
 )]
 mod marks;
 mod once_map;

@@ -1,4 +1,4 @@
-//! A map whose values are created exactly once, however many threads ask at once.
+//! A map that creates each value exactly once, even if several threads ask at once.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard, Recovered};
 
 pub(crate) struct OnceMap<K, V> {
     entries: Mutex<BTreeMap<K, Entry<V>>>,
-    /// Notified whenever a creation has ended, well or not.
+    /// Notified after each creation, successful or not.
     settled: Condvar,
 }
 
@@ -18,7 +18,7 @@ enum Entry<V> {
     BeingCreated(Creation),
 }
 
-/// A value is being made, on this thread.
+/// A creation that is running, and its thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Creation {
     id: u64,
@@ -30,7 +30,7 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
         OnceMap { entries: Mutex::new(BTreeMap::new()), settled: Condvar::new() }
     }
 
-    /// Returns the value, unless it is being created.
+    /// Returns the value, if it exists. A value that is being created does not count yet.
     pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -39,7 +39,7 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
     }
 
     /// Returns the value; the first call creates it with `create`, and other calls wait meanwhile. A creation that fails or
-    /// panics leaves nothing, and a waiting thread tries in turn.
+    /// panics leaves nothing, and one of the waiting threads creates the value.
     ///
     /// Returns the error of `recursive` if waiting would never end, because that creation waits for this thread or runs on it.
     pub(crate) fn get_or_create<E>(
@@ -121,7 +121,7 @@ impl<K: Ord + Clone, V: Clone> Right<'_, K, V> {
             Some(value) => drop(entries.insert(self.key.clone(), Entry::Ready(value))),
             None => drop(entries.remove(self.key)),
         }
-        // With the entry, or this thread would seem to be waited for when it next asks for something.
+        // Removed with the entry. Otherwise this thread would seem to be waited for at its next request.
         waits().retain(|wait| wait.creation != self.creation);
         drop(entries);
         self.map.settled.notify_all();
@@ -137,7 +137,7 @@ impl<K: Ord + Clone, V: Clone> Drop for Right<'_, K, V> {
     }
 }
 
-/// Which thread waits for which creation, in whatever map. Taken with a map's lock held, never the other way round.
+/// The threads that wait for a creation, in any map. Lock order: a map's lock first, then this one.
 static WAITS: Mutex<Vec<Wait>> = Mutex::new(Vec::new());
 
 struct Wait {
@@ -162,7 +162,7 @@ fn may_wait_for(creation: Creation) -> bool {
         return false;
     }
     if !waits.iter().any(|wait| wait.waiter == waiter) {
-        waits.push(Wait { waiter, creation }); // or it has woken up before its time
+        waits.push(Wait { waiter, creation }); // present after a spurious wake-up
     }
     true
 }
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_creation_that_asks_for_itself_is_refused_and_may_go_on() {
+    fn a_recursive_creation_is_refused_and_can_continue() {
         let map = Map::new();
         let value = get(&map, "a", || {
             assert_eq!(get(&map, "a", || Ok(2)), Err(Failure::Recursive));
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!((value, map.get("a"), map.keys()), (Ok(1), Some(1), vec!["a"]));
     }
 
-    /// Two threads whose creations ask for each other's values, in two maps: one of them is refused, whichever comes last.
+    /// Two threads whose creations ask for each other's values, in two maps: the one that asks last is refused.
     #[test]
     fn creations_that_wait_for_each_other_are_refused() {
         let (maps, (to_first, from_second)) = ([Map::new(), Map::new()], mpsc::channel());
@@ -223,22 +223,22 @@ mod tests {
         thread::scope(|scope| {
             let first = scope.spawn(move || {
                 get(one, "a", || {
-                    from_second.recv().unwrap(); // which makes it by now, or this thread would
-                    get(other, "b", || unreachable!("the other thread makes it"))
+                    from_second.recv().unwrap(); // by now, the other thread is creating it
+                    get(other, "b", || unreachable!("the other thread creates it"))
                 })
             });
             let second = get(other, "b", || {
                 to_first.send(()).unwrap();
                 until_waited_for();
-                get(one, "a", || unreachable!("the first thread makes it")).or(Ok::<i32, Failure>(7))
+                get(one, "a", || unreachable!("the first thread creates it")).or(Ok::<i32, Failure>(7))
             });
             assert_eq!((second, first.join().unwrap()), (Ok(7), Ok(7)));
         });
     }
 
-    /// Nor is it missed when others wait, who have nothing to do with it.
+    /// The cycle is detected while an unrelated thread waits.
     #[test]
-    fn creations_that_wait_for_each_other_are_refused_beside_one_that_waits() {
+    fn an_unrelated_wait_does_not_hide_a_cycle() {
         let (map, (started, wait)) = (&Map::new(), mpsc::channel());
         thread::scope(|scope| {
             let maker = scope.spawn(move || {
@@ -254,7 +254,7 @@ mod tests {
             while !map.lock().contains_key("slow") {
                 thread::yield_now();
             }
-            let waiter = scope.spawn(move || get(map, "slow", || unreachable!("it is being made")));
+            let waiter = scope.spawn(move || get(map, "slow", || unreachable!("another thread creates it")));
             wait.recv().unwrap();
             creations_that_wait_for_each_other_are_refused();
             get(map, "done", || Ok(1)).unwrap();
@@ -262,9 +262,9 @@ mod tests {
         });
     }
 
-    /// Who has what it waited for is not waited for any more, though it may not have woken up yet.
+    /// A thread whose awaited value exists no longer waits, though it may not have woken up yet.
     #[test]
-    fn a_wait_that_has_ended_is_no_recursion() {
+    fn a_wait_that_has_ended_is_not_part_of_a_cycle() {
         for _ in 0..200 {
             let (map, (started, wait)) = (&Map::new(), mpsc::channel());
             thread::scope(|scope| {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_one_of_those_who_waited_tries_in_turn() {
+    fn after_a_failure_a_waiting_thread_creates_the_value() {
         let (map, (started, wait)) = (&Map::new(), mpsc::channel());
         thread::scope(|scope| {
             let failing = scope.spawn(move || {

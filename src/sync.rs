@@ -1,5 +1,5 @@
-//! What the modules that are model-checked lock and wait with: std's, or in a model (`cargo model`) shuttle's, which runs
-//! their threads in one order after another.
+//! The locks and waits of the modules that are model-checked: those of std, or in a model (`cargo model`) those of shuttle,
+//! which runs the threads in one order after another.
 
 #[cfg(shuttle)]
 mod in_models;
@@ -21,10 +21,10 @@ pub(crate) use shuttle::thread;
 #[cfg(shuttle)]
 pub(crate) use self::in_models::{Condvar, Patience};
 
-/// Goes on after a panic while a lock was held: `mutex.lock().recovered()`.
+/// Recovery of a lock after a panic while it was held: `mutex.lock().recovered()`.
 ///
-/// A test that panics must not fail the tests after it. And nothing is half done then: whatever this crate does while it
-/// holds a lock either can't panic, or is a single call that changes the value.
+/// A test that panics must not fail the tests after it. The value is consistent: every operation of this crate under a
+/// lock either can't panic, or is a single call that changes the value.
 pub(crate) trait Recovered<G> {
     fn recovered(self) -> G;
 }
@@ -35,7 +35,7 @@ impl<G> Recovered<G> for LockResult<G> {
     }
 }
 
-/// How long a thread is going to wait.
+/// The time limit of a wait.
 #[cfg(not(shuttle))]
 pub(crate) struct Patience {
     most: Duration,
@@ -52,7 +52,7 @@ impl Patience {
         !self.left().is_zero()
     }
 
-    /// How long it still lasts.
+    /// Returns the remaining time.
     pub(crate) fn left(&self) -> Duration {
         self.most.saturating_sub(self.start.elapsed())
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_is_used_up() {
+    fn patience_ends_after_its_time() {
         const LONG: Duration = Duration::from_secs(3600);
         let long = Patience::of(LONG);
         assert!(long.lasts() && long.left() > LONG / 2);

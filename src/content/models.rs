@@ -1,7 +1,7 @@
-//! Models of `once_map` and `store`: their own code, run by shuttle in many orders of its threads' steps. A wake-up that is
-//! lost is a deadlock there, since waiting never times out.
+//! Models of `once_map` and `store`: shuttle runs their real code in many orders of its threads' steps. A lost wake-up is a
+//! deadlock there, because waits never time out.
 //!
-//! Beside each stands a twin with a bug, which must be found; the same twin without a bug must pass.
+//! Each model has a twin with a bug, which must be found. The same twin without a bug must pass.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
@@ -19,8 +19,8 @@ use crate::error::words_of_panic;
 use crate::once_map::OnceMap;
 use crate::sync::{Condvar, Mutex, MutexGuard, Patience, Recovered, thread};
 
-/// How many orders are tried of each model: at random, and by probabilistic concurrency testing with three changes of
-/// priority. `MODEL_ORDERS` sets another number.
+/// Returns how many orders are tried of each model: at random, and by probabilistic concurrency testing with three changes
+/// of priority. `MODEL_ORDERS` sets another number.
 fn orders() -> usize {
     std::env::var("MODEL_ORDERS").map_or(5_000, |orders| orders.parse().unwrap())
 }
@@ -30,7 +30,7 @@ fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
     shuttle::check_pct(model, orders(), 3);
 }
 
-/// In every order there is, or as many as `orders` says times ten. Prints how many.
+/// Runs the model in every order, or in ten times `orders()` orders if there are more. Prints how many.
 fn check_all(name: &str, model: impl Fn() + Send + Sync + 'static) {
     let most = 10 * orders();
     let scheduler = shuttle::scheduler::DfsScheduler::new(Some(most), false);
@@ -38,15 +38,15 @@ fn check_all(name: &str, model: impl Fn() + Send + Sync + 'static) {
     println!("{name}: {tried} orders, {}", if tried < most { "which are all" } else { "of more" });
 }
 
-/// The bug must be found, by one way of searching or the other, and for its own reason: the panic says these words.
+/// Checks that one of the two searches finds the bug, and that the panic contains these words, the expected reason.
 fn check_fails(words: &str, model: impl Fn() + Send + Sync + Clone + 'static) {
     let found = |search: &dyn Fn()| catch_unwind(AssertUnwindSafe(search)).err();
     let (random, pct) = (model.clone(), model);
     let panic = found(&|| shuttle::check_random(random.clone(), orders()))
         .or_else(|| found(&|| shuttle::check_pct(pct.clone(), orders(), 3)))
         .expect("the bug is found");
-    let told = words_of_panic(&*panic);
-    assert!(told.contains(words), "not for {words:?}: {told}");
+    let reported = words_of_panic(&*panic);
+    assert!(reported.contains(words), "not for {words:?}: {reported}");
 }
 
 fn spawn_all(count: usize, work: impl Fn(usize) + Send + Sync + 'static) {
@@ -69,7 +69,7 @@ mod once_map {
         Own,
     }
 
-    /// What `OnceMap` and its twin have in common.
+    /// The operation that `OnceMap` and its twin have in common.
     trait Once: Send + Sync + 'static {
         fn obtain(&self, key: u8, create: &dyn Fn() -> Result<usize, Failure>) -> Result<usize, Failure>;
     }
@@ -84,14 +84,14 @@ mod once_map {
         let created = AtomicUsize::new(0);
         spawn_all(threads, move |_| {
             let create = || {
-                thread::yield_now(); // as a creation does that takes locks of its own
+                thread::yield_now(); // like a creation that takes other locks
                 Ok(1 + created.fetch_add(1, Ordering::Relaxed))
             };
             assert_eq!(map.obtain(7, &create), Ok(1), "it was created twice");
         });
     }
 
-    /// Whoever comes first fails, or panics; one of the others creates the value then, and none waits for ever.
+    /// The first creation fails or panics. Then one of the other threads creates the value, and none waits forever.
     fn a_failure_is_followed_by_a_success(map: impl Once, panics: bool) {
         let attempts = AtomicUsize::new(0);
         let (failures, map) = (Arc::new(AtomicUsize::new(0)), Arc::new(map));
@@ -106,7 +106,7 @@ mod once_map {
                 Ok(Ok(value)) => assert_eq!(value, 1, "it was created twice"),
                 Ok(Err(error)) => assert_eq!((error, counted.fetch_add(1, Ordering::Relaxed)), (Failure::Own, 0)),
                 Err(_) if panics => assert_eq!(counted.fetch_add(1, Ordering::Relaxed), 0),
-                Err(_) => panic!("who waited panicked"),
+                Err(_) => panic!("a waiting thread panicked"),
             }
         });
         assert_eq!(failures.load(Ordering::Relaxed), 1);
@@ -119,12 +119,12 @@ mod once_map {
     }
 
     #[test]
-    fn after_a_failure_one_of_those_who_wait_creates_it() {
+    fn after_a_failure_a_waiting_thread_creates_the_value() {
         check(|| a_failure_is_followed_by_a_success(OnceMap::new(), false));
         check(|| a_failure_is_followed_by_a_success(OnceMap::new(), true));
     }
 
-    /// Two creations that ask for each other's values end, one of them refused, in whatever order they come.
+    /// Two creations that ask for each other's values both end, in any order: one of them is refused.
     #[test]
     fn creations_that_wait_for_each_other_end() {
         check(|| {
@@ -141,9 +141,9 @@ mod once_map {
         });
     }
 
-    /// A wait that has ended is not taken for one that goes on: threads that only share values are never refused.
+    /// A wait that has ended does not count as a current one: threads that only share values are never refused.
     #[test]
-    fn nobody_is_refused_without_a_circle() {
+    fn no_thread_is_refused_without_a_cycle() {
         check(|| {
             let map = OnceMap::<u8, usize>::new();
             spawn_all(3, move |number| {
@@ -158,15 +158,15 @@ mod once_map {
     #[derive(Clone, Copy, PartialEq)]
     enum Bug {
         None,
-        /// The lock is given up between looking and noting that the value is being created.
+        /// Releases the lock between the check and the entry that says that the value is being created.
         UnlockedCheck,
-        /// Who has waited takes it for granted that the value is there.
+        /// A thread that has waited does not check whether the value exists.
         NoSecondLook,
-        /// Those who wait are woken before there is anything to see.
+        /// Wakes the waiting threads before the entry has changed.
         NotifyFirst,
     }
 
-    /// The same as `OnceMap`, in few words, and with a bug.
+    /// A short version of `OnceMap`, with a bug.
     struct Twin {
         entries: Mutex<BTreeMap<u8, Option<usize>>>,
         settled: Condvar,
@@ -226,7 +226,9 @@ mod once_map {
         check(|| one_value_for_all(Twin::new(Bug::None), 3));
         check(|| a_failure_is_followed_by_a_success(Twin::new(Bug::None), false));
         check_fails("it was created twice", || one_value_for_all(Twin::new(Bug::UnlockedCheck), 3));
-        check_fails("who waited panicked", || a_failure_is_followed_by_a_success(Twin::new(Bug::NoSecondLook), false));
+        check_fails("a waiting thread panicked", || {
+            a_failure_is_followed_by_a_success(Twin::new(Bug::NoSecondLook), false)
+        });
         check_fails("deadlock", || one_value_for_all(Twin::new(Bug::NotifyFirst), 3));
     }
 }
@@ -234,12 +236,12 @@ mod once_map {
 mod store {
     use super::*;
 
-    const FOR_EVER: Duration = Duration::from_secs(3600);
+    const NO_LIMIT: Duration = Duration::from_secs(3600);
 
-    /// May be over at any time.
+    /// A time limit that may be over at any time.
     const SHORT: Duration = Duration::from_secs(1);
 
-    /// The writer slot, as `Store` and its twin have it.
+    /// The writer slot of `Store` and its twin.
     trait Slot: Send + Sync + 'static {
         fn acquire(&self, token: Token);
         fn release(&self, token: Token);
@@ -251,7 +253,7 @@ mod store {
 
     impl Slot for Store {
         fn acquire(&self, token: Token) {
-            Store::acquire(self, &claim(token, None), Place::new(), FOR_EVER).unwrap();
+            Store::acquire(self, &claim(token, None), Place::new(), NO_LIMIT).unwrap();
         }
 
         fn release(&self, token: Token) {
@@ -259,7 +261,7 @@ mod store {
         }
     }
 
-    /// Threads take the slot, so often each: one at a time has it, and all get it.
+    /// Each thread takes the slot `times` times: one at a time has it, and all get it.
     fn one_at_a_time(slot: impl Slot, threads: usize, times: usize) {
         let holders = AtomicUsize::new(0);
         spawn_all(threads, move |_| {
@@ -279,7 +281,7 @@ mod store {
     }
 
     #[test]
-    fn the_slot_is_for_one_at_a_time_and_everybody_gets_it() {
+    fn the_slot_has_one_holder_at_a_time_and_every_thread_gets_it() {
         check(|| one_at_a_time(store(), 2, 2));
         check(|| one_at_a_time(store(), 3, 2));
         check_all("the slot, 2 threads", || one_at_a_time(store(), 2, 1));
@@ -298,9 +300,9 @@ mod store {
         bytes[0]
     }
 
-    /// No update is lost, and a reader sees whole commits, each not before the one that it saw last.
+    /// No update is lost. A reader sees whole commits, and never an older one after a newer one.
     #[test]
-    fn what_is_published_is_read() {
+    fn published_content_is_read() {
         check(|| {
             let store = Arc::new(store());
             let shared = store.clone();
@@ -322,16 +324,16 @@ mod store {
         });
     }
 
-    /// Those who build on what they have read either write on it, or are told that it is out of date; none waits for ever.
+    /// Threads that build on what they have read either write, or are refused because it is stale. None waits forever.
     #[test]
-    fn who_builds_on_what_it_read_is_never_left_waiting() {
+    fn a_thread_that_has_read_writes_or_is_refused() {
         check(|| {
             let store = Arc::new(store());
             let (shared, written) = (store.clone(), Arc::new(AtomicUsize::new(0)));
             let count = written.clone();
             spawn_all(3, move |_| {
                 let (token, read) = (Token::new(), shared.current());
-                match Store::acquire(&shared, &claim(token, Some(read.clone())), Place::new(), FOR_EVER) {
+                match Store::acquire(&shared, &claim(token, Some(read.clone())), Place::new(), NO_LIMIT) {
                     Ok(()) => {
                         let mut pages = read.pages().clone();
                         write(&mut pages, value(&read) + 1);
@@ -347,16 +349,16 @@ mod store {
         });
     }
 
-    /// Who waits to build on what it has read is told as soon as that is replaced, though the slot stays taken.
+    /// A waiter that has read is refused as soon as what it read is replaced, though the slot stays taken.
     #[test]
-    fn who_waits_in_vain_is_told_at_once() {
+    fn a_waiter_with_stale_content_is_refused_at_once() {
         check(|| {
             let (shared, done) = (Arc::new(store()), Arc::new(AtomicUsize::new(0)));
             let read = shared.current();
             spawn_all(2, move |number| {
                 let token = Token::new();
                 if number == 0 {
-                    let result = Store::acquire(&shared, &claim(token, Some(read.clone())), Place::new(), FOR_EVER);
+                    let result = Store::acquire(&shared, &claim(token, Some(read.clone())), Place::new(), NO_LIMIT);
                     assert!(matches!(result, Ok(()) | Err(Refusal::Stale { .. })));
                     done.store(1, Ordering::Relaxed);
                 } else {
@@ -373,14 +375,14 @@ mod store {
         });
     }
 
-    /// Who has no patience is answered at once, and leaves nothing that would keep others from the slot.
+    /// A thread that does not wait gets its answer at once, and leaves nothing that keeps others from the slot.
     #[test]
-    fn who_does_not_wait_keeps_nobody_waiting() {
+    fn a_thread_that_does_not_wait_blocks_no_other() {
         check(|| {
             let shared = Arc::new(store());
             spawn_all(3, move |number| {
                 let token = Token::new();
-                let patience = if number == 0 { Duration::ZERO } else { FOR_EVER };
+                let patience = if number == 0 { Duration::ZERO } else { NO_LIMIT };
                 let result = Store::acquire(&shared, &claim(token, None), Place::new(), patience);
                 assert!(result.is_ok() || number == 0);
                 shared.release(token);
@@ -388,9 +390,9 @@ mod store {
         });
     }
 
-    /// One that is called to the slot may be running out of patience just then. Whoever gives up, the others get it.
+    /// A waiter may time out at the moment when it is called. If it gives up, the others get the slot.
     #[test]
-    fn who_gives_up_keeps_nobody_waiting() {
+    fn a_waiter_that_gives_up_blocks_no_other() {
         check(|| {
             let (shared, running) = (Arc::new(store()), Arc::new(AtomicUsize::new(3)));
             let (clock, left) = (shared.clone(), running.clone());
@@ -402,7 +404,7 @@ mod store {
             });
             spawn_all(3, move |number| {
                 let token = Token::new();
-                let patience = if number == 2 { FOR_EVER } else { SHORT };
+                let patience = if number == 2 { NO_LIMIT } else { SHORT };
                 let result = Store::acquire(&shared, &claim(token, None), Place::new(), patience);
                 assert!(result.is_ok() || number < 2);
                 thread::yield_now();
@@ -413,9 +415,9 @@ mod store {
         });
     }
 
-    /// The same without a clock: who is called takes the slot before it looks at its patience, or calls the next. Otherwise
-    /// nobody would.
-    fn an_impatient_one_calls_the_next(slot: impl Queue) {
+    /// The same without a clock: a called waiter takes the slot before it checks its time limit, or calls the next waiter.
+    /// Nothing else would call that one.
+    fn one_that_times_out_calls_the_next(slot: impl Queue) {
         let (slot, holder) = (Arc::new(slot), Token::new());
         slot.acquire(holder);
         let wait = |patience| {
@@ -427,17 +429,17 @@ mod store {
                 slot.release(token);
             })
         };
-        let waiters = [wait(SHORT), wait(FOR_EVER)];
+        let waiters = [wait(SHORT), wait(NO_LIMIT)];
         slot.release(holder);
         waiters.into_iter().for_each(|thread| thread.join().unwrap());
     }
 
     #[test]
-    fn who_gives_up_calls_the_next() {
-        check(|| an_impatient_one_calls_the_next(store()));
+    fn a_waiter_that_gives_up_calls_the_next() {
+        check(|| one_that_times_out_calls_the_next(store()));
     }
 
-    /// In the order in which they queue up, whoever else takes the slot in between.
+    /// Waiters get the slot in the order of the queue, though another thread takes it in between.
     fn in_order_of_arrival(slot: impl Queue) {
         let (slot, holder) = (Arc::new(slot), Token::new());
         slot.acquire(holder);
@@ -469,11 +471,11 @@ mod store {
         type Place: Copy + Send;
 
         fn queued(&self) -> usize;
-        /// A place behind all others.
+        /// Returns a place behind all others.
         fn place(&self) -> Self::Place;
-        /// Like `acquire`, at this place, and it may give up.
+        /// Like `acquire`, at this place and with a time limit. Returns whether it got the slot.
         fn acquire_at(&self, place: Self::Place, token: Token, patience: Duration) -> bool;
-        /// Reserves the slot for a moment; nobody gives that back.
+        /// Reserves the slot for a short time. The reservation is never released.
         fn reserve(&self);
         /// See `Store::pass_time`.
         fn pass_time(&self);
@@ -515,8 +517,8 @@ mod store {
         }
     }
 
-    /// One that was refused, and is away when another one queues up, comes back before it, whoever else takes the slot in
-    /// between. All of them get it.
+    /// A waiter that was refused, and is away when another one arrives, returns ahead of it, though a third thread takes the
+    /// slot in between. All of them get it.
     fn in_order_of_first_refusals(slot: impl Queue) {
         let (slot, holder) = (Arc::new(slot), Token::new());
         slot.acquire(holder);
@@ -525,7 +527,7 @@ mod store {
             let (slot, served) = (slot.clone(), served.clone());
             thread::spawn(move || {
                 let token = Token::new();
-                assert!(slot.acquire_at(place, token, FOR_EVER));
+                assert!(slot.acquire_at(place, token, NO_LIMIT));
                 served.lock().unwrap().push(number);
                 slot.release(token);
             })
@@ -544,19 +546,19 @@ mod store {
     }
 
     #[test]
-    fn who_comes_back_has_its_old_place() {
+    fn a_waiter_that_returns_keeps_its_place() {
         check(|| in_order_of_first_refusals(store()));
     }
 
-    /// One comes back before another that was called just then, which has to be called again when it is its turn.
-    fn all_get_it_though_one_comes_back(slot: impl Queue) {
+    /// A waiter returns ahead of one that was just called. That one has to be called again when it is the first.
+    fn all_get_it_though_one_returns(slot: impl Queue) {
         let (slot, holder) = (Arc::new(slot), Token::new());
         slot.acquire(holder);
         let wait = |place| {
             let slot = slot.clone();
             thread::spawn(move || {
                 let token = Token::new();
-                assert!(slot.acquire_at(place, token, FOR_EVER));
+                assert!(slot.acquire_at(place, token, NO_LIMIT));
                 slot.release(token);
             })
         };
@@ -569,19 +571,19 @@ mod store {
     }
 
     #[test]
-    fn who_was_called_and_is_not_the_first_any_more_is_called_again() {
-        check(|| all_get_it_though_one_comes_back(store()));
+    fn a_called_waiter_that_is_no_longer_the_first_is_called_again() {
+        check(|| all_get_it_though_one_returns(store()));
     }
 
-    /// One comes and goes, as one does whose busy handler sleeps elsewhere. The slot is never kept free for it, and it gets it
-    /// in the end; so do the others.
+    /// One waiter leaves and returns, like a connection whose busy handler sleeps elsewhere. The slot is never kept free for
+    /// it. It gets the slot in the end, and so do the others.
     #[test]
-    fn who_comes_and_goes_keeps_nobody_waiting() {
+    fn a_waiter_that_leaves_and_returns_blocks_no_other() {
         check(|| {
             let shared = Arc::new(store());
             spawn_all(3, move |number| {
                 let (token, place) = (Token::new(), Place::new());
-                let patience = if number == 0 { SHORT } else { FOR_EVER };
+                let patience = if number == 0 { SHORT } else { NO_LIMIT };
                 while !shared.acquire_at(place, token, patience) {
                     assert_eq!(number, 0, "it does not give up");
                     thread::yield_now(); // away
@@ -591,7 +593,7 @@ mod store {
         });
     }
 
-    /// A reservation that nobody takes up expires some time. One of the waiters looks for that, whoever leaves the queue.
+    /// A reservation that is not claimed expires. One of the waiters checks for that, whichever of them leaves the queue.
     fn a_reservation_expires(slot: impl Queue) {
         let (slot, running) = (Arc::new(slot), Arc::new(AtomicUsize::new(3)));
         slot.reserve();
@@ -604,7 +606,7 @@ mod store {
         });
         spawn_all(3, move |number| {
             let token = Token::new();
-            let patience = if number == 0 { SHORT } else { FOR_EVER };
+            let patience = if number == 0 { SHORT } else { NO_LIMIT };
             let has_it = slot.acquire_at(slot.place(), token, patience);
             assert!(has_it || number == 0);
             slot.release(token);
@@ -614,32 +616,32 @@ mod store {
     }
 
     #[test]
-    fn a_reservation_that_nobody_takes_up_keeps_nobody_waiting() {
+    fn an_unclaimed_reservation_blocks_no_waiter() {
         check(|| a_reservation_expires(store()));
     }
 
     #[derive(Clone, Copy, PartialEq)]
     enum Bug {
         None,
-        /// Looks whether the slot is free, and queues up only after the lock has been given up.
+        /// Checks whether the slot is free, and enters the queue only after it has released the lock.
         UnlockedCheck,
-        /// Wakes the next before the slot is free.
+        /// Wakes the next waiter before the slot is free.
         NotifyFirst,
-        /// Who was woken takes it for granted that the slot is free.
+        /// A woken waiter does not check whether the slot is free.
         NoSecondLook,
-        /// Who came last is called first.
+        /// The last waiter is called first.
         LastFirst,
-        /// Who was called and has given up does not call the next.
+        /// A called waiter that gives up does not call the next.
         GivesUpSilently,
-        /// Who comes back is the last one.
+        /// A waiter that returns is the last one.
         LosesPlace,
-        /// Who was called and found the slot taken counts as called for ever.
+        /// A called waiter that found the slot taken stays called.
         CalledOnce,
-        /// The last one looks for reservations that expire, and when it leaves, tells nobody to do so.
+        /// The last waiter, which checks for expired reservations, does not wake its successor when it leaves.
         LeavesWatch,
     }
 
-    /// A slot with a queue, in few words, and with a bug.
+    /// A short version of a slot with a queue, with a bug.
     struct Twin {
         state: Mutex<TwinState>,
         bug: Bug,
@@ -677,7 +679,7 @@ mod store {
             }
         }
 
-        /// Looks whether it may have the slot.
+        /// Returns whether the waiter at this place may have the slot.
         fn look(&mut self, place: u64, bug: Bug) -> bool {
             if self.is_reserved && !Patience::of(SHORT).lasts() {
                 (self.holder, self.is_reserved) = (None, false);
@@ -750,7 +752,7 @@ mod store {
 
     impl Slot for Twin {
         fn acquire(&self, token: Token) {
-            self.acquire_within(token, self.place(), FOR_EVER);
+            self.acquire_within(token, self.place(), NO_LIMIT);
         }
 
         fn release(&self, token: Token) {
@@ -801,11 +803,11 @@ mod store {
         check_fails("not in order of arrival", || in_order_of_arrival(Twin::new(Bug::LastFirst)));
         check(|| in_order_of_first_refusals(Twin::new(Bug::None)));
         check_fails("not in order of first refusals", || in_order_of_first_refusals(Twin::new(Bug::LosesPlace)));
-        check(|| all_get_it_though_one_comes_back(Twin::new(Bug::None)));
-        check_fails("deadlock", || all_get_it_though_one_comes_back(Twin::new(Bug::CalledOnce)));
+        check(|| all_get_it_though_one_returns(Twin::new(Bug::None)));
+        check_fails("deadlock", || all_get_it_though_one_returns(Twin::new(Bug::CalledOnce)));
         check(|| a_reservation_expires(Twin::new(Bug::None)));
         check_fails("max_steps", || a_reservation_expires(Twin::new(Bug::LeavesWatch)));
-        check(|| an_impatient_one_calls_the_next(Twin::new(Bug::None)));
-        check_fails("deadlock", || an_impatient_one_calls_the_next(Twin::new(Bug::GivesUpSilently)));
+        check(|| one_that_times_out_calls_the_next(Twin::new(Bug::None)));
+        check_fails("deadlock", || one_that_times_out_calls_the_next(Twin::new(Bug::GivesUpSilently)));
     }
 }

@@ -1,11 +1,11 @@
-//! Who holds the writer slot: the thread, the line of the test that asked for it, and since when.
+//! The holder of the writer slot: its thread, the line of the test that asked for the slot, and the time.
 
 use std::fmt;
 use std::panic::Location;
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-/// What wants to write.
+/// The operation that asks for the writer slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     UnitOfWork(&'static Location<'static>),
@@ -26,7 +26,7 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// Who took the writer slot, and when.
+/// The thread and the operation that took the writer slot, and the time.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     thread: Thread,
@@ -73,9 +73,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_that_is_restarted_is_new() {
+    fn restarting_an_origin_resets_its_age() {
         const HOUR: Duration = Duration::from_secs(3600);
-        let since = Instant::now().checked_sub(HOUR).expect("the system runs for longer");
+        let since = Instant::now().checked_sub(HOUR).expect("the system has run for an hour");
         let old = Origin { since, ..Origin::here(Purpose::Uri) };
         assert!(old.age() >= HOUR && old.restarted().age() < HOUR);
     }

@@ -3,44 +3,44 @@
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-/// Bytes in one shared page. SQLite's default page size, so that in the usual case one of its pages is one of ours; any
-/// other page size works too, as a part of one page or as several.
+/// The size of a shared page in bytes. It is SQLite's default page size, so usually one SQLite page is one shared page.
+/// Any other page size works too: a SQLite page is then a part of a shared page, or several of them.
 const PAGE: usize = 4096;
 
-/// Children of one node. Small, because the first write below a shared node copies it and touches the reference count
-/// of every child.
+/// The number of children of a node. It is small, because the first write below a shared node copies the node and
+/// increments the reference count of every child.
 const FAN_OUT: usize = 16;
 const BITS: u32 = FAN_OUT.trailing_zeros();
 
 type Page = [u8; PAGE];
 
-/// Bytes that stay as they are, wherever they are.
+/// Immutable bytes, in memory or in a mapped file.
 pub(crate) type Base = Arc<dyn AsRef<[u8]> + Send + Sync + UnwindSafe + RefUnwindSafe>;
 
-/// One image of a file: cheap to clone, copied page by page as it is written.
+/// An image of a file. A clone takes constant time; a write copies only the pages that it changes.
 #[derive(Clone, Default)]
 pub(crate) struct Pages {
-    /// Page 0, kept out of the tree because every commit changes it (SQLite's change counter is in it).
+    /// Page 0. It is outside the tree, because every commit changes it (it holds SQLite's change counter).
     first: Option<Arc<Page>>,
     changed: Tree,
-    /// What a page holds that is not in `first` or `changed`, in the first `base_len` bytes.
+    /// The content of pages that are neither in `first` nor in `changed`: the first `base_len` of these bytes.
     base: Option<Base>,
     base_len: usize,
     len: usize,
 }
 
 impl Pages {
-    /// An image of the first `len` of these bytes. They are kept as they are, not copied.
+    /// Creates an image of the first `len` of these bytes, which are shared and not copied.
     pub(crate) fn from_base(base: Base, len: usize) -> Pages {
         Pages { base: Some(base), base_len: len, len, ..Pages::default() }
     }
 
-    /// Bytes in the image.
+    /// Returns the size of the image in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether both images are one and the same: they share every page. (`false` says nothing.)
+    /// Returns whether both images share every page. If it is `false`, their content may still be equal.
     pub(crate) fn same(&self, other: &Pages) -> bool {
         let bases = (self.base.as_ref(), other.base.as_ref());
         self.len == other.len
@@ -50,7 +50,7 @@ impl Pages {
             && same_or_none(self.changed.root.as_ref(), other.changed.root.as_ref())
     }
 
-    /// Whether both images hold the same bytes there. What they share is not looked at.
+    /// Returns whether both images hold the same bytes in this range. Skips pages that they share.
     pub(crate) fn same_bytes(&self, other: &Pages, offset: usize, len: usize) -> bool {
         let mut done = 0;
         while done < len {
@@ -65,7 +65,7 @@ impl Pages {
         true
     }
 
-    /// Fills `buffer` from `offset` on, with zeros beyond the end; returns how many bytes lay within the image.
+    /// Fills `buffer` from `offset` on, with zeros beyond the end. Returns how many of the bytes are within the image.
     pub(crate) fn read(&self, offset: usize, buffer: &mut [u8]) -> usize {
         let mut done = 0;
         self.read_by_parts(offset, buffer.len(), |part| {
@@ -74,11 +74,11 @@ impl Pages {
         })
     }
 
-    /// `read` for who has to copy the bytes by itself: gives them out in parts, in order, `len` bytes in all.
+    /// Like `read`, for a caller that copies the bytes itself: passes `len` bytes to `take`, in parts and in order.
     pub(crate) fn read_by_parts(&self, offset: usize, len: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut done = 0;
         while done < len {
-            // What lies beyond the address space is beyond the end as well.
+            // An offset beyond the address space is beyond the end too.
             let (index, start) = split(offset.saturating_add(done));
             let count = (PAGE - start).min(len - done);
             let there = self.part(index, start, count);
@@ -91,10 +91,10 @@ impl Pages {
         len.min(self.len.saturating_sub(offset))
     }
 
-    /// Writes `data` at `offset`; the image grows as needed, with zeros between its old end and `offset`.
+    /// Writes `data` at `offset`. The image grows as needed, with zeros between its old end and `offset`.
     ///
     /// # Panics
-    /// When the data would end beyond the address space.
+    /// If the data would end beyond the address space.
     pub(crate) fn write(&mut self, offset: usize, data: &[u8]) {
         let end = offset.checked_add(data.len()).expect("an image is no larger than the address space");
         let mut done = 0;
@@ -107,7 +107,7 @@ impl Pages {
         self.len = self.len.max(end);
     }
 
-    /// Cuts the image to `len` bytes, or lengthens it with zeros.
+    /// Truncates the image to `len` bytes, or extends it with zeros.
     pub(crate) fn resize(&mut self, len: usize) {
         if len < self.len {
             self.base_len = self.base_len.min(len);
@@ -123,7 +123,7 @@ impl Pages {
         self.len = len;
     }
 
-    /// A copy of the whole image.
+    /// Returns a copy of the whole image.
     pub(crate) fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len];
         self.read(0, &mut bytes);
@@ -134,19 +134,19 @@ impl Pages {
         if index == 0 { self.first.as_deref() } else { self.changed.get(index) }
     }
 
-    /// As many of these bytes of a page as there are.
+    /// Returns the given bytes of a page, or fewer if the base ends before them.
     fn part(&self, index: usize, start: usize, count: usize) -> &[u8] {
         if let Some(page) = self.page(index) {
             return &page[start..start + count];
         }
-        let from = (index * PAGE + start).min(self.base_len); // which a page's index came from, so it fits
+        let from = (index * PAGE + start).min(self.base_len); // no overflow: the index comes from an offset
         let end = self.base_len.min(from.saturating_add(count));
         self.base.as_ref().map_or(&[], |base| &(**base).as_ref()[from..end])
     }
 
     fn write_page(&mut self, index: usize, start: usize, data: &[u8]) {
         if data.len() == PAGE {
-            // Without the copy that make_mut would make of a page that others have too.
+            // Avoids `make_mut`, which would copy a shared page only for it to be overwritten.
             let slot = self.slot(index);
             match slot.as_mut().and_then(Arc::get_mut) {
                 Some(page) => page.copy_from_slice(data),
@@ -160,7 +160,7 @@ impl Pages {
             page[..there.len()].copy_from_slice(there);
             *self.slot(index) = Some(new_page(&page));
         }
-        let page = self.slot(index).as_mut().expect("it is there, or was made just now");
+        let page = self.slot(index).as_mut().expect("the page exists, or was created above");
         Arc::make_mut(page)[start..start + data.len()].copy_from_slice(data);
     }
 
@@ -185,11 +185,11 @@ fn same_or_none<T: ?Sized>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool
     }
 }
 
-/// A sparse array of pages: a radix tree that shares its nodes with its clones until either changes them.
+/// A sparse array of pages: a radix tree. Clones share its nodes until one of them changes a node.
 #[derive(Clone, Default)]
 struct Tree {
     root: Option<Arc<Node>>,
-    /// Levels of nodes; the root covers `FAN_OUT.pow(height)` pages.
+    /// The number of levels. The root covers `FAN_OUT.pow(height)` pages.
     height: u32,
 }
 
@@ -222,7 +222,7 @@ impl Tree {
         }
     }
 
-    /// The place of page `index`, after copying the nodes on the way to it that are shared.
+    /// Returns the slot of page `index`. First copies the shared nodes on the path to it.
     fn slot(&mut self, index: usize) -> &mut Option<Arc<Page>> {
         self.grow(index);
         let mut level = self.height;
@@ -251,7 +251,7 @@ impl Tree {
         }
     }
 
-    /// Forgets every page from `count` on.
+    /// Removes every page from `count` on.
     fn truncate(&mut self, count: usize) {
         if count == 0 {
             *self = Tree::default();
@@ -261,7 +261,7 @@ impl Tree {
     }
 }
 
-/// Forgets what lies from page `count` on below a node of this level.
+/// Removes the pages from `count` on below a node of this level.
 fn cut(node: &mut Arc<Node>, level: u32, count: usize) {
     let width = 1usize << (BITS * (level - 1));
     if count >= width * FAN_OUT {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        // Far enough for three levels of nodes, and often at the edges of pages.
+        // The offsets need up to three levels of nodes, and are often at the edges of pages.
         let offset = prop_oneof![0..3 * PAGE, 0..2_000_000usize, (0..300usize).prop_map(|page| page * PAGE)];
         let len = prop_oneof![Just(PAGE), Just(512), 1..3 * PAGE, Just(16 * PAGE)];
         let resized = prop_oneof![offset.clone(), Just(0)];
@@ -308,9 +308,9 @@ mod tests {
     }
 
     proptest! {
-        /// Pages are what a `Vec<u8>` is, and clones of them stay what they were.
+        /// Pages behave like a `Vec<u8>`, and their clones never change.
         #[test]
-        fn pages_are_bytes(base in 0..60_000usize, steps in prop::collection::vec(step(), 1..25)) {
+        fn pages_behave_like_a_vec(base in 0..60_000usize, steps in prop::collection::vec(step(), 1..25)) {
             let mut model: Vec<u8> = (0..base).map(|at| (at / 7) as u8).collect();
             let mut pages = Pages::from_base(Arc::new(model.clone()), base);
             let mut clones = vec![(pages.clone(), model.clone())];
@@ -359,14 +359,14 @@ mod tests {
         other.write(20 * PAGE, &[2; 10]);
         assert!(!one.same(&other));
         let shared = (1..40).filter(|&page| std::ptr::eq(one.page(page).unwrap(), other.page(page).unwrap())).count();
-        assert_eq!(shared, 38, "all but the one that was written");
+        assert_eq!(shared, 38, "all pages except the written one");
     }
 
-    /// Where nodes of the tree end, and beside it.
+    /// Page indexes at the edges of the tree's nodes, and next to them.
     const EDGES: [usize; 16] = [0, 1, 15, 16, 17, 32, 240, 255, 256, 257, 512, 4095, 4096, 4097, 8192, 65536];
 
     #[test]
-    fn what_was_cut_off_a_tree_does_not_come_back() {
+    fn removed_pages_stay_removed_when_a_tree_grows() {
         let mut full = Tree::default();
         for index in EDGES {
             *full.slot(index) = Some(new_page(&[7; PAGE]));
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_is_zeros_when_the_image_grows_again() {
+    fn a_truncated_image_grows_with_zeros() {
         const PAGES: usize = 300;
         let mut full = Pages::default();
         full.write(0, &[7; PAGES * PAGE]);
@@ -402,9 +402,9 @@ mod tests {
         }
     }
 
-    /// As offsets of 32 bits are soon, where `usize` has no more.
+    /// Where `usize` has 32 bits, such offsets are common.
     #[test]
-    fn nothing_wraps_around_at_the_end_of_the_address_space() {
+    fn offsets_do_not_wrap_around_at_the_end_of_the_address_space() {
         let mut pages = Pages::from_base(Arc::new(vec![7; 10]), 10);
         pages.write(usize::MAX - 3, &[1, 2, 3]);
         assert_eq!(pages.len(), usize::MAX);
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_kept_and_not_copied() {
+    fn the_base_is_not_copied() {
         let bytes = vec![7; 10 * PAGE];
         let address = bytes.as_ptr();
         let len = bytes.len();

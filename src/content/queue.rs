@@ -1,4 +1,4 @@
-//! Those who wait for a writer slot, in order of arrival. Knows no lock, so it is tested on one thread.
+//! The queue of waiters for a writer slot, in order of arrival. It has no lock, so it is tested on one thread.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::origin::Origin;
 use crate::sync::Condvar;
 
-/// Stands for one connection among those that ask for the writer slot.
+/// The identity of a connection that asks for the writer slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token(u64);
 
@@ -19,7 +19,7 @@ impl Token {
     }
 }
 
-/// A place in a queue. A waiter that leaves the queue may keep it, and comes back before those who arrived later.
+/// A place in a queue. A waiter that leaves the queue may keep its place, and returns ahead of waiters that arrived later.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     number: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Behind all places that there have been.
+    /// Creates a place behind all earlier ones.
     pub(crate) fn new() -> Place {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Place { number: NEXT.fetch_add(1, Ordering::Relaxed), since: Instant::now() }
@@ -38,7 +38,7 @@ impl Place {
         self.number < other.number
     }
 
-    /// How long its owner has been waiting, in the queue or not.
+    /// Returns how long its owner has been waiting, in the queue or not.
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed()
     }
@@ -53,24 +53,26 @@ pub(crate) struct Waiter {
     pub(crate) stage: Stage,
 }
 
-/// To wake a thread takes far longer than most units of work do. So while the first waiter is on its way, the slot is
-/// anybody's who is running; once it is there, the slot is handed to it.
+/// The stage of a waiter.
+///
+/// Waking a thread takes far longer than most units of work. So while the first waiter is waking up (`Called`), any
+/// running thread may take the slot. Once the waiter is awake, the slot is handed to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Asleep,
     Called,
-    There,
+    Awake,
 }
 
-/// How often the last waiter looks whether a reservation has expired, of which nobody would tell it.
+/// How often the last waiter checks whether a reservation has expired. Nothing notifies it of that.
 const RECHECK: Duration = Duration::from_millis(20);
 
-/// The waiters that are present, that is, not away while they keep a place.
+/// The waiters that are in the queue. A waiter that is away may keep a place, but is not in the queue.
 #[derive(Default)]
 pub(crate) struct Queue {
-    /// By the numbers of their places.
+    /// By place number.
     waiters: BTreeMap<u64, Waiter>,
-    /// The places of those who build on something that they have read, and are to be told when it is replaced.
+    /// The place numbers of waiters that build on content they have read. They are woken when it is replaced.
     readers: BTreeSet<u64>,
 }
 
@@ -91,13 +93,13 @@ impl Queue {
         self.waiters.insert(waiter.place.number, waiter);
     }
 
-    /// Takes the waiter out, if it is still in the queue.
+    /// Removes the waiter, if it is still in the queue.
     pub(crate) fn leave(&mut self, place: Place) {
         let was_last = self.is_last(place);
         self.readers.remove(&place.number);
         self.waiters.remove(&place.number);
         if was_last && let Some((_, last)) = self.waiters.last_key_value() {
-            last.woken.notify_one(); // the watch is its from now on
+            last.woken.notify_one(); // from now on, it checks for expired reservations
         }
     }
 
@@ -115,7 +117,7 @@ impl Queue {
         Some(first)
     }
 
-    /// Who waits before this place.
+    /// Returns the first waiter, if it is before this place.
     pub(crate) fn first_before(&self, place: Place) -> Option<&Waiter> {
         self.first().filter(|first| first.place.number < place.number)
     }
@@ -124,33 +126,33 @@ impl Queue {
         self.waiters.last_key_value().is_some_and(|(number, _)| *number == place.number)
     }
 
-    /// Notes that a waiter is awake and has found the slot taken; says whether it was called and is the first.
+    /// Records that a waiter is awake and has found the slot taken. Returns whether it was called and is the first.
     ///
-    /// One that was called may not be the first any more, if somebody came back to a place before it. It is going to sleep
-    /// again, so it has to be called again.
-    pub(crate) fn arrive(&mut self, place: Place) -> bool {
+    /// A called waiter is no longer the first if another one has returned to a place before it. It goes back to sleep, so
+    /// it has to be called again.
+    pub(crate) fn mark_awake(&mut self, place: Place) -> bool {
         let is_first = self.first_before(place).is_none();
         let called = self.waiters.get_mut(&place.number).filter(|waiter| waiter.stage == Stage::Called);
         let Some(waiter) = called else { return false };
-        waiter.stage = if is_first { Stage::There } else { Stage::Asleep };
+        waiter.stage = if is_first { Stage::Awake } else { Stage::Asleep };
         is_first
     }
 
-    /// How long a waiter may sleep, unless it is called.
+    /// Returns how long a waiter may sleep, unless it is called.
     ///
-    /// The last one keeps watch for reservations that expire; for the others there is nothing to look at. It is the last,
-    /// and not the first, since it stays longest: the watch rarely has to be handed on, which costs a wake-up.
+    /// The last waiter checks for expired reservations; the others have nothing to check. The last one does it because it
+    /// stays longest: passing this duty to another waiter costs a wake-up, and is rarely necessary.
     pub(crate) fn longest_sleep(&self, place: Place) -> Duration {
         if self.is_last(place) { RECHECK } else { Duration::MAX }
     }
 
-    /// Wakes those who build on what has just been replaced.
+    /// Wakes the waiters that build on content that has just been replaced.
     pub(crate) fn wake_readers(&mut self) {
         let readers = std::mem::take(&mut self.readers);
         readers.iter().filter_map(|number| self.waiters.get(number)).for_each(|reader| reader.woken.notify_one());
     }
 
-    /// Wakes those who sleep no longer than until a certain time, as that time does. In a model nothing else would.
+    /// Wakes the waiters whose sleep has a time limit, as a clock would. A model has no clock.
     #[cfg(all(test, shuttle))]
     pub(crate) fn pass_time(&self) {
         self.waiters.values().for_each(|waiter| waiter.woken.pass_time());
@@ -178,22 +180,22 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_that_comes_back_has_its_old_place() {
+    fn a_waiter_that_returns_keeps_its_place() {
         let [one, two, three] = [(); 3].map(|()| Place::new());
         let mut queue = queue(&[two, three]);
-        assert!(queue.first_before(one).is_none(), "nobody who came later is before it");
+        assert!(queue.first_before(one).is_none(), "waiters that arrived later are not before it");
         assert_eq!(queue.first_before(three).map(|waiter| waiter.place.number), Some(two.number));
         queue.enter(waiter(one, false));
         assert_eq!(first(&queue), Some(one.number));
         queue.leave(one);
         assert_eq!(first(&queue), Some(two.number));
         assert_eq!(queue.take_first().map(|waiter| waiter.place.number), Some(two.number));
-        queue.leave(two); // which is gone already
+        queue.leave(two); // it is no longer in the queue
         assert_eq!(queue.len(), 1);
     }
 
     #[test]
-    fn only_the_last_waiter_looks_by_itself() {
+    fn only_the_last_waiter_checks_for_expired_reservations() {
         let places = [(); 2000].map(|()| Place::new());
         let mut queue = queue(&places);
         let watch = |queue: &Queue| -> Vec<u64> {
@@ -208,23 +210,23 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_that_was_called_and_is_not_the_first_any_more_can_be_called_again() {
+    fn a_called_waiter_that_is_no_longer_the_first_can_be_called_again() {
         let [one, two] = [(); 2].map(|()| Place::new());
         let mut queue = queue(&[two]);
-        assert!(!queue.arrive(two), "it was not called");
+        assert!(!queue.mark_awake(two), "it was not called");
         queue.first_mut().unwrap().stage = Stage::Called;
         queue.enter(waiter(one, false));
-        assert!(!queue.arrive(two));
+        assert!(!queue.mark_awake(two));
         queue.leave(one);
         assert_eq!(queue.first().unwrap().stage, Stage::Asleep);
         queue.first_mut().unwrap().stage = Stage::Called;
-        assert!(queue.arrive(two));
-        assert_eq!(queue.first().unwrap().stage, Stage::There);
-        assert!(!queue.arrive(two), "it arrives once");
+        assert!(queue.mark_awake(two));
+        assert_eq!(queue.first().unwrap().stage, Stage::Awake);
+        assert!(!queue.mark_awake(two), "it wakes up once");
     }
 
     #[test]
-    fn those_who_build_on_what_they_have_read_are_told_once() {
+    fn waiters_that_have_read_are_woken_once() {
         let [one, two, three] = [(); 3].map(|()| Place::new());
         let mut queue = queue(&[one]);
         queue.enter(waiter(two, true));
@@ -234,6 +236,6 @@ mod tests {
         assert_eq!(queue.readers, BTreeSet::from([three.number]));
         queue.wake_readers();
         assert!(queue.readers.is_empty());
-        assert_eq!(queue.len(), 2, "they leave by themselves");
+        assert_eq!(queue.len(), 2, "they leave the queue when they run");
     }
 }

@@ -1,11 +1,11 @@
-//! Replaces a file by one that is complete.
+//! Replacing a file with a complete one.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-/// Writes the file `aside`, and renames it to `path`, which it replaces. If that fails, `aside` is removed, and the file at
-/// `path` stays as it was. `create` must fail if there is a file `aside`: it may be another's.
+/// Writes the file `aside` and renames it to `path`, which it replaces. If that fails, removes `aside`; the file at `path`
+/// stays unchanged. `create` must fail if there is a file `aside`: it may belong to another process.
 pub(crate) fn replace_file(
     path: &Path,
     aside: &Path,

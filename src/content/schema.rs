@@ -1,8 +1,9 @@
-//! The identity of a schema, and whether a commit has changed it.
+//! The identity of a schema, and a check whether a commit has changed it.
 //!
-//! SQLite counts the schema cookie up with each change of the schema that it makes by itself. It does not for an edit of
-//! `sqlite_schema` under `PRAGMA writable_schema`, nor for one of the query planner's statistics, which every connection reads
-//! with the schema. So the pages that hold both are compared. The layout is that of SQLite's "Database File Format".
+//! SQLite increments the schema cookie with each schema change that it makes itself. It does not for an edit of
+//! `sqlite_schema` under `PRAGMA writable_schema`, nor for an edit of the query planner's statistics, which every
+//! connection reads with the schema. So the check compares the pages that hold both. The layout is that of SQLite's
+//! "Database File Format".
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -10,12 +11,12 @@ use std::sync::{Arc, OnceLock};
 
 use super::pages::Pages;
 
-/// Identity of a schema, with its statistics. Two images with the same one have the same schema and statistics; two with
-/// different ones may differ.
+/// The identity of a schema, with its statistics. Two images with the same identity have the same schema and statistics;
+/// two images with different identities may differ.
 #[derive(Clone)]
 pub(crate) struct Schema(Arc<OnceLock<Option<Place>>>);
 
-/// Where a schema is.
+/// The place of a schema in an image.
 struct Place {
     layout: Layout,
     /// The numbers of the pages that hold `sqlite_schema` and the tables of statistics.
@@ -32,18 +33,18 @@ impl Schema {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether `after` has the schema and the statistics of `before`, whose schema this is. Where the pages can't be
-    /// read, the answer is no.
+    /// Returns whether `after` has the schema and the statistics of `before`, whose schema this is. Returns `false` if the
+    /// pages can't be read.
     pub(crate) fn is_unchanged(&self, before: &Pages, after: &Pages) -> bool {
         let Some(Place { layout, pages, .. }) = self.place(before) else { return false };
         let same = |range: Range<usize>| before.same_bytes(after, range.start, range.len());
         HEADER_FIELDS.into_iter().all(same) && pages.iter().all(|page| same(layout.content(*page)))
     }
 
-    /// Whether there are virtual tables in `pages`, whose schema this is. Where the pages can't be read, the answer is yes.
+    /// Returns whether there are virtual tables in `pages`, whose schema this is. Returns `true` if the pages can't be read.
     ///
-    /// What such a table keeps in memory lasts as long as a connection knows the schema. FTS5 tells by numbers of its own
-    /// whether its settings are out of date, and they repeat after a restore.
+    /// The in-memory state of such a table lasts as long as a connection keeps the schema. FTS5 detects stale settings by
+    /// its own numbers, which repeat after a restore.
     pub(crate) fn has_virtual_tables(&self, pages: &Pages) -> bool {
         self.place(pages).is_none_or(|place| place.has_virtual_tables)
     }
@@ -53,15 +54,15 @@ impl Schema {
     }
 }
 
-/// What a connection takes from the header when it reads the schema: page size and reserved bytes; schema format, default
-/// cache size and text encoding. (What lies between them changes only with the schema.)
+/// The header fields that a connection reads with the schema: page size and reserved bytes; schema format, default cache
+/// size and text encoding. (The bytes between them change only with the schema.)
 const HEADER_FIELDS: [Range<usize>; 2] = [16..21, 44..60];
 const HEADER: usize = 100;
 
 #[derive(Clone, Copy)]
 struct Layout {
     page_size: usize,
-    /// Bytes of a page that SQLite uses.
+    /// The number of bytes of a page that SQLite uses.
     usable: usize,
 }
 
@@ -77,10 +78,10 @@ impl Layout {
             _ => return None,
         };
         let usable = page_size - usize::from(header[20]);
-        (usable >= 480).then_some(Layout { page_size, usable }) // SQLite's own minimum
+        (usable >= 480).then_some(Layout { page_size, usable }) // SQLite's minimum
     }
 
-    /// Where the used bytes of this page are, without the header of the first.
+    /// Returns the range of this page's used bytes, without the header of the first page.
     fn content(self, page: u32) -> Range<usize> {
         let start = (page as usize - 1) * self.page_size;
         start + if page == 1 { HEADER } else { 0 }..start + self.usable
@@ -88,7 +89,7 @@ impl Layout {
 }
 
 impl Place {
-    /// `None` if what says where it is can't be read.
+    /// Returns `None` if the pages that locate the schema can't be read.
     fn of(pages: &Pages) -> Option<Place> {
         let layout = Layout::of(pages)?;
         let mut walk = Walk { pages, layout, found: BTreeSet::new() };
@@ -109,7 +110,7 @@ impl Place {
 struct Walk<'a> {
     pages: &'a Pages,
     layout: Layout,
-    /// The numbers of all pages so far. Invariant: none is looked at twice, so that a walk ends.
+    /// The numbers of all pages so far. Invariant: no page is visited twice, so a walk ends.
     found: BTreeSet<u32>,
 }
 
@@ -117,7 +118,7 @@ const INTERIOR: u8 = 0x05;
 const LEAF: u8 = 0x0d;
 
 impl Walk<'_> {
-    /// Goes through the table with this root page, and hands out the record of each row.
+    /// Walks through the table with this root page, and passes the record of each row to `each`.
     fn table(&mut self, root: u32, mut each: impl FnMut(&[u8]) -> Option<()>) -> Option<()> {
         let mut left = vec![root];
         while let Some(number) = left.pop() {
@@ -154,7 +155,7 @@ impl Walk<'_> {
         (self.pages.read(offset, &mut page) == usable).then_some(page)
     }
 
-    /// The record of the cell of a leaf, with what has overflowed to other pages.
+    /// Returns the record of a leaf's cell, including the part on overflow pages.
     fn record(&mut self, page: &[u8], at: usize) -> Option<Vec<u8>> {
         let (size, at) = varint(page, at)?;
         let (_rowid, at) = varint(page, at)?;
@@ -171,7 +172,7 @@ impl Walk<'_> {
         Some(record)
     }
 
-    /// How many bytes of a record of this size are in the cell itself ("B-tree Pages").
+    /// Returns how many bytes of a record of this size are in the cell itself ("B-tree Pages").
     fn local(&self, size: usize) -> usize {
         let usable = self.layout.usable;
         let (most, least) = (usable - 35, (usable - 12) * 32 / 255 - 23);
@@ -183,7 +184,7 @@ impl Walk<'_> {
     }
 }
 
-/// What a record of `sqlite_schema` stands for.
+/// The kind of object that a record of `sqlite_schema` describes.
 enum Content {
     /// A table of statistics, with this root page.
     Statistics(u32),
@@ -192,7 +193,7 @@ enum Content {
     Other,
 }
 
-/// `None` if the record is malformed.
+/// Returns the kind of object, or `None` if the record is malformed.
 fn content_of(record: &[u8]) -> Option<Content> {
     let (header, mut at) = varint(record, 0)?;
     let mut content = usize::try_from(header).ok()?;
@@ -213,13 +214,13 @@ fn content_of(record: &[u8]) -> Option<Content> {
     })
 }
 
-/// In UTF-16 as well, where a letter of ASCII is followed or preceded by a zero.
+/// Also works for UTF-16, where a zero byte follows or precedes an ASCII letter.
 fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
     let letters = text.iter().filter(|byte| **byte != 0).map(u8::to_ascii_lowercase);
     letters.take(prefix.len()).eq(prefix.iter().copied())
 }
 
-/// Bytes of a value of this type ("Record Format"); `None` for those that are reserved.
+/// Returns the length in bytes of a value of this type ("Record Format"), or `None` for reserved types.
 fn length(serial_type: u64) -> Option<usize> {
     match serial_type {
         0 | 8 | 9 => Some(0),
@@ -239,7 +240,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4).map(|four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]))
 }
 
-/// A number of up to nine bytes, and where what follows it begins.
+/// Returns a number of up to nine bytes, and the position after it.
 fn varint(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
     let mut number = 0;
     for (index, byte) in bytes.get(at..)?.iter().take(9).enumerate() {
@@ -264,7 +265,7 @@ mod tests {
 
     const LONG: usize = 30_000;
 
-    /// A schema of several levels, one statement of which overflows, with statistics.
+    /// Returns a script that creates statistics and a schema of several levels, one statement of which overflows.
     fn script(settings: &str) -> String {
         let tables = (0..300).map(|table| {
             format!("CREATE TABLE table_{table} (a, b); CREATE INDEX index_{table} ON table_{table} (a);")
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pages_of_a_schema_are_those_that_sqlite_names() {
+    fn the_pages_of_a_schema_match_dbstat() {
         for settings in [
             "",
             "PRAGMA page_size = 512",
@@ -294,7 +295,7 @@ mod tests {
             let connection = Connection::open(engine.uri()).unwrap();
             connection.execute_batch(&script(settings)).unwrap();
             let snapshot = engine.snapshot();
-            let Place { pages, .. } = Place::of(snapshot.pages()).expect("it is well-formed");
+            let Place { pages, .. } = Place::of(snapshot.pages()).expect("the schema is well-formed");
             let expected = pages_by_sqlite(&connection);
             assert!(expected.len() > 2, "{settings}: {expected:?}");
             assert_eq!(pages.into_iter().collect::<BTreeSet<u32>>(), expected, "{settings}");
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn virtual_tables_are_noticed() {
+    fn virtual_tables_are_detected() {
         for settings in ["", "PRAGMA encoding = 'UTF-16le'", "PRAGMA encoding = 'UTF-16be'"] {
             let engine = Engine::new();
             let connection = Connection::open(engine.uri()).unwrap();
@@ -314,7 +315,7 @@ mod tests {
         }
     }
 
-    /// Whether `sql` leaves the schema of the database as it is, by its pages.
+    /// Returns whether `sql` leaves the schema of the database unchanged, according to its pages.
     fn is_unchanged_by(connection: &Connection, engine: &Engine, sql: &str) -> bool {
         let before = engine.snapshot();
         connection.execute_batch(sql).unwrap();
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_changes_the_schema_or_its_statistics_is_noticed() {
+    fn changes_of_the_schema_or_its_statistics_are_detected() {
         let engine = Engine::new();
         let connection = Connection::open(engine.uri()).unwrap();
         connection.execute_batch(&script("PRAGMA page_size = 1024")).unwrap();
@@ -342,9 +343,9 @@ mod tests {
         }
     }
 
-    /// A tree whose pages are each other's children, and every other page that has one byte wrong.
+    /// Tests a page that is its own child, and one wrong byte at many positions.
     #[test]
-    fn malformed_pages_are_no_schema_and_no_panic() {
+    fn malformed_pages_have_no_schema_and_cause_no_panic() {
         let engine = Engine::new();
         engine.connect().unwrap().execute_batch(&script("PRAGMA page_size = 512")).unwrap();
         let bytes = engine.snapshot().to_bytes();
@@ -362,7 +363,10 @@ mod tests {
         circular[HEADER + 8..HEADER + 12].copy_from_slice(&1u32.to_be_bytes()); // page 1 is its own last child
         assert!(!schema(circular));
         assert!(!schema(bytes[..90].to_vec()));
-        assert!(!Schema::new().is_unchanged(Snapshot::empty().pages(), Snapshot::empty().pages()), "it has no layout");
+        assert!(
+            !Schema::new().is_unchanged(Snapshot::empty().pages(), Snapshot::empty().pages()),
+            "an empty database has no layout"
+        );
     }
 
     fn pages_with_header(page_size: u16, reserved: u8, len: usize) -> Pages {
@@ -374,20 +378,20 @@ mod tests {
     }
 
     #[test]
-    fn page_sizes_that_sqlite_does_not_have_are_no_layout() {
+    fn unsupported_page_sizes_have_no_layout() {
         let size =
             |page_size, reserved, len| Layout::of(&pages_with_header(page_size, reserved, len)).map(|it| it.usable);
         assert_eq!(size(512, 0, HEADER), Some(512));
         assert_eq!(size(512, 32, HEADER), Some(480));
-        assert_eq!(size(512, 33, HEADER), None, "fewer bytes than SQLite takes");
+        assert_eq!(size(512, 33, HEADER), None, "fewer usable bytes than SQLite's minimum");
         assert_eq!(size(1, 0, HEADER), Some(65_536));
         assert_eq!(size(512, 0, HEADER - 1), None);
         assert_eq!([256, 513, 1000].map(|page_size| size(page_size, 0, HEADER)), [None; 3]);
     }
 
-    /// By the formulas of "B-tree Pages": of pages of 4096 bytes, a leaf holds from 489 to 4061 bytes of a record.
+    /// The formulas of "B-tree Pages": if a page has 4096 bytes, a leaf holds 489 to 4061 bytes of a record.
     #[test]
-    fn the_part_of_a_record_in_its_cell_is_that_of_the_file_format() {
+    fn the_part_of_a_record_in_its_cell_follows_the_file_format() {
         let pages = pages_with_header(4096, 0, HEADER);
         let walk = Walk { pages: &pages, layout: Layout::of(&pages).unwrap(), found: BTreeSet::new() };
         let local = [4061, 4062, 4581, 5000, 8152, 8153, 8154].map(|size| walk.local(size));
@@ -409,7 +413,7 @@ mod tests {
             Some(())
         });
         assert!(read.is_some() && longest.len() > LONG);
-        assert!(longest.ends_with(b"x' AS a"), "and no further");
+        assert!(longest.ends_with(b"x' AS a"), "the record ends with its statement");
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! The writer slot of an engine: one connection at a time holds it, and the others wait in a queue.
+//! The writer slot of an engine. One connection at a time holds it; the others wait in a queue.
 //!
 //! ```text
 //! the slot:   free ──acquire──▶ held, or reserved for a time
-//!                  ◀──release── (it is offered to the first waiter)
+//!                  ◀──release── (the slot is offered to the first waiter)
 //!                  ◀──expire─── (a reservation only)
-//! a waiter:   Asleep ──offer──▶ Called ──arrive──▶ There ──offer──▶ has the slot
+//! a waiter:   Asleep ──offer──▶ Called ──mark_awake──▶ Awake ──offer──▶ has the slot
 //! ```
 //!
-//! While the first waiter is on its way (`Called`), the slot is for any connection that asks, since to wake a thread takes
-//! longer than most units of work. A waiter that was passed over for 20 ms is handed the slot wherever it is.
+//! While the first waiter is waking up (`Called`), any connection that asks gets the slot, because waking a thread takes
+//! longer than most units of work. A waiter that was passed over for 20 ms is handed the slot in any stage.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,25 +24,25 @@ use crate::sync::{Condvar, Patience};
 pub(crate) struct Claim {
     pub(crate) token: Token,
     pub(crate) purpose: Purpose,
-    /// What its transaction has read and would build on. When that is replaced, there is nothing to wait for.
+    /// The content that its transaction has read and builds on. If it is replaced, the claim is refused.
     pub(crate) read: Option<Snapshot>,
-    /// How long the slot is only reserved, until the token claims it for good. `None` claims it for good.
+    /// How long the slot stays reserved, unless the token claims it before. `None` holds it until it is released.
     pub(crate) reserve: Option<Duration>,
 }
 
-/// The slot and its queue: a plain value, which its owner locks.
+/// The slot and its queue: a plain value, which its owner protects with a lock.
 #[derive(Default)]
 pub(super) struct Slot {
     writer: Option<Writer>,
-    /// Invariant: while the slot is free, the first waiter is on its way ([`Stage::Called`]). A reservation that has expired
-    /// does not make it free; the last waiter looks for that.
+    /// Invariant: while the slot is free, the first waiter is waking up ([`Stage::Called`]). An expired reservation does
+    /// not make the slot free; the last waiter checks for that.
     pub(super) queue: Queue,
 }
 
 struct Writer {
     token: Token,
     origin: Origin,
-    /// How long the slot is only reserved; then it is anybody's.
+    /// How long the slot is reserved. After that, any connection may take it.
     reserved: Option<Patience>,
 }
 
@@ -52,11 +52,11 @@ impl Writer {
     }
 }
 
-/// How long a waiter may be passed over; then it is handed the slot wherever it is.
+/// How long a waiter may be passed over. After that, it is handed the slot in any stage.
 pub(super) const MAX_PASSED_OVER: Duration = Duration::from_millis(20);
 
 impl Slot {
-    /// Takes the slot if it is free, or the claimant's already; for a waiter at a place only if no other is before it.
+    /// Takes the slot if it is free or the claimant has it already. A waiter with a place gets it only if it is the first.
     pub(super) fn acquire(&mut self, claim: &Claim, place: Option<Place>) -> Result<(), Refusal> {
         let reserved = claim.reserve.map(Patience::of);
         let before = place.and_then(|place| self.queue.first_before(place)).map(|first| first.origin.clone());
@@ -80,17 +80,17 @@ impl Slot {
         }
     }
 
-    /// Who holds the slot, or has it reserved.
+    /// Returns the connection that holds the slot or has reserved it.
     pub(super) fn holder(&self) -> Option<&Origin> {
         self.writer.as_ref().map(|writer| &writer.origin)
     }
 
-    /// Whether no connection holds the slot or waits for it.
+    /// Returns whether no connection holds the slot or waits for it.
     pub(super) fn is_unused(&self) -> bool {
         self.writer.is_none() && self.queue.is_empty()
     }
 
-    /// Whether the slot is held with this token, and not only reserved.
+    /// Returns whether the slot is held with this token, and not only reserved.
     pub(super) fn is_held_by(&self, token: Token) -> bool {
         self.writer.as_ref().is_some_and(|writer| writer.token == token && writer.reserved.is_none())
     }
@@ -117,17 +117,17 @@ impl Slot {
         }
     }
 
-    /// Hands the free slot to the first waiter if it has arrived or was passed over for long; wakes it if it sleeps.
+    /// Hands the free slot to the first waiter if it is awake or was passed over for long; wakes it if it sleeps.
     pub(super) fn offer(&mut self) {
         match self.queue.first_mut() {
-            Some(first) if first.stage == Stage::There || first.place.age() >= MAX_PASSED_OVER => {
+            Some(first) if first.stage == Stage::Awake || first.place.age() >= MAX_PASSED_OVER => {
                 first.woken.notify_one(); // it may have gone back to sleep
                 self.writer = self.queue.take_first().map(|first| {
                     let origin = first.origin.restarted();
                     Writer { token: first.token, origin, reserved: None }
                 });
             }
-            // One that has been called need not be called again; that would only take time (exempted in mutants.toml).
+            // A called waiter need not be called again; that would only take time (exempted in mutants.toml).
             Some(first) if first.stage == Stage::Asleep => {
                 first.stage = Stage::Called;
                 first.woken.notify_one();

@@ -39,8 +39,8 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 pub struct Snapshot(Arc<Image>, JournalMode);
 
-/// What `PRAGMA journal_mode` says of a database: in a file, the two bytes of the header that hold the format versions.
-/// Here it is kept apart from the pages, in which those bytes always say rollback, or SQLite would look for a WAL.
+/// The journal mode of a database (`PRAGMA journal_mode`). In a file, the format versions in the header hold it: two
+/// bytes. Here it is separate from the pages, whose header always says rollback; otherwise SQLite would look for a WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JournalMode {
     Rollback,
@@ -52,8 +52,8 @@ struct Image {
     schema: Schema,
 }
 
-/// The two numbers by which a connection tells whether what it keeps in memory is still what the database holds
-/// (SQLite's "Database File Format", sections 1.3.7 and 1.3.9).
+/// The two numbers in the header by which a connection detects that its page cache or its schema is stale (SQLite's
+/// "Database File Format", sections 1.3.7 and 1.3.9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) change_counter: u32,
@@ -77,12 +77,12 @@ impl Stamp {
         Stamp { change_counter: number(pages, CHANGE_COUNTER), schema_cookie: number(pages, SCHEMA_COOKIE) }
     }
 
-    /// The farther one of each number.
+    /// Returns the later one of each number.
     pub(crate) fn max(self, other: Stamp) -> Stamp {
-        let farther = |one, other| if is_ahead(one, other) { one } else { other };
+        let later = |one, other| if is_ahead(one, other) { one } else { other };
         Stamp {
-            change_counter: farther(self.change_counter, other.change_counter),
-            schema_cookie: farther(self.schema_cookie, other.schema_cookie),
+            change_counter: later(self.change_counter, other.change_counter),
+            schema_cookie: later(self.schema_cookie, other.schema_cookie),
         }
     }
 }
@@ -90,8 +90,8 @@ impl Stamp {
 impl Snapshot {
     /// Creates a snapshot of the content of a SQLite database file. A `Vec<u8>` is kept, not copied.
     ///
-    /// Of a database in WAL mode, these bytes lack what is still in the `-wal` file beside the database file;
-    /// [`Snapshot::open`] reads that, too.
+    /// If the database is in WAL mode, these bytes lack the content of the `-wal` file beside the database file.
+    /// [`Snapshot::open`] reads that too.
     ///
     /// # Errors
     /// [`NotADatabase`](crate::ErrorKind::NotADatabase) if the bytes are empty, don't start with SQLite's header, or
@@ -102,18 +102,18 @@ impl Snapshot {
         Snapshot::from_base(Arc::new(bytes), len).map_err(|flaw| Error::not_a_database("these bytes", flaw))
     }
 
-    /// The image that the first `len` of these bytes are; the error says what is wrong with them.
+    /// Creates a snapshot of the first `len` of these bytes. The error describes what is wrong with them.
     pub(crate) fn from_base(base: Base, len: usize) -> std::result::Result<Snapshot, String> {
         check_header(&(*base).as_ref()[..len], len)?;
         let mut pages = Pages::from_base(base, len);
         let journal_mode = if take_wal_mark(&mut pages) { JournalMode::Wal } else { JournalMode::Rollback };
         if number(&pages, SCHEMA_COOKIE) == 0 {
-            pages.write(SCHEMA_COOKIE, &1u32.to_be_bytes()); // zero is an empty database's
+            pages.write(SCHEMA_COOKIE, &1u32.to_be_bytes()); // zero marks an empty database
         }
         Ok(Snapshot(Snapshot::new(pages).0, journal_mode))
     }
 
-    /// Reads a database file through SQLite: with what is committed in its `-wal` file. Waits up to 5 s for another process
+    /// Reads a database file through SQLite, including the commits in its `-wal` file. Waits up to 5 s for another process
     /// that is writing to the file. Using the snapshot does not change the file.
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl Snapshot {
         let flawed = |flaw| Error::not_a_database(&format!("the file `{}`", path.display()), flaw);
         let mut header = Vec::new();
         let file = fs::File::open(path).map_err(io_error)?;
-        let len = in_memory(file.metadata().map_err(io_error)?.len());
+        let len = saturating_len(file.metadata().map_err(io_error)?.len());
         file.take(HEADER as u64).read_to_end(&mut header).map_err(io_error)?;
         check_start(&header, len).map_err(flawed)?;
         match read_through_sqlite(path) {
@@ -135,7 +135,7 @@ impl Snapshot {
                 Err(flawed(format!("it is cut short: {len} bytes, where its header promises {}", bytes.len())))
             }
             Ok(ReadFile { bytes, .. }) => Snapshot::from_bytes(bytes),
-            // What the header promises is certain only after SQLite has locked the file and failed to read it.
+            // The header is reliable only after SQLite has locked the file and failed to read it.
             Err(cause) => {
                 Err(check_header(&header, len).err().map_or_else(|| Error::open_snapshot(path, cause), flawed))
             }
@@ -225,10 +225,10 @@ impl Snapshot {
         Some(number(&self.0.pages, TEXT_ENCODING)).filter(|encoding| *encoding != 0)
     }
 
-    /// What a connection committed over `self`, with numbers that `highest` has not seen where those it chose have been
-    /// used before. (It counts on from what it read, which after a restore is less than what others have seen.)
-    /// `cookie_before` is the schema cookie that it saw before it changed anything; it differs from `self`'s where its
-    /// own latest commit was given another.
+    /// Returns the snapshot that a connection commits over `self`. Replaces numbers of the connection that are not ahead
+    /// of `highest`. (The connection counts on from the numbers that it read. After a restore, other connections have
+    /// seen later ones.) `cookie_before` is the schema cookie that the connection saw before its changes. It differs from
+    /// `self`'s if the connection's latest commit was given another one.
     pub(crate) fn committed(&self, mut pages: Pages, cookie_before: u32, highest: Stamp) -> Snapshot {
         let written = Stamp::of(&pages);
         let mut new = written;
@@ -240,7 +240,7 @@ impl Snapshot {
             new.schema_cookie = next(highest.schema_cookie);
         }
         if new != written || !is_ahead(new.change_counter, highest.change_counter) {
-            // Not the committing connection's own number either: it has to notice that its page 1 was changed.
+            // This differs from the committing connection's number too, so it detects that its page 1 was changed.
             new.change_counter = next(highest.max(new).change_counter);
             stamp(&mut pages, new);
         }
@@ -248,8 +248,8 @@ impl Snapshot {
         Snapshot(Arc::new(Image { pages, schema }), self.1)
     }
 
-    /// `self` as it can follow `current`: with a change counter that `highest` has not seen, and with a new schema
-    /// cookie too unless both have the same schema, and that has no virtual tables.
+    /// Returns `self` with numbers that can follow `current`: a change counter ahead of `highest`, and a new schema cookie
+    /// too, unless both have the same schema and it has no virtual tables.
     pub(crate) fn restamped(&self, current: &Snapshot, highest: Stamp) -> Snapshot {
         let (mut pages, schema) = (self.0.pages.clone(), self.0.schema.clone());
         let same_schema = schema.ptr_eq(&current.0.schema) && !schema.has_virtual_tables(&self.0.pages);
@@ -293,25 +293,25 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 struct ReadFile {
     bytes: Vec<u8>,
-    /// How long the file was then; in WAL mode the database may be longer.
+    /// The length of the file at that time. In WAL mode, the database may be longer.
     len: usize,
 }
 
-/// Lets SQLite read the file, so that locks, journals and WAL are honoured.
+/// Reads the file through SQLite, which respects locks, journals and the WAL.
 fn read_through_sqlite(path: &Path) -> rusqlite::Result<ReadFile> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    // No bit is in both, so `^` would do (exempted in mutants.toml).
+    // The flags share no bit, so `^` gives the same result (exempted in mutants.toml).
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = &mut Connection::open_with_flags(&path, flags)?; // serialize takes &self in some versions
-    // With this, SQLite reports its own error about the file (serialize reports only "out of memory"), and the file does
-    // not change until its length is read.
+    // This makes SQLite report its own error about the file (serialize reports only "out of memory"). It also keeps the
+    // file unchanged until its length is read.
     connection.execute_batch("BEGIN; SELECT 1 FROM sqlite_schema")?;
     let bytes = connection.serialize("main")?.to_vec();
-    let len = fs::metadata(&path).map_or(bytes.len(), |file| in_memory(file.len()));
+    let len = fs::metadata(&path).map_or(bytes.len(), |file| saturating_len(file.len()));
     Ok(ReadFile { bytes, len })
 }
 
-/// Checks that this is the start of a database of `len` bytes; the error says what is wrong.
+/// Checks that this is the start of a database of `len` bytes. The error describes what is wrong.
 fn check_start(bytes: &[u8], len: usize) -> std::result::Result<(), String> {
     if bytes.is_empty() {
         return Err("it is empty (Engine::new() makes an empty database)".into());
@@ -325,7 +325,7 @@ fn check_start(bytes: &[u8], len: usize) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// Checks that the header is one of a database of `len` bytes; the error says what is wrong.
+/// Checks that the header fits a database of `len` bytes. The error describes what is wrong.
 fn check_header(bytes: &[u8], len: usize) -> std::result::Result<(), String> {
     check_start(bytes, len)?;
     let page_size = match u16::from_be_bytes([bytes[PAGE_SIZE], bytes[PAGE_SIZE + 1]]) {
@@ -348,13 +348,13 @@ fn check_header(bytes: &[u8], len: usize) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// Whether so many pages fit into `len` bytes; not if they would not even fit into the address space.
+/// Returns whether this number of pages fits into `len` bytes; `false` if it exceeds even the address space.
 fn has_room(len: usize, pages: usize, page_size: usize) -> bool {
     pages.checked_mul(page_size).is_some_and(|promised| promised <= len)
 }
 
-/// A file's length; one that does not fit into the address space is as long as that.
-fn in_memory(len: u64) -> usize {
+/// Converts a file's length. A length beyond the address space becomes `usize::MAX`.
+fn saturating_len(len: u64) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX)
 }
 
@@ -364,12 +364,12 @@ fn number(pages: &Pages, at: usize) -> u32 {
     u32::from_be_bytes(bytes)
 }
 
-/// Writes the numbers into the header of an image; into one that is empty, nothing.
+/// Writes the numbers to the header of an image. Does nothing if the image is empty.
 fn stamp(pages: &mut Pages, stamp: Stamp) {
     if pages.len() == 0 {
         return;
     }
-    // SQLite believes the page count in the header only where these two are equal, which they will be from now on.
+    // SQLite uses the page count in the header only if these two are equal. From now on, they are equal.
     if number(pages, CHANGE_COUNTER) != number(pages, VERSION_VALID_FOR) {
         let page_count = pages.len() / page_size(pages);
         pages.write(PAGE_COUNT, &(page_count as u32).to_be_bytes());
@@ -379,8 +379,8 @@ fn stamp(pages: &mut Pages, stamp: Stamp) {
     pages.write(SCHEMA_COOKIE, &stamp.schema_cookie.to_be_bytes());
 }
 
-/// Has the header say that the database is in no WAL mode; says whether it was. An engine has no WAL, so a database in WAL
-/// mode would not open; these two bytes are all that says so.
+/// Removes the mark of WAL mode from the header, and returns whether it was there. An engine has no WAL, so a database in
+/// WAL mode would not open. These two bytes are the only mark.
 pub(crate) fn take_wal_mark(pages: &mut Pages) -> bool {
     let mut versions = [0; 2];
     pages.read(FORMAT_VERSIONS, &mut versions);
@@ -390,7 +390,7 @@ pub(crate) fn take_wal_mark(pages: &mut Pages) -> bool {
     versions.contains(&WAL)
 }
 
-/// Gives the image the next change counter.
+/// Increments the change counter of the image.
 pub(crate) fn count_on(pages: &mut Pages) {
     let Stamp { change_counter, schema_cookie } = Stamp::of(pages);
     stamp(pages, Stamp { change_counter: next(change_counter), schema_cookie });
@@ -403,12 +403,12 @@ fn page_size(pages: &Pages) -> usize {
     }
 }
 
-/// Whether `number` comes after `other`, in numbers that wrap around as SQLite's do.
+/// Returns whether `number` comes after `other`. The numbers wrap around, as SQLite's do.
 fn is_ahead(number: u32, other: u32) -> bool {
     number.wrapping_sub(other).cast_signed() > 0
 }
 
-/// The number after this one; never zero, which is what an empty database has.
+/// Returns the number after this one. It is never zero, the number of an empty database.
 fn next(number: u32) -> u32 {
     number.wrapping_add(1).max(1)
 }
@@ -417,13 +417,13 @@ fn next(number: u32) -> u32 {
 mod tests {
     use super::*;
 
-    /// 65,536 pages of 65,536 bytes are none in 32 bits.
+    /// In 32 bits, the size of 65,536 pages of 65,536 bytes wraps around to zero.
     #[test]
-    fn a_header_may_promise_more_than_the_address_space_has() {
+    fn more_pages_than_the_address_space_has_do_not_fit() {
         assert!(has_room(8192, 2, 4096));
         assert!(!has_room(8191, 2, 4096));
         assert!(has_room(usize::MAX, 1, usize::MAX));
-        assert!(!has_room(usize::MAX, usize::MAX / 2 + 1, 2), "which would wrap around to zero");
-        assert_eq!(in_memory(100), 100);
+        assert!(!has_room(usize::MAX, usize::MAX / 2 + 1, 2), "the product would wrap around to zero");
+        assert_eq!(saturating_len(100), 100);
     }
 }

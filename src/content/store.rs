@@ -1,6 +1,7 @@
-//! The committed state of one engine, and the way to replace it.
+//! The committed state of one engine, and its replacement.
 //!
-//! Any number of connections read it, without a lock while they do. One at a time, which holds the writer slot, replaces it.
+//! Any number of connections read it, and hold no lock while they read. One connection at a time, the holder of the writer
+//! slot, replaces it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,38 +16,38 @@ use super::snapshot::{JournalMode, Snapshot, Stamp};
 use crate::marks;
 use crate::sync::{Mutex, MutexGuard, Patience, Recovered, thread};
 
-/// One engine's content: read by any number of connections without a lock, written by one at a time.
+/// The content of one engine. Any number of connections read it without a lock; one at a time writes it.
 pub(crate) struct Store {
     state: Mutex<State>,
-    /// How often the content has changed in a way that a connection which has read it can't follow as a new one does.
+    /// The number of changes that a new connection can follow, but not one that has read the content before.
     format_changes: AtomicUsize,
-    /// The number of the engine that it serves now, with which marks are told. 0 as long as it serves none.
+    /// The number of the engine that uses the store now, reported with its marks. 0 while no engine uses it.
     number: AtomicU64,
 }
 
 struct State {
-    /// What is committed now.
+    /// The committed content.
     current: Snapshot,
-    /// What a reset goes back to.
+    /// The content that a reset restores.
     baseline: Snapshot,
-    /// Invariant: no image that `current` has ever been had a farther number (rule 1: none may repeat with other
-    /// content, since that is all by which a connection tells that the pages it keeps are out of date).
+    /// Invariant: no image that `current` has ever held had a number ahead of this (rule 1: no number may repeat with
+    /// other content, because a connection detects stale pages by the numbers alone).
     highest: Stamp,
-    /// SQLite's number of the encoding that texts are in, or were in before the database became empty. A connection that
-    /// has seen one can't read another.
+    /// SQLite's number of the text encoding; of the last one, if the database has become empty. A connection that has
+    /// seen one encoding can't read another.
     encoding: Option<u32>,
     slot: Slot,
     lock_timeout: Duration,
-    /// Who replaced `current` last.
+    /// The connection that replaced `current` last.
     replaced_by: Origin,
 }
 
-/// How long a writer waits for its turn, unless it is set.
+/// How long a writer waits for its turn by default.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a waiter that has been called, and found the slot taken, looks again before it goes back to sleep. Together
-/// that is some 10 µs, in which most units of work end.
-const LOOKS: u32 = if cfg!(shuttle) { 1 } else { 32 };
+/// How often a called waiter that has found the slot taken checks again before it goes back to sleep. Together, the
+/// checks take some 10 µs, in which most units of work end.
+const CHECKS: u32 = if cfg!(shuttle) { 1 } else { 32 };
 
 impl Store {
     pub(crate) fn new(snapshot: Snapshot) -> Store {
@@ -73,24 +74,24 @@ impl Store {
         self.number.store(number, Ordering::Relaxed);
     }
 
-    /// Tells a hammer that this thread has come to a mark of this engine.
+    /// Reports to a hammer that this thread has reached a mark of this engine.
     pub(crate) fn reached(&self, mark: &'static str) {
         marks::reached_on(|| self.number(), mark);
     }
 
-    /// Tells a hammer that the writer slot is this thread's, unless it is only reserved.
+    /// Reports to a hammer that this thread has taken the writer slot, unless the slot is only reserved.
     pub(crate) fn reached_taken(&self, claim: &Claim) {
         if claim.reserve.is_none() {
             self.reached(marks::SLOT_TAKEN);
         }
     }
 
-    /// What is committed now.
+    /// Returns the committed content.
     pub(crate) fn current(&self) -> Snapshot {
         self.lock().current.clone()
     }
 
-    /// What the engine was created with, and goes back to.
+    /// Returns the content that the engine was created with, and that a reset restores.
     pub(crate) fn baseline(&self) -> Snapshot {
         self.lock().baseline.clone()
     }
@@ -99,7 +100,7 @@ impl Store {
         self.lock().current.journal_mode()
     }
 
-    /// Sets it for what is committed now and later, until something else is restored.
+    /// Sets the journal mode of the current and later content, until another snapshot is restored.
     pub(crate) fn set_journal_mode(&self, mode: JournalMode) {
         let mut state = self.lock();
         state.current = state.current.in_journal_mode(mode);
@@ -113,20 +114,20 @@ impl Store {
         self.lock().lock_timeout = timeout;
     }
 
-    /// Takes the writer slot if it is free, or already the claimant's.
+    /// Takes the writer slot if it is free or the claimant has it already.
     pub(crate) fn try_acquire(&self, claim: &Claim) -> Result<(), Refusal> {
         self.reached(marks::SLOT_ASKED);
         let result = self.lock().acquire(claim, None);
         match &result {
             Ok(()) => self.reached_taken(claim),
-            Err(Refusal::Held { .. }) => {} // it may come back
+            Err(Refusal::Held { .. }) => {} // the claimant may try again
             Err(_) => self.reached(marks::SLOT_REFUSED),
         }
         result
     }
 
-    /// Takes the writer slot, waiting for it at this place among the others, for `patience` at most. A claim that builds on
-    /// something read is refused as soon as that is replaced. Who is refused may come back to the same place.
+    /// Takes the writer slot. Waits for it at this place in the queue, for `patience` at most. A claim that builds on
+    /// content it has read is refused as soon as that is replaced. A refused claimant may return to the same place.
     pub(crate) fn acquire(&self, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
         let patience = Patience::of(patience);
         let mut state = self.lock();
@@ -135,11 +136,11 @@ impl Store {
             return result;
         }
         let woken = state.slot.enqueue(claim, place);
-        let mut looks = 0..0;
+        let mut checks = 0..0;
         while matches!(result, Err(Refusal::Held { .. })) && patience.lasts() {
-            looks = if state.slot.queue.arrive(place) { 0..LOOKS } else { looks };
-            state = match looks.next() {
-                Some(_) => self.look_again(state),
+            checks = if state.slot.queue.mark_awake(place) { 0..CHECKS } else { checks };
+            state = match checks.next() {
+                Some(_) => self.yield_lock(state),
                 None => {
                     let time = patience.left().min(state.slot.queue.longest_sleep(place));
                     woken.wait_timeout(state, time).recovered().0
@@ -151,39 +152,38 @@ impl Store {
         result.map_err(|refusal| refusal.after(place.age()))
     }
 
-    /// Wakes those who sleep for a certain time, as that time does. In a model nothing else would.
+    /// Wakes the waiters whose sleep has a time limit, as a clock would. A model has no clock.
     #[cfg(all(test, shuttle))]
     pub(crate) fn pass_time(&self) {
         self.lock().slot.queue.pass_time();
     }
 
-    /// How many wait in the queue.
+    /// Returns the number of waiters in the queue.
     #[cfg(all(test, shuttle))]
     pub(crate) fn queued(&self) -> usize {
         self.lock().slot.queue.len()
     }
 
-    fn look_again<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn yield_lock<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         drop(state);
         thread::yield_now();
         self.lock()
     }
 
-    /// Makes `pages` what is committed now. The caller holds the writer slot, and saw `schema_cookie` before it changed
-    /// anything.
+    /// Commits `pages`. The caller holds the writer slot, and saw `schema_cookie` before its changes.
     pub(crate) fn publish(&self, pages: Pages, schema_cookie: u32) -> Snapshot {
         let mut state = self.lock();
         let new = state.current.committed(pages, schema_cookie, state.highest);
         self.count_format_change(&state, &new);
         let old = state.replace(new.clone());
         drop(state);
-        drop(old); // may free many pages, which no other thread should wait for
+        drop(old); // may free many pages; no other thread should wait for that
         self.reached(marks::COMMITTED);
         new
     }
 
-    /// Makes the content of `snapshot` what is committed now. The caller holds the writer slot. Returns whether it could:
-    /// not if its texts are in another encoding than any connection has seen here.
+    /// Commits the content of `snapshot`. The caller holds the writer slot. Returns `false`, and changes nothing, if the
+    /// text encoding differs from the one that connections have seen here.
     pub(crate) fn restore(&self, snapshot: &Snapshot) -> bool {
         let mut state = self.lock();
         if state.current.same_content(snapshot) {
@@ -196,7 +196,7 @@ impl Store {
         let new = snapshot.restamped(&state.current, state.highest);
         if state.baseline.same_content(snapshot) {
             let mode = state.baseline.journal_mode();
-            state.baseline = new.in_journal_mode(mode); // so that the next reset finds nothing to do, unless something is written
+            state.baseline = new.in_journal_mode(mode); // so the next reset has nothing to do, unless content is written
         }
         self.count_format_change(&state, &new);
         let old = state.replace(new);
@@ -205,8 +205,8 @@ impl Store {
         true
     }
 
-    /// How often the content has become empty, or changed to another text encoding. Where it is empty, the encoding is UTF-8,
-    /// as that of a new connection is; but one that has read a page goes on with that page's size and kind of vacuum.
+    /// Returns how often the content has become empty, or changed to another text encoding. Empty content is UTF-8, as a
+    /// new connection is. But a connection that has read a page keeps that page's size and auto-vacuum mode.
     pub(crate) fn format_changes(&self) -> usize {
         self.format_changes.load(Ordering::Acquire)
     }
@@ -220,9 +220,9 @@ impl Store {
         }
     }
 
-    /// Goes back to what the engine was created with, and to how it was, for the next who has it. Nobody uses it
-    /// meanwhile. Returns whether it could: not if somebody has been forgotten, or if connections have seen texts in an
-    /// encoding that what is to come may not have.
+    /// Restores the content and the settings that the engine was created with, for the next engine. The caller has ended
+    /// all use of the store. Returns `false` if a claim on the slot is left over, or if connections have seen texts in
+    /// an encoding that later content may not have.
     pub(crate) fn renew(&self) -> bool {
         let baseline = self.baseline();
         {
@@ -235,9 +235,9 @@ impl Store {
         self.restore(&baseline)
     }
 
-    /// Gives the writer slot to the waiter that has waited longest, if `token` holds it.
+    /// Releases the writer slot if `token` holds it, and offers it to the waiter that has waited longest.
     pub(crate) fn release(&self, token: Token) {
-        // Before, or by the marks two would seem to hold it.
+        // Reported before the release; otherwise the marks would show two holders at once.
         if marks::is_observed() && self.lock().slot.is_held_by(token) {
             self.reached(marks::SLOT_GIVEN_BACK);
         }
@@ -245,14 +245,14 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No method of `State` leaves it half changed when it panics, and a panic elsewhere must not spoil the engine
-        // for the next test.
+        // No method of `State` leaves it half changed when it panics. A panic elsewhere must not make the engine
+        // unusable for the next test.
         self.state.lock().recovered()
     }
 }
 
 impl State {
-    /// Takes the slot for the claim, as `Slot::acquire` does. A slot that the claim can't use any more is given up.
+    /// Takes the slot for the claim, as `Slot::acquire` does. Releases a slot that a stale claim holds.
     fn acquire(&mut self, claim: &Claim, place: Option<Place>) -> Result<(), Refusal> {
         if claim.read.as_ref().is_some_and(|read| !read.ptr_eq(&self.current)) {
             self.slot.release(claim.token);
@@ -286,7 +286,7 @@ mod tests {
     use crate::content::queue::Stage;
     use crate::content::slot::MAX_PASSED_OVER;
 
-    const FOR_EVER: Duration = Duration::from_secs(20);
+    const LONG: Duration = Duration::from_secs(20);
 
     fn purpose() -> Purpose {
         Purpose::UnitOfWork(Location::caller())
@@ -317,7 +317,7 @@ mod tests {
     }
 
     fn acquire(store: &Store, claim: &Claim) -> Result<(), Refusal> {
-        store.acquire(claim, Place::new(), FOR_EVER)
+        store.acquire(claim, Place::new(), LONG)
     }
 
     fn enqueue(state: &mut State, claim: &Claim) -> Place {
@@ -327,10 +327,10 @@ mod tests {
     }
 
     fn stage_of_first(state: &State) -> Stage {
-        state.slot.queue.first().expect("somebody waits").stage
+        state.slot.queue.first().expect("a waiter is in the queue").stage
     }
 
-    /// Waits until so many are in the queue. (What no test from outside could see.)
+    /// Waits until `count` waiters are in the queue. (Tests outside this module can't observe that.)
     fn until_queued(store: &Store, count: usize) {
         while store.lock().slot.queue.len() < count {
             thread::yield_now();
@@ -338,20 +338,20 @@ mod tests {
     }
 
     #[test]
-    fn the_slot_is_for_one_at_a_time() {
+    fn the_slot_has_one_holder_at_a_time() {
         let (store, one, other) = (store(), Token::new(), Token::new());
         let now = store.current();
         store.try_acquire(&claim(one, Some(&now))).unwrap();
-        store.try_acquire(&claim(one, Some(&now))).expect("who has it may ask again");
+        store.try_acquire(&claim(one, Some(&now))).expect("the holder may claim it again");
         assert!(matches!(store.try_acquire(&claim(other, Some(&now))), Err(Refusal::Held { .. })));
         store.release(other);
-        assert!(store.try_acquire(&claim(other, Some(&now))).is_err(), "only the holder can give it up");
+        assert!(store.try_acquire(&claim(other, Some(&now))).is_err(), "only the holder can release it");
         store.release(one);
         store.try_acquire(&claim(other, Some(&now))).unwrap();
     }
 
     #[test]
-    fn who_has_read_something_older_is_refused() {
+    fn a_claim_on_older_content_is_refused() {
         let (store, token) = (store(), Token::new());
         let old = store.current();
         commit(&store, &[1; 200]);
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn waiters_come_in_order_of_arrival() {
+    fn waiters_get_the_slot_in_order_of_arrival() {
         let (store, holder, (order, arrivals)) = (store(), Token::new(), mpsc::channel());
         acquire(&store, &claim(holder, None)).unwrap();
         thread::scope(|scope| {
@@ -393,32 +393,32 @@ mod tests {
             let age = state.slot.holder().map(Origin::age);
             assert!(
                 age.is_some_and(|age| age <= handed_over.elapsed()),
-                "since when it has the slot, not waits for it"
+                "the age counts from the hand-over, not from the start of the wait"
             );
         }
         assert!(matches!(store.try_acquire(&claim(holder, Some(&store.current()))), Err(Refusal::Held { .. })));
-        store.try_acquire(&claim(waiter, Some(&store.current()))).expect("it has the slot without having woken up");
+        store.try_acquire(&claim(waiter, Some(&store.current()))).expect("it has the slot before it wakes up");
     }
 
     #[test]
-    fn a_waiter_on_its_way_may_be_passed_over_but_once_it_is_there_it_is_next() {
+    fn a_called_waiter_may_be_passed_over_but_an_awake_one_is_next() {
         let (store, holder, waiter) = (store(), Token::new(), Token::new());
         let now = store.current();
         acquire(&store, &claim(holder, None)).unwrap();
         let place = enqueue(&mut store.lock(), &claim(waiter, None));
         store.release(holder);
         assert_eq!(stage_of_first(&store.lock()), Stage::Called);
-        store.try_acquire(&claim(holder, Some(&now))).expect("the waiter has not come yet");
-        assert!(store.lock().slot.queue.arrive(place));
+        store.try_acquire(&claim(holder, Some(&now))).expect("the waiter is not awake yet");
+        assert!(store.lock().slot.queue.mark_awake(place));
         store.release(holder);
         assert!(store.try_acquire(&claim(holder, Some(&now))).is_err());
         store.try_acquire(&claim(waiter, Some(&now))).unwrap();
         assert!(store.lock().slot.queue.is_empty());
     }
 
-    /// Each looks at the slot now and then by itself, for a reservation that has lapsed.
+    /// A waiter may check the slot without being called, for an expired reservation.
     #[test]
-    fn a_waiter_does_not_go_before_the_first_which_is_on_its_way() {
+    fn a_later_waiter_does_not_overtake_a_called_one() {
         let (store, holder, first, second) = (store(), Token::new(), Token::new(), Token::new());
         let mut state = store.lock();
         state.acquire(&claim(holder, None), None).unwrap();
@@ -428,23 +428,23 @@ mod tests {
         state.acquire(&claim(first, None), Some(places[0])).unwrap();
     }
 
-    /// It may have been away for so long that it is to be passed over no more.
+    /// The wait, including the time away, may exceed the time for which a waiter is passed over.
     #[test]
-    fn a_waiter_that_comes_back_goes_before_those_who_came_later() {
+    fn a_waiter_that_returns_is_before_those_that_arrived_later() {
         let (store, holder, early, late) = (store(), Token::new(), Token::new(), Token::new());
         let mut state = store.lock();
         state.acquire(&claim(holder, None), None).unwrap();
         let [away, present] = [early, late].map(|token| enqueue(&mut state, &claim(token, None)));
         state.slot.leave_queue(away);
         state.slot.enqueue(&claim(early, None), away);
-        state.slot.queue.first_mut().unwrap().stage = Stage::There;
+        state.slot.queue.first_mut().unwrap().stage = Stage::Awake;
         state.slot.release(holder);
         assert!(state.acquire(&claim(late, None), Some(present)).is_err());
         assert!(state.slot.is_held_by(early));
     }
 
     #[test]
-    fn the_slot_does_not_wait_for_one_that_is_away() {
+    fn the_slot_is_not_kept_for_a_waiter_that_is_away() {
         let (store, holder, [early, late]) = (store(), Token::new(), [Token::new(), Token::new()]);
         let mut state = store.lock();
         state.acquire(&claim(holder, None), None).unwrap();
@@ -455,15 +455,15 @@ mod tests {
         state.acquire(&claim(late, None), Some(present)).unwrap();
     }
 
-    /// The last one looks for that, and is not the one that gets the slot.
+    /// The last waiter checks for that, but is not the one that gets the slot.
     #[test]
     fn the_last_waiter_finds_an_expired_reservation_and_calls_the_first() {
         let (store, reader, first, last) = (store(), Token::new(), Token::new(), Token::new());
         let mut state = store.lock();
-        state.acquire(&reservation(reader, FOR_EVER), None).unwrap();
+        state.acquire(&reservation(reader, LONG), None).unwrap();
         let places = [first, last].map(|token| enqueue(&mut state, &claim(token, None)));
         assert!(state.acquire(&claim(last, None), Some(places[1])).is_err());
-        assert_eq!(stage_of_first(&state), Stage::Asleep, "as long as it is reserved");
+        assert_eq!(stage_of_first(&state), Stage::Asleep, "while the slot is reserved");
         state.acquire(&reservation(reader, Duration::ZERO), None).unwrap(); // it expires now
         assert!(state.acquire(&claim(last, None), Some(places[1])).is_err());
         assert_eq!(stage_of_first(&state), Stage::Called);
@@ -479,11 +479,11 @@ mod tests {
         assert_eq!(stage_of_first(&state), Stage::Called);
         state.slot.leave_queue(first);
         assert_eq!(state.slot.queue.len(), 1);
-        assert_eq!(stage_of_first(&state), Stage::Called, "or the free slot would be nobody's");
+        assert_eq!(stage_of_first(&state), Stage::Called, "otherwise no waiter would take the free slot");
     }
 
     #[test]
-    fn a_waiter_who_builds_on_what_is_replaced_is_told_at_once() {
+    fn a_waiter_whose_content_is_replaced_is_refused_at_once() {
         let (store, holder) = (store(), Token::new());
         let old = store.current();
         acquire(&store, &claim(holder, None)).unwrap();
@@ -497,12 +497,12 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_was_handed_to_who_can_not_use_it_is_handed_on() {
+    fn a_slot_that_was_handed_to_a_stale_waiter_is_released() {
         let (store, holder, stale) = (store(), Token::new(), Token::new());
         let old = store.current();
         acquire(&store, &claim(holder, None)).unwrap();
         enqueue(&mut store.lock(), &claim(stale, Some(&old)));
-        store.lock().slot.queue.first_mut().unwrap().stage = Stage::There;
+        store.lock().slot.queue.first_mut().unwrap().stage = Stage::Awake;
         store.publish(Pages::from_base(Arc::new(vec![1; 200]), 200), 0);
         store.release(holder);
         assert!(matches!(store.try_acquire(&claim(stale, Some(&old))), Err(Refusal::Stale { .. })));
@@ -510,35 +510,35 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_holds_for_a_moment_only() {
+    fn a_reservation_expires() {
         let (store, reader, writer) = (store(), Token::new(), Token::new());
-        store.try_acquire(&reservation(reader, FOR_EVER)).unwrap();
-        assert!(store.try_acquire(&claim(writer, None)).is_err(), "it holds until then");
+        store.try_acquire(&reservation(reader, LONG)).unwrap();
+        assert!(store.try_acquire(&claim(writer, None)).is_err(), "the reservation has not expired");
         acquire(&store, &reservation(reader, RESERVATION)).unwrap();
-        acquire(&store, &claim(writer, None)).expect("nobody has to give it back");
+        acquire(&store, &claim(writer, None)).expect("an expired reservation needs no release");
         store.release(reader);
-        assert!(store.try_acquire(&claim(reader, None)).is_err(), "it is the writer's now");
+        assert!(store.try_acquire(&claim(reader, None)).is_err(), "the writer holds the slot now");
         store.release(writer);
         acquire(&store, &reservation(reader, RESERVATION)).unwrap();
         store.try_acquire(&claim(reader, None)).unwrap();
         thread::sleep(2 * RESERVATION);
-        assert!(store.try_acquire(&claim(writer, None)).is_err(), "what was reserved was taken");
+        assert!(store.try_acquire(&claim(writer, None)).is_err(), "the reserved slot was claimed for good");
     }
 
-    /// Marks are told by that when the slot is given back.
+    /// The mark for the release of the slot depends on this.
     #[test]
-    fn only_who_has_the_slot_for_good_holds_it() {
+    fn a_reservation_does_not_hold_the_slot() {
         let (store, one, other) = (store(), Token::new(), Token::new());
         let mut state = store.lock();
-        state.acquire(&reservation(one, FOR_EVER), None).unwrap();
+        state.acquire(&reservation(one, LONG), None).unwrap();
         assert!(!state.slot.is_held_by(one), "it is only reserved");
         state.acquire(&claim(one, None), None).unwrap();
         assert_eq!((state.slot.is_held_by(one), state.slot.is_held_by(other)), (true, false));
     }
 
-    /// Nobody tells a waiter that a reservation has lapsed which was made while it slept.
+    /// No notification reports the expiry of a reservation that was made while the waiter slept.
     #[test]
-    fn a_waiter_behind_a_reservation_does_not_sleep_on() {
+    fn a_waiter_behind_a_reservation_wakes_up() {
         let (store, holder, reader) = (store(), Token::new(), Token::new());
         acquire(&store, &claim(holder, None)).unwrap();
         thread::scope(|scope| {
@@ -549,12 +549,12 @@ mod tests {
             store.release(holder);
             let start = Instant::now();
             waiter.join().unwrap().unwrap();
-            assert!(start.elapsed() < FOR_EVER / 2);
+            assert!(start.elapsed() < LONG / 2);
         });
     }
 
     #[test]
-    fn a_poisoned_lock_is_recovered_from() {
+    fn a_poisoned_lock_is_recovered() {
         let store = store();
         let poisoned = thread::scope(|scope| {
             let panic = || {
@@ -569,14 +569,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_renewed_that_somebody_uses_or_that_has_texts_in_another_encoding() {
+    fn a_store_that_is_in_use_or_has_another_encoding_is_not_renewed() {
         let (store, token) = (store(), Token::new());
         store.set_lock_timeout(Duration::ZERO);
         acquire(&store, &claim(token, None)).unwrap();
-        assert!(!store.renew(), "it is being written to");
+        assert!(!store.renew(), "a writer holds the slot");
         store.release(token);
         let place = enqueue(&mut store.lock(), &claim(token, None));
-        assert!(!store.renew(), "somebody waits for it");
+        assert!(!store.renew(), "a waiter is in the queue");
         store.lock().slot.leave_queue(place);
         assert!(store.renew());
         assert_eq!(store.lock_timeout(), LOCK_TIMEOUT);
@@ -584,20 +584,20 @@ mod tests {
         assert!(!store.renew(), "connections have seen texts, and the empty database has no encoding");
     }
 
-    /// Numbers wrap around, so to numbers that are far the zeros of an empty database would seem to come after them.
+    /// The numbers wrap around, so the zeros of an empty database would seem to be ahead of high numbers.
     #[test]
-    fn an_empty_database_does_not_make_numbers_begin_again() {
+    fn an_empty_database_does_not_reset_the_numbers() {
         let store = store();
         store.lock().highest = Stamp { change_counter: 0x8888_8888, schema_cookie: 0x8888_8888 };
         commit(&store, &[0x99; 200]);
         let highest = store.lock().highest;
         assert_eq!(highest, Stamp { change_counter: 0x9999_9999, schema_cookie: 0x9999_9999 });
         store.restore(&Snapshot::empty());
-        assert_eq!((store.current().size(), store.lock().highest), (0, highest), "or they would repeat");
+        assert_eq!((store.current().size(), store.lock().highest), (0, highest), "otherwise the numbers would repeat");
     }
 
     #[test]
-    fn restoring_what_is_there_changes_nothing() {
+    fn restoring_the_current_content_changes_nothing() {
         let store = store();
         commit(&store, &[1; 200]);
         let before = store.current();

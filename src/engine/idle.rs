@@ -1,4 +1,4 @@
-//! Idle connections, which wait in their engines for the next unit of work, and their limits.
+//! Idle connections, which their engines keep for the next unit of work, and their limits.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use crate::sync::Recovered;
 pub(crate) struct Idle<T: 'static> {
     budget: &'static Budget<T>,
     waiting: Mutex<Waiting<T>>,
-    /// Whether the budget has it in its list.
+    /// Whether the budget's list contains it.
     is_listed: AtomicBool,
 }
 
@@ -23,14 +23,14 @@ struct Waiting<T> {
 /// The limits on idle items: in each engine, and in all engines together.
 ///
 /// An engine can be leaked with its idle items, by a closure of a connection that captures the engine. It must not use up the
-/// budget of others. So beyond the limit the oldest item is dropped, whatever engine it waits in.
+/// budget of others. So beyond the limit the oldest item is dropped, from any engine.
 pub(crate) struct Budget<T: 'static> {
     in_each: usize,
     in_all: usize,
     count: AtomicUsize,
-    /// The engines in which something may wait, in the order in which something is to be dropped. To keep the usual case
-    /// cheap, engines are entered only when half of the budget is used. Invariant: in engines that are not entered, no
-    /// more than that half waits.
+    /// The engines that may have idle items, in the order in which their items are dropped. To keep the usual case cheap,
+    /// engines are entered only when half of the budget is used. Invariant: engines that are not entered have at most
+    /// that half.
     list: Mutex<VecDeque<Weak<Idle<T>>>>,
 }
 
@@ -67,10 +67,10 @@ impl<T> Budget<T> {
         loop {
             let first = self.list().pop_front()?;
             let Some(idle) = first.upgrade() else { continue };
-            idle.is_listed.store(false, Ordering::Relaxed); // before it is looked at, or a `push` meanwhile would be missed
+            idle.is_listed.store(false, Ordering::Relaxed); // before the check; a concurrent `push` would be missed otherwise
             let (oldest, is_empty) = idle.take_oldest();
             if !is_empty && !idle.is_listed.swap(true, Ordering::Relaxed) {
-                self.list().push_front(first); // it is the first until it is empty
+                self.list().push_front(first); // it stays the first until it is empty
             }
             if oldest.is_some() {
                 return oldest;
@@ -95,7 +95,7 @@ impl<T> Idle<T> {
         {
             let mut waiting = self.lock();
             if waiting.is_closed || waiting.items.len() >= self.budget.in_each {
-                return; // the item is dropped after the lock is given back
+                return; // the item is dropped after the lock is released
             }
             waiting.items.push(item);
         }
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_wait_in_an_engine_than_may() {
+    fn an_engine_keeps_no_more_items_than_its_limit() {
         let budget = budget(2, 100);
         let idle = Idle::new(budget, vec![]);
         (1..=3).for_each(|item| idle.push(item));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn where_too_many_wait_the_oldest_is_dropped() {
+    fn beyond_the_limit_of_all_engines_the_oldest_item_is_dropped() {
         let budget = budget(4, 4);
         let engines: Vec<_> = (0..3).map(|_| Idle::new(budget, vec![])).collect();
         for item in 0..4 {
@@ -189,9 +189,9 @@ mod tests {
         assert_eq!((engines[0].take(), engines[1].take(), used(budget)), (vec![2, 3], vec![4, 5], 0));
     }
 
-    /// Half of the budget can't be taken back from engines that were leaked before anybody counted; the rest is enough.
+    /// Half of the budget can't be recovered from engines that were leaked before they were entered. The rest is enough.
     #[test]
-    fn engines_that_are_leaked_do_not_keep_others_from_having_something_wait() {
+    fn leaked_engines_do_not_use_up_the_budget() {
         let budget = budget(4, 10);
         for item in 0..1_000 {
             let leaked = Idle::new(budget, vec![]);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn engines_that_are_gone_do_not_stay_in_the_list() {
+    fn freed_engines_are_removed_from_the_list() {
         let budget = budget(4, 10);
         let kept = Idle::new(budget, vec![]);
         (0..4).for_each(|item| kept.push(item));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_waits_where_it_was_closed() {
+    fn a_closed_engine_keeps_no_items() {
         let budget = budget(4, 10);
         let idle = Idle::new(budget, vec![7]);
         assert_eq!((idle.is_closed(), idle.close(), idle.is_closed()), (false, vec![7], true));

@@ -1,4 +1,4 @@
-//! A connection of an engine that is lent out, and goes back to the engine when it is dropped.
+//! A connection that an engine lends out, and that returns to the engine when it is dropped.
 
 use std::ops::{Deref, DerefMut};
 
@@ -8,7 +8,7 @@ use crate::vfs::Session;
 pub(crate) struct Lease {
     /// `None` only within `drop`.
     session: Option<Session>,
-    /// After the session, which goes back to it.
+    /// Declared after the session, which returns to it.
     engine: Engine,
 }
 
@@ -41,7 +41,7 @@ impl DerefMut for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(session) = self.session.take() {
-            self.engine.take_back(session); // which rolls back an open transaction
+            self.engine.recycle(session); // rolls back an open transaction
         }
     }
 }

@@ -1,17 +1,17 @@
-//! Engines: what users hold, and the connections that they lend out.
+//! Engines, and the connections that they lend out.
 //!
 //! * `Engine` (here): a handle on one database. `unit_of_work` and `pooled_connection` are the two forms in which it
-//!   lends out a connection, by way of one `lease`, which gives the connection back.
-//! * `idle`: the connections of an engine that wait for the next unit of work, and how many may.
-//! * `warm_pool`: the stores of a template, with their connections, that wait for the next engine.
+//!   lends out a connection. Both use `lease`, which returns the connection.
+//! * `idle`: the connections that an engine keeps for the next unit of work, and their limits.
+//! * `warm_pool`: the stores that a template keeps for the next engine, with their connections.
 //! * `registry`: the engines that the process shares, one for each `url`.
 //!
 //! It uses `vfs`, `content` and the ground.
 //!
 //! Invariants:
-//! * A connection that is lent out again is as a new one, or it is closed (`Session::make_clean`).
-//! * A store goes back to its warm pool only when no connection to it is left elsewhere.
-//! * No user code runs while a lock of these modules is held: sessions are closed, and engines created, outside of it.
+//! * A connection that is lent out again behaves like a new one; otherwise it is closed (`Session::make_clean`).
+//! * A store returns to its warm pool only if no connection to it is left elsewhere.
+//! * No user code runs while a lock of these modules is held: sessions are closed, and engines created, outside the lock.
 
 mod idle;
 mod lease;
@@ -70,16 +70,16 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
-    /// Connections that can be used again. Closed before `mount` is dropped, though either order would do: each of them
+    /// Connections that can be reused. Closed before `mount` is dropped, though either order is correct: each of them
     /// holds the mount too. Closed for good (`Idle::close`) when the engine is retired.
     idle: Arc<Idle<Session>>,
     /// `None` only within `drop`.
     mount: Option<Arc<Mount>>,
     uri: OnceLock<String>,
-    /// The template that it comes from.
+    /// The template that created the engine.
     template: Option<Arc<WarmPool>>,
-    /// Whether the store goes back to the template with the last handle. That of a shared engine or a fork does not.
-    goes_back: bool,
+    /// Whether the store returns to the template with the last handle. That of a shared engine or a fork does not.
+    returns_store: bool,
 }
 
 /// How many idle connections are kept: in one engine, and in all engines together. Each takes some 100 KB, and a suite may
@@ -116,13 +116,13 @@ impl Engine {
         Engine::assemble(Warm { sessions: Vec::new(), mount: Mount::new(content, name) }, template, false)
     }
 
-    fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<WarmPool>>, goes_back: bool) -> Engine {
+    fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<WarmPool>>, returns_store: bool) -> Engine {
         Engine(Arc::new(Inner {
             idle: Idle::new(&IDLE, sessions),
             mount: Some(mount),
             uri: OnceLock::new(),
             template,
-            goes_back,
+            returns_store,
         }))
     }
 
@@ -199,7 +199,7 @@ impl Engine {
         Ok(PooledConnection::new(lease))
     }
 
-    /// Lends out an idle session or a new one, with the result of the first thing that is done with it.
+    /// Lends out an idle session or a new one, with the result of `first`, the first operation on it.
     fn lease(
         &self,
         purpose: Purpose,
@@ -220,7 +220,7 @@ impl Engine {
     ) -> Option<(Session, rusqlite::Result<()>)> {
         while let Some(mut session) = self.0.idle.pop() {
             if !session.has_current_format() {
-                continue; // it is closed: the content has become empty, or is in another encoding now
+                continue; // it is closed: the content has become empty, or has another encoding now
             }
             session.set_purpose(purpose);
             let done = first(&mut session);
@@ -261,10 +261,10 @@ impl Engine {
     /// [`try_transaction`](Engine::try_transaction) is for work that returns another error, `rusqlite::Error` included.
     ///
     /// # Errors
-    /// What `work` returns, and what [`begin`](Engine::begin) and [`UnitOfWork::commit`] return.
+    /// The error of `work`, of [`begin`](Engine::begin) or of [`UnitOfWork::commit`].
     ///
     /// # Panics
-    /// When `work` does.
+    /// If `work` panics.
     #[track_caller]
     pub fn transaction<T>(&self, work: impl FnOnce(&mut UnitOfWork) -> Result<T>) -> Result<T> {
         self.transact(work, |error| error)
@@ -301,11 +301,11 @@ impl Engine {
     /// ```
     ///
     /// # Errors
-    /// What `work` returns. What [`begin`](Engine::begin) and [`UnitOfWork::commit`] return, as a `rusqlite::Error` with the
+    /// The error of `work`, or that of [`begin`](Engine::begin) or [`UnitOfWork::commit`] as a `rusqlite::Error` with the
     /// same result code and message; its [`ErrorKind`](crate::ErrorKind) is lost.
     ///
     /// # Panics
-    /// When `work` does.
+    /// If `work` panics.
     #[track_caller]
     pub fn try_transaction<T, E: From<rusqlite::Error>>(
         &self,
@@ -399,8 +399,8 @@ impl Engine {
         self.template().map_or(&DEFAULT, |template| template.setup())
     }
 
-    /// Takes back a connection that was lent out, for reuse if it can be made clean.
-    pub(crate) fn take_back(&self, mut session: Session) {
+    /// Takes back a connection that was lent out, and keeps it for reuse if it can be made clean.
+    pub(crate) fn recycle(&self, mut session: Session) {
         if session.make_clean() {
             self.0.idle.push(session);
         }
@@ -421,8 +421,8 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let (sessions, is_retired) = (self.idle.take(), self.idle.is_closed());
         let Some(mount) = self.mount.take() else { return };
-        if let Some(template) = self.template.as_ref().filter(|_| self.goes_back && !is_retired) {
-            template.take_back(Warm { sessions, mount });
+        if let Some(template) = self.template.as_ref().filter(|_| self.returns_store && !is_retired) {
+            template.recycle(Warm { sessions, mount });
         }
     }
 }

@@ -11,11 +11,11 @@ use crate::once_map::OnceMap;
 /// The engines that this process shares, one for each database URL. [`Engine::shared`] gets them from here.
 pub static MEMORY_ENGINES: MemoryEngines = MemoryEngines::new();
 
-/// A map from database URLs to engines that creates each engine exactly once, however many threads ask for it at once.
+/// A map from database URLs to engines that creates each engine exactly once, even if several threads ask at once.
 ///
 /// The first thread that asks for a URL creates its engine, without holding a lock. Threads that ask for the same URL wait
-/// meanwhile; threads that ask for others don't. If the creation fails or panics, it leaves nothing, and a waiting thread
-/// tries in turn.
+/// meanwhile; threads that ask for others don't. If the creation fails or panics, it leaves nothing, and one of the
+/// waiting threads creates the engine.
 ///
 /// ```
 /// # use rusqlite_fixtures::{DatabaseUrl, Engine, MEMORY_ENGINES, Result};
@@ -24,7 +24,7 @@ pub static MEMORY_ENGINES: MemoryEngines = MemoryEngines::new();
 /// let engine = MEMORY_ENGINES.get_or_create_with(&url, || {
 ///     let engine = Engine::new();
 ///     engine.connect()?.execute_batch("CREATE TABLE orders (id INTEGER PRIMARY KEY)")?;
-///     Ok(engine) // with its schema, before anybody else sees it
+///     Ok(engine) // no other thread sees it without its schema
 /// })?;
 /// let same = "sqlite:///file:orders?mode=memory&cache=shared&uri=true";
 /// assert_eq!(engine, Engine::shared(same)?);
@@ -39,8 +39,8 @@ impl MemoryEngines {
         MemoryEngines(OnceMap::new())
     }
 
-    /// Like `get_or_create`, for a URL that is not parsed yet. Finds an existing engine without any allocation.
-    pub(crate) fn get_or_create_spelled(&self, url: &str) -> Result<Engine> {
+    /// Like `get_or_create`, for a URL that is not parsed yet. Finds an existing engine without an allocation.
+    pub(crate) fn get_or_create_unparsed(&self, url: &str) -> Result<Engine> {
         let name = url::parse(url)?;
         marks::reached(marks::REGISTRY_ASKED);
         match self.0.get(&*name) {
@@ -60,12 +60,12 @@ impl MemoryEngines {
     /// Returns the engine of this URL; the first call creates it with `create`, and other calls wait meanwhile.
     ///
     /// # Errors
-    /// What `create` returns, to the caller that passed it;
+    /// The error of `create`, for the caller that passed it;
     /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same engine, or of one that
     /// this creation waits for.
     ///
     /// # Panics
-    /// If `create` does.
+    /// If `create` panics.
     pub fn get_or_create_with(&self, url: &DatabaseUrl, create: impl FnOnce() -> Result<Engine>) -> Result<Engine> {
         marks::reached(marks::REGISTRY_ASKED);
         let create = || {
@@ -123,11 +123,11 @@ impl Engine {
     /// [`NotInMemory`](crate::ErrorKind::NotInMemory) and [`InvalidUrl`](crate::ErrorKind::InvalidUrl), as parsing a
     /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same engine.
     pub fn shared(url: impl AsRef<str>) -> Result<Engine> {
-        MEMORY_ENGINES.get_or_create_spelled(url.as_ref())
+        MEMORY_ENGINES.get_or_create_unparsed(url.as_ref())
     }
 }
 
-/// What a shared engine is called in messages.
+/// Returns the name of a shared engine in messages.
 fn shared_name(url: &DatabaseUrl) -> String {
     format!("the shared engine `{url}`")
 }

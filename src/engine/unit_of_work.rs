@@ -8,12 +8,12 @@ use super::lease::Lease;
 use crate::error::{Error, Result};
 use crate::vfs::Session;
 
-/// One transaction on an [`Engine`], with a connection of its own.
+/// One transaction on an [`Engine`], with its own connection.
 ///
 /// It derefs to that [`Connection`](https://docs.rs/rusqlite/latest/rusqlite/struct.Connection.html), so it can be passed to
-/// code that takes `&Connection`. If it is dropped, also by a panic, before it is committed, it is rolled back.
+/// code that takes `&Connection`. If it is dropped before it is committed, also by a panic, it is rolled back.
 ///
-/// Code under test may commit or roll back by itself. Then the unit of work has ended: its changes stand, later statements
+/// Code under test may commit or roll back by itself. Then the unit of work has ended: commits are kept, later statements
 /// commit one by one, [`commit`](UnitOfWork::commit) and [`rollback`](UnitOfWork::rollback) return an error, and dropping
 /// it is silent.
 ///

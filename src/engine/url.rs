@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// The name of a shared in-memory database: what the many spellings of one database URL have in common.
+/// The name of a shared in-memory database. Different spellings of its URL are equal as `DatabaseUrl`s.
 ///
 /// | URL | database |
 /// | --- | --- |
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// | `sqlite:///file:NAME?mode=memory&cache=shared&uri=true`, `file:NAME?mode=memory`, `file:/NAME?vfs=memdb` | NAME |
 ///
 /// NAME is percent-decoded and compared byte for byte. Its [`Display`](fmt::Display) is the normal form, which parses to
-/// the same again.
+/// an equal value.
 ///
 /// ```
 /// # use rusqlite_fixtures::DatabaseUrl;
@@ -31,20 +31,20 @@ impl DatabaseUrl {
     /// The default shared database, `sqlite:///:memory:`.
     pub const MEMORY: DatabaseUrl = DatabaseUrl { name: Cow::Borrowed(DEFAULT) };
 
-    /// The shared database of this name, taken as it is: no character of it has a meaning.
+    /// Returns the shared database with exactly this name: no character has a special meaning.
     ///
     /// # Errors
-    /// [`InvalidUrl`](crate::ErrorKind::InvalidUrl) for a name that is empty or holds a NUL.
+    /// [`InvalidUrl`](crate::ErrorKind::InvalidUrl) for a name that is empty or contains a NUL.
     pub fn named(name: &str) -> Result<DatabaseUrl> {
         check_name(name).map_err(|reason| Error::invalid_url(name, reason))?;
         Ok(DatabaseUrl { name: Cow::Owned(name.to_owned()) })
     }
 }
 
-/// SQLite's own name for a database in memory, so no other is called so.
+/// SQLite's name for a database in memory, so no other database has this name.
 const DEFAULT: &str = ":memory:";
 
-/// By its name, so that a map of URLs can be searched with what `parse` gives, and nothing is allocated.
+/// Borrows the name, so that a map of URLs can be searched with the result of `parse`, without an allocation.
 impl Borrow<str> for DatabaseUrl {
     fn borrow(&self) -> &str {
         &self.name
@@ -56,16 +56,16 @@ impl FromStr for DatabaseUrl {
 
     /// # Errors
     /// [`NotInMemory`](crate::ErrorKind::NotInMemory) for a file, [`InvalidUrl`](crate::ErrorKind::InvalidUrl) for
-    /// anything else that names no shared in-memory database. The message says what would do.
+    /// anything else that names no shared in-memory database. The message says what to use instead.
     fn from_str(url: &str) -> Result<DatabaseUrl> {
         Ok(DatabaseUrl { name: Cow::Owned(parse(url)?.into_owned()) })
     }
 }
 
-/// The name of the database that the URL means.
+/// Returns the name of the database that the URL refers to.
 pub(crate) fn parse(url: &str) -> Result<Cow<'_, str>> {
     if matches!(url, "sqlite:///:memory:" | "sqlite://" | "sqlite::memory:" | ":memory:") {
-        return Ok(DEFAULT.into()); // first, for nearly every call comes with one of these
+        return Ok(DEFAULT.into()); // first, because nearly every call passes one of these
     }
     if let Some(rest) = url.strip_prefix("file:") {
         return parse_file(url, rest);
@@ -99,7 +99,7 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// The scheme, if there is one; a single letter is none, but a drive.
+/// Returns the scheme, if there is one. A single letter is a drive, not a scheme.
 fn scheme(url: &str) -> Option<&str> {
     let (scheme, _) = url.split_once(':')?;
     let is_scheme = scheme.len() > 1
@@ -115,7 +115,7 @@ fn unknown_scheme(scheme: &str) -> String {
     )
 }
 
-/// What follows `sqlite:`, as SQLAlchemy and sqlx write it.
+/// Parses the part after `sqlite:`, as SQLAlchemy and sqlx write it.
 fn parse_sqlite<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
     let rest = rest.strip_prefix("///").or_else(|| rest.strip_prefix("//")).unwrap_or(rest);
     match rest.strip_prefix("file:") {
@@ -127,7 +127,7 @@ fn parse_sqlite<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
     }
 }
 
-/// What follows `file:`, as SQLite's "URI Filenames In SQLite" has it.
+/// Parses the part after `file:`, according to SQLite's "URI Filenames In SQLite".
 fn parse_file<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
     let rest = match rest.strip_prefix("//") {
         None => rest,
@@ -148,7 +148,7 @@ fn parse_path<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
     let (path, query) = split_query(rest);
     let mut name = decode(path).map_err(invalid)?;
     let asked_for = match query {
-        // What nearly all have, known at sight. `parse_query` says the same of it (exempted in mutants.toml).
+        // Nearly all URLs have one of these. `parse_query` gives the same result for them (exempted in mutants.toml).
         "mode=memory" | "mode=memory&cache=shared" | "mode=memory&cache=shared&uri=true" => Place::Memory,
         _ => parse_query(url, &name, query)?,
     };
@@ -163,7 +163,7 @@ fn parse_path<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
     Ok(name)
 }
 
-/// Where a URL's query has the database.
+/// The kind of database that a URL's query asks for.
 #[derive(PartialEq)]
 enum Place {
     File,
@@ -212,7 +212,7 @@ fn check_name(name: &str) -> std::result::Result<(), &'static str> {
     }
 }
 
-/// Path and query, the latter with the fragment.
+/// Returns path and query. The query includes the fragment.
 fn split_query(rest: &str) -> (&str, &str) {
     let path_end = rest.bytes().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(rest.len());
     let (path, rest) = rest.split_at(path_end);
@@ -230,7 +230,7 @@ fn decode(text: &str) -> std::result::Result<Cow<'_, str>, &'static str> {
         bytes.push(match (first, tail) {
             (b'%', [high, low, tail @ ..]) => {
                 rest = tail;
-                hex(*high)? << 4 | hex(*low)? // no bit is in both, so `^` would do (exempted in mutants.toml)
+                hex(*high)? << 4 | hex(*low)? // no common bits, so `^` is equivalent (exempted in mutants.toml)
             }
             (b'%', _) => return Err(BAD_ENCODING),
             _ => *first,
@@ -245,7 +245,7 @@ fn hex(digit: u8) -> std::result::Result<u8, &'static str> {
     char::from(digit).to_digit(16).map(|value| value as u8).ok_or(BAD_ENCODING)
 }
 
-/// Percent-encoded but for the characters that RFC 3986 calls unreserved.
+/// A text that is displayed percent-encoded, except for the characters that RFC 3986 calls unreserved.
 struct Encoded<'a>(&'a str);
 
 impl fmt::Display for Encoded<'_> {

@@ -1,4 +1,4 @@
-//! The warm pool of a template: stores with its content, and connections to them, that are reused by the next test.
+//! The warm pool of a template: stores with its content, and connections to them, that the next test reuses.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
@@ -8,7 +8,7 @@ use crate::sync::Recovered;
 use crate::vfs::{Mount, Name, Session, Setup};
 
 pub(crate) struct WarmPool {
-    /// What the template is called in messages.
+    /// The template's name in messages.
     name: Arc<str>,
     content: Snapshot,
     setup: Setup,
@@ -16,18 +16,17 @@ pub(crate) struct WarmPool {
     waiting: Mutex<Vec<(ThreadId, Warm)>>,
 }
 
-/// A store with the template's content, and connections to it that are as new ones.
+/// A store with the template's content, and clean connections to it.
 pub(crate) struct Warm {
-    /// Closed before `mount` is dropped, though either order would do: each of them holds the mount too.
+    /// Closed before `mount` is dropped, though either order is correct: each of them holds the mount too.
     pub(crate) sessions: Vec<Session>,
     pub(crate) mount: Arc<Mount>,
 }
 
-/// The most stores that wait. More than the number of threads that run tests at once, each with an engine or two, would
-/// not be used.
+/// The maximum number of stores in the pool. Each test thread uses an engine or two, so more stores would not be used.
 const MAX_WAITING: usize = 32;
 
-/// The most connections that wait with each store.
+/// The maximum number of connections that are kept with each store.
 const MAX_SESSIONS: usize = 8;
 
 impl WarmPool {
@@ -47,7 +46,7 @@ impl WarmPool {
         &self.setup
     }
 
-    /// Takes a store that waits, or makes a new one.
+    /// Takes a store from the pool, or creates a new one.
     pub(crate) fn take(&self) -> Warm {
         match self.take_waiting() {
             Some(warm) => {
@@ -61,7 +60,7 @@ impl WarmPool {
         }
     }
 
-    /// Prefers the store that this thread gave back last: its pages are most likely in this processor's caches.
+    /// Prefers the store that this thread returned last: its pages are most likely in this processor's caches.
     fn take_waiting(&self) -> Option<Warm> {
         let this = thread::current().id();
         let mut waiting = self.lock();
@@ -70,7 +69,7 @@ impl WarmPool {
     }
 
     /// Takes back the store of an engine that was dropped, and restores its content, unless a connection still uses it.
-    pub(crate) fn take_back(&self, mut warm: Warm) {
+    pub(crate) fn recycle(&self, mut warm: Warm) {
         warm.sessions.retain(Session::knows_baseline);
         warm.sessions.truncate(MAX_SESSIONS);
         let references = 1 + warm.sessions.len();
@@ -81,7 +80,7 @@ impl WarmPool {
         if waiting.len() < MAX_WAITING {
             waiting.push((thread::current().id(), warm));
         }
-        // A store beyond that is dropped after the lock is released: to close its connections takes time.
+        // Beyond the limit, the store is dropped after the lock is released: closing its connections takes time.
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(ThreadId, Warm)>> {
@@ -98,20 +97,20 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_gets_back_what_it_had() {
+    fn a_thread_gets_the_store_that_it_returned() {
         let pool = pool();
         let (own, other) = (pool.take(), pool.take());
         let before = Arc::downgrade(&own.mount);
-        pool.take_back(own);
-        thread::scope(|scope| scope.spawn(|| pool.take_back(other)).join().unwrap());
-        assert!(std::ptr::eq(before.as_ptr(), &*pool.take().mount), "and not what was given back last");
+        pool.recycle(own);
+        thread::scope(|scope| scope.spawn(|| pool.recycle(other)).join().unwrap());
+        assert!(std::ptr::eq(before.as_ptr(), &*pool.take().mount), "not the store that was returned last");
     }
 
     #[test]
-    fn no_more_wait_than_threads_could_use() {
+    fn the_pool_keeps_no_more_stores_than_its_limit() {
         let pool = pool();
         let engines: Vec<Warm> = (0..=MAX_WAITING).map(|_| pool.take()).collect();
-        engines.into_iter().for_each(|warm| pool.take_back(warm));
+        engines.into_iter().for_each(|warm| pool.recycle(warm));
         assert_eq!(pool.lock().len(), MAX_WAITING);
     }
 }

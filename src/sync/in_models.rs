@@ -1,4 +1,4 @@
-//! What waits and how long, in a model (`cargo model`).
+//! Waiting and its time limits in a model (`cargo model`).
 
 use std::sync::LockResult;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,8 @@ use std::time::Duration;
 use shuttle::rand::Rng;
 use shuttle::sync::{MutexGuard, WaitTimeoutResult};
 
-/// Shuttle's, in which time passes when the model says so. One thread at a time waits for it where time matters.
+/// Shuttle's condition variable, with time that passes when the model calls `pass_time`. If time matters, at most one
+/// thread waits for it.
 #[derive(Default)]
 pub(crate) struct Condvar {
     condvar: shuttle::sync::Condvar,
@@ -43,7 +44,7 @@ impl Condvar {
         self.condvar.notify_all();
     }
 
-    /// Wakes the thread if it sleeps for a certain time.
+    /// Wakes the thread if its sleep has a time limit.
     #[cfg(test)]
     pub(crate) fn pass_time(&self) {
         if self.is_timed.load(Ordering::Relaxed) {
@@ -52,7 +53,7 @@ impl Condvar {
     }
 }
 
-/// In a model no time passes: patience of less than an hour may be over whenever it is looked at.
+/// The time limit of a wait. No time passes in a model: a limit of less than an hour may be over at any check.
 pub(crate) struct Patience {
     most: Duration,
 }
