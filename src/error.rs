@@ -125,21 +125,21 @@ impl Error {
 
     pub(crate) fn not_in_memory(url: &str, path: &str) -> Error {
         let message = format!(
-            "can't use the database URL {url:?}: it is of a file, and engines are in memory; \
-             Snapshot::open({path:?})?.new_engine() makes an engine of the file's content"
+            "can't use the database URL {url:?}: it names a file, and engines are in memory; \
+             Snapshot::open({path:?})?.new_engine() creates an engine with the file's content"
         );
         Error::new(ErrorKind::NotInMemory, message)
     }
 
     pub(crate) fn not_a_database(object: &str, flaw: impl Into<String>) -> Error {
-        let message = format!("can't take {object} as a SQLite database: {}", flaw.into());
+        let message = format!("can't use {object} as a SQLite database: {}", flaw.into());
         Error::new(ErrorKind::NotADatabase, message)
     }
 
     pub(crate) fn other_encoding(engine: &str) -> Error {
         let message = format!(
-            "can't restore the snapshot on {engine}: its texts are in another encoding (PRAGMA encoding), which no open \
-             connection could read; Snapshot::new_engine() makes an engine of its own"
+            "can't restore the snapshot on {engine}: its text encoding (PRAGMA encoding) is not the engine's, and open \
+             connections could not read it; Snapshot::new_engine() creates an engine with its content"
         );
         Error::new(ErrorKind::OtherEncoding, message)
     }
@@ -175,24 +175,25 @@ impl Error {
 
     pub(crate) fn already_ended(operation: &str, engine: &str) -> Error {
         let message = format!(
-            "can't {operation} a unit of work on {engine}: it had already ended, because the code under test ran COMMIT \
-             or ROLLBACK itself, or SQLite rolled back after an error"
+            "can't {operation} a unit of work on {engine}: it has already ended, because the code under test ran COMMIT or \
+             ROLLBACK, or SQLite rolled it back after an error; for code that ends its own transactions, use \
+             Engine::pooled_connection"
         );
         Error::new(ErrorKind::AlreadyEnded, message)
     }
 
     pub(crate) fn recursive_creation(url: &impl fmt::Display) -> Error {
         let message = format!(
-            "can't create the shared engine `{url}`: its creation asks for the same engine, on this thread or by way of \
-             another's creation, and would wait for itself; use the engine that is being made, or another URL"
+            "can't create the shared engine `{url}`: its creation needs the same engine, on this thread or through the \
+             creation of another engine, and would wait for itself; use the engine that is being created, or another URL"
         );
         Error::new(ErrorKind::RecursiveCreation, message)
     }
 
     pub(crate) fn recursive_build(template: &str) -> Error {
         let message = format!(
-            "can't build {template}: its build asks for the same template, on this thread or by way of another's build, \
-             and would wait for itself; derive the one from the other with Template::based_on"
+            "can't build {template}: its build needs the same template, on this thread or through the build of another \
+             template, and would wait for itself; base one template on the other with Template::based_on"
         );
         Error::new(ErrorKind::RecursiveCreation, message)
     }
@@ -219,9 +220,9 @@ impl Error {
 
     pub(crate) fn connection_replaced(template: &str, at: &Location<'_>) -> Error {
         let message = format!(
-            "can't build {template}: the function given at {at} has put another database in the place of its connection's, \
-             by replacing the connection or by deserialize; rusqlite's backup API copies one into it, and \
-             Template::database takes the bytes of one"
+            "can't build {template}: the function given at {at} has replaced its connection, or the connection's database by \
+             deserialize; to copy a database into the connection, use rusqlite's backup API; to start with the bytes \
+             of a database, use Template::database"
         );
         Error::new(ErrorKind::BuildFailed, message)
     }
@@ -233,8 +234,8 @@ impl Error {
 
     pub(crate) fn transaction_left_open(template: &str, at: &Location<'_>) -> Error {
         let message = format!(
-            "can't build {template}: what was given at {at} has begun a transaction and neither committed it nor rolled it \
-             back"
+            "can't build {template}: the step given at {at} has left a transaction open; commit it or roll it back in that \
+             step"
         );
         Error::new(ErrorKind::BuildFailed, message)
     }
@@ -251,10 +252,10 @@ impl Error {
     }
 
     pub(crate) fn other_template(engine: &str, has: Option<&str>, asked_for: &str) -> Error {
-        let has = has.map_or("without a template".to_owned(), |has| format!("of {has}"));
+        let has = has.map_or("without a template".to_owned(), |has| format!("from {has}"));
         let message = format!(
-            "can't give out {engine} as one of {asked_for}: it was made {has}; use another URL, or Template::new_engine for an \
-             engine of its own"
+            "can't use {engine} for {asked_for}: it was created {has}; use another URL, or Template::new_engine for a private \
+             engine"
         );
         Error::new(ErrorKind::OtherTemplate, message)
     }
@@ -286,7 +287,7 @@ impl std::error::Error for Error {
 /// What a panic said.
 pub(crate) fn words_of_panic(payload: &(dyn Any + Send)) -> &str {
     let words = payload.downcast_ref::<String>().map(String::as_str);
-    words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("not with a text")
+    words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("the panic's value is not a string")
 }
 
 /// SQLite's message for an error, without what rusqlite adds.

@@ -167,7 +167,10 @@ impl Template {
         while next < MAX_STEPS && self.recipe.steps[next].is_some() {
             next += 1;
         }
-        assert!(next < MAX_STEPS, "a template has at most 16 steps; Template::based_on goes on from one");
+        assert!(
+            next < MAX_STEPS,
+            "a template has at most 16 steps; add more in another template, with Template::based_on"
+        );
         self.recipe.steps[next] = Some(Step { action, at });
         self
     }

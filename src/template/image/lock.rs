@@ -145,12 +145,12 @@ impl Wait<'_> {
         let waited = self.start.elapsed();
         if waited >= patience {
             let (waited, holder) = (waited.as_secs(), self.holder());
-            say(&format!("waited {waited} s for {holder}, which may hang: this process builds the template by itself"));
+            say(&format!("waited {waited} s for {holder}, which may hang; this process builds the template itself"));
             return false;
         }
         if self.is_in_circle() {
             let holder = self.holder();
-            say(&format!("{holder} waits for a template that this process builds; this process builds both by itself"));
+            say(&format!("{holder} waits for a template that this process builds; this process builds both"));
             return false;
         }
         if waited >= QUIET_FOR && !std::mem::replace(&mut self.is_said, true) {

@@ -23,7 +23,7 @@ pub(super) fn map(file: &File) -> io::Result<Base> {
 pub(super) fn private_folder(path: &Path) -> io::Result<()> {
     if !path.is_absolute() {
         // Tests of different packages run in different folders.
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "RUSQLITE_FIXTURES_DIR has to be an absolute path"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "RUSQLITE_FIXTURES_DIR must be an absolute path"));
     }
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
@@ -32,8 +32,8 @@ pub(super) fn private_folder(path: &Path) -> io::Result<()> {
     if is_private(&fs::metadata(path)?) {
         return Ok(());
     }
-    let reason =
-        "others can write to it, or own it; `chmod go-w` what is yours, or set RUSQLITE_FIXTURES_DIR to another";
+    let reason = "other users can write to it, or own it; run `chmod go-w` on it if it is yours, or set \
+                  RUSQLITE_FIXTURES_DIR to another folder";
     Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 
