@@ -1,7 +1,7 @@
-//! Why a connection was refused the writer slot, and the messages that say so.
+//! Why a connection was refused the writer slot, and the messages for it.
 //!
-//! SQLite passes on a result code and nothing else. So the refusal is kept in a thread-local, until the code comes back on
-//! the same thread as a `rusqlite::Error` and is converted to an [`Error`].
+//! SQLite passes on only a result code. So a thread-local keeps the refusal until SQLite returns the code on the same
+//! thread as a `rusqlite::Error`, and that is converted to an [`Error`].
 
 use std::cell::RefCell;
 use std::fmt;
@@ -18,20 +18,20 @@ use crate::faults::Order;
 pub(crate) enum Refusal {
     /// Another connection holds the slot, and held it until this one timed out.
     Held { by: Origin, waited: Duration },
-    /// What this connection read is no longer the newest content.
+    /// The content that this connection has read is stale: it was replaced.
     Stale { by: Origin },
-    /// A fault plan asks for it.
+    /// A fault plan makes the lock fail.
     Injected { by: Order },
 }
 
-/// A refusal, by which engine, and when.
+/// A refusal, with its engine and its time.
 struct Latest {
     engine: String,
     refusal: Refusal,
     at: Instant,
 }
 
-/// How long after a refusal an error with its code is explained by it.
+/// How long a refusal explains errors with its code.
 const RECENT: Duration = Duration::from_secs(1);
 
 thread_local! {
@@ -40,9 +40,9 @@ thread_local! {
 }
 
 impl Refusal {
-    /// Keeps the refusal for the error that will be made of its result code.
+    /// Keeps the refusal, for the error that is made from its result code later.
     pub(crate) fn remember(self, engine: String) {
-        // A destructor of another thread-local may run SQLite when this one is gone; then only the detail is lost.
+        // A destructor of another thread-local may call SQLite after this one is destroyed; then only the detail is lost.
         let _ = LATEST.try_with(|latest| latest.replace(Some(Latest { engine, refusal: self, at: Instant::now() })));
     }
 
@@ -66,7 +66,7 @@ impl Refusal {
         }
     }
 
-    /// Returns the refusal for a transaction that has read nothing, and so can start again with the committed content.
+    /// Returns the refusal for a transaction that has read nothing: it can start again with the committed content.
     pub(crate) fn of_fresh_transaction(self) -> Refusal {
         match self {
             Refusal::Stale { by } => Refusal::Held { by, waited: Duration::ZERO },
@@ -87,7 +87,7 @@ impl Refusal {
 }
 
 impl Error {
-    /// The error of a connection that could not be opened. To open one is to read the schema, for which it may need a lock.
+    /// Returns the error of a connection that could not be opened. Opening reads the schema, which may need a lock.
     pub(crate) fn open_connection(engine: &str, cause: NoConnection) -> Error {
         match cause {
             NoConnection::Sqlite(cause) => match refusal_of(&cause) {
@@ -103,7 +103,7 @@ impl Error {
         Error::from_refusal(engine, refusal, rusqlite::Error::SqliteFailure(code, None))
     }
 
-    /// What is printed when a wait is long, and not over.
+    /// Returns the message that is printed during a long wait.
     pub(crate) fn still_waiting(engine: &str, refusal: &Refusal) -> String {
         match refusal {
             Refusal::Held { by, waited } => {
@@ -143,7 +143,7 @@ fn stale(engine: &str, by: &impl fmt::Display) -> String {
     )
 }
 
-/// The extended result code, if this is SQLite's error for a lock that it did not get. (SQLITE_BUSY has other messages.)
+/// Returns the extended result code, if SQLite did not get a lock. (SQLITE_BUSY has other messages, too.)
 fn code_of_a_lock(error: &rusqlite::Error) -> Option<i32> {
     match error {
         rusqlite::Error::SqliteFailure(code, Some(message)) if message == "database is locked" => {
@@ -153,7 +153,7 @@ fn code_of_a_lock(error: &rusqlite::Error) -> Option<i32> {
     }
 }
 
-/// Returns why an engine refused the lock that this error is about; SQLite does not pass that on.
+/// Returns why an engine refused the lock that this error is about.
 fn refusal_of(error: &rusqlite::Error) -> Option<(String, Refusal)> {
     code_of_a_lock(error).and_then(Refusal::take)
 }
@@ -161,20 +161,21 @@ fn refusal_of(error: &rusqlite::Error) -> Option<(String, Refusal)> {
 impl From<rusqlite::Error> for Error {
     /// Keeps SQLite's error as the source. If an engine has refused a lock, the kind is
     /// [`LockTimeout`](ErrorKind::LockTimeout) or [`SerializationFailure`](ErrorKind::SerializationFailure), and the message
-    /// explains SQLite's "database is locked": who holds the writer slot, since when, and begun at which line.
+    /// explains SQLite's "database is locked": what holds the writer slot, on which thread, since when, and begun at which
+    /// line.
     ///
     /// # When the explanation is missing
-    /// SQLite passes on a result code only, so the explanation is found by thread, code and time. Without it, the kind is
-    /// [`Sqlite`](ErrorKind::Sqlite), and the message is SQLite's. That is so
-    /// * on another thread than the one on which SQLite was called, as where a library runs its SQL on its own threads;
+    /// SQLite passes on only a result code, so the explanation is found by thread, code and time. Without it, the kind is
+    /// [`Sqlite`](ErrorKind::Sqlite), and the message is SQLite's. The explanation is missing
+    /// * on another thread than the one that called SQLite, for example if a library runs SQL on its own threads;
     /// * a second or more after the refusal;
-    /// * for the second error of one refusal, as for a clone: the first conversion takes the explanation;
-    /// * when an engine has granted a lock on the same thread since, or has lent out or opened a connection there;
-    /// * when an engine has refused a lock on the same thread since, with another result code. With the same code, the
-    ///   explanation is that of the latest refusal, whichever error is converted first;
-    /// * when the message is no longer "database is locked", as after code has wrapped it in its own.
+    /// * for the second error of one refusal, for example a clone: the first conversion takes the explanation;
+    /// * if an engine has since granted a lock, lent out a connection or opened one on the same thread;
+    /// * if an engine has since refused a lock on the same thread with another result code. With the same code, the first
+    ///   error that is converted gets the explanation of the latest refusal;
+    /// * if the message is no longer "database is locked", for example because code has wrapped it in its own.
     ///
-    /// So convert an error where it is returned, by `?` for instance. Methods of this crate that return [`Error`] do.
+    /// So convert an error where it is returned, for example by `?`. Methods of this crate that return [`Error`] do that.
     fn from(cause: rusqlite::Error) -> Error {
         match refusal_of(&cause) {
             Some((engine, refusal)) => Error::from_refusal(&engine, &refusal, cause),
@@ -188,7 +189,7 @@ mod tests {
     use super::*;
     use crate::content::origin::Purpose;
 
-    /// Whether a refusal of this age explains an error.
+    /// Returns whether a refusal of this age explains an error.
     fn is_taken_after(age: Duration) -> bool {
         let by = Origin::here(Purpose::Uri);
         Refusal::Stale { by }.remember("engine 1".to_owned());
@@ -212,6 +213,6 @@ mod tests {
         Refusal::Stale { by: Origin::here(Purpose::Uri) }.remember("engine 1".to_owned());
         assert!(Refusal::take(ffi::SQLITE_BUSY).is_none());
         assert!(matches!(Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT), Some((engine, _)) if engine == "engine 1"));
-        assert!(Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT).is_none(), "it is told once");
+        assert!(Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT).is_none(), "it is reported once");
     }
 }
