@@ -22,7 +22,7 @@ edition = "2024"
 [dev-dependencies]
 $2
 
-# As this crate's README advises. Otherwise the suites would measure SQLite compiled without optimisation.
+# As docs/runners.md advises. Otherwise the suites would measure SQLite compiled without optimisation.
 [profile.dev.package."*"]
 opt-level = 3
 

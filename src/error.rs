@@ -10,12 +10,12 @@ use rusqlite::{ErrorCode, ffi};
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Any error, as the functions of a [`Template`](crate::Template) may return.
+/// Any error. The functions of a [`Template`](crate::Template) may return it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The error of this crate. Its message names the operation, the object, the cause, and the remedy if there is one.
 ///
-/// Both `{}` and `{:?}` print the whole sentence, so that an `unwrap()` in a test says it too.
+/// Both `{}` and `{:?}` print the whole message, so an `unwrap()` in a test shows it.
 #[derive(Clone)]
 pub struct Error(Arc<Repr>);
 
@@ -44,7 +44,7 @@ impl Source {
 #[derive(Debug)]
 pub(crate) enum NoConnection {
     Sqlite(rusqlite::Error),
-    /// The function of `Template::on_connect` that was given there failed.
+    /// The function that was given to `Template::on_connect` at this place failed.
     NotSetUp {
         at: &'static Location<'static>,
         cause: BoxError,
@@ -61,31 +61,31 @@ impl From<rusqlite::Error> for NoConnection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A database URL that can't be understood, or asks for something that no engine is.
+    /// A database URL that can't be parsed, or has options that no engine supports.
     InvalidUrl,
-    /// A database URL of a file, or of another database that is not in memory.
+    /// A database URL that names a file, or another database that is not in memory.
     NotInMemory,
-    /// Bytes or a file that are no SQLite database, or only a part of one.
+    /// Bytes or a file that are not a complete SQLite database.
     NotADatabase,
-    /// A snapshot that an engine can't restore, because its text encoding is not the engine's.
+    /// A snapshot that an engine can't restore, because their text encodings differ.
     OtherEncoding,
     /// A file that can't be read or written.
     Io,
     /// The writer slot was not free within the lock timeout.
     LockTimeout,
-    /// The transaction has read content that another one has replaced, and then wanted to write (SQLite's extended code
-    /// 517, `SQLITE_BUSY_SNAPSHOT`). It can succeed when it is rolled back and run again.
+    /// The transaction tried to write after another transaction had replaced the content that it has read (SQLite's
+    /// extended code 517, `SQLITE_BUSY_SNAPSHOT`). It can succeed when it is rolled back and run again.
     SerializationFailure,
-    /// The unit of work was no longer open: the code under test has committed it or rolled it back.
+    /// The unit of work was no longer open: the code under test has committed it or rolled it back, or SQLite has.
     AlreadyEnded,
-    /// The creation of a shared engine asked for that same engine, or the build of a template for that same template.
+    /// The creation of a shared engine needs the same engine, or the build of a template needs the same template.
     RecursiveCreation,
     /// A template that can't be built: its script, its function or its `on_connect` failed. Every later call returns the
     /// same error.
     BuildFailed,
     /// A connection that can't be set up: the function of [`Template::on_connect`](crate::Template::on_connect) failed.
     SetupFailed,
-    /// A shared engine that was created of another template than the given one, or of none.
+    /// A shared engine that was created from another template than the given one, or without a template.
     OtherTemplate,
     /// Any other error of SQLite; [`Error::sqlite`] returns it.
     Sqlite,
@@ -125,21 +125,21 @@ impl Error {
 
     pub(crate) fn not_in_memory(url: &str, path: &str) -> Error {
         let message = format!(
-            "can't use the database URL {url:?}: it is of a file, and engines are in memory; \
-             Snapshot::open({path:?})?.new_engine() makes an engine of the file's content"
+            "can't use the database URL {url:?}: it names a file, and engines are in memory; \
+             Snapshot::open({path:?})?.new_engine() creates an engine with the file's content"
         );
         Error::new(ErrorKind::NotInMemory, message)
     }
 
     pub(crate) fn not_a_database(object: &str, flaw: impl Into<String>) -> Error {
-        let message = format!("can't take {object} as a SQLite database: {}", flaw.into());
+        let message = format!("can't use {object} as a SQLite database: {}", flaw.into());
         Error::new(ErrorKind::NotADatabase, message)
     }
 
     pub(crate) fn other_encoding(engine: &str) -> Error {
         let message = format!(
-            "can't restore the snapshot on {engine}: its texts are in another encoding (PRAGMA encoding), which no open \
-             connection could read; Snapshot::new_engine() makes an engine of its own"
+            "can't restore the snapshot on {engine}: its text encoding (PRAGMA encoding) is not the engine's, and open \
+             connections could not read it; Snapshot::new_engine() creates an engine with its content"
         );
         Error::new(ErrorKind::OtherEncoding, message)
     }
@@ -162,7 +162,7 @@ impl Error {
                 return Error::not_set_up(ErrorKind::SetupFailed, &operation, at, cause);
             }
         };
-        // Without memory there is no connection to ask for SQLite's words, and rusqlite has the path in their place.
+        // Without memory there is no connection that has SQLite's message, and rusqlite puts the path in its place.
         let is_without_memory = cause.sqlite_error_code() == Some(ErrorCode::OutOfMemory);
         let words = if is_without_memory { "out of memory".to_owned() } else { cause.to_string() };
         Error::new(ErrorKind::Sqlite, format!("{operation}: SQLite says: {words}")).caused_by(Source::Sqlite(cause))
@@ -175,24 +175,25 @@ impl Error {
 
     pub(crate) fn already_ended(operation: &str, engine: &str) -> Error {
         let message = format!(
-            "can't {operation} a unit of work on {engine}: it had already ended, because the code under test ran COMMIT \
-             or ROLLBACK itself, or SQLite rolled back after an error"
+            "can't {operation} a unit of work on {engine}: it has already ended, because the code under test ran COMMIT or \
+             ROLLBACK, or SQLite rolled it back after an error; for code that ends its own transactions, use \
+             Engine::pooled_connection"
         );
         Error::new(ErrorKind::AlreadyEnded, message)
     }
 
     pub(crate) fn recursive_creation(url: &impl fmt::Display) -> Error {
         let message = format!(
-            "can't create the shared engine `{url}`: its creation asks for the same engine, on this thread or by way of \
-             another's creation, and would wait for itself; use the engine that is being made, or another URL"
+            "can't create the shared engine `{url}`: its creation needs the same engine, on this thread or through the \
+             creation of another engine, and would wait for itself; use the engine that is being created, or another URL"
         );
         Error::new(ErrorKind::RecursiveCreation, message)
     }
 
     pub(crate) fn recursive_build(template: &str) -> Error {
         let message = format!(
-            "can't build {template}: its build asks for the same template, on this thread or by way of another's build, \
-             and would wait for itself; derive the one from the other with Template::based_on"
+            "can't build {template}: its build needs the same template, on this thread or through the build of another \
+             template, and would wait for itself; base one template on the other with Template::based_on"
         );
         Error::new(ErrorKind::RecursiveCreation, message)
     }
@@ -219,9 +220,9 @@ impl Error {
 
     pub(crate) fn connection_replaced(template: &str, at: &Location<'_>) -> Error {
         let message = format!(
-            "can't build {template}: the function given at {at} has put another database in the place of its connection's, \
-             by replacing the connection or by deserialize; rusqlite's backup API copies one into it, and \
-             Template::database takes the bytes of one"
+            "can't build {template}: the function given at {at} has replaced its connection, or the connection's database by \
+             deserialize; to copy a database into the connection, use rusqlite's backup API; to start with the bytes \
+             of a database, use Template::database"
         );
         Error::new(ErrorKind::BuildFailed, message)
     }
@@ -233,8 +234,8 @@ impl Error {
 
     pub(crate) fn transaction_left_open(template: &str, at: &Location<'_>) -> Error {
         let message = format!(
-            "can't build {template}: what was given at {at} has begun a transaction and neither committed it nor rolled it \
-             back"
+            "can't build {template}: the step given at {at} has left a transaction open; commit it or roll it back in that \
+             step"
         );
         Error::new(ErrorKind::BuildFailed, message)
     }
@@ -251,10 +252,10 @@ impl Error {
     }
 
     pub(crate) fn other_template(engine: &str, has: Option<&str>, asked_for: &str) -> Error {
-        let has = has.map_or("without a template".to_owned(), |has| format!("of {has}"));
+        let has = has.map_or("without a template".to_owned(), |has| format!("from {has}"));
         let message = format!(
-            "can't give out {engine} as one of {asked_for}: it was made {has}; use another URL, or Template::new_engine for an \
-             engine of its own"
+            "can't use {engine} for {asked_for}: it was created {has}; use another URL, or Template::new_engine for a private \
+             engine"
         );
         Error::new(ErrorKind::OtherTemplate, message)
     }
@@ -283,13 +284,13 @@ impl std::error::Error for Error {
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 pub(crate) fn words_of_panic(payload: &(dyn Any + Send)) -> &str {
     let words = payload.downcast_ref::<String>().map(String::as_str);
-    words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("not with a text")
+    words.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("the panic's value is not a string")
 }
 
-/// SQLite's message for an error, without what rusqlite adds.
+/// Returns SQLite's message for an error, without what rusqlite adds.
 fn words_of(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqliteFailure(_, Some(words)) => words.clone(),
@@ -297,13 +298,13 @@ fn words_of(error: &rusqlite::Error) -> String {
     }
 }
 
-/// What any error says, and whether SQLite says it.
+/// Returns the message of any error, and marks it if it is SQLite's.
 fn words_of_any(cause: &BoxError) -> String {
     let by_sqlite = if cause.is::<rusqlite::Error>() { "SQLite says: " } else { "" };
     format!("{by_sqlite}{cause}")
 }
 
-/// As much of a statement as is of use in a message.
+/// Returns the statement, truncated if it is too long for a message.
 fn shortened(statement: &str) -> String {
     const MOST: usize = 1000;
     match statement.char_indices().nth(MOST) {
@@ -313,7 +314,7 @@ fn shortened(statement: &str) -> String {
 }
 
 impl From<Error> for rusqlite::Error {
-    /// For code under test whose functions return `rusqlite::Error`: the same result code, and the whole message.
+    /// Keeps the result code and the whole message, for code under test whose functions return `rusqlite::Error`.
     fn from(error: Error) -> rusqlite::Error {
         let code = match error.sqlite() {
             Some(rusqlite::Error::SqliteFailure(code, _)) => *code,

@@ -279,7 +279,7 @@ struct ReportInPanic<'a>(&'a Plan);
 impl Drop for ReportInPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("rusqlite-fixtures: the panic was under {:?}", self.0);
+            eprintln!("rusqlite-fixtures: the panic happened during {:?}", self.0);
         }
     }
 }

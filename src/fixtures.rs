@@ -2,11 +2,11 @@
 //!
 //! | for a test that | take |
 //! | --- | --- |
-//! | wants one transaction on a database of its own | [`fresh_unit_of_work`] |
-//! | runs code that begins and commits by itself | [`fresh_connection`] |
-//! | wants several connections, threads or transactions | [`fresh_engine`] |
+//! | needs one transaction on a private database | [`fresh_unit_of_work`] |
+//! | runs code that begins and commits its own transactions | [`fresh_connection`] |
+//! | needs several connections, threads or transactions | [`fresh_engine`] |
 //! | shares a database with others, and leaves nothing in it | [`unit_of_work`](fn@unit_of_work) |
-//! | shares one, commits, or wants several threads | [`memory_engine`] |
+//! | shares one, and commits or needs several threads | [`memory_engine`] |
 //! | makes threads race | [`hammer`] |
 //!
 //! ```
@@ -41,12 +41,12 @@ static EMPTY: Template = Template::empty();
 /// Returns the engine that the process shares under `url`, from [`MEMORY_ENGINES`](crate::MEMORY_ENGINES): the default one,
 /// or the one of `#[with("file:NAME?mode=memory")]`.
 ///
-/// With `#[with("file:NAME?mode=memory", &BANK)]` the first test creates it of a template. Tests see what other tests commit.
+/// With `#[with("file:NAME?mode=memory", &BANK)]` the first test creates it from a template. Tests see what others commit.
 /// If that matters, use [`fresh_engine`], or have the tests take turns by serial_test's `#[serial]` (between processes, as
 /// under cargo-nextest, `#[file_serial]`).
 ///
 /// # Panics
-/// If the URL names no shared engine, or one that was created of another template. The message names the remedy.
+/// If the URL names no shared engine, or one that was created from another template. The message names the remedy.
 #[fixture]
 pub fn memory_engine(
     #[default("sqlite:///:memory:")] url: &str,

@@ -9,7 +9,7 @@
 //! | [`faults`] | tests of what code does when SQLite fails |
 //! | [`other_libraries`] | sqlx, sea-orm, diesel, r2d2, tokio-rusqlite and others; async |
 //! | [`runners`] | cargo-nextest, CI, several machines, debug builds |
-//! | [`errors`] | when something fails: each message, and what to do |
+//! | [`errors`] | each error message, and what to do |
 //!
 //! The modules are empty: they hold the text of `docs` in the repository.
 

@@ -367,7 +367,7 @@ fn no_memory() {
 
 #[test]
 fn taken_locks() {
-    let messages = ["can't lock engine N: Fault::Busy.starting_at(N) of tests/faults.rs:N:N makes it seem taken"];
+    let messages = ["can't lock engine N: Fault::Busy.starting_at(N) of tests/faults.rs:N:N makes the lock fail"];
     assert_all_is_well(Fault::Busy, STEPS, &ACCESSES, 20, &messages);
 }
 
@@ -708,6 +708,9 @@ fn a_test_that_fails_reports_the_plan() {
     let output = child.args(["--ignored", "--exact", "--nocapture", "fails_under_a_plan"]).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     let plan = stderr.lines().find(|line| line.starts_with("rusqlite-fixtures: ")).unwrap_or(&stderr);
-    assert!(plan.starts_with("rusqlite-fixtures: the panic was under Fault::Full.at(2) of tests/faults.rs:"), "{plan}");
+    assert!(
+        plan.starts_with("rusqlite-fixtures: the panic happened during Fault::Full.at(2) of tests/faults.rs:"),
+        "{plan}"
+    );
     assert!(plan.ends_with(", which failed a write"), "{plan}");
 }

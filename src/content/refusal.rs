@@ -120,7 +120,7 @@ impl Error {
             }
             Refusal::Stale { by } => (ErrorKind::SerializationFailure, stale(engine, by)),
             Refusal::Injected { by } => {
-                (ErrorKind::LockTimeout, format!("can't lock {engine}: {by} makes it seem taken"))
+                (ErrorKind::LockTimeout, format!("can't lock {engine}: {by} makes the lock fail"))
             }
         };
         Error::new(kind, message).with_sqlite(cause)
@@ -129,7 +129,7 @@ impl Error {
 
 fn held(what: &str, engine: &str, by: &impl fmt::Display, waited: Duration, by_this_thread: bool) -> String {
     let remedy = if by_this_thread {
-        "this thread waits for itself: it has to commit, roll back or drop that one first"
+        "this thread waits for itself: commit, roll back or drop that one first"
     } else {
         "commit, roll back or drop that one sooner, or raise Engine::set_lock_timeout"
     };
@@ -138,8 +138,8 @@ fn held(what: &str, engine: &str, by: &impl fmt::Display, waited: Duration, by_t
 
 fn stale(engine: &str, by: &impl fmt::Display) -> String {
     format!(
-        "can't write to {engine}: serialization failure, for what this transaction read has been replaced since by {by}; \
-         roll back and run it again, or begin with TransactionBehavior::Immediate"
+        "can't write to {engine}: serialization failure: what this transaction has read was replaced by {by}; roll back and \
+         run it again, or begin with TransactionBehavior::Immediate"
     )
 }
 
@@ -153,7 +153,7 @@ fn lock_error_code(error: &rusqlite::Error) -> Option<i32> {
     }
 }
 
-/// Returns why an engine refused the lock that this error is about; SQLite does not pass that on.
+/// Returns why an engine refused the lock that this error is about.
 fn refusal_of(error: &rusqlite::Error) -> Option<(String, Refusal)> {
     lock_error_code(error).and_then(Refusal::take)
 }

@@ -82,7 +82,7 @@ pub(crate) fn parse(url: &str) -> Result<Cow<'_, str>> {
 }
 
 const EMPTY: &str = "it is empty; \"sqlite:///:memory:\" is the default shared database";
-const NUL: &str = "it holds a NUL character";
+const NUL: &str = "it contains a NUL character";
 
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,8 +110,8 @@ fn scheme(url: &str) -> Option<&str> {
 
 fn unknown_scheme(scheme: &str) -> String {
     format!(
-        "its scheme is {scheme:?}, and only SQLite in memory is served here: \"sqlite:///:memory:\", or \
-         \"file:NAME?mode=memory\" for a shared database of that name"
+        "its scheme is {scheme:?}, and only SQLite in memory is supported: \"sqlite:///:memory:\", or \
+         \"file:NAME?mode=memory\" for the shared database NAME"
     )
 }
 
@@ -134,7 +134,7 @@ fn parse_file<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
         Some(rest) => {
             let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
             if !matches!(authority, "" | "localhost") {
-                let reason = format!("its authority is {authority:?}, where SQLite takes none or \"localhost\"");
+                let reason = format!("its authority is {authority:?}; SQLite accepts none or \"localhost\"");
                 return Err(Error::invalid_url(url, &reason));
             }
             path
@@ -182,15 +182,15 @@ fn parse_query(url: &str, name: &str, query: &str) -> Result<Place> {
             ("mode", "memory") => {}
             ("mode", "ro" | "rw" | "rwc") if name != DEFAULT => return Err(Error::not_in_memory(url, name)),
             ("mode", other) => {
-                return Err(invalid(&format!("its mode is {other:?}; mode=memory is the one of a shared database")));
+                return Err(invalid(&format!("its mode is {other:?}; use mode=memory")));
             }
             ("vfs", "memdb") => place = Place::Memdb,
             ("vfs", other) => {
-                return Err(invalid(&format!("its VFS is {other:?}; without vfs= and with mode=memory it would do")));
+                return Err(invalid(&format!("its VFS is {other:?}; remove vfs= and use mode=memory")));
             }
             ("cache", "shared") => {}
             ("cache", "private") => return Err(invalid(PRIVATE_CACHE)),
-            ("cache", other) => return Err(invalid(&format!("its cache is {other:?}, where cache=shared would do"))),
+            ("cache", other) => return Err(invalid(&format!("its cache is {other:?}; use cache=shared"))),
             _ if parameter.contains('\0') => return Err(invalid(NUL)),
             // SQLite's "URI Filenames In SQLite": unknown parameters are passed to the VFS and ignored otherwise.
             _ => {}
@@ -202,11 +202,11 @@ fn parse_query(url: &str, name: &str, query: &str) -> Result<Place> {
 const MEMDB_WITHOUT_SLASH: &str =
     "with vfs=memdb, only a name that starts with a slash is shared (\"file:/NAME?vfs=memdb\")";
 const PRIVATE_CACHE: &str =
-    "cache=private asks for a database of each connection's own; Engine::new() makes an engine of your own";
+    "cache=private gives each connection its own database; Engine::new() creates a private engine";
 
 fn check_name(name: &str) -> std::result::Result<(), &'static str> {
     match name {
-        "" => Err("its name is empty; \"file:NAME?mode=memory\" has one"),
+        "" => Err("its name is empty; use \"file:NAME?mode=memory\""),
         _ if name.as_bytes().contains(&0) => Err(NUL),
         _ => Ok(()),
     }
@@ -239,7 +239,7 @@ fn decode(text: &str) -> std::result::Result<Cow<'_, str>, &'static str> {
     String::from_utf8(bytes).map(Cow::from).map_err(|_| "its percent-encoding does not decode to UTF-8")
 }
 
-const BAD_ENCODING: &str = "a % in it is not followed by two hexadecimal digits; %25 stands for a % itself";
+const BAD_ENCODING: &str = "a % in it is not followed by two hexadecimal digits; write %25 for a %";
 
 fn hex(digit: u8) -> std::result::Result<u8, &'static str> {
     char::from(digit).to_digit(16).map(|value| value as u8).ok_or(BAD_ENCODING)

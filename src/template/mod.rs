@@ -1,15 +1,15 @@
-//! Templates: databases that are built once, and of which each test gets an engine of its own.
+//! Templates: databases that are built once. Each test gets a private engine with the content.
 //!
 //! * `Template` (here): the builder that users see.
 //! * `recipe`: the steps of a template, what identifies it, and how it is built.
 //! * `sharing`: which templates share an image between processes (feature `images`).
 //! * `image`: the content of a template as a file that processes share (feature `images`).
 //!
-//! It uses `engine` and what is below.
+//! This layer uses `engine` and the layers below it.
 //!
 //! Invariants:
-//! * A recipe is built once in a process, however many threads ask and in however many templates it is written.
-//! * What goes wrong with an image never fails a test: the template is built in the process.
+//! * A recipe is built once in a process, for any number of threads and of templates with the same recipe.
+//! * A failure with an image never fails a test: the process builds the template itself.
 
 #[cfg(feature = "images")]
 mod image;
@@ -61,35 +61,35 @@ use crate::vfs::OnConnect;
 /// and compile options, and the version of this crate. Scripts have an image, and functions with a [`key`](Template::key). A
 /// script that asks SQLite for the time or attaches a file has an image only with a key.
 ///
-/// While one process builds, the others wait. One that waits for longer than 5 s says on stderr for which process. After
-/// 300 s it builds the template itself; at once, if the other process waits for what this one is building.
+/// While one process builds, the others wait. A process that waits for longer than 5 s prints on stderr for which process.
+/// After 300 s it builds the template itself. It does so at once if the other process waits for what it is building.
 ///
-/// The folder has to be the user's own and not writable for others, or it is not used. What goes wrong with an image is
-/// said once in a process on stderr, and costs no more than building the template again. Images are read-only files. Those of more than
-/// 256 KB are mapped: another program that writes to one in its place while a test runs causes undefined behaviour, and one
-/// that truncates it kills the test's process. To replace or remove one is safe. `sqlite3 -readonly` opens one.
+/// The folder is used only if the user owns it and others can't write to it. If an image fails, the process builds the
+/// template itself; the first failure in a process is printed on stderr. Images are read-only files. Images of more than
+/// 256 KB are mapped. If another program writes to a mapped image while a test runs, the behaviour is undefined; if it
+/// truncates one, the test's process is killed. Replacing or removing an image is safe. `sqlite3 -readonly` opens one.
 ///
 /// # Engines are reused
 /// When the last handle of an engine is dropped, the template's content is restored, and the engine waits with its
 /// connections for the next test. That makes a test's database available in microseconds. An engine is not reused if a
 /// connection to it is still open or if it was [retired](Engine::retire); nor is a connection on which a test left something
-/// (see the README's limits). Up to 32 engines of a template are kept; more are closed.
+/// (see [isolation](crate::guide::isolation)). Up to 32 engines of a template are kept; more are closed.
 #[derive(Clone)]
 pub struct Template {
     recipe: Recipe,
-    /// What `TEMPLATES` has for the recipe, once it is known.
+    /// The recipe's entry in `TEMPLATES`, after the first use.
     built: OnceLock<Result<Arc<Built>>>,
 }
 
 impl Template {
-    /// Creates a template of a script, which may have any number of statements.
+    /// Creates a template from a script, which may have any number of statements.
     #[track_caller]
     pub const fn sql(script: &'static str) -> Template {
         Template::new(Start::Empty).and(Action::Script(script), Location::caller())
     }
 
-    /// Creates a template of a function: a migration library, or your own code. Its connection is set up as all connections
-    /// of the template's engines are.
+    /// Creates a template from a function: a migration library, or your own code. Its connection is set up like all
+    /// connections of the template's engines.
     ///
     /// ```
     /// # use rusqlite_fixtures::Template;
@@ -115,7 +115,7 @@ impl Template {
         Template::new(Start::Empty)
     }
 
-    /// Creates a template of the content of a SQLite file, for example by `include_bytes!`. The bytes are not copied.
+    /// Creates a template from the content of a SQLite file, for example by `include_bytes!`. The bytes are not copied.
     #[track_caller]
     pub const fn database(bytes: &'static [u8]) -> Template {
         Template::new(Start::Database(bytes))
@@ -167,7 +167,10 @@ impl Template {
         while next < MAX_STEPS && self.recipe.steps[next].is_some() {
             next += 1;
         }
-        assert!(next < MAX_STEPS, "a template has at most 16 steps; Template::based_on goes on from one");
+        assert!(
+            next < MAX_STEPS,
+            "a template has at most 16 steps; add more in another template, with Template::based_on"
+        );
         self.recipe.steps[next] = Some(Step { action, at });
         self
     }
@@ -247,11 +250,11 @@ impl Template {
         matches!(start, Start::Empty) && first.is_none() && on_connect.is_none() && foreign_keys.is_none()
     }
 
-    /// Returns what the recipe was built to; the first call builds it.
+    /// Returns the result of the build; the first call builds it.
     fn built(&self) -> Result<&Arc<Built>> {
         let built = match self.built.get() {
             Some(built) => built,
-            // Not in get_or_init, which would never return if the build asks for this very template.
+            // Not in get_or_init, which would never return if the build needs this same template.
             None => {
                 let built = self.recipe.built()?;
                 self.built.get_or_init(|| built)
@@ -267,7 +270,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`shared`](Engine::shared) and [`Template::new_engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate) if the
-    /// engine of this URL exists, and was created of another template or of none.
+    /// engine of this URL exists, and was created from another template or without one.
     pub fn shared_with(url: impl AsRef<str>, template: &Template) -> Result<Engine> {
         if template.is_empty() {
             return Engine::shared(url);
@@ -277,7 +280,7 @@ impl Engine {
 }
 
 impl fmt::Display for Template {
-    /// By its key, and where it is written: `the template at tests/bank.rs:7:25`.
+    /// Prints its key, and its place in the source: `the template at tests/bank.rs:7:25`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.recipe.fmt(f)
     }

@@ -1,4 +1,4 @@
-//! How a template is built: its steps, what identifies it, and what was built of it in this process.
+//! How a template is built: its steps, its identity, and the result of the build in this process.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
@@ -20,7 +20,7 @@ pub(super) struct Recipe {
     pub(super) start: Start,
     pub(super) steps: [Option<Step>; MAX_STEPS],
     pub(super) on_connect: Option<OnConnect>,
-    /// `None` as in the parent; without one, on.
+    /// `None`: as in the parent; on if there is no parent.
     pub(super) foreign_keys: Option<bool>,
     pub(super) key: Option<&'static str>,
 }
@@ -47,24 +47,24 @@ pub(super) enum Action {
 /// A function that makes or changes a database. It may fail with any error.
 pub(super) type Build = fn(&mut Connection) -> Result<(), BoxError>;
 
-/// The number of steps of one template; a template based on it has as many again.
+/// The largest number of steps of one template. A template that is based on it may have the same number of its own steps.
 pub(super) const MAX_STEPS: usize = 16;
 
-/// What a recipe was built to.
+/// The result of building a recipe.
 pub(super) struct Built {
     pub(super) pool: Arc<WarmPool>,
-    /// Whether the content would be another one if it were built at another time.
+    /// Whether the content depends on the time of the build.
     depends_on_time: bool,
 }
 
-/// What the steps of a template make.
+/// The content that the steps of a template create.
 pub(super) struct Content {
     pub(super) snapshot: Snapshot,
-    /// Whether the content would be another one if it were built at another time.
+    /// Whether the content depends on the time of the build.
     pub(super) depends_on_time: bool,
 }
 
-/// The results of all builds in this process, failures too.
+/// The results of all builds in this process, including failures.
 static TEMPLATES: OnceMap<Combination, Result<Arc<Built>>> = OnceMap::new();
 
 /// Everything that distinguishes a recipe from others: functions and parents by their addresses.
@@ -108,15 +108,15 @@ impl Recipe {
         self.steps.iter().flatten()
     }
 
-    /// Returns what the recipe was built to. The first call in the process builds it; calls meanwhile wait.
+    /// Returns the result of the build. The first call in the process builds; calls from other threads wait meanwhile.
     pub(super) fn built(&self) -> Result<Result<Arc<Built>>> {
         let recursive = || Error::recursive_build(&self.to_string());
-        // Faults are for the code under test; the build is for other tests, too.
+        // Faults are for the code under test, but other tests use the result of the build too.
         TEMPLATES.get_or_create(&self.combination(), || faults::exempt(|| self.build_for_good()), recursive)
     }
 
-    /// Builds once for all callers. A failure is final, too, except for recursion: whether a build asks for itself depends
-    /// on the caller.
+    /// Builds once for all callers. A failure is final too, except for recursion: whether a build needs itself depends on
+    /// the caller.
     fn build_for_good(&self) -> Result<Result<Arc<Built>>> {
         match self.build() {
             Err(error) if error.kind() == ErrorKind::RecursiveCreation => Err(error),
@@ -142,8 +142,8 @@ impl Recipe {
         build()
     }
 
-    /// Returns the content that the steps start with. This comes first, since it fails if templates are based on one another
-    /// in a circle.
+    /// Returns the content that the steps start with. It is needed first, because it fails if templates are based on one
+    /// another in a cycle.
     fn content_before(&self) -> Result<Content> {
         let snapshot = match self.start {
             Start::Empty => Snapshot::empty(),
@@ -178,7 +178,7 @@ impl Recipe {
         Ok(Content { snapshot: mount.store.current(), depends_on_time })
     }
 
-    /// Returns whether a script asks for the time zone, for which SQLite does not ask its VFS.
+    /// Returns whether a script uses the time zone, for which SQLite does not call its VFS.
     fn asks_for_the_time_zone(&self) -> bool {
         self.steps().any(|step| match step.action {
             Action::Script(script) => {
@@ -189,7 +189,7 @@ impl Recipe {
         })
     }
 
-    /// The key, if it is one for people; it may be the text of a whole file.
+    /// Returns the key if it is short enough to print. A key may be the text of a whole file.
     pub(super) fn short_key(&self) -> Option<&'static str> {
         self.key.filter(|key| key.len() <= 40 && !key.contains('\n'))
     }

@@ -1,4 +1,4 @@
-//! Which templates share an image, and under which name.
+//! Decides which templates share an image, and the image's name.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -34,7 +34,7 @@ impl Recipe {
         }
         identity.add("foreign keys", if self.setup().foreign_keys { "on" } else { "off" });
         if let Some(key) = self.key {
-            // With the place, since one key may have been given to two templates; of two packages, too, that share a folder.
+            // With the place and the package, because templates may have the same key, also in packages that share a folder.
             identity.add("key", key);
             identity.add("at", self.at.to_string());
             identity.add("package", env::var("CARGO_PKG_NAME").unwrap_or_default());
@@ -42,7 +42,7 @@ impl Recipe {
         for step in self.steps() {
             match step.action {
                 Action::Script(script) => identity.add("script", script),
-                Action::Function(_) => identity.add("function", ""), // for which the key stands
+                Action::Function(_) => identity.add("function", ""), // the key stands for it
             }
         }
         Some(identity)

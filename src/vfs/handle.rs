@@ -71,7 +71,7 @@ pub(super) struct Handle {
     /// another one.
     own_cookie: Option<u32>,
     wait: Wait,
-    /// Whether the slot may have been reserved while the connection waited. Then no lock tells SQLite to release it.
+    /// Whether the slot may have been reserved while the connection waited. Then SQLite has no lock to release.
     may_hold_slot: bool,
     is_read_only: bool,
     /// Set by file controls.

@@ -95,7 +95,9 @@ pub(super) fn report_gone(id: u64) {
     let has_been = (1..NEXT.load(Ordering::Relaxed)).contains(&id);
     let is_news = || REPORTED_GONE.lock().recovered().insert(id);
     if has_been && is_news() {
-        eprintln!("rusqlite-fixtures: engine {id} is gone; keep an Engine as long as code connects to it");
+        eprintln!(
+            "rusqlite-fixtures: can't connect to engine {id}: it no longer exists; keep an Engine as long as code connects to it"
+        );
     }
 }
 

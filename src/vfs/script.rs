@@ -29,7 +29,7 @@ pub(crate) fn run(connection: &Connection, script: &str) -> Result<(), Failure> 
     let sql = CString::new(script).map_err(|error| {
         let at = error.nul_position();
         let code = ffi::Error::new(ffi::SQLITE_ERROR);
-        let cause = rusqlite::Error::SqliteFailure(code, Some("the script holds a NUL character".to_owned()));
+        let cause = rusqlite::Error::SqliteFailure(code, Some("the script contains a NUL character".to_owned()));
         Failure { cause, statement: at..at, at }
     })?;
     let mut start = skip_blanks(script);

@@ -82,7 +82,7 @@ impl Claimant {
         Pending::set(Pending { connection: caller.id(), mount, alive, claim, place, is_fault });
     }
 
-    /// Remembers why a fault plan has refused a lock, and tells the busy handler.
+    /// Remembers why a fault plan has refused a lock, and informs the busy handler.
     pub(super) fn refuse_by_fault(&self, caller: &impl Caller, by: faults::Order) {
         self.announce(caller, None, Place::new(), true);
         Refusal::Injected { by }.remember(self.mount.name());

@@ -55,20 +55,21 @@ fn every_message_reads_as_expected() {
         ),
         (
             stale,
-            "can't write to engine N: serialization failure, for what this transaction read has been replaced since by \
-             thread `moves_the_money` in the unit of work begun at tests/it/errors.rs:N:N, Nms ago; roll back and run it \
-             again, or begin with TransactionBehavior::Immediate",
+            "can't write to engine N: serialization failure: what this transaction has read was replaced by thread \
+             `moves_the_money` in the unit of work begun at tests/it/errors.rs:N:N, Nms ago; roll back and run it again, \
+             or begin with TransactionBehavior::Immediate",
         ),
         (
             ended,
-            "can't commit a unit of work on engine N: it had already ended, because the code under test ran COMMIT or \
-             ROLLBACK itself, or SQLite rolled back after an error",
+            "can't commit a unit of work on engine N: it has already ended, because the code under test ran COMMIT or \
+             ROLLBACK, or SQLite rolled it back after an error; for code that ends its own transactions, use \
+             Engine::pooled_connection",
         ),
         (
             recursive,
-            "can't create the shared engine `file:orders?mode=memory&cache=shared`: its creation asks for the same engine, \
-             on this thread or by way of another's creation, and would wait for itself; use the engine that is being made, \
-             or another URL",
+            "can't create the shared engine `file:orders?mode=memory&cache=shared`: its creation needs the same engine, \
+             on this thread or through the creation of another engine, and would wait for itself; use the engine that is \
+             being created, or another URL",
         ),
         (
             Template::sql("CREATE TABLE t (a);\nINSERT INTO t VALUES (1, 2);").new_engine().unwrap_err(),
@@ -88,22 +89,22 @@ fn every_message_reads_as_expected() {
         ),
         (
             Template::build(|_| std::panic::panic_any(7)).new_engine().unwrap_err(),
-            "can't build the template at tests/it/errors.rs:N:N: it panicked: not with a text",
+            "can't build the template at tests/it/errors.rs:N:N: it panicked: the panic's value is not a string",
         ),
         (
             Template::sql("BEGIN").new_engine().unwrap_err(),
-            "can't build the template at tests/it/errors.rs:N:N: what was given at tests/it/errors.rs:N:N has begun a \
-             transaction and neither committed it nor rolled it back",
+            "can't build the template at tests/it/errors.rs:N:N: the step given at tests/it/errors.rs:N:N has left a \
+             transaction open; commit it or roll it back in that step",
         ),
         (
             Engine::shared_with(conflict, &Template::sql("SELECT 1")).unwrap_err(),
-            "can't give out the shared engine `file:errors-conflict?mode=memory&cache=shared` as one of the template at \
-             tests/it/errors.rs:N:N: it was made without a template; use another URL, or Template::new_engine for an engine \
-             of its own",
+            "can't use the shared engine `file:errors-conflict?mode=memory&cache=shared` for the template at \
+             tests/it/errors.rs:N:N: it was created without a template; use another URL, or Template::new_engine for a \
+             private engine",
         ),
         (
             Fault::Busy.starting_at(1).during(|| locked.begin(Immediate)).unwrap_err(),
-            "can't lock engine N: Fault::Busy.starting_at(N) of tests/it/errors.rs:N:N makes it seem taken",
+            "can't lock engine N: Fault::Busy.starting_at(N) of tests/it/errors.rs:N:N makes the lock fail",
         ),
         (
             Fault::NoMemory.at(1).during(|| Engine::new().connect()).unwrap_err(),
@@ -112,7 +113,7 @@ fn every_message_reads_as_expected() {
         (syntax, "near \"SELEC\": syntax error in SELEC N at offset N"),
         (
             Snapshot::from_bytes(vec![]).unwrap_err(),
-            "can't take these bytes as a SQLite database: it is empty (Engine::new() makes an empty database)",
+            "can't use these bytes as a SQLite database: it is empty (Engine::new() makes an empty database)",
         ),
         (
             Snapshot::open("no such file").unwrap_err(),
@@ -120,18 +121,18 @@ fn every_message_reads_as_expected() {
         ),
         (
             Snapshot::open("Cargo.toml").unwrap_err(),
-            "can't take the file `Cargo.toml` as a SQLite database: it does not start with SQLite's header string, \
+            "can't use the file `Cargo.toml` as a SQLite database: it does not start with SQLite's header string, \
              \"SQLite format N\"",
         ),
         (
             Engine::shared("file:path.db").unwrap_err(),
-            "can't use the database URL \"file:path.db\": it is of a file, and engines are in memory; \
-             Snapshot::open(\"path.db\")?.new_engine() makes an engine of the file's content",
+            "can't use the database URL \"file:path.db\": it names a file, and engines are in memory; \
+             Snapshot::open(\"path.db\")?.new_engine() creates an engine with the file's content",
         ),
         (
             Engine::shared("mysql://localhost").unwrap_err(),
             "can't use the database URL \"mysql://localhost\": its scheme is \"mysql\", and only SQLite in memory is \
-             served here: \"sqlite:///:memory:\", or \"file:NAME?mode=memory\" for a shared database of that name",
+             supported: \"sqlite:///:memory:\", or \"file:NAME?mode=memory\" for the shared database NAME",
         ),
     ];
     for (error, expected) in cases {
@@ -198,7 +199,7 @@ fn a_lock_refused_while_a_connection_opens_is_a_lock_timeout() {
     for engine in [cold, warm] {
         let error = begin(&engine);
         assert_eq!(error.kind(), ErrorKind::LockTimeout);
-        let expected = "can't lock engine N: Fault::Busy.starting_at(N) of tests/it/errors.rs:N:N makes it seem taken";
+        let expected = "can't lock engine N: Fault::Busy.starting_at(N) of tests/it/errors.rs:N:N makes the lock fail";
         assert_eq!(normalised(&error), expected);
         assert_eq!(error.sqlite().unwrap().sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
     }

@@ -77,7 +77,7 @@ fn ask(this: &str, other: &str, template: &Template) -> Result<(), BoxError> {
 
 fn assert_refused(template: &Template) {
     let error = template.new_engine().unwrap_err();
-    assert!(error.to_string().contains("its build asks for the same template"), "{error}");
+    assert!(error.to_string().contains("its build needs the same template"), "{error}");
 }
 
 /// Waits until the condition holds; panics after `DEADLINE`.
@@ -542,7 +542,7 @@ mod unix {
         for bits in [0o770, 0o702] {
             set_mode(&folder.images, bits);
             let printed = folder.run("share");
-            assert!(printed.contains("others can write to it") && printed.contains("chmod go-w"), "{printed}");
+            assert!(printed.contains("other users can write to it") && printed.contains("chmod go-w"), "{printed}");
         }
         assert_eq!(folder.builds(), 3);
     }

@@ -199,7 +199,7 @@ fn a_template_is_named_by_its_place_and_its_key_unless_the_key_is_long() {
 }
 
 #[test]
-#[should_panic(expected = "a template has at most 16 steps; Template::based_on goes on from one")]
+#[should_panic(expected = "a template has at most 16 steps; add more in another template, with Template::based_on")]
 fn a_template_has_at_most_sixteen_steps() {
     let full = (1..16).fold(Template::sql("SELECT 1"), |template, _| template.seed("SELECT 1"));
     full.new_engine().unwrap();
@@ -292,7 +292,7 @@ fn a_shared_engine_belongs_to_one_template() {
     let plain = unique_url("templates-plain");
     Engine::shared(&plain).unwrap();
     let error = Engine::shared_with(&plain, &BANK).unwrap_err();
-    assert!(error.to_string().contains("it was made without a template"), "{error}");
+    assert!(error.to_string().contains("it was created without a template"), "{error}");
 }
 
 #[test]
@@ -388,7 +388,7 @@ mod failures {
     fn a_script_may_not_contain_a_nul_or_leave_a_transaction_open() {
         assert!(message(&Template::sql("CREATE TABLE a (id);\n\0CREATE TABLE b (id)")).contains("line 2"));
         let open = message(&Template::sql("BEGIN; CREATE TABLE a (id)"));
-        assert!(open.contains("has begun a transaction and neither committed it nor rolled it back"), "{open}");
+        assert!(open.contains("has left a transaction open"), "{open}");
     }
 
     /// The function's changes would not be in the template's database, so the template would be empty.
@@ -404,7 +404,10 @@ mod failures {
         });
         for template in [replaced, detached] {
             let message = message(&template);
-            assert!(message.contains("has put another database in the place of its connection's"), "{message}");
+            assert!(
+                message.contains("has replaced its connection, or the connection's database by deserialize"),
+                "{message}"
+            );
         }
     }
 
@@ -486,9 +489,9 @@ mod failures {
             Ok(())
         });
         let message = message(&ITSELF);
-        assert!(message.contains("its build asks for the same template"), "{message}");
+        assert!(message.contains("its build needs the same template"), "{message}");
         static ONE: Template = Template::based_on(&OTHER);
         static OTHER: Template = Template::based_on(&ONE);
-        assert!(ONE.new_engine().unwrap_err().to_string().contains("its build asks for the same template"));
+        assert!(ONE.new_engine().unwrap_err().to_string().contains("its build needs the same template"));
     }
 }

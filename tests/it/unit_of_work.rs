@@ -63,7 +63,7 @@ fn a_unit_of_work_that_the_code_under_test_ended_is_an_error() {
         let error: Error = operation(work).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyEnded);
         let message = error.to_string();
-        assert!(message.starts_with(&format!("can't {name} ")) && message.contains("had already ended"), "{message}");
+        assert!(message.starts_with(&format!("can't {name} ")) && message.contains("has already ended"), "{message}");
     }
     let work = engine.unit_of_work().unwrap();
     work.execute_batch("COMMIT").unwrap();
@@ -156,7 +156,7 @@ fn try_transaction_keeps_code_and_message_of_what_fails_around_the_work() {
     let engine = engine_with_entries(&[]);
     let ended = engine.try_transaction(|work| Ok::<(), AppError>(work.execute_batch("COMMIT")?)).unwrap_err();
     assert!(
-        matches!(&ended, AppError::Database(error) if error.to_string().contains("it had already ended")),
+        matches!(&ended, AppError::Database(error) if error.to_string().contains("it has already ended")),
         "{ended:?}"
     );
     engine.set_lock_timeout(Duration::ZERO);

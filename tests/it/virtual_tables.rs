@@ -7,7 +7,7 @@ const SCHEMA: &str = "
     CREATE VIRTUAL TABLE note USING fts5 (text);
     INSERT INTO note VALUES ('a b'), ('a a a'), ('b')";
 
-/// FTS5 keeps how it ranks in memory, with a number of its own by which it tells whether that is out of date.
+/// FTS5 keeps its rank function in memory, with a version number that detects whether it is stale.
 fn rank_by(connection: &Connection, weight: u32) {
     connection.execute("INSERT INTO note (note, rank) VALUES ('rank', ?1)", [format!("bm25({weight})")]).unwrap();
 }

@@ -1,8 +1,8 @@
-//! The right to build an image: a lock on a file, in which its holder says what it waits for in its turn.
+//! The right to build an image: a lock on a file. In the file, the holder of the lock notes which lock it waits for.
 //!
-//! Two templates whose functions ask for each other, in two processes, would wait for each other's lock for ever. From the
-//! files, that can be read. Then one of them builds by itself what the other is building, and so comes to its own template,
-//! as it would if it were alone; `OnceMap` refuses that with an error. A build that is slow costs no test.
+//! If two templates need each other and two processes build them, each process waits for the other's lock. The files show
+//! this deadlock. Then one process builds itself what the other is building, and so reaches its own template, as it would
+//! without the other process; `OnceMap` refuses that with an error. A slow build fails no test.
 
 use std::fmt;
 use std::fs::{self, File, TryLockError};
@@ -12,24 +12,24 @@ use std::process;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::{is_ours, os, say};
+use super::{is_ours, os, report};
 use crate::once_map;
 use crate::sync::Recovered;
 use crate::sync::thread::{self, ThreadId};
 
-/// A lock file that this thread has locked, until this is dropped. The system unlocks it when the process ends, however it
-/// does.
+/// A lock file that this thread has locked. Dropping it unlocks the file. The system does too when the process ends in any
+/// way.
 pub(super) struct LockFile {
     path: PathBuf,
 }
 
-/// How long to wait for another process. A build that takes longer most likely hangs, as in a debugger.
+/// How long to wait for another process. A longer build most likely hangs, for example in a debugger.
 pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// How long to wait without a word.
-const QUIET_FOR: Duration = Duration::from_secs(5);
+/// How long to wait before a message is printed.
+const REPORTED_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a circle has to be seen before it is believed: what a file says may be out of date for a moment.
+/// How long a cycle has to be observed before it counts as a deadlock: a note may be stale for a moment.
 const CERTAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// The lock files that this process has locked.
@@ -39,11 +39,11 @@ struct Held {
     path: PathBuf,
     by: ThreadId,
     file: File,
-    /// As it is written in the file.
+    /// The note that is in the file.
     note: Note,
 }
 
-/// What a lock file says of the process that has locked it. For the others that is a help, and none needs it.
+/// The note in a lock file about the process that has locked it. It helps other processes, but they work without it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Note {
     process: u32,
@@ -52,8 +52,8 @@ struct Note {
 }
 
 impl LockFile {
-    /// Locks the file of this path, when no other process has it. `None` if that can't be waited for: for longer than
-    /// `patience`, or because who has it waits for this thread. Why is said on stderr.
+    /// Locks the file, and waits while another process has it locked. Returns `None` if the wait takes longer than
+    /// `patience`, or if the holder waits for this thread. The reason is printed on stderr.
     pub(super) fn acquire(path: &Path, patience: Duration) -> io::Result<Option<LockFile>> {
         let file = os::open_private(path)?;
         let mut wait = None;
@@ -63,7 +63,7 @@ impl LockFile {
                 Err(TryLockError::Error(error)) => return Err(error),
                 Err(TryLockError::WouldBlock) => {}
             }
-            if !wait.get_or_insert_with(|| Wait::begin(path)).goes_on(patience) {
+            if !wait.get_or_insert_with(|| Wait::begin(path)).continues(patience) {
                 return Ok(None);
             }
         }
@@ -97,7 +97,7 @@ impl Held {
         }
     }
 
-    /// What goes wrong here costs others only what they would have known.
+    /// Ignores errors: other processes only lack the note then.
     fn write_note(&mut self) {
         let text = self.note.to_string();
         let _ = self.file.rewind();
@@ -106,7 +106,7 @@ impl Held {
 }
 
 impl Note {
-    /// What the file says, if that can be read: not where a locked file can't be, as on Windows.
+    /// Reads the note. `None` if it can't be read, as on systems where a locked file can't be read (Windows).
     fn read(path: &Path) -> Option<Note> {
         Note::parse(&fs::read_to_string(path).ok()?)
     }
@@ -126,37 +126,37 @@ impl fmt::Display for Note {
     }
 }
 
-/// This thread waits for a file that somebody else has locked.
+/// The wait of this thread for a file that is locked by another thread or process.
 struct Wait<'a> {
     path: &'a Path,
     start: Instant,
-    /// Since when it has been seen that its holder waits for this thread.
-    circle_since: Option<Instant>,
-    is_said: bool,
+    /// When the holder was first seen to wait for this thread.
+    cycle_since: Option<Instant>,
+    is_reported: bool,
 }
 
 impl Wait<'_> {
     fn begin(path: &Path) -> Wait<'_> {
-        Wait { path, start: Instant::now(), circle_since: None, is_said: false }
+        Wait { path, start: Instant::now(), cycle_since: None, is_reported: false }
     }
 
-    /// Waits for a moment, unless there is no use in it.
-    fn goes_on(&mut self, patience: Duration) -> bool {
+    /// Sleeps for a moment and returns true, or returns false if the wait is over.
+    fn continues(&mut self, patience: Duration) -> bool {
         let waited = self.start.elapsed();
         if waited >= patience {
             let (waited, holder) = (waited.as_secs(), self.holder());
-            say(&format!("waited {waited} s for {holder}, which may hang: this process builds the template by itself"));
+            report(&format!("waited {waited} s for {holder}, which may hang; this process builds the template itself"));
             return false;
         }
-        if self.is_in_circle() {
+        if self.is_in_cycle() {
             let holder = self.holder();
-            say(&format!("{holder} waits for a template that this process builds; this process builds both by itself"));
+            report(&format!("{holder} waits for a template that this process builds; this process builds both"));
             return false;
         }
-        if waited >= QUIET_FOR && !std::mem::replace(&mut self.is_said, true) {
-            say(&format!("waiting for {}, which builds a template", self.holder()));
+        if waited >= REPORTED_AFTER && !std::mem::replace(&mut self.is_reported, true) {
+            report(&format!("waiting for {}, which builds a template", self.holder()));
         }
-        // Longer the longer it takes, so that it adds little to the wait.
+        // In proportion to the wait so far, so that it adds little to the wait.
         std::thread::sleep((waited / 8).clamp(Duration::from_millis(1), Duration::from_millis(50)));
         true
     }
@@ -167,18 +167,18 @@ impl Wait<'_> {
         format!("{process} (it has locked `{}`)", self.path.display())
     }
 
-    /// Whether who has the file has been waiting for this thread for long enough to be sure.
-    fn is_in_circle(&mut self) -> bool {
+    /// Returns whether the holder of the file has been waiting for this thread for `CERTAIN_AFTER`.
+    fn is_in_cycle(&mut self) -> bool {
         let own = self.note_in_own_files();
         if !leads_to(self.path, &own) {
-            self.circle_since = None;
+            self.cycle_since = None;
             return false;
         }
-        self.circle_since.get_or_insert_with(Instant::now).elapsed() >= CERTAIN_AFTER
+        self.cycle_since.get_or_insert_with(Instant::now).elapsed() >= CERTAIN_AFTER
     }
 
-    /// Notes, for other processes, what this thread waits for, in all files whose holders wait for this thread: those that it
-    /// has locked itself, and those of threads that wait for what it builds. They are returned.
+    /// Notes what this thread waits for in all files whose holders wait for this thread, and returns their paths. These are
+    /// the files that it has locked, and the files of threads that wait for what it builds.
     fn note_in_own_files(&self) -> Vec<PathBuf> {
         let waiting = once_map::waiting_for(thread::current().id());
         let mut all = all_held();
@@ -195,7 +195,7 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         let name = name(self.path);
         let mut all = all_held();
-        // Another thread that waits for the same file notes it again.
+        // Another thread that waits for the same file writes its note again.
         all.iter_mut().filter(|held| held.note.waits_for == name).for_each(|held| held.set_waits_for(None));
     }
 }
@@ -204,9 +204,9 @@ fn name(path: &Path) -> Option<String> {
     path.file_name().map(|name| name.to_string_lossy().into_owned())
 }
 
-/// Whether who has locked the file waits, by way of however many others, for one of these files.
+/// Returns whether the holder of the file waits for one of these files, directly or through other holders.
 fn leads_to(path: &Path, files: &[PathBuf]) -> bool {
-    const MOST: usize = 100; // in a circle that this thread is not in there would be no end
+    const MOST: usize = 100; // otherwise a cycle without this thread would never end
     let next = |path: &PathBuf| {
         let waits_for = Note::read(path)?.waits_for.filter(|name| is_ours(name))?;
         Some(path.with_file_name(waits_for))
@@ -250,15 +250,15 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_waits_for_itself_is_told() {
+    fn a_wait_of_a_thread_for_itself_is_detected() {
         let (_folder, [path, ..]) = folder_with_files();
         let _held = LockFile::acquire(&path, FOR_EVER).unwrap().unwrap();
         assert!(LockFile::acquire(&path, FOR_EVER).unwrap().is_none());
     }
 
-    /// As in two processes: what is noted is read from the files.
+    /// The same as between processes, because notes are read from the files.
     #[test]
-    fn threads_that_wait_for_each_other_are_told() {
+    fn a_deadlock_of_threads_is_detected() {
         let (_folder, [a, b, c]) = folder_with_files();
         let barrier = std::sync::Barrier::new(3);
         let acquired = |own: &Path, other: &Path| {
@@ -270,11 +270,11 @@ mod tests {
             let threads = [(&a, &b), (&b, &c), (&c, &a)].map(|(own, other)| scope.spawn(|| acquired(own, other)));
             threads.map(|thread| thread.join().unwrap())
         });
-        assert!(acquired.contains(&false), "one has to give up");
+        assert!(acquired.contains(&false), "one of them gives up");
     }
 
     #[test]
-    fn a_file_whose_holder_waits_for_somebody_else_is_waited_for() {
+    fn a_holder_that_waits_for_another_file_is_no_deadlock() {
         let (_folder, [a, b, c]) = folder_with_files();
         let own = LockFile::acquire(&a, FOR_EVER).unwrap().unwrap();
         for (waits_for, leads) in [(&c, false), (&a, true)] {
@@ -284,13 +284,13 @@ mod tests {
         }
         let outside = Note { process: 1, waits_for: Some("../a.lock".to_owned()) };
         std::fs::write(&b, outside.to_string()).unwrap();
-        assert!(!leads_to(&b, std::slice::from_ref(&own.path)), "no file but ours is looked into");
-        let circle = Note { process: 1, waits_for: name(&b) };
-        std::fs::write(&b, circle.to_string()).unwrap();
-        assert!(!leads_to(&b, std::slice::from_ref(&own.path)), "others' circle has an end");
+        assert!(!leads_to(&b, std::slice::from_ref(&own.path)), "only image files are read");
+        let cycle = Note { process: 1, waits_for: name(&b) };
+        std::fs::write(&b, cycle.to_string()).unwrap();
+        assert!(!leads_to(&b, std::slice::from_ref(&own.path)), "the search of a cycle of others ends");
     }
 
-    /// Once it has got what it waited for, a file must not say that it waits.
+    /// When a wait is over, the note must no longer name it.
     #[test]
     fn a_wait_that_is_over_is_no_longer_noted() {
         let (_folder, [a, b, _]) = folder_with_files();

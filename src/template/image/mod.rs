@@ -1,8 +1,8 @@
 //! Images: the contents of templates as files, which the processes of a test run share.
 //!
-//! An image is an ordinary SQLite database with a seal behind its last page. Nobody writes to one in its place: it is
-//! written aside, sealed, made read-only and renamed. So a large one can be mapped into memory: its pages are read when they
-//! are needed, and all processes share them.
+//! An image is an ordinary SQLite database with a seal behind its last page. An image is never written in place: a
+//! temporary file is written, sealed, made read-only and renamed. So a large image can be mapped into memory: its pages are
+//! read when they are needed, and all processes share them.
 
 mod lock;
 mod os;
@@ -26,14 +26,14 @@ use crate::content::pages::Base;
 use crate::content::replace_file::replace_file;
 use crate::error::Result;
 
-/// The environment variable that names the folder of the images. Empty, there is none.
+/// The environment variable that names the folder of the images. If it is empty, there are no images.
 const VARIABLE: &str = "RUSQLITE_FIXTURES_DIR";
 
 /// A hash of everything that decides the content of a template.
 pub(crate) struct Identity(XxHash3_128);
 
 impl Identity {
-    /// Of nothing but the software that would build it.
+    /// Returns the identity of the software that builds the template.
     pub(crate) fn new() -> Identity {
         let mut identity = Identity(XxHash3_128::new());
         identity.add("rusqlite-fixtures", env!("CARGO_PKG_VERSION"));
@@ -54,16 +54,16 @@ impl Identity {
     }
 }
 
-/// How SQLite was compiled, which decides the page size and other defaults of a new database.
+/// Returns SQLite's compile options, which decide the page size and other defaults of a new database.
 fn compile_options() -> rusqlite::Result<String> {
     let sql = "SELECT group_concat(compile_options) FROM pragma_compile_options";
     Connection::open_in_memory()?.query_row(sql, [], |row| row.get(0))
 }
 
-/// The content of the template of this identity: from its image, or as `build` makes it. Exactly one process builds, if
-/// nothing goes wrong; the others wait for it.
+/// Returns the content of the template with this identity, from its image or from `build`. Exactly one process builds,
+/// unless there is a failure; the others wait for it.
 ///
-/// The only errors are `build`'s. What goes wrong with images costs the sharing, no more.
+/// The only errors are those of `build`. If an image fails, the process builds the content itself.
 pub(crate) fn get_or_build(
     label: &str,
     identity: &Identity,
@@ -89,24 +89,24 @@ pub(crate) fn get_or_build(
         warn(&image.path, &error);
     }
     prune(image.folder);
-    // Mapped, a large one takes no memory of its own.
+    // A large image is mapped, so it takes no memory in addition.
     Ok(image.load().unwrap_or(content))
 }
 
-/// Says once what keeps the processes from sharing.
+/// Prints once why the processes can't share templates.
 fn warn(path: &Path, error: &io::Error) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        say(&format!("can't use `{}` to share templates: {error}; each process builds its own", path.display()));
+        report(&format!("can't use `{}` to share templates: {error}; each process builds its own", path.display()));
     });
 }
 
-fn say(what: &str) {
-    // Not by eprintln, which test runners capture and show for failing tests only.
-    let _ = writeln!(io::stderr(), "rusqlite-fixtures: {what}");
+fn report(message: &str) {
+    // Not by eprintln: test runners capture it, and show it for failing tests only.
+    let _ = writeln!(io::stderr(), "rusqlite-fixtures: {message}");
 }
 
-/// Where images are, if there is a place for them.
+/// Returns the folder of the images, if there is one.
 fn folder() -> Option<&'static Path> {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -126,7 +126,7 @@ fn folder() -> Option<&'static Path> {
     folder.as_deref()
 }
 
-/// Cargo's target folder, if this program is in one: Cargo marks it.
+/// Returns Cargo's target folder, if this program is in one. Cargo marks it by a file.
 fn target_folder() -> Option<PathBuf> {
     let program = env::current_exe().ok()?;
     let is_target = |folder: &&Path| {
@@ -141,15 +141,15 @@ struct Image<'a> {
     path: PathBuf,
     /// Locked by the process that builds it.
     lock: PathBuf,
-    /// Is there when each process has to build its own.
+    /// Exists if each process has to build the template itself.
     forbidden: PathBuf,
 }
 
 enum Lock {
-    /// Another process has built it meanwhile.
+    /// Another process has built the image meanwhile.
     Built(Content),
     NotToBeShared,
-    /// It is this process' turn.
+    /// This process has to build the image.
     ToBuild(LockFile),
 }
 
@@ -160,7 +160,7 @@ impl Image<'_> {
         Image { folder, identity, path: file("sqlite3"), lock: file("lock"), forbidden: file("forbidden") }
     }
 
-    /// The content, if there is an image and it is as it was when it was sealed.
+    /// Returns the content, if there is an image and it is unchanged since it was sealed.
     fn load(&self) -> Option<Content> {
         let file = File::open(&self.path).ok()?;
         let metadata = file.metadata().ok()?;
@@ -170,15 +170,15 @@ impl Image<'_> {
         let bytes = bytes_of(&file, metadata.len()).ok()?;
         let (content, seal) = Seal::split((*bytes).as_ref())?;
         let len = content.len();
-        // The metadata as they are after it was read: by them it is known that nobody has written to it.
+        // The metadata from after the read, because they show that nothing was written until then.
         if seal.identity != self.identity || !seal.is_whole(content, &file, &file.metadata().ok()?) {
             return None;
         }
         let snapshot = Snapshot::from_base(bytes, len).ok()?;
-        Some(Content { snapshot, depends_on_time: false }) // or it would not have been kept
+        Some(Content { snapshot, depends_on_time: false }) // otherwise it would not have an image
     }
 
-    /// Waits until no other process is building it; not if that one waits for this process, or takes all patience.
+    /// Waits until no other process builds the image. Gives up if that process waits for this one, or takes too long.
     fn lock(&self) -> io::Result<Lock> {
         if self.forbidden.exists() {
             return Ok(Lock::NotToBeShared);
@@ -212,13 +212,13 @@ impl Image<'_> {
         let seal = Seal::new(self.identity, checksum.finish_128(), content.size());
         file.write_all(seal.to_string().as_bytes())?;
         file.set_modified(seal.modified())?;
-        // Its time of modification is going to vouch for it, so it must not be there before the content is.
+        // The modification time will stand for the checksum, so it must not reach the disk before the content does.
         file.sync_all()
     }
 }
 
-/// The largest image that is read into memory. To read it takes up to 0.1 ms longer than to map it (see DESIGN.md), and then
-/// it can't be taken away: to look at what is mapped of a file that was truncated since kills the process.
+/// The size of the largest image that is read into memory. Reading takes up to 0.1 ms longer than mapping (see DESIGN.md),
+/// but is safe from truncation: access to a mapped part of a file that was truncated kills the process.
 const READ_UP_TO: u64 = 256 << 10;
 
 fn bytes_of(mut file: &File, len: u64) -> io::Result<Base> {
@@ -230,12 +230,12 @@ fn bytes_of(mut file: &File, len: u64) -> io::Result<Base> {
     Ok(Arc::new(bytes))
 }
 
-/// How long files are kept that nobody may need any more.
+/// How long files are kept after their last modification.
 const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Files beyond the newest so many are not kept for longer than an hour.
+/// The number of newest files that are kept for that long. Others are kept for an hour.
 const KEPT: usize = 200;
 
-/// Removes old images and what belongs to them. A process that has one open goes on with it.
+/// Removes old images and the files that belong to them. A process that has an image open can still use it.
 fn prune(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut files: Vec<(Duration, PathBuf)> = entries
@@ -256,7 +256,7 @@ fn age(entry: &fs::DirEntry) -> Option<Duration> {
     Some(SystemTime::now().duration_since(modified).unwrap_or_default())
 }
 
-/// Whether a file of this name is an image or belongs to one: the folder may be one that holds other things.
+/// Returns whether a file of this name is an image or belongs to one. The folder may contain other files.
 fn is_ours(name: &str) -> bool {
     let Some((stem, extension)) = name.split_once('.') else { return false };
     let is_hash = |hash: &str| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -1,5 +1,5 @@
-//! Files that are the user's own, and mapping them: what depends on the operating system.
-#![allow(unsafe_code, reason = "to map a file is unsafe, for it may be changed; and who the user is only C says")]
+//! Private files, and mapping them: the part that depends on the operating system.
+#![allow(unsafe_code, reason = "mapping a file is unsafe, because the file may change; and only C has the user's id")]
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
@@ -10,20 +10,20 @@ use memmap2::Mmap;
 
 use crate::content::pages::Base;
 
-/// The bytes of a file that is never written to again.
+/// Maps a file that is never written to again.
 pub(super) fn map(file: &File) -> io::Result<Base> {
-    // SAFETY: images are read-only, in a folder that nobody else can write to; this crate replaces and removes them but never
-    // writes to one, and a mapping keeps what it maps when its file is removed. The documentation of `Template` says that
-    // nobody else may change one in its place.
+    // SAFETY: images are read-only, in a folder that other users can't write to. This crate replaces and removes images, but
+    // never writes to one, and a mapping keeps its content when its file is removed. The documentation of `Template`
+    // forbids other programs to change an image in place.
     let map = unsafe { Mmap::map(file)? };
     Ok(Arc::new(map))
 }
 
-/// Makes the folder, if it is not there, and checks that nobody else can write to it.
+/// Creates the folder if it does not exist, and checks that other users can't write to it.
 pub(super) fn private_folder(path: &Path) -> io::Result<()> {
     if !path.is_absolute() {
         // Tests of different packages run in different folders.
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "RUSQLITE_FIXTURES_DIR has to be an absolute path"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "RUSQLITE_FIXTURES_DIR must be an absolute path"));
     }
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
@@ -32,12 +32,12 @@ pub(super) fn private_folder(path: &Path) -> io::Result<()> {
     if is_private(&fs::metadata(path)?) {
         return Ok(());
     }
-    let reason =
-        "others can write to it, or own it; `chmod go-w` what is yours, or set RUSQLITE_FIXTURES_DIR to another";
+    let reason = "other users can write to it, or own it; run `chmod go-w` on it if it is yours, or set \
+                  RUSQLITE_FIXTURES_DIR to another folder";
     Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 
-/// Whether only this user can have written it.
+/// Returns whether only this user can have written the file.
 #[cfg(unix)]
 pub(super) fn is_private(metadata: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -46,18 +46,18 @@ pub(super) fn is_private(metadata: &Metadata) -> bool {
     metadata.uid() == user && metadata.mode() & 0o022 == 0
 }
 
-/// Elsewhere, a user's own folders are private unless somebody opened them up.
+/// Returns true: on other systems, a user's folders are private unless their permissions were changed.
 #[cfg(not(unix))]
 pub(super) fn is_private(_: &Metadata) -> bool {
     true
 }
 
-/// Opens a file, which is made if it is not there.
+/// Opens a file, and creates it if it does not exist.
 pub(super) fn open_private(path: &Path) -> io::Result<File> {
     options(0o600).write(true).create(true).truncate(false).open(path)
 }
 
-/// Makes a file that can be written to only through what is returned.
+/// Creates a file that can be written to only through the returned handle.
 pub(super) fn create_read_only(path: &Path) -> io::Result<File> {
     options(0o400).write(true).create_new(true).open(path)
 }

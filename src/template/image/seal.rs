@@ -1,4 +1,4 @@
-//! What stands behind the last page of an image, to tell whether the image is whole.
+//! The seal behind the last page of an image, which shows whether the image is complete and unchanged.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -6,30 +6,30 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use twox_hash::XxHash3_128;
 
-/// Text, so that people can read it.
+/// A seal. It is written as text, so that people can read it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Seal {
     pub(super) identity: u128,
     checksum: u128,
-    /// Bytes of the database.
+    /// The size of the database in bytes.
     size: u64,
-    /// When the file was last written to, as its metadata are to say: seconds since 1970.
+    /// The modification time that the file's metadata must have, in seconds since 1970.
     modified: u64,
 }
 
 const TITLE: &str = "\nrusqlite-fixtures image\n";
-/// Bytes of a seal: its title and its four lines.
+/// The size of a seal in bytes: its title and its four lines.
 const LEN: usize = TITLE.len() + 42 + 42 + 26 + 30;
 
 impl Seal {
-    /// For an image that is being written.
+    /// Returns the seal for an image that is being written.
     pub(super) fn new(identity: u128, checksum: u128, size: usize) -> Seal {
-        // In the past, so that whatever is written to the file later changes it, however coarse the file system's clock.
+        // In the past, so that any later write to the file changes it, even if the file system's clock is coarse.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Seal { identity, checksum, size: size as u64, modified: now.as_secs().saturating_sub(10) }
     }
 
-    /// The database and the seal, if there is a seal and the database is as long as it says.
+    /// Splits an image into the database and the seal, if it has a seal with the size of the database.
     pub(super) fn split(bytes: &[u8]) -> Option<(&[u8], Seal)> {
         let (content, seal) = bytes.split_at_checked(bytes.len().checked_sub(LEN)?)?;
         let seal = Seal::parse(std::str::from_utf8(seal).ok()?)?;
@@ -51,8 +51,8 @@ impl Seal {
         UNIX_EPOCH + Duration::from_secs(self.modified)
     }
 
-    /// Whether the database is as it was sealed. As long as the file has not been written to since, the system says so;
-    /// otherwise, as after a copy from another machine, its checksum does.
+    /// Returns whether the database is unchanged since it was sealed. If the modification time is the seal's, the file has
+    /// not been written to. Otherwise, for example after a copy from another machine, the checksum decides.
     pub(super) fn is_whole(&self, content: &[u8], file: &File, metadata: &Metadata) -> bool {
         if metadata.modified().is_ok_and(|modified| modified == self.modified()) {
             return true;
