@@ -32,15 +32,27 @@ pub(crate) struct Origin {
     thread: Thread,
     purpose: Purpose,
     since: Instant,
+    /// Whether it waits for the slot, and does not have it.
+    waits: bool,
 }
 
 impl Origin {
     pub(crate) fn here(purpose: Purpose) -> Origin {
-        Origin { thread: thread::current(), purpose, since: Instant::now() }
+        Origin { thread: thread::current(), purpose, since: Instant::now(), waits: false }
     }
 
-    pub(crate) fn restarted(self) -> Origin {
-        Origin { since: Instant::now(), ..self }
+    /// Returns the origin of a waiter.
+    pub(super) fn waiting(purpose: Purpose) -> Origin {
+        Origin { waits: true, ..Origin::here(purpose) }
+    }
+
+    /// Returns the origin of a waiter that gets the slot now.
+    pub(super) fn with_slot(self) -> Origin {
+        Origin { since: Instant::now(), waits: false, ..self }
+    }
+
+    pub(super) fn waits(&self) -> bool {
+        self.waits
     }
 
     #[cfg(test)]
@@ -77,6 +89,6 @@ mod tests {
         const HOUR: Duration = Duration::from_secs(3600);
         let since = Instant::now().checked_sub(HOUR).expect("the system has run for an hour");
         let old = Origin { since, ..Origin::here(Purpose::Uri) };
-        assert!(old.age() >= HOUR && old.restarted().age() < HOUR);
+        assert!(old.age() >= HOUR && old.with_slot().age() < HOUR);
     }
 }

@@ -82,7 +82,7 @@ impl Refusal {
     }
 
     pub(crate) fn is_by_this_thread(&self) -> bool {
-        matches!(self, Refusal::Held { by, .. } | Refusal::Stale { by } if by.is_this_thread())
+        matches!(self, Refusal::Held { by, .. } if by.is_this_thread())
     }
 }
 
@@ -127,13 +127,15 @@ impl Error {
     }
 }
 
-fn held(what: &str, engine: &str, by: &impl fmt::Display, waited: Duration, by_this_thread: bool) -> String {
+fn held(what: &str, engine: &str, by: &Origin, waited: Duration, by_this_thread: bool) -> String {
     let remedy = if by_this_thread {
         "this thread waits for itself: commit, roll back or drop that one first"
     } else {
         "commit, roll back or drop that one sooner, or raise Engine::set_lock_timeout"
     };
-    format!("{what} to {engine}: waited {waited:.1?} for its writer slot, which was taken by {by}; {remedy}")
+    // A slot that was just released is for the first waiter, which may not have woken up yet.
+    let holder = if by.waits() { "which is the turn of" } else { "which was taken by" };
+    format!("{what} to {engine}: waited {waited:.1?} for its writer slot, {holder} {by}; {remedy}")
 }
 
 fn stale(engine: &str, by: &impl fmt::Display) -> String {
@@ -197,6 +199,15 @@ mod tests {
             latest.at = latest.at.checked_sub(age).expect("the system has run for that long");
         });
         Refusal::take(ffi::SQLITE_BUSY_SNAPSHOT).is_some()
+    }
+
+    #[test]
+    fn a_waiter_is_not_called_the_holder() {
+        let message = |by| Error::refused("engine 1", &Refusal::Held { by, waited: Duration::ZERO }).to_string();
+        assert!(message(Origin::here(Purpose::Uri)).contains("writer slot, which was taken by thread "));
+        let waiter = Origin::waiting(Purpose::Uri);
+        assert!(message(waiter.clone()).contains("writer slot, which is the turn of thread "));
+        assert!(message(waiter.with_slot()).contains("writer slot, which was taken by thread "));
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Slot {
     pub(super) fn enqueue(&mut self, claim: &Claim, place: Place) -> Arc<Condvar> {
         let woken = Arc::new(Condvar::new());
         let (token, has_read) = (claim.token, claim.read.is_some());
-        let origin = Origin::here(claim.purpose);
+        let origin = Origin::waiting(claim.purpose);
         self.queue.enter(Waiter { token, origin, place, has_read, woken: woken.clone(), stage: Stage::Asleep });
         woken
     }
@@ -123,7 +123,7 @@ impl Slot {
             Some(first) if first.stage == Stage::Awake || first.place.age() >= MAX_PASSED_OVER => {
                 first.woken.notify_one(); // it may have gone back to sleep
                 self.writer = self.queue.take_first().map(|first| {
-                    let origin = first.origin.restarted();
+                    let origin = first.origin.with_slot();
                     Writer { token: first.token, origin, reserved: None }
                 });
             }

@@ -609,7 +609,7 @@ mod tests {
     fn a_waiter_that_leaves_ends_an_expired_reservation() {
         let (store, reader, first, second) = (store(), Token::new(), Token::new(), Token::new());
         let mut state = store.lock();
-        state.acquire(&reservation(reader, FOR_EVER), None).unwrap();
+        state.acquire(&reservation(reader, LONG), None).unwrap();
         let [first, _] = [first, second].map(|token| enqueue(&mut state, &claim(token, None)));
         state.acquire(&reservation(reader, Duration::ZERO), None).unwrap(); // it expires now
         state.slot.leave_queue(first);
@@ -630,7 +630,21 @@ mod tests {
             // For long enough that the first sees that it is not the last.
             assert!(store.acquire(&claim(last, None), Place::new(), Duration::from_millis(60)).is_err());
             let waited = first.join().unwrap().expect("the reservation expires");
-            assert!(waited < FOR_EVER / 2, "it slept for {waited:?}");
+            assert!(waited < LONG / 2, "it slept for {waited:?}");
         });
+    }
+
+    #[test]
+    fn a_refusal_names_a_waiter_as_one_that_waits() {
+        let (store, first, second) = (store(), Token::new(), Token::new());
+        let mut state = store.lock();
+        let [_, place] = [first, second].map(|token| enqueue(&mut state, &claim(token, None)));
+        let refusal = state.acquire(&claim(second, None), Some(place)).unwrap_err();
+        assert!(matches!(&refusal, Refusal::Held { by, .. } if by.waits()), "{refusal:?}");
+        state.slot.offer();
+        state.slot.leave_queue(place);
+        state.acquire(&claim(first, None), None).unwrap();
+        let refusal = state.acquire(&claim(second, None), None).unwrap_err();
+        assert!(matches!(&refusal, Refusal::Held { by, .. } if !by.waits()), "{refusal:?}");
     }
 }

@@ -311,17 +311,17 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_counts_from_when_it_was_seen_without_a_gap() {
+    fn a_cycle_counts_from_when_it_was_seen_without_a_gap() {
         let (_folder, [a, b, c]) = folder_with_files();
         let _own = LockFile::acquire(&a, FOR_EVER).unwrap().unwrap();
         let note = |waits_for: &Path| std::fs::write(&b, Note { process: 1, waits_for: name(waits_for) }.to_string());
         let mut wait = Wait::begin(&b);
-        wait.circle_since = Instant::now().checked_sub(2 * CERTAIN_AFTER);
+        wait.cycle_since = Instant::now().checked_sub(2 * CERTAIN_AFTER);
         note(&a).unwrap();
-        assert!(wait.is_in_circle(), "for long");
+        assert!(wait.is_in_cycle(), "for long");
         note(&c).unwrap();
-        assert!(!wait.is_in_circle());
+        assert!(!wait.is_in_cycle());
         note(&a).unwrap();
-        assert!(!wait.is_in_circle(), "it has just begun");
+        assert!(!wait.is_in_cycle(), "it has just begun");
     }
 }
