@@ -134,8 +134,11 @@ fn held(what: &str, engine: &str, by: &Origin, waited: Duration, by_this_thread:
         "commit, roll back or drop that one sooner, or raise Engine::set_lock_timeout"
     };
     // A slot that was just released is for the first waiter, which may not have woken up yet.
-    let holder = if by.waits() { "which is the turn of" } else { "which was taken by" };
-    format!("{what} to {engine}: waited {waited:.1?} for its writer slot, {holder} {by}; {remedy}")
+    let slot = match by.waits() {
+        false => "for its writer slot, which was taken by",
+        true => "for its writer slot, which is the turn of",
+    };
+    format!("{what} to {engine}: waited {waited:.1?} {slot} {by}; {remedy}")
 }
 
 fn stale(engine: &str, by: &impl fmt::Display) -> String {
