@@ -95,3 +95,31 @@ impl Content for Journal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(journal: &Journal, offset: usize, len: usize) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::new();
+        let is_complete = journal.read(offset, len, |part| bytes.extend_from_slice(part));
+        (bytes, is_complete)
+    }
+
+    #[test]
+    fn a_write_changes_only_its_own_bytes() {
+        let mut journal = Journal { bytes: Vec::new(), name: None };
+        journal.write(2, &[1, 2, 3, 4]).unwrap();
+        journal.write(3, &[9]).unwrap();
+        assert_eq!(read(&journal, 0, 6), (vec![0, 0, 1, 9, 3, 4], true), "with zeros before it");
+        journal.write(5, &[7, 8]).unwrap();
+        assert_eq!(read(&journal, 4, 3), (vec![3, 7, 8], true));
+    }
+
+    #[test]
+    fn a_read_beyond_the_end_gives_zeros() {
+        let journal = Journal { bytes: vec![1, 2], name: None };
+        assert_eq!(read(&journal, 1, 3), (vec![2, 0, 0], false));
+        assert_eq!(read(&journal, 9, 2), (vec![0, 0], false));
+    }
+}

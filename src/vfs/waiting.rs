@@ -545,6 +545,21 @@ mod tests {
     }
 
     #[test]
+    fn a_busy_handler_within_another_does_not_end_its_wait() {
+        let mount = Mount::new(Snapshot::empty(), crate::vfs::Name::Numbered);
+        let claimants = [(); 2].map(|()| Claimant::new(mount.clone()));
+        let call_for = |claimant: &Claimant, handler: &dyn Fn() -> bool| {
+            call(handler, &mount, claimant.claim(None, None), Place::new())
+        };
+        let outer = || {
+            let (_, inner) = call_for(&claimants[1], &|| true);
+            inner.is_none() && sleep(Duration::from_secs(60))
+        };
+        let (waited, result) = call_for(&claimants[0], &outer);
+        assert!(waited && matches!(result, Some(Ok(()))));
+    }
+
+    #[test]
     fn a_sleep_that_is_for_no_engine_waits_in_no_queue() {
         assert!(!thread::spawn(|| sleep(Duration::from_secs(60))).join().unwrap());
     }

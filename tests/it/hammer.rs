@@ -768,3 +768,20 @@ fn a_report_is_written_as_json() {
     assert_eq!(nanoseconds(&lane["ran"][1]), report.timeline().lanes()[1].ran.end);
     assert_eq!((&lane["marks"][0]["mark"], &lane["held"]), (&"mark".into(), &serde_json::json!([])));
 }
+
+#[test]
+fn a_worker_that_hangs_after_a_pause_is_not_reported_in_the_pause() {
+    let release = Arc::new(AtomicBool::new(false));
+    let is_released = release.clone();
+    let hammer = Hammer::new().threads(1).rounds(1).deadline(Duration::from_millis(200));
+    let report = hammer.pause_at("mark", Pause::up_to(Duration::from_micros(1))).run(move |worker| {
+        worker.reached("mark");
+        while !is_released.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        Ok(())
+    });
+    release.store(true, Ordering::Relaxed);
+    let failures: Vec<String> = report.failures().map(|(_, failure)| failure.to_string()).collect();
+    assert!(failures[0].starts_with("hung after the mark `mark`"), "{failures:?}");
+}

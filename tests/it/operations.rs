@@ -683,3 +683,17 @@ fn each_violation_of_serializability_is_found() {
         assert!(error.contains(words), "{error}");
     }
 }
+
+#[test]
+fn names_of_tables_and_columns_may_be_keywords() {
+    const GROUP: Table = Table::new("group", "from", "to");
+    let engine = Engine::new();
+    engine.connect().unwrap().execute_batch(r#"CREATE TABLE "group" ("from" INTEGER PRIMARY KEY, "to" INT)"#).unwrap();
+    let steps = [
+        statement(0, RowStatement::Insert { key: 1, value: 1 }),
+        statement(0, RowStatement::Update { key: 1, value: 2 }),
+        statement(0, RowStatement::Read),
+        statement(0, RowStatement::Delete { key: 1 }),
+    ];
+    strategies::check(&GROUP, engine, &steps).unwrap();
+}
