@@ -112,16 +112,3 @@ fn connections_that_know_the_schema_see_an_edit() {
     assert!(number(&reader, "PRAGMA schema_version") > cookie);
     assert!(reader.prepare("SELECT hacked FROM plain").is_ok());
 }
-
-/// The editor has committed with an older schema cookie before, and begins to read the present one.
-#[test]
-fn an_edit_after_another_connection_has_changed_the_schema_is_noticed() {
-    let engine = Engine::new();
-    let [reader, editor, other] = [(); 3].map(|()| engine.connect().unwrap());
-    other.execute_batch("CREATE TABLE plain (a INTEGER)").unwrap();
-    editor.execute("INSERT INTO plain VALUES (1)", []).unwrap();
-    other.execute_batch("CREATE TABLE other (a INTEGER)").unwrap();
-    assert_eq!(number(&reader, "SELECT a FROM plain"), 1);
-    editor.execute_batch(EDITS[0]).unwrap();
-    assert_eq!(number(&reader, "SELECT hacked FROM plain"), 1);
-}

@@ -338,19 +338,3 @@ fn settings_of_on_connect_are_restored() {
         }
     }
 }
-
-/// A backup copies the mark of WAL mode with page 1; here it is dropped before it is complete, and rolled back.
-#[test]
-fn a_backup_from_wal_mode_that_is_rolled_back_leaves_the_journal_mode() {
-    let folder = tempfile::tempdir().unwrap();
-    let source = Connection::open(folder.path().join("wal.db")).unwrap();
-    source.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE big (a)").unwrap();
-    source.execute("INSERT INTO big VALUES (zeroblob(100000))", []).unwrap();
-    let engine = Engine::new();
-    let mut connection = engine.connect().unwrap();
-    let backup = rusqlite::backup::Backup::new(&source, &mut connection).unwrap();
-    backup.step(3).unwrap();
-    drop(backup);
-    connection.execute_batch("CREATE TABLE small (a)").unwrap();
-    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "delete");
-}

@@ -324,3 +324,16 @@ fn a_restore_keeps_the_schema_cookie_where_the_schema_is_the_same() {
     engine.restore(&before).unwrap();
     assert_ne!(cookie(), cookie_before);
 }
+
+/// A new cookie would have each connection read the schema again.
+#[test]
+fn a_commit_of_rows_keeps_the_schema_cookie_that_another_connection_has_written() {
+    let engine = engine_with_entries(&[(1, 1)]);
+    let [one, other] = [(); 2].map(|()| engine.connect().unwrap());
+    let cookie = || number(&other, "PRAGMA schema_version");
+    one.execute("INSERT INTO entry VALUES (2, 2)", []).unwrap();
+    other.execute_batch("CREATE TABLE other (id)").unwrap();
+    let written = cookie();
+    one.execute("INSERT INTO entry VALUES (3, 3)", []).unwrap();
+    assert_eq!(cookie(), written);
+}

@@ -242,19 +242,6 @@ fn a_key_shared_by_two_setups_at_one_place_is_not_trusted() {
     }
 }
 
-/// `PRAGMA incremental_vacuum` frees a page for each row that it returns.
-#[test]
-fn statements_of_a_script_run_to_their_last_row() {
-    let template = Template::sql(
-        "PRAGMA auto_vacuum = INCREMENTAL;
-         CREATE TABLE big (a);
-         INSERT INTO big VALUES (zeroblob(100000));
-         DELETE FROM big;
-         PRAGMA incremental_vacuum;",
-    );
-    assert_eq!(number(&template.unit_of_work().unwrap(), "PRAGMA freelist_count"), 0);
-}
-
 /// The build of `A` asks for `B`, which is based on `A`, and gets an error. Once `A` is built, `B` can be built.
 #[test]
 fn a_template_that_was_refused_within_a_build_can_be_built_later() {
