@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// An immutable image of a database at one moment.
 ///
 /// Taking a snapshot ([`Engine::snapshot`]), restoring it ([`Engine::restore`]), creating an engine of it
-/// ([`Snapshot::new_engine`]) and cloning it copy no page, whatever the size.
+/// ([`Snapshot::new_engine`]) and cloning it copy no page.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Engine, Result};
@@ -142,8 +142,8 @@ impl Snapshot {
         }
     }
 
-    /// Writes the image to a file, an ordinary SQLite database. An existing file is replaced, by a rename, once the whole
-    /// image is written.
+    /// Writes the image to a file, an ordinary SQLite database. Once the whole image is written, a rename replaces an
+    /// existing file.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file can't be written, or if there is a `-wal` or `-journal` file beside it: SQLite
@@ -153,8 +153,9 @@ impl Snapshot {
         self.write_aside(path).map_err(|cause| Error::io("save a snapshot as", path, cause))
     }
 
-    /// Returns a copy of the image: the bytes of a SQLite database file. They are empty if nothing was ever written to the
-    /// engine. If the engine is in WAL mode, so are the bytes: SQLite opens them as a file but does not deserialize them.
+    /// Returns a copy of the image: the bytes of a SQLite database file. They are empty if nothing was ever written to
+    /// the engine. If the engine is in WAL mode, the bytes have the mark of WAL mode: SQLite opens them as a file but
+    /// does not deserialize them.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = self.0.pages.to_vec();
         self.mark(&mut bytes);
@@ -225,10 +226,10 @@ impl Snapshot {
         Some(number(&self.0.pages, TEXT_ENCODING)).filter(|encoding| *encoding != 0)
     }
 
-    /// Returns the snapshot that a connection commits over `self`. Replaces numbers of the connection that are not ahead
-    /// of `highest`. (The connection counts on from the numbers that it read. After a restore, other connections have
-    /// seen later ones.) `cookie_before` is the schema cookie that the connection saw before its changes. It differs from
-    /// `self`'s if the connection's latest commit was given another one.
+    /// Returns the snapshot that a connection commits over `self`. Replaces numbers of the connection that are not
+    /// ahead of `highest`. (The connection increments the numbers that it read. After a restore, other connections have
+    /// seen later numbers.) `cookie_before` is the schema cookie that the connection saw before its changes. It differs
+    /// from `self`'s if the connection's latest commit was stamped with another cookie.
     pub(crate) fn committed(&self, mut pages: Pages, cookie_before: u32, highest: Stamp) -> Snapshot {
         let written = Stamp::of(&pages);
         let mut new = written;
