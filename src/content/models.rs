@@ -415,8 +415,8 @@ mod store {
         });
     }
 
-    /// The same without a clock: a called waiter takes the slot before it checks its time limit, or calls the next waiter.
-    /// Nothing else would call that one.
+    /// The same without a clock: a called waiter takes the slot before it checks its time limit, or calls the next
+    /// waiter. No other code would call the next waiter.
     fn one_that_times_out_calls_the_next(slot: impl Queue) {
         let (slot, holder) = (Arc::new(slot), Token::new());
         slot.acquire(holder);
@@ -550,7 +550,8 @@ mod store {
         check(|| in_order_of_first_refusals(store()));
     }
 
-    /// A waiter returns ahead of one that was just called. That one has to be called again when it is the first.
+    /// A waiter returns ahead of a waiter that was just called. The called waiter has to be called again when it is the
+    /// first.
     fn all_get_it_though_one_returns(slot: impl Queue) {
         let (slot, holder) = (Arc::new(slot), Token::new());
         slot.acquire(holder);

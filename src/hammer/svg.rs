@@ -97,7 +97,7 @@ fn label_of(row: &Row<'_>) -> String {
     }
 }
 
-/// Returns the unit in which the times are legible, and how many units a second has.
+/// Returns a unit that suits the times, and the number of such units in a second.
 fn unit(longest: Duration) -> (&'static str, f64) {
     match longest.as_secs_f64() {
         seconds if seconds < 1e-3 => ("µs", 1e6),

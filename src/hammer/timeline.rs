@@ -13,9 +13,9 @@ use crate::marks::{SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED, SLOT_TAKEN};
 /// It has a lane for each thread. It prints as text, and with the feature `svg`, `to_svg` draws it. If the threads used
 /// several engines, each thread has a line for each engine that it used. Times count from the start of the round.
 ///
-/// SQLite does not report that a connection that polls has given up. If it asks for the same engine's slot again later, the
-/// timeline shows one wait; otherwise the wait ends when it asked last. A slot that another thread gives back is shown as
-/// held until this thread ends.
+/// SQLite does not report when a connection that polls gives up. If the connection later asks for the same engine's
+/// slot again, the timeline shows one wait. Otherwise the wait ends at its last request. If another thread releases the
+/// slot, the timeline shows it as held until this thread ends.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
     round: usize,
@@ -34,7 +34,7 @@ pub struct Lane {
     pub waited: Vec<Span>,
     /// When it held a writer slot, in order of the starts.
     pub held: Vec<Span>,
-    /// When it passed which mark.
+    /// The marks that it passed, and when.
     pub marks: Vec<Arrival>,
 }
 
@@ -153,7 +153,7 @@ impl Lane {
         let until_now = |start| Span { engine, start, end: at };
         let waited = |asked: Range<Duration>| until_now(asked.start);
         match mark {
-            // A connection that polls asks again, which continues its wait.
+            // A connection that polls asks again, and this continues its wait.
             SLOT_ASKED => slot.asked = Some(slot.asked.take().map_or(at, |asked| asked.start)..at),
             SLOT_REFUSED => self.waited.extend(slot.asked.take().map(waited)),
             SLOT_TAKEN => {
@@ -171,7 +171,7 @@ impl Lane {
 struct Slot {
     /// When the thread asked first and last, since it took the slot or was refused.
     asked: Option<Range<Duration>>,
-    /// When the thread took it; several times if another thread gave it back.
+    /// When the thread took it. There are several times if another thread released it.
     taken: Vec<Duration>,
 }
 

@@ -20,7 +20,7 @@ pub enum Outcome<K, V> {
     Stale,
     /// There is no transaction.
     NoTransaction,
-    /// It is not allowed in a transaction, and there is one.
+    /// The operation is not allowed in a transaction, and the client is in one.
     InTransaction,
     /// There is no savepoint.
     NoSavepoint,
