@@ -1,4 +1,4 @@
-//! What a user may have left in a connection, as far as SQLite can be asked; and removing it.
+//! Detects what a user has left in a connection, as far as SQLite reports it, and removes it.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
@@ -9,7 +9,7 @@ use rusqlite::ffi::{self, sqlite3};
 use super::connection::set_busy_handler;
 use super::sqlite3_db_name;
 
-/// Returns whether the connection has something that a new one has not.
+/// Returns whether the connection has something that a new connection does not have.
 pub(super) fn has_leftovers(connection: &Connection) -> bool {
     is_stepping(connection)
         || has_temporary_schema(connection)
@@ -52,8 +52,8 @@ fn has_pre_update_hook(connection: &Connection) -> bool {
     unsafe { !sqlite3_get_clientdata(db_of(connection), c"sqlite3_preupdate_hook".as_ptr()).is_null() }
 }
 
-/// Removes every callback, and sets our busy handler again. Returns whether none of the hooks may be one that an
-/// older rusqlite keeps in the connection until it is closed.
+/// Removes every callback, and sets the crate's busy handler again. Returns `false` if a hook may be one that an older
+/// rusqlite keeps in the connection until it is closed.
 pub(super) fn take_hooks(connection: &mut Connection, auto_checkpoint: c_int) -> bool {
     set_busy_handler(connection);
     let _ = connection.progress_handler(0, None::<fn() -> bool>); // by rusqlite, which drops the closure
@@ -90,9 +90,9 @@ pub(super) fn drop_closures(connection: &Connection) {
     }
 }
 
-/// Settings that are made by calls of SQLite's functions, not by statements, and that can be asked for.
+/// Settings that calls of SQLite's functions change, not statements, and that SQLite reports.
 pub(super) struct Settings {
-    /// Of each category of sqlite3_limit, by its number.
+    /// The limit of each category of sqlite3_limit, by the category's number.
     limits: Vec<c_int>,
     /// The number of bytes that SQLite leaves unused at the end of each page of a new database.
     reserved_bytes: c_int,

@@ -26,7 +26,7 @@ pub(super) trait Content {
     fn close(self);
 }
 
-/// An open file as SQLite holds it: the part that SQLite knows, then ours.
+/// An open file in SQLite's memory: SQLite's part, followed by this crate's part.
 #[repr(C)]
 pub(super) struct File<C> {
     base: sqlite3_file,
@@ -81,7 +81,7 @@ pub(super) const fn methods<C: Content>() -> sqlite3_io_methods {
         xFileControl: Some(no_file_control),
         xSectorSize: None, // not asked for where neighbouring bytes stay as they are
         xDeviceCharacteristics: Some(device_characteristics),
-        // Without it, SQLite takes WAL for impossible.
+        // Without this method, SQLite considers WAL impossible.
         xShmMap: None,
         xShmLock: None,
         xShmBarrier: None,
@@ -91,7 +91,7 @@ pub(super) const fn methods<C: Content>() -> sqlite3_io_methods {
     }
 }
 
-/// Runs the body of a method. A panic ends here, as `code`: it must not cross the C interface.
+/// Runs the body of a method. Converts a panic to `code`, because a panic must not cross the C interface.
 pub(super) fn guard(code: Code, work: impl FnOnce() -> Result<(), Code>) -> c_int {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => ffi::SQLITE_OK,
@@ -191,8 +191,8 @@ unsafe extern "C" fn no_file_control(_: *mut sqlite3_file, _: c_int, _: *mut c_v
 }
 
 unsafe extern "C" fn check_reserved_lock(_: *mut sqlite3_file, result: *mut c_int) -> c_int {
-    // SQLite asks this to distinguish a journal in use from one that a crash has left. It never sees either here.
-    // SAFETY: xCheckReservedLock has an int to write its answer to.
+    // SQLite asks this to distinguish a journal in use from one that a crash has left. Neither exists here. SAFETY:
+    // xCheckReservedLock has an int to write its answer to.
     unsafe { *result = 0 };
     ffi::SQLITE_OK
 }
@@ -201,8 +201,8 @@ unsafe extern "C" fn check_reserved_lock(_: *mut sqlite3_file, result: *mut c_in
 const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
 
 unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
-    // These hold for memory: writes happen in order, neighbouring bytes stay as they are, and any part of a page can
-    // be read. Writes are atomic as well; but SQLite may then change the default page size.
+    // In memory, writes happen in order, neighbouring bytes stay unchanged, and any part of a page can be read. Writes
+    // are also atomic, but that flag is not set: with it, SQLite may change the default page size.
     ffi::SQLITE_IOCAP_SAFE_APPEND
         | ffi::SQLITE_IOCAP_SEQUENTIAL
         | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE
