@@ -1,7 +1,8 @@
 //! Fault injection: tests what code does when the disk, the memory or a lock fails SQLite.
 //!
-//! A [`Plan`] fails SQLite's n-th call to read, write or lock an engine. SQLite then fails with the same result code as on a
-//! real disk, and your code gets the error. [`everywhere`](Fault::everywhere) fails each call in turn, for n = 1, 2, 3, …:
+//! A [`Plan`] fails SQLite's n-th call to read, write or lock an engine. SQLite then fails with the same result code as
+//! on a real disk, and your code gets the error. [`everywhere`](Fault::everywhere) fails each call in turn, for n = 1,
+//! 2, 3, …:
 //!
 //! ```
 //! # use rusqlite_fixtures::Template;
@@ -39,8 +40,8 @@
 //! | [`Fault::Busy`] | the locks with which a transaction begins to read and to write | `database is locked` |
 //!
 //! The calls are SQLite's calls to its VFS for an engine's database and journals: to open, read, write, truncate and
-//! synchronise them, to get their size, to lock the database, and to delete the journal, which commits a transaction. SQLite
-//! makes no call for pages in its cache: a connection that has just written a row may read it without any call.
+//! synchronise them, to get their size, to lock the database, and to delete the journal, which commits a transaction.
+//! SQLite makes no call for pages in its cache: a connection that has just written a row may read it without any call.
 //!
 //! # What a plan does not affect
 //!
@@ -230,7 +231,8 @@ fn io_error(call: Call) -> Code {
 }
 
 impl Plan {
-    /// Runs the work, and fails SQLite's calls on this thread as planned. The plan ends with the work, even if it panics.
+    /// Runs the work, and fails SQLite's calls on this thread as planned. The plan ends with the work, even if it
+    /// panics.
     ///
     /// # Panics
     /// When the work panics, or when the work of another plan calls this. Plans don't nest.

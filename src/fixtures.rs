@@ -85,8 +85,8 @@ pub fn fresh_unit_of_work(#[default(&EMPTY)] template: &'static Template) -> Uni
     template.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Returns a connection to a private engine, for code that begins and commits its own transactions. The engine is empty, or
-/// has the content of the template in `#[with(&BANK)]`.
+/// Returns a connection to a private engine, for code that begins and commits its own transactions. The engine is
+/// empty, or has the content of the template in `#[with(&BANK)]`.
 ///
 /// # Panics
 /// If the template can't be built, or the connection can't be opened.

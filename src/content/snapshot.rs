@@ -113,14 +113,14 @@ impl Snapshot {
         Ok(Snapshot(Snapshot::new(pages).0, journal_mode))
     }
 
-    /// Reads a database file through SQLite, including the commits in its `-wal` file. Waits up to 5 s for another process
-    /// that is writing to the file. Using the snapshot does not change the file.
+    /// Reads a database file through SQLite, including the commits in its `-wal` file. Waits up to 5 s for another
+    /// process that is writing to the file. Using the snapshot does not change the file.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file is missing, is a folder or can't be read;
     /// [`NotADatabase`](crate::ErrorKind::NotADatabase) if it is no SQLite database or is cut short;
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't read it: because a crashed program left a journal that has to be
-    /// rolled back (open the file once with the `sqlite3` program), or because it is larger than 2 GiB.
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't read it: because a crashed program left a journal that has
+    /// to be rolled back (open the file once with the `sqlite3` program), or because it is larger than 2 GiB.
     pub fn open(path: impl AsRef<Path>) -> Result<Snapshot> {
         let path = path.as_ref();
         let io_error = |cause| Error::io("open a snapshot of", path, cause);
@@ -146,8 +146,8 @@ impl Snapshot {
     /// existing file.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) if the file can't be written, or if there is a `-wal` or `-journal` file beside it: SQLite
-    /// would take that for a part of the new database.
+    /// [`Io`](crate::ErrorKind::Io) if the file can't be written, or if there is a `-wal` or `-journal` file beside it:
+    /// SQLite would take that for a part of the new database.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         self.write_aside(path).map_err(|cause| Error::io("save a snapshot as", path, cause))
@@ -249,8 +249,8 @@ impl Snapshot {
         Snapshot(Arc::new(Image { pages, schema }), self.1)
     }
 
-    /// Returns `self` with numbers that can follow `current`: a change counter ahead of `highest`, and a new schema cookie
-    /// too, unless both have the same schema and it has no virtual tables.
+    /// Returns `self` with numbers that can follow `current`: a change counter ahead of `highest`, and a new schema
+    /// cookie too, unless both have the same schema and it has no virtual tables.
     pub(crate) fn restamped(&self, current: &Snapshot, highest: Stamp) -> Snapshot {
         let (mut pages, schema) = (self.0.pages.clone(), self.0.schema.clone());
         let same_schema = schema.ptr_eq(&current.0.schema) && !schema.has_virtual_tables(&self.0.pages);
@@ -380,8 +380,8 @@ fn stamp(pages: &mut Pages, stamp: Stamp) {
     pages.write(SCHEMA_COOKIE, &stamp.schema_cookie.to_be_bytes());
 }
 
-/// Removes the mark of WAL mode from the header, and returns whether it was there. An engine has no WAL, so a database in
-/// WAL mode would not open. These two bytes are the only mark.
+/// Removes the mark of WAL mode from the header, and returns whether it was there. An engine has no WAL, so a database
+/// in WAL mode would not open. These two bytes are the only mark.
 pub(crate) fn take_wal_mark(pages: &mut Pages) -> bool {
     let mut versions = [0; 2];
     pages.read(FORMAT_VERSIONS, &mut versions);

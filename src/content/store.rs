@@ -1,7 +1,7 @@
 //! The committed state of one engine, and its replacement.
 //!
-//! Any number of connections read it, and hold no lock while they read. One connection at a time, the holder of the writer
-//! slot, replaces it.
+//! Any number of connections read it, and hold no lock while they read. One connection at a time, the holder of the
+//! writer slot, replaces it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -183,8 +183,8 @@ impl Store {
         new
     }
 
-    /// Commits the content of `snapshot`. The caller holds the writer slot. Returns `false`, and changes nothing, if the
-    /// text encoding differs from the one that connections have seen here.
+    /// Commits the content of `snapshot`. The caller holds the writer slot. Returns `false`, and changes nothing, if
+    /// the text encoding differs from the one that connections have seen here.
     pub(crate) fn restore(&self, snapshot: &Snapshot) -> bool {
         let mut state = self.lock();
         if state.current.same_content(snapshot) {
@@ -206,8 +206,8 @@ impl Store {
         true
     }
 
-    /// Returns how often the content has become empty, or changed to another text encoding. Empty content is UTF-8, as a
-    /// new connection is. But a connection that has read a page keeps that page's size and auto-vacuum mode.
+    /// Returns how often the content has become empty, or changed to another text encoding. Empty content is UTF-8, as
+    /// a new connection is. But a connection that has read a page keeps that page's size and auto-vacuum mode.
     pub(crate) fn format_changes(&self) -> usize {
         self.format_changes.load(Ordering::Acquire)
     }
@@ -221,9 +221,9 @@ impl Store {
         }
     }
 
-    /// Restores the content and the settings that the engine was created with, for the next engine. The caller has ended
-    /// all use of the store. Returns `false` if a claim on the slot is left over, or if connections have seen texts in
-    /// an encoding that later content may not have.
+    /// Restores the content and the settings that the engine was created with, for the next engine. The caller has
+    /// ended all use of the store. Returns `false` if a claim on the slot is left over, or if connections have seen
+    /// texts in an encoding that later content may not have.
     pub(crate) fn renew(&self) -> bool {
         let baseline = self.baseline();
         {

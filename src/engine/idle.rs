@@ -90,7 +90,8 @@ impl<T> Idle<T> {
         Arc::new(Idle { budget, waiting, is_listed: AtomicBool::new(false) })
     }
 
-    /// Keeps the item, unless the engine's limit is reached. Beyond the limit of all engines, the oldest item is dropped.
+    /// Keeps the item, unless the engine's limit is reached. Beyond the limit of all engines, the oldest item is
+    /// dropped.
     pub(crate) fn push(self: &Arc<Self>, item: T) {
         {
             let mut waiting = self.lock();

@@ -11,7 +11,8 @@
 //! Invariants:
 //! * A connection that is lent out again behaves like a new one; otherwise it is closed (`Session::make_clean`).
 //! * A store returns to its warm pool only if no connection to it is left elsewhere.
-//! * No user code runs while a lock of these modules is held: sessions are closed, and engines created, outside the lock.
+//! * No user code runs while a lock of these modules is held: sessions are closed, and engines created, outside the
+//!   lock.
 
 mod idle;
 mod lease;
@@ -45,13 +46,13 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 
 /// A SQLite database in memory, which any number of threads and connections share.
 ///
-/// An `Engine` is a handle. A clone is another handle on the same database; two handles are equal if they are on the same
-/// database. The database is freed with its last handle and last connection.
-/// ([`MEMORY_ENGINES`] holds a handle on each shared engine.)
+/// An `Engine` is a handle. A clone is another handle on the same database; two handles are equal if they are on the
+/// same database. The database is freed with its last handle and last connection. ([`MEMORY_ENGINES`] holds a handle on
+/// each shared engine.)
 ///
-/// Readers never wait and never see half of a commit: each transaction reads the content that was committed when it began
-/// to read. Writers take turns, in order of arrival. Transactions are SERIALIZABLE: a transaction that has read, and then
-/// wants to write after another one has committed, fails with
+/// Readers never wait and never see half of a commit: each transaction reads the content that was committed when it
+/// began to read. Writers take turns, in order of arrival. Transactions are SERIALIZABLE: a transaction that has read,
+/// and then wants to write after another one has committed, fails with
 /// [`SerializationFailure`](crate::ErrorKind::SerializationFailure). A transaction that begins IMMEDIATE never does.
 ///
 /// ```
@@ -130,8 +131,9 @@ impl Engine {
     /// Returns a URI that opens this database from any code in the process that uses the same SQLite library: rusqlite,
     /// sqlx, diesel, r2d2. Opening it is an error once the engine is gone.
     ///
-    /// A connection that is opened by the URI takes turns with all others, and waits for its own `busy_timeout`. If its busy
-    /// handler sleeps by itself, the connection keeps its place in the queue, and waits up to twice the handler's time.
+    /// A connection that is opened by the URI takes turns with all others, and waits for its own `busy_timeout`. If its
+    /// busy handler sleeps by itself, the connection keeps its place in the queue, and waits up to twice the handler's
+    /// time.
     pub fn uri(&self) -> &str {
         self.0.uri.get_or_init(|| vfs::uri(self.mount()))
     }
@@ -153,9 +155,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't open a connection, for example without memory;
-    /// [`SetupFailed`](crate::ErrorKind::SetupFailed) if the template's [`on_connect`](crate::Template::on_connect) fails;
-    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) if `Fault::Busy` (feature `faults`) refuses the lock that opening a
-    /// connection needs.
+    /// [`SetupFailed`](crate::ErrorKind::SetupFailed) if the template's [`on_connect`](crate::Template::on_connect)
+    /// fails; [`LockTimeout`](crate::ErrorKind::LockTimeout) if `Fault::Busy` (feature `faults`) refuses the lock that
+    /// opening a connection needs.
     #[track_caller]
     pub fn unit_of_work(&self) -> Result<UnitOfWork> {
         self.begin(TransactionBehavior::Deferred)
@@ -245,8 +247,8 @@ impl Engine {
         Ok(session)
     }
 
-    /// Runs `work` in a unit of work that waits for the writer slot first (`BEGIN IMMEDIATE`). Commits if `work` returns
-    /// `Ok`; rolls back if it returns `Err` or panics.
+    /// Runs `work` in a unit of work that waits for the writer slot first (`BEGIN IMMEDIATE`). Commits if `work`
+    /// returns `Ok`; rolls back if it returns `Err` or panics.
     ///
     /// ```
     /// # use rusqlite_fixtures::{Engine, Result};
@@ -339,13 +341,13 @@ impl Engine {
         self.mount().store.current()
     }
 
-    /// Replaces the content by the snapshot's, in the same time for any size. Waits for the writer slot as a writer does.
-    /// Open connections stay open, and transactions that are reading continue to read the old content.
+    /// Replaces the content by the snapshot's, in the same time for any size. Waits for the writer slot as a writer
+    /// does. Open connections stay open, and transactions that are reading continue to read the old content.
     ///
     /// # Errors
     /// [`LockTimeout`](crate::ErrorKind::LockTimeout) if the writer slot was not free in time;
-    /// [`OtherEncoding`](crate::ErrorKind::OtherEncoding) if the snapshot is UTF-16 and the engine is UTF-8, or the other
-    /// way round: an open SQLite connection can't change its encoding.
+    /// [`OtherEncoding`](crate::ErrorKind::OtherEncoding) if the snapshot is UTF-16 and the engine is UTF-8, or the
+    /// other way round: an open SQLite connection can't change its encoding.
     #[track_caller]
     pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
         self.restore_at(snapshot, Location::caller())

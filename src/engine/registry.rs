@@ -60,9 +60,8 @@ impl MemoryEngines {
     /// Returns the engine of this URL; the first call creates it with `create`, and other calls wait meanwhile.
     ///
     /// # Errors
-    /// The error of `create`, for the caller that passed it;
-    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same engine, or of one that
-    /// this creation waits for.
+    /// The error of `create`, for the caller that passed it; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation)
+    /// within the creation of the same engine, or of one that this creation waits for.
     ///
     /// # Panics
     /// If `create` panics.
@@ -91,8 +90,8 @@ impl MemoryEngines {
         self.0.get(url)
     }
 
-    /// Removes the engine of this URL from the map, so that the next call creates a new one. Existing handles stay valid. An
-    /// engine that is being created is not removed.
+    /// Removes the engine of this URL from the map, so that the next call creates a new one. Existing handles stay
+    /// valid. An engine that is being created is not removed.
     pub fn remove(&self, url: &DatabaseUrl) -> Option<Engine> {
         self.0.remove(url)
     }
@@ -114,14 +113,15 @@ impl MemoryEngines {
 }
 
 impl Engine {
-    /// Returns the engine that the whole process shares under this database URL. The first call creates it, empty; threads
-    /// that ask at the same time get the same one. [`DatabaseUrl`] lists the URLs.
+    /// Returns the engine that the whole process shares under this database URL. The first call creates it, empty;
+    /// threads that ask at the same time get the same one. [`DatabaseUrl`] lists the URLs.
     ///
     /// Some runners, such as cargo-nextest, start a process for each test. There, tests don't share engines.
     ///
     /// # Errors
     /// [`NotInMemory`](crate::ErrorKind::NotInMemory) and [`InvalidUrl`](crate::ErrorKind::InvalidUrl), as parsing a
-    /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same engine.
+    /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same
+    /// engine.
     pub fn shared(url: impl AsRef<str>) -> Result<Engine> {
         MEMORY_ENGINES.get_or_create_unparsed(url.as_ref())
     }

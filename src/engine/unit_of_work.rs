@@ -68,8 +68,8 @@ impl UnitOfWork {
     ///
     /// # Errors
     /// [`AlreadyEnded`](crate::ErrorKind::AlreadyEnded) if the code under test has ended the transaction itself;
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite refuses, for example because a deferred foreign key is violated. After
-    /// any error, uncommitted changes are rolled back.
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite refuses, for example because a deferred foreign key is violated.
+    /// After any error, uncommitted changes are rolled back.
     pub fn commit(self) -> Result<()> {
         self.end("commit", Session::commit)
     }

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 /// | `sqlite:///:memory:`, `sqlite://`, `sqlite::memory:`, `:memory:`, `file::memory:?cache=shared` | the default one |
 /// | `sqlite:///file:NAME?mode=memory&cache=shared&uri=true`, `file:NAME?mode=memory`, `file:/NAME?vfs=memdb` | NAME |
 ///
-/// NAME is percent-decoded and compared byte for byte. Its [`Display`](fmt::Display) is the normal form, which parses to
-/// an equal value.
+/// NAME is percent-decoded and compared byte for byte. Its [`Display`](fmt::Display) is the normal form, which parses
+/// to an equal value.
 ///
 /// ```
 /// # use rusqlite_fixtures::DatabaseUrl;

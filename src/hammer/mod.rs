@@ -93,8 +93,8 @@
 // `marks::reached`.
 //
 // Invariants:
-// * No worker takes a lock that another worker needs, unless a pause waits for other workers. A lock would put the workers
-//   into an order.
+// * No worker takes a lock that another worker needs, unless a pause waits for other workers. A lock would put the
+//   workers into an order.
 // * A round starts when all threads are awake. The next round starts when all workers have ended this one.
 // * Every worker of every round has exactly one attempt in the report, whether it returned, failed, panicked or hung.
 // * After a round that hangs, no round starts. The threads are detached, so the work owns what it uses.
@@ -143,8 +143,8 @@ pub struct Hammer {
 }
 
 impl Hammer {
-    /// Returns a hammer of 8 threads and 100 rounds, with a deadline of 60 s for each round. The seed is random, unless the
-    /// environment variable `RUSQLITE_FIXTURES_SEED` sets it.
+    /// Returns a hammer of 8 threads and 100 rounds, with a deadline of 60 s for each round. The seed is random, unless
+    /// the environment variable `RUSQLITE_FIXTURES_SEED` sets it.
     ///
     /// # Panics
     /// When that variable is set and is not a number.
@@ -169,7 +169,8 @@ impl Hammer {
     }
 
     /// Sets the seed of all random numbers ([`Worker::random`], [`Pause::up_to`]). With the seed of an earlier
-    /// [`Report`], a run draws the same numbers again. How the system schedules the threads does not depend on the seed.
+    /// [`Report`], a run draws the same numbers again. How the system schedules the threads does not depend on the
+    /// seed.
     pub fn seed(self, seed: u64) -> Hammer {
         Hammer { seed, ..self }
     }

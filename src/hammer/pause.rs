@@ -73,8 +73,8 @@ impl Pause {
 /// Where workers wait for each other at marks.
 pub(super) struct Rendezvous {
     threads: usize,
-    /// Whether any pause waits for other workers. If none does, no worker takes the lock, which would put the workers into
-    /// an order.
+    /// Whether any pause waits for other workers. If none does, no worker takes the lock, which would put the workers
+    /// into an order.
     is_used: bool,
     state: Mutex<State>,
     changed: Condvar,

@@ -185,8 +185,8 @@ impl<T: Debug> Report<T> {
         assert!(self.failures().next().is_none(), "{self}");
     }
 
-    /// Returns the report as JSON (with the feature `json`): what the table has, all failures, and the timeline. Times are
-    /// in nanoseconds.
+    /// Returns the report as JSON (with the feature `json`): what the table has, all failures, and the timeline. Times
+    /// are in nanoseconds.
     #[cfg(feature = "json")]
     pub fn to_json(&self) -> String {
         use serde_json::json;

@@ -48,8 +48,8 @@ impl<S: Send + Sync + 'static, T: Send + 'static> Threads<S, T> {
         Threads { run, starts, threads, finished }
     }
 
-    /// Runs a round, and waits until all workers have ended it or the deadline has passed. Returns what the workers have
-    /// done, in order of their numbers. The state is dropped before it returns, unless a worker hangs.
+    /// Runs a round, and waits until all workers have ended it or the deadline has passed. Returns what the workers
+    /// have done, in order of their numbers. The state is dropped before it returns, unless a worker hangs.
     pub(super) fn run_round(&self, round: usize, state: S, deadline: Duration) -> Vec<Finished<T>> {
         let state = Arc::new(state);
         let start = Instant::now();

@@ -94,7 +94,8 @@ impl Timeline {
         self.lanes.iter().flat_map(Lane::engines).collect()
     }
 
-    /// Returns the rows to draw: one for each thread, or for each engine that a thread used if there are several engines.
+    /// Returns the rows to draw: one for each thread, or for each engine that a thread used if there are several
+    /// engines.
     pub(super) fn rows(&self) -> Vec<Row<'_>> {
         let has_several_engines = self.engines().len() > 1;
         let rows = |lane| Row::all_of(lane, has_several_engines);
@@ -242,8 +243,8 @@ pub(super) mod tests {
     use super::*;
     use crate::marks::COMMITTED;
 
-    /// Two workers in a round of 10 ms. The first waits, holds the slot and commits. The second takes a slot as it ends, and
-    /// keeps it.
+    /// Two workers in a round of 10 ms. The first waits, holds the slot and commits. The second takes a slot as it
+    /// ends, and keeps it.
     pub(in crate::hammer) fn timeline() -> Timeline {
         let first = [(SLOT_ASKED, 7, 1), (SLOT_TAKEN, 7, 2), (COMMITTED, 7, 3), (SLOT_GIVEN_BACK, 7, 6)];
         let second =
@@ -275,8 +276,8 @@ pub(super) mod tests {
         assert_eq!(timeline().to_string(), format!("{heading}\n   0 {first}\n   1 {second}\n"));
     }
 
-    /// The first worker holds two slots and gives the first one back first. The second worker is refused one slot, and gets
-    /// another.
+    /// The first worker holds two slots and gives the first one back first. The second worker is refused one slot, and
+    /// gets another.
     #[test]
     fn each_engine_has_its_own_line() {
         let first = [

@@ -40,8 +40,8 @@ impl Worker {
         self.threads
     }
 
-    /// Returns a random number generator. Each worker draws other numbers in each round, and the same numbers again in a
-    /// run with the same [seed](super::Hammer::seed).
+    /// Returns a random number generator. Each worker draws other numbers in each round, and the same numbers again in
+    /// a run with the same [seed](super::Hammer::seed).
     pub fn random(&mut self) -> &mut Random {
         &mut self.random
     }

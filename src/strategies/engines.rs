@@ -17,8 +17,8 @@ use crate::engine::{Engine, PooledConnection, UnitOfWork};
 use crate::error::{Error, Result};
 use crate::vfs::set_busy_handler;
 
-/// Carries the operations out on this engine and forks of it, and compares each effect, and at the end the content of each
-/// engine, with the model. It sets the engine's lock timeout to zero.
+/// Carries the operations out on this engine and forks of it, and compares each effect, and at the end the content of
+/// each engine, with the model. It sets the engine's lock timeout to zero.
 ///
 /// It closes all connections before it returns, so that an engine of a template is reused.
 ///

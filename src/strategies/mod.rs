@@ -1,10 +1,11 @@
-//! Property tests of your tables against a model, by [proptest](https://docs.rs/proptest) (with the feature `proptest`).
+//! Property tests of your tables against a model, by [proptest](https://docs.rs/proptest) (with the feature
+//! `proptest`).
 //!
-//! The model is a plain map with a stack for savepoints. Your code is compared with it in random sequences of operations
-//! over several connections and units of work, or in random transactions on many threads.
+//! The model is a plain map with a stack for savepoints. Your code is compared with it in random sequences of
+//! operations over several connections and units of work, or in random transactions on many threads.
 //!
-//! [`Rows`] describes your code: how it inserts, updates and deletes a row, and reads all rows. [`Table`] implements it for
-//! tables of integers. Then [`check`] is a whole property test:
+//! [`Rows`] describes your code: how it inserts, updates and deletes a row, and reads all rows. [`Table`] implements it
+//! for tables of integers. Then [`check`] is a whole property test:
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -60,8 +61,8 @@
 //! state, so any part of a sequence is a valid sequence. For this reason the module does not use
 //! proptest-state-machine: its preconditions would have to hold while a failure shrinks.
 //!
-//! For threads, [`transactions`] generates a list of [`RowTransaction`]s for each thread, and [`hammers`] generates pauses.
-//! [`check_on_threads`] checks that the results of the transactions match some serial order:
+//! For threads, [`transactions`] generates a list of [`RowTransaction`]s for each thread, and [`hammers`] generates
+//! pauses. [`check_on_threads`] checks that the results of the transactions match some serial order:
 //!
 //! ```
 //! # use proptest::prelude::*;
@@ -88,8 +89,8 @@
 //! code begins and ends them itself, use the [`hammer`](crate::hammer), which finds lost updates, and
 //! [`faults`](crate::faults), which find changes that are half done.
 //!
-//! The harness creates tables and savepoints whose names begin with `rusqlite_fixtures_`. The database needs at least one
-//! table from the start.
+//! The harness creates tables and savepoints whose names begin with `rusqlite_fixtures_`. The database needs at least
+//! one table from the start.
 
 // Files, each of which uses only files above it:
 // * `operation`: operations and statements, and the strategies that generate them; `rows`: the code under test.
@@ -105,8 +106,8 @@
 //
 // Invariants:
 // * Every operation is defined in each state. Numbers are taken modulo the number of things.
-// * On one thread nothing waits, so the model predicts each outcome. Only whether a commit of unchanged rows replaces the
-//   content is taken from the subject.
+// * On one thread nothing waits, so the model predicts each outcome. Only whether a commit of unchanged rows replaces
+//   the content is taken from the subject.
 // * Each check has counterparts with a planted bug, which must be found and shrink to at most eight steps.
 
 mod dispatch;

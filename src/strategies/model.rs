@@ -1,5 +1,5 @@
-//! The model: predicts the effect of each operation by plain maps, a stack of them for savepoints, and the client that has
-//! the writer slot.
+//! The model: predicts the effect of each operation by plain maps, a stack of them for savepoints, and the client that
+//! has the writer slot.
 
 use std::collections::BTreeMap;
 

@@ -69,8 +69,8 @@ pub enum Operation<K, V> {
         /// The engine.
         engine: usize,
     },
-    /// Restores a snapshot, of this engine or another one. From the start, there is one of an engine that no client uses:
-    /// it has the first engine's content, and one of the harness's own tables.
+    /// Restores a snapshot, of this engine or another one. From the start, there is one of an engine that no client
+    /// uses: it has the first engine's content, and one of the harness's own tables.
     Restore {
         /// The engine.
         engine: usize,
@@ -210,8 +210,8 @@ pub(super) const FOREIGN_TABLE: (usize, u8) = (0, 9);
 /// The number of tables that the harness creates and drops.
 pub(super) const TABLES: usize = 2;
 
-/// Generates sequences of operations, with keys and values from these strategies, and of a length within `size` or somewhat
-/// less. Use few different keys, so that operations on the same row are frequent.
+/// Generates sequences of operations, with keys and values from these strategies, and of a length within `size` or
+/// somewhat less. Use few different keys, so that operations on the same row are frequent.
 pub fn operations<K, V>(
     keys: impl Strategy<Value = K> + 'static,
     values: impl Strategy<Value = V> + 'static,

@@ -44,7 +44,7 @@ pub struct Content<K, V> {
 pub struct Effect<K, V> {
     /// The outcome.
     pub outcome: Outcome<K, V>,
-    /// Whether it replaced the committed content, even by equal content. Transactions that have read the old content can't
-    /// write any more.
+    /// Whether it replaced the committed content, even by equal content. Transactions that have read the old content
+    /// can't write any more.
     pub replaced: bool,
 }

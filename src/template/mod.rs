@@ -29,8 +29,8 @@ use crate::engine::{Engine, MEMORY_ENGINES, UnitOfWork};
 use crate::error::{BoxError, Error, Result};
 use crate::vfs::OnConnect;
 
-/// A recipe for a database: schema, migrations, seed data. It is built once. Then every test, and every case of a property
-/// test, gets a private engine with that content, in microseconds.
+/// A recipe for a database: schema, migrations, seed data. It is built once. Then every test, and every case of a
+/// property test, gets a private engine with that content, in microseconds.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Result, Template};
@@ -67,9 +67,10 @@ use crate::vfs::OnConnect;
 /// process is building.
 ///
 /// The folder is used only if the user owns it and others can't write to it. If an image fails, the process builds the
-/// template itself; the first failure in a process is printed on stderr. Images are read-only files. Images of more than
-/// 256 KB are mapped. If another program writes to a mapped image while a test runs, the behaviour is undefined; if it
-/// truncates one, the test's process is killed. Replacing or removing an image is safe. `sqlite3 -readonly` opens one.
+/// template itself; the first failure in a process is printed on stderr. Images are read-only files. Images of more
+/// than 256 KB are mapped. If another program writes to a mapped image while a test runs, the behaviour is undefined;
+/// if it truncates one, the test's process is killed. Replacing or removing an image is safe. `sqlite3 -readonly` opens
+/// one.
 ///
 /// # Engines are reused
 /// When the last handle of an engine is dropped, the template's content is restored, and the engine waits with its
@@ -150,7 +151,8 @@ impl Template {
     /// Adds a script, for example with test data.
     ///
     /// # Panics
-    /// If it is the 17th step; in a `static`, at compile time. A template that is based on this one has room for 16 more.
+    /// If it is the 17th step; in a `static`, at compile time. A template that is based on this one has room for 16
+    /// more.
     #[track_caller]
     pub const fn seed(self, script: &'static str) -> Template {
         self.and(Action::Script(script), Location::caller())
@@ -178,14 +180,14 @@ impl Template {
         self
     }
 
-    /// Sets a function that sets up each new connection of the template's engines: pragmas, SQL functions, collations. A
-    /// parent's function runs first. The connection that builds the template is set up, too.
+    /// Sets a function that sets up each new connection of the template's engines: pragmas, SQL functions, collations.
+    /// A parent's function runs first. The connection that builds the template is set up, too.
     ///
     /// If the function fails, the call that opens the connection fails with
     /// [`SetupFailed`](crate::ErrorKind::SetupFailed), and a build fails with
-    /// [`BuildFailed`](crate::ErrorKind::BuildFailed). If it panics, the call that opens the connection panics, and a build
-    /// fails. The function does not run for connections that are opened by an engine's URI. Hooks, trace, progress and busy
-    /// handlers are removed from units of work and pooled connections.
+    /// [`BuildFailed`](crate::ErrorKind::BuildFailed). If it panics, the call that opens the connection panics, and a
+    /// build fails. The function does not run for connections that are opened by an engine's URI. Hooks, trace,
+    /// progress and busy handlers are removed from units of work and pooled connections.
     ///
     /// ```
     /// # use rusqlite_fixtures::Template;
@@ -273,8 +275,8 @@ impl Engine {
     /// template's content. [`Template::empty`] accepts any engine.
     ///
     /// # Errors
-    /// As [`shared`](Engine::shared) and [`Template::new_engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate) if the
-    /// engine of this URL exists, and was created from another template or without one.
+    /// As [`shared`](Engine::shared) and [`Template::new_engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate)
+    /// if the engine of this URL exists, and was created from another template or without one.
     pub fn shared_with(url: impl AsRef<str>, template: &Template) -> Result<Engine> {
         if template.is_empty() {
             return Engine::shared(url);

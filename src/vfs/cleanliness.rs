@@ -85,7 +85,8 @@ const CLOSURES: [&CStr; 7] = [
 /// Drops the closures of callbacks that were removed. A closure that captures an engine would keep it alive.
 pub(super) fn drop_closures(connection: &Connection) {
     for name in CLOSURES {
-        // SAFETY: the connection is open. SQLite calls the destructor that came with the data; no callback has it any more.
+        // SAFETY: the connection is open. SQLite calls the destructor that came with the data; no callback has it any
+        // more.
         unsafe { sqlite3_set_clientdata(db_of(connection), name.as_ptr(), ptr::null_mut(), None) };
     }
 }
@@ -122,8 +123,8 @@ fn limit(connection: &Connection, id: c_int) -> c_int {
 
 fn reserved_bytes(connection: &Connection) -> c_int {
     let mut bytes: c_int = -1;
-    // SAFETY: the connection is open. With this opcode the argument is an int, of which a negative one only asks; the answer
-    // is written to it.
+    // SAFETY: the connection is open. With this opcode the argument is an int, of which a negative one only asks; the
+    // answer is written to it.
     unsafe {
         let argument = (&raw mut bytes).cast();
         ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_RESERVE_BYTES, argument);

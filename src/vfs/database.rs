@@ -106,7 +106,8 @@ impl Connection {
 impl Connection {
     /// Returns the connection's name for the database that this file is.
     fn name_of_database(&self) -> Option<*const c_char> {
-        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; any number may be asked for.
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; any number may be
+        // asked for.
         let name = |number| unsafe { super::sqlite3_db_name(self.pointer, number) };
         (0..).map(name).take_while(|name| !name.is_null()).find(|name| self.file_of(*name) == self.file)
     }
@@ -132,8 +133,8 @@ impl Caller for Connection {
         // If the transaction has read only another database, SQLite comes back through its busy handler. Under a VFS
         // that is stacked above this one, the database is not found. Then NULL asks for all databases.
         let database = self.name_of_database().unwrap_or(ptr::null());
-        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; the name is one of its
-        // databases' or NULL.
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; the name is one of
+        // its databases' or NULL.
         unsafe { ffi::sqlite3_txn_state(self.pointer, database) != ffi::SQLITE_TXN_NONE }
     }
 
@@ -141,8 +142,8 @@ impl Caller for Connection {
         if self.pointer.is_null() {
             return true;
         }
-        // SAFETY: the connection is the one that is calling, so it is open and this thread has it. After NULL comes the first
-        // of its statements, after the last one NULL.
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it. After NULL comes the
+        // first of its statements, after the last one NULL.
         let next = |statement| unsafe { ffi::sqlite3_next_stmt(self.pointer, statement) };
         let statements = iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
         let mut running = statements
@@ -162,8 +163,8 @@ impl Caller for Connection {
 
     fn is_defensive(&self) -> bool {
         let mut is_on: c_int = 0;
-        // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument is
-        // an int to write to.
+        // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument
+        // is an int to write to.
         let code = unsafe { ffi::sqlite3_db_config(self.pointer, ffi::SQLITE_DBCONFIG_DEFENSIVE, -1, &raw mut is_on) };
         code == ffi::SQLITE_OK && is_on != 0
     }
@@ -205,8 +206,8 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
         let database = unsafe { content::<Database>(file) };
         match op {
             ffi::SQLITE_FCNTL_COMMIT_PHASETWO => database.handle.commit(),
-            // With this opcode the argument points to where SQLite keeps the connection, in what it frees after the file is
-            // closed.
+            // With this opcode the argument points to where SQLite keeps the connection, in what it frees after the
+            // file is closed.
             ffi::SQLITE_FCNTL_PDB => database.connection = arg.cast(),
             // SAFETY: with this opcode the argument is an array of a function and its argument.
             ffi::SQLITE_FCNTL_BUSYHANDLER => database.busy_handler = unsafe { *arg.cast() },
@@ -254,8 +255,8 @@ unsafe fn pragma(file: *mut sqlite3_file, [answer, name, argument]: &mut [*mut c
 /// The argument is as the opcode has it ("Standard File Control Opcodes").
 unsafe fn answer_as_a_file(handle: &mut Handle, op: c_int, arg: *mut c_void) -> Result<(), Code> {
     let mut settings = handle.settings();
-    // SAFETY: as the caller promises: `int`s; a 64-bit integer for the size of the map; and for the name a char* to write
-    // a string of sqlite3_malloc's to.
+    // SAFETY: as the caller promises: `int`s; a 64-bit integer for the size of the map; and for the name a char* to
+    // write a string of sqlite3_malloc's to.
     unsafe {
         match op {
             ffi::SQLITE_FCNTL_LOCKSTATE => *arg.cast() = handle.lock_level(),

@@ -16,8 +16,8 @@ pub(super) type Code = i32;
 
 /// The content of an open file of this VFS.
 pub(super) trait Content {
-    /// Passes `len` bytes from `offset` on to `take`, in parts, with zeros beyond the end of the file. Returns whether the
-    /// file has as many.
+    /// Passes `len` bytes from `offset` on to `take`, in parts, with zeros beyond the end of the file. Returns whether
+    /// the file has as many.
     fn read(&self, offset: usize, len: usize, take: impl FnMut(&[u8])) -> bool;
     fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code>;
     fn truncate(&mut self, size: usize) -> Result<(), Code>;
@@ -58,8 +58,8 @@ pub(super) unsafe fn place<C>(
 /// Returns the content of a file.
 ///
 /// # Safety
-/// `file` is one that `place::<C>` has opened, not closed yet. SQLite uses a file from one thread at a time, so no other
-/// reference to its content exists as long as the result is not kept beyond the method that SQLite called.
+/// `file` is one that `place::<C>` has opened, not closed yet. SQLite uses a file from one thread at a time, so no
+/// other reference to its content exists as long as the result is not kept beyond the method that SQLite called.
 pub(super) unsafe fn content<'a, C>(file: *mut sqlite3_file) -> &'a mut C {
     // SAFETY: `File` is repr(C) and starts with the sqlite3_file; `content` is valid until xClose.
     unsafe { &mut *(*file.cast::<File<C>>()).content }
@@ -138,7 +138,8 @@ unsafe extern "C" fn read<C: Content>(
                 out = out.add(part.len());
             }
         });
-        // "If xRead() returns SQLITE_IOERR_SHORT_READ it must also fill in the unread portions of the buffer with zeros."
+        // "If xRead() returns SQLITE_IOERR_SHORT_READ it must also fill in the unread portions of the buffer with
+        // zeros."
         if complete { Ok(()) } else { Err(ffi::SQLITE_IOERR_SHORT_READ) }
     })
 }

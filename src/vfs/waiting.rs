@@ -3,8 +3,8 @@
 //! SQLite asks for the slot when it raises a lock to RESERVED. If the slot is taken, the next step depends on two
 //! things: whether the transaction has read, and which busy handler the connection has.
 //!
-//! * A transaction that has read nothing is refused with SQLITE_BUSY. SQLite lowers its lock, calls the connection's busy
-//!   handler, and begins again with SHARED.
+//! * A transaction that has read nothing is refused with SQLITE_BUSY. SQLite lowers its lock, calls the connection's
+//!   busy handler, and begins again with SHARED.
 //! * A transaction that has read can't be given newer content, and SQLite doesn't call the busy handler for it. So this
 //!   module calls the handler, until the slot is reserved for the connection, or the content that it has read is
 //!   replaced.
@@ -26,7 +26,8 @@
 //!    └────────────────────────┴─ gives up, having waited ────────────┘ refuse
 //! ```
 //!
-//! `Refused` and `GaveUp` keep a place in the queue. It expires when the connection stays away for longer than [`KEPT`].
+//! `Refused` and `GaveUp` keep a place in the queue. It expires when the connection stays away for longer than
+//! [`KEPT`].
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};

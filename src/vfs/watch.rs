@@ -93,8 +93,8 @@ impl Watch {
     /// (SQLite, "PRAGMA foreign_keys").
     fn foreign_keys_would_become(&self, on: bool) -> bool {
         let (db, mut are_on) = (self.db.load(Ordering::Relaxed), 0);
-        // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument is
-        // an int to write to.
+        // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument
+        // is an int to write to.
         let (is_in_transaction, code) = unsafe {
             let code = ffi::sqlite3_db_config(db, ffi::SQLITE_DBCONFIG_ENABLE_FKEY, -1, &raw mut are_on);
             (ffi::sqlite3_get_autocommit(db) == 0, code)
