@@ -594,8 +594,7 @@ mod store {
         });
     }
 
-    /// A reservation that is not claimed expires. One of the waiters checks for that, whichever of them leaves the
-    /// queue.
+    /// A reservation that is not claimed expires. If waiters leave the queue, one of the others still checks for that.
     fn a_reservation_expires(slot: impl Queue) {
         let (slot, running) = (Arc::new(slot), Arc::new(AtomicUsize::new(3)));
         slot.reserve();

@@ -52,8 +52,8 @@ struct Image {
     schema: Schema,
 }
 
-/// The two numbers in the header by which a connection detects that its page cache or its schema is stale (SQLite's
-/// "Database File Format", sections 1.3.7 and 1.3.9).
+/// The two numbers in the header by which a connection detects a stale page cache or schema (SQLite's "Database File
+/// Format", sections 1.3.7 and 1.3.9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) change_counter: u32,

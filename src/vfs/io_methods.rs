@@ -58,8 +58,8 @@ pub(super) unsafe fn place<C>(
 /// Returns the content of a file.
 ///
 /// # Safety
-/// `file` is one that `place::<C>` has opened, not closed yet. SQLite uses a file from one thread at a time, so no
-/// other reference to its content exists as long as the result is not kept beyond the method that SQLite called.
+/// `file` is one that `place::<C>` has opened, not closed yet. The caller does not keep the result beyond the method
+/// that SQLite called. SQLite uses a file from one thread at a time, so no other reference to its content exists.
 pub(super) unsafe fn content<'a, C>(file: *mut sqlite3_file) -> &'a mut C {
     // SAFETY: `File` is repr(C) and starts with the sqlite3_file; `content` is valid until xClose.
     unsafe { &mut *(*file.cast::<File<C>>()).content }
