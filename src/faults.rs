@@ -1,7 +1,8 @@
 //! Fault injection: tests what code does when the disk, the memory or a lock fails SQLite.
 //!
-//! A [`Plan`] fails SQLite's n-th call to read, write or lock an engine. SQLite then fails with the same result code as on a
-//! real disk, and your code gets the error. [`everywhere`](Fault::everywhere) fails each call in turn, for n = 1, 2, 3, …:
+//! A [`Plan`] fails SQLite's n-th call to read, write or lock an engine. SQLite then fails with the same result code as
+//! on a real disk, and your code gets the error. [`everywhere`](Fault::everywhere) fails each call in turn, for n = 1,
+//! 2, 3, …:
 //!
 //! ```
 //! # use rusqlite_fixtures::Template;
@@ -39,16 +40,17 @@
 //! | [`Fault::Busy`] | the locks with which a transaction begins to read and to write | `database is locked` |
 //!
 //! The calls are SQLite's calls to its VFS for an engine's database and journals: to open, read, write, truncate and
-//! synchronise them, to get their size, to lock the database, and to delete the journal, which commits a transaction. SQLite
-//! makes no call for pages in its cache: a connection that has just written a row may read it without any call.
+//! synchronise them, to get their size, to lock the database, and to delete the journal, which commits a transaction.
+//! SQLite makes no call for pages in its cache: a connection that has just written a row may read it without any call.
 //!
 //! # What a plan does not affect
 //!
-//! * Other threads. A plan affects only the current thread; parallel tests are unaffected. If code runs its SQL on other
+//! * Other threads. A plan affects only the current thread, and no parallel test. If code runs its SQL on other
 //!   threads, as sqlx does, use the plan there.
 //! * Temporary files, and attached databases that are not engines.
-//! * The build of a [`Template`](crate::Template), which all tests share, and its `on_connect`.
-//! * The end of a commit to several engines (`ATTACH`), when it can't be undone any more. SQLite ignores errors there.
+//! * The build of a [`Template`](crate::Template), because all tests share it, and its `on_connect`.
+//! * The end of a commit to several engines (`ATTACH`), from when the commit can't be undone any more. SQLite ignores
+//!   errors there.
 
 use std::cell::Cell;
 use std::fmt;
@@ -70,15 +72,15 @@ pub enum Fault {
     NoMemory,
     /// Another connection has the lock: `SQLITE_BUSY`.
     ///
-    /// SQLite then calls the busy handler, except for a transaction that has read and now begins to write. The busy handler of
-    /// units of work, pooled connections and [`connect`](crate::Engine::connect) does not wait, because the lock would never
-    /// become free. Under [`at`](Fault::at), it makes SQLite retry at once. Under [`starting_at`](Fault::starting_at), or with
-    /// a [lock timeout](crate::Engine::set_lock_timeout) of zero, it gives up at once. A handler set by `busy_timeout` waits
-    /// for the whole time-out.
+    /// SQLite then calls the busy handler, except for a transaction that has read and now begins to write. The busy
+    /// handler of units of work, pooled connections and [`connect`](crate::Engine::connect) does not wait, because the
+    /// lock would never become free. Under [`at`](Fault::at), it makes SQLite retry at once. Under
+    /// [`starting_at`](Fault::starting_at), or with a [lock timeout](crate::Engine::set_lock_timeout) of zero, it gives
+    /// up at once. A handler set by `busy_timeout` waits for the whole timeout.
     Busy,
 }
 
-/// A plan of which SQLite calls fail while some work runs.
+/// A plan that determines which of SQLite's calls fail while some work runs.
 ///
 /// It counts only the calls that its fault can fail. If more work runs under the same plan, the count continues.
 #[must_use = "a plan has an effect only on work in `during`"]
@@ -129,7 +131,7 @@ pub(crate) enum Call {
     Delete,
     /// SHARED or RESERVED.
     Lock,
-    /// EXCLUSIVE, which a connection takes that has RESERVED.
+    /// EXCLUSIVE, which only a connection with RESERVED takes.
     LockExclusive,
 }
 
@@ -177,9 +179,9 @@ impl Fault {
     /// Runs the test under one plan after another: [`at`](Fault::at) 1, 2, 3, … until there is no such call, then
     /// [`starting_at`](Fault::starting_at) 1, 2, 3, …
     ///
-    /// The test does its work in [`during`](Plan::during), and its preparations and checks outside of it. It has to start with
-    /// the same database each time. If the test panics, the plan is printed to stderr. Code that retries until it succeeds
-    /// never ends under [`starting_at`](Fault::starting_at).
+    /// The test calls the code under test in [`during`](Plan::during), and prepares and checks outside of it. It has to
+    /// start with the same database each time. If the test panics, the plan is printed to stderr. Code that retries
+    /// until it succeeds never ends under [`starting_at`](Fault::starting_at).
     ///
     /// # Panics
     /// When the test panics, or when its work makes no call that the fault can fail.
@@ -229,10 +231,11 @@ fn io_error(call: Call) -> Code {
 }
 
 impl Plan {
-    /// Runs the work, and fails SQLite's calls on this thread as planned. The plan ends with the work, even if it panics.
+    /// Runs the work, and fails SQLite's calls on this thread as planned. The plan ends with the work, even if it
+    /// panics.
     ///
     /// # Panics
-    /// When the work panics, or when it is called in the work of another plan, because plans don't nest.
+    /// When the work panics, or when the work of another plan calls this. Plans don't nest.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         if let Some(outer) = ACTIVE.get() {
             panic!("can't start {} during {}: plans don't nest", self.order, outer.order);
@@ -320,7 +323,8 @@ pub(crate) fn past_undoing() {
 }
 
 fn with_active<T>(look: impl FnOnce(&mut Active) -> T) -> Option<T> {
-    // A destructor of another thread-local may run SQLite after this one is destroyed. There is no plan then.
+    // A destructor of another thread-local may run SQLite after this thread-local is destroyed. Then no plan is in
+    // effect.
     let look = |cell: &Cell<Option<Active>>| {
         let mut active = cell.get()?;
         let seen = look(&mut active);

@@ -1,4 +1,5 @@
-//! Fixtures for [rstest](https://docs.rs/rstest): import those you want and name them as arguments of a test.
+//! Fixtures for [rstest](https://docs.rs/rstest): import the fixtures that you need, and name them as arguments of a
+//! test.
 //!
 //! | for a test that | take |
 //! | --- | --- |
@@ -38,12 +39,12 @@ use crate::template::Template;
 /// The default template of the fixtures.
 static EMPTY: Template = Template::empty();
 
-/// Returns the engine that the process shares under `url`, from [`MEMORY_ENGINES`](crate::MEMORY_ENGINES): the default one,
-/// or the one of `#[with("file:NAME?mode=memory")]`.
+/// Returns the engine that the process shares under `url`, from [`MEMORY_ENGINES`](crate::MEMORY_ENGINES): the default
+/// engine, or the engine that `#[with("file:NAME?mode=memory")]` names.
 ///
-/// With `#[with("file:NAME?mode=memory", &BANK)]` the first test creates it from a template. Tests see what others commit.
-/// If that matters, use [`fresh_engine`], or have the tests take turns by serial_test's `#[serial]` (between processes, as
-/// under cargo-nextest, `#[file_serial]`).
+/// With `#[with("file:NAME?mode=memory", &BANK)]` the first test creates it from a template. Tests see what other tests
+/// commit. To prevent this, use [`fresh_engine`], or run the tests one at a time by serial_test's `#[serial]` (between
+/// processes, as under cargo-nextest, `#[file_serial]`).
 ///
 /// # Panics
 /// If the URL names no shared engine, or one that was created from another template. The message names the remedy.
@@ -84,8 +85,8 @@ pub fn fresh_unit_of_work(#[default(&EMPTY)] template: &'static Template) -> Uni
     template.unit_of_work().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Returns a connection to a private engine, for code that begins and commits its own transactions. The engine is empty, or
-/// has the content of the template in `#[with(&BANK)]`.
+/// Returns a connection to a private engine, for code that begins and commits its own transactions. The engine is
+/// empty, or has the content of the template in `#[with(&BANK)]`.
 ///
 /// # Panics
 /// If the template can't be built, or the connection can't be opened.

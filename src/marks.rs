@@ -1,10 +1,10 @@
-//! Marks: places in the code that a hammer observes. Where no hammer runs, a mark costs one load.
+//! Marks: places in the code that a hammer observes. If no hammer runs, a mark costs one load.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Reached when a shared engine is asked for by its URL, before the look-up.
+/// Reached when a thread asks for a shared engine by its URL, before the look-up.
 pub const REGISTRY_ASKED: &str = "registry: asked";
 
 /// Reached before this thread creates a shared engine that does not exist yet.
@@ -26,13 +26,13 @@ pub const SLOT_REFUSED: &str = "slot: refused";
 /// Reached after a commit, while this thread still has the slot.
 pub const COMMITTED: &str = "slot: committed";
 
-/// Reached before this thread gives the writer slot back.
+/// Reached before this thread releases the writer slot.
 pub const SLOT_GIVEN_BACK: &str = "slot: given back";
 
 /// The number of observed threads in the process.
 static OBSERVED: AtomicUsize = AtomicUsize::new(0);
 
-/// Gets the mark, and the number of the engine for a mark of an engine.
+/// A function that gets the mark, and the engine's number for a mark of an engine.
 type Observer = Rc<dyn Fn(&'static str, Option<u64>)>;
 
 thread_local! {
@@ -42,8 +42,8 @@ thread_local! {
 /// Marks a place in the code where the order of threads matters: [`Worker::reached`](crate::hammer::Worker::reached), for code
 /// that has no [`Worker`](crate::hammer::Worker).
 ///
-/// It does nothing unless the current thread is a worker of a hammer. For a [`Pause`](crate::hammer::Pause) at the mark, the
-/// code should not hold a lock that other threads need to reach the same mark.
+/// It does nothing unless the current thread is a worker of a hammer. If the mark has a
+/// [`Pause`](crate::hammer::Pause), the code should not hold a lock that other threads need to reach the mark.
 #[inline]
 pub fn reached(mark: &'static str) {
     if is_observed() {
@@ -68,7 +68,7 @@ pub(crate) fn is_observed() -> bool {
 
 #[cold]
 fn report(mark: &'static str, engine: Option<u64>) {
-    // Not borrowed during the call, in which the thread may reach another mark.
+    // The observer is not borrowed during the call, because the thread may reach another mark in it.
     let observer = OBSERVER.try_with(|observer| observer.borrow().clone()).ok().flatten();
     if let Some(observer) = observer {
         observer(mark, engine);

@@ -30,7 +30,7 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
         OnceMap { entries: Mutex::new(BTreeMap::new()), settled: Condvar::new() }
     }
 
-    /// Returns the value, if it exists. A value that is being created does not count yet.
+    /// Returns the value, if it exists. Does not return a value that is being created.
     pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -38,8 +38,8 @@ impl<K: Ord + Clone, V: Clone> OnceMap<K, V> {
         self.lock().get(key).and_then(Entry::value).cloned()
     }
 
-    /// Returns the value; the first call creates it with `create`, and other calls wait meanwhile. A creation that fails or
-    /// panics leaves nothing, and one of the waiting threads creates the value.
+    /// Returns the value. The first call creates it with `create`; other calls wait meanwhile. A creation that fails or
+    /// panics leaves no entry, and one of the waiting threads creates the value.
     ///
     /// Returns the error of `recursive` if waiting would never end, because that creation waits for this thread or runs on it.
     pub(crate) fn get_or_create<E>(
@@ -107,7 +107,7 @@ impl Creation {
     }
 }
 
-/// The right to create a value. If it is dropped before it is settled, also by a panic, the key is free again.
+/// The right to create a value. If it is dropped before it is settled, even by a panic, the key is free again.
 struct Right<'a, K: Ord + Clone, V: Clone> {
     map: &'a OnceMap<K, V>,
     key: &'a K,
@@ -121,7 +121,7 @@ impl<K: Ord + Clone, V: Clone> Right<'_, K, V> {
             Some(value) => drop(entries.insert(self.key.clone(), Entry::Ready(value))),
             None => drop(entries.remove(self.key)),
         }
-        // Removed with the entry. Otherwise this thread would seem to be waited for at its next request.
+        // Removed with the entry. Otherwise other threads would seem to wait for this thread at its next request.
         waits().retain(|wait| wait.creation != self.creation);
         drop(entries);
         self.map.settled.notify_all();

@@ -10,14 +10,14 @@
 //! * `refusal`: why a connection was refused the slot, and the error messages.
 //! * `replace_file`: writes a file under another name and renames it.
 //!
-//! Nothing here keeps a SQLite connection, so all of it is tested alone, and `models` runs it in many orders of its
-//! threads' steps. It uses only the ground: `error`, `faults`, `marks`, `sync`.
+//! No type here keeps a SQLite connection, so the tests of this folder need none, and `models` runs it in many orders
+//! of its threads' steps. The folder uses only `error`, `faults`, `marks` and `sync`.
 //!
 //! Invariants:
 //! * A snapshot never changes. Readers need no lock.
 //! * Only the connection that holds the writer slot replaces the committed state.
-//! * Within an engine, a file change counter never repeats with other content (rule 1 of DESIGN.md). A connection
-//!   detects by it that the pages in its cache are stale.
+//! * Within an engine, a file change counter never repeats with other content (rule 1 of DESIGN.md). By this counter, a
+//!   connection detects that the pages in its cache are stale.
 
 #[cfg(all(test, shuttle))]
 mod models;

@@ -1,5 +1,5 @@
-//! Models of `once_map` and `store`: shuttle runs their real code in many orders of its threads' steps. A lost wake-up is a
-//! deadlock there, because waits never time out.
+//! Models of `once_map` and `store`: shuttle runs their real code in many orders of its threads' steps. A lost wake-up
+//! is a deadlock there, because waits never time out.
 //!
 //! Each model has a twin with a bug, which must be found. The same twin without a bug must pass.
 
@@ -19,8 +19,8 @@ use crate::error::words_of_panic;
 use crate::once_map::OnceMap;
 use crate::sync::{Condvar, Mutex, MutexGuard, Patience, Recovered, thread};
 
-/// Returns how many orders are tried of each model: at random, and by probabilistic concurrency testing with three changes
-/// of priority. `MODEL_ORDERS` sets another number.
+/// Returns how many orders are tried of each model: at random, and by probabilistic concurrency testing with three
+/// changes of priority. `MODEL_ORDERS` sets another number.
 fn orders() -> usize {
     std::env::var("MODEL_ORDERS").map_or(5_000, |orders| orders.parse().unwrap())
 }
@@ -415,8 +415,8 @@ mod store {
         });
     }
 
-    /// The same without a clock: a called waiter takes the slot before it checks its time limit, or calls the next waiter.
-    /// Nothing else would call that one.
+    /// The same without a clock: a called waiter takes the slot before it checks its time limit, or calls the next
+    /// waiter. No other code would call the next waiter.
     fn one_that_times_out_calls_the_next(slot: impl Queue) {
         let (slot, holder) = (Arc::new(slot), Token::new());
         slot.acquire(holder);
@@ -517,8 +517,8 @@ mod store {
         }
     }
 
-    /// A waiter that was refused, and is away when another one arrives, returns ahead of it, though a third thread takes the
-    /// slot in between. All of them get it.
+    /// A waiter that was refused, and is away when another one arrives, returns ahead of it, though a third thread
+    /// takes the slot in between. All of them get it.
     fn in_order_of_first_refusals(slot: impl Queue) {
         let (slot, holder) = (Arc::new(slot), Token::new());
         slot.acquire(holder);
@@ -550,7 +550,8 @@ mod store {
         check(|| in_order_of_first_refusals(store()));
     }
 
-    /// A waiter returns ahead of one that was just called. That one has to be called again when it is the first.
+    /// A waiter returns ahead of a waiter that was just called. The called waiter has to be called again when it is the
+    /// first.
     fn all_get_it_though_one_returns(slot: impl Queue) {
         let (slot, holder) = (Arc::new(slot), Token::new());
         slot.acquire(holder);
@@ -575,8 +576,8 @@ mod store {
         check(|| all_get_it_though_one_returns(store()));
     }
 
-    /// One waiter leaves and returns, like a connection whose busy handler sleeps elsewhere. The slot is never kept free for
-    /// it. It gets the slot in the end, and so do the others.
+    /// One waiter leaves and returns, like a connection whose busy handler sleeps elsewhere. The slot is never kept
+    /// free for it. It gets the slot in the end, and so do the others.
     #[test]
     fn a_waiter_that_leaves_and_returns_blocks_no_other() {
         check(|| {
@@ -593,7 +594,7 @@ mod store {
         });
     }
 
-    /// A reservation that is not claimed expires. One of the waiters checks for that, whichever of them leaves the queue.
+    /// A reservation that is not claimed expires. If waiters leave the queue, one of the others still checks for that.
     fn a_reservation_expires(slot: impl Queue) {
         let (slot, running) = (Arc::new(slot), Arc::new(AtomicUsize::new(3)));
         slot.reserve();

@@ -176,7 +176,7 @@ impl From<rusqlite::Error> for Error {
     /// * for the second error of one refusal, for example a clone: the first conversion takes the explanation;
     /// * after an engine has granted a lock, or lent out or opened a connection, on the same thread;
     /// * after an engine has refused a lock on the same thread with another result code. With the same code, the
-    ///   explanation is that of the latest refusal, whichever error is converted first;
+    ///   explanation is that of the latest refusal, even if an earlier error is converted first;
     /// * if the message is no longer "database is locked", for example because code has wrapped it in its own.
     ///
     /// So convert an error where it is returned, for example with `?`. Methods of this crate that return [`Error`] do so.

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// An immutable image of a database at one moment.
 ///
 /// Taking a snapshot ([`Engine::snapshot`]), restoring it ([`Engine::restore`]), creating an engine of it
-/// ([`Snapshot::new_engine`]) and cloning it copy no page, whatever the size.
+/// ([`Snapshot::new_engine`]) and cloning it copy no page.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Engine, Result};
@@ -52,8 +52,8 @@ struct Image {
     schema: Schema,
 }
 
-/// The two numbers in the header by which a connection detects that its page cache or its schema is stale (SQLite's
-/// "Database File Format", sections 1.3.7 and 1.3.9).
+/// The two numbers in the header by which a connection detects a stale page cache or schema (SQLite's "Database File
+/// Format", sections 1.3.7 and 1.3.9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) change_counter: u32,
@@ -113,14 +113,14 @@ impl Snapshot {
         Ok(Snapshot(Snapshot::new(pages).0, journal_mode))
     }
 
-    /// Reads a database file through SQLite, including the commits in its `-wal` file. Waits up to 5 s for another process
-    /// that is writing to the file. Using the snapshot does not change the file.
+    /// Reads a database file through SQLite, including the commits in its `-wal` file. Waits up to 5 s for another
+    /// process that is writing to the file. Using the snapshot does not change the file.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file is missing, is a folder or can't be read;
     /// [`NotADatabase`](crate::ErrorKind::NotADatabase) if it is no SQLite database or is cut short;
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't read it: because a crashed program left a journal that has to be
-    /// rolled back (open the file once with the `sqlite3` program), or because it is larger than 2 GiB.
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't read it: because a crashed program left a journal that has
+    /// to be rolled back (open the file once with the `sqlite3` program), or because it is larger than 2 GiB.
     pub fn open(path: impl AsRef<Path>) -> Result<Snapshot> {
         let path = path.as_ref();
         let io_error = |cause| Error::io("open a snapshot of", path, cause);
@@ -142,19 +142,20 @@ impl Snapshot {
         }
     }
 
-    /// Writes the image to a file, an ordinary SQLite database. An existing file is replaced, by a rename, once the whole
-    /// image is written.
+    /// Writes the image to a file, an ordinary SQLite database. Once the whole image is written, a rename replaces an
+    /// existing file.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) if the file can't be written, or if there is a `-wal` or `-journal` file beside it: SQLite
-    /// would take that for a part of the new database.
+    /// [`Io`](crate::ErrorKind::Io) if the file can't be written, or if there is a `-wal` or `-journal` file beside it:
+    /// SQLite would take that for a part of the new database.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         self.write_aside(path).map_err(|cause| Error::io("save a snapshot as", path, cause))
     }
 
-    /// Returns a copy of the image: the bytes of a SQLite database file. They are empty if nothing was ever written to the
-    /// engine. If the engine is in WAL mode, so are the bytes: SQLite opens them as a file but does not deserialize them.
+    /// Returns a copy of the image: the bytes of a SQLite database file. They are empty if nothing was ever written to
+    /// the engine. If the engine is in WAL mode, the bytes have the mark of WAL mode: SQLite opens them as a file but
+    /// does not deserialize them.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = self.0.pages.to_vec();
         self.mark(&mut bytes);
@@ -225,10 +226,10 @@ impl Snapshot {
         Some(number(&self.0.pages, TEXT_ENCODING)).filter(|encoding| *encoding != 0)
     }
 
-    /// Returns the snapshot that a connection commits over `self`. Replaces numbers of the connection that are not ahead
-    /// of `highest`. (The connection counts on from the numbers that it read. After a restore, other connections have
-    /// seen later ones.) `cookie_before` is the schema cookie that the connection saw before its changes. It differs from
-    /// `self`'s if the connection's latest commit was given another one.
+    /// Returns the snapshot that a connection commits over `self`. Replaces numbers of the connection that are not
+    /// ahead of `highest`. (The connection increments the numbers that it read. After a restore, other connections have
+    /// seen later numbers.) `cookie_before` is the schema cookie that the connection saw before its changes. It differs
+    /// from `self`'s if the connection's latest commit was stamped with another cookie.
     pub(crate) fn committed(&self, mut pages: Pages, cookie_before: u32, highest: Stamp) -> Snapshot {
         let written = Stamp::of(&pages);
         let mut new = written;
@@ -248,8 +249,8 @@ impl Snapshot {
         Snapshot(Arc::new(Image { pages, schema }), self.1)
     }
 
-    /// Returns `self` with numbers that can follow `current`: a change counter ahead of `highest`, and a new schema cookie
-    /// too, unless both have the same schema and it has no virtual tables.
+    /// Returns `self` with numbers that can follow `current`: a change counter ahead of `highest`, and a new schema
+    /// cookie too, unless both have the same schema and it has no virtual tables.
     pub(crate) fn restamped(&self, current: &Snapshot, highest: Stamp) -> Snapshot {
         let (mut pages, schema) = (self.0.pages.clone(), self.0.schema.clone());
         let same_schema = schema.ptr_eq(&current.0.schema) && !schema.has_virtual_tables(&self.0.pages);
@@ -379,8 +380,8 @@ fn stamp(pages: &mut Pages, stamp: Stamp) {
     pages.write(SCHEMA_COOKIE, &stamp.schema_cookie.to_be_bytes());
 }
 
-/// Removes the mark of WAL mode from the header, and returns whether it was there. An engine has no WAL, so a database in
-/// WAL mode would not open. These two bytes are the only mark.
+/// Removes the mark of WAL mode from the header, and returns whether it was there. An engine has no WAL, so a database
+/// in WAL mode would not open. These two bytes are the only mark.
 pub(crate) fn take_wal_mark(pages: &mut Pages) -> bool {
     let mut versions = [0; 2];
     pages.read(FORMAT_VERSIONS, &mut versions);

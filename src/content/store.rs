@@ -1,7 +1,7 @@
 //! The committed state of one engine, and its replacement.
 //!
-//! Any number of connections read it, and hold no lock while they read. One connection at a time, the holder of the writer
-//! slot, replaces it.
+//! Any number of connections read it, and hold no lock while they read. One connection at a time, the holder of the
+//! writer slot, replaces it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::sync::{Mutex, MutexGuard, Patience, Recovered, thread};
 /// The content of one engine. Any number of connections read it without a lock; one at a time writes it.
 pub(crate) struct Store {
     state: Mutex<State>,
-    /// The number of changes that a new connection can follow, but not one that has read the content before.
+    /// The number of changes that only new connections can follow. A connection that has read the content before can't.
     format_changes: AtomicUsize,
     /// The number of the engine that uses the store now, reported with its marks. 0 while no engine uses it.
     number: AtomicU64,
@@ -33,8 +33,8 @@ struct State {
     /// Invariant: no image that `current` has ever held had a number ahead of this (rule 1: no number may repeat with
     /// other content, because a connection detects stale pages by the numbers alone).
     highest: Stamp,
-    /// SQLite's number of the text encoding; of the last one, if the database has become empty. A connection that has
-    /// seen one encoding can't read another.
+    /// SQLite's number of the text encoding. If the database has become empty, it is the number of the last encoding. A
+    /// connection that has seen one encoding can't read another.
     encoding: Option<u32>,
     slot: Slot,
     lock_timeout: Duration,
@@ -46,7 +46,7 @@ struct State {
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a called waiter that has found the slot taken checks again before it goes back to sleep. Together, the
-/// checks take some 10 µs, in which most units of work end.
+/// checks take about 10 µs, and most units of work end within that time.
 const CHECKS: u32 = if cfg!(shuttle) { 1 } else { 32 };
 
 impl Store {
@@ -127,7 +127,8 @@ impl Store {
     }
 
     /// Takes the writer slot. Waits for it at this place in the queue, for `patience` at most. A claim that builds on
-    /// content it has read is refused as soon as that is replaced. A refused claimant may return to the same place.
+    /// content it has read is refused as soon as that content is replaced. A refused claimant may return to the same
+    /// place.
     pub(crate) fn acquire(&self, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
         let patience = Patience::of(patience);
         let mut state = self.lock();
@@ -182,8 +183,8 @@ impl Store {
         new
     }
 
-    /// Commits the content of `snapshot`. The caller holds the writer slot. Returns `false`, and changes nothing, if the
-    /// text encoding differs from the one that connections have seen here.
+    /// Commits the content of `snapshot`. The caller holds the writer slot. Returns `false`, and changes nothing, if
+    /// the text encoding differs from the one that connections have seen here.
     pub(crate) fn restore(&self, snapshot: &Snapshot) -> bool {
         let mut state = self.lock();
         if state.current.same_content(snapshot) {
@@ -205,8 +206,8 @@ impl Store {
         true
     }
 
-    /// Returns how often the content has become empty, or changed to another text encoding. Empty content is UTF-8, as a
-    /// new connection is. But a connection that has read a page keeps that page's size and auto-vacuum mode.
+    /// Returns how often the content has become empty, or changed to another text encoding. Empty content is UTF-8, as
+    /// a new connection is. But a connection that has read a page keeps that page's size and auto-vacuum mode.
     pub(crate) fn format_changes(&self) -> usize {
         self.format_changes.load(Ordering::Acquire)
     }
@@ -220,9 +221,9 @@ impl Store {
         }
     }
 
-    /// Restores the content and the settings that the engine was created with, for the next engine. The caller has ended
-    /// all use of the store. Returns `false` if a claim on the slot is left over, or if connections have seen texts in
-    /// an encoding that later content may not have.
+    /// Restores the content and the settings that the engine was created with, for the next engine. The caller has
+    /// ended all use of the store. Returns `false` if a claim on the slot is left over, or if connections have seen
+    /// texts in an encoding that later content may not have.
     pub(crate) fn renew(&self) -> bool {
         let baseline = self.baseline();
         {

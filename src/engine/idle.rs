@@ -22,15 +22,15 @@ struct Waiting<T> {
 
 /// The limits on idle items: in each engine, and in all engines together.
 ///
-/// An engine can be leaked with its idle items, by a closure of a connection that captures the engine. It must not use up the
-/// budget of others. So beyond the limit the oldest item is dropped, from any engine.
+/// If a closure of a connection captures the engine, the engine can be leaked with its idle items. Such an engine must
+/// not use up the budget of others. So beyond the limit the oldest item is dropped, from any engine.
 pub(crate) struct Budget<T: 'static> {
     in_each: usize,
     in_all: usize,
     count: AtomicUsize,
-    /// The engines that may have idle items, in the order in which their items are dropped. To keep the usual case cheap,
-    /// engines are entered only when half of the budget is used. Invariant: engines that are not entered have at most
-    /// that half.
+    /// The engines that may have idle items, in the order in which their items are dropped. To keep the usual case
+    /// cheap, the list gets engines only when half of the budget is used. Invariant: engines that are not in the list
+    /// have at most that half.
     list: Mutex<VecDeque<Weak<Idle<T>>>>,
 }
 
@@ -52,7 +52,7 @@ impl<T> Budget<T> {
         }
     }
 
-    /// Enters again those engines that have idle items.
+    /// Adds those engines that have idle items to the list again.
     fn enter_again(&self, entered: VecDeque<Weak<Idle<T>>>) {
         for idle in entered.iter().filter_map(Weak::upgrade) {
             idle.is_listed.store(false, Ordering::Relaxed);
@@ -90,7 +90,8 @@ impl<T> Idle<T> {
         Arc::new(Idle { budget, waiting, is_listed: AtomicBool::new(false) })
     }
 
-    /// Keeps the item, unless the engine's limit is reached. Beyond the limit of all engines, the oldest item is dropped.
+    /// Keeps the item, unless the engine's limit is reached. Beyond the limit of all engines, the oldest item is
+    /// dropped.
     pub(crate) fn push(self: &Arc<Self>, item: T) {
         {
             let mut waiting = self.lock();
@@ -189,7 +190,7 @@ mod tests {
         assert_eq!((engines[0].take(), engines[1].take(), used(budget)), (vec![2, 3], vec![4, 5], 0));
     }
 
-    /// Half of the budget can't be recovered from engines that were leaked before they were entered. The rest is enough.
+    /// Engines that were leaked before they came into the list keep up to half of the budget. The rest is enough.
     #[test]
     fn leaked_engines_do_not_use_up_the_budget() {
         let budget = budget(4, 10);

@@ -1,17 +1,18 @@
 //! Engines, and the connections that they lend out.
 //!
-//! * `Engine` (here): a handle on one database. `unit_of_work` and `pooled_connection` are the two forms in which it
-//!   lends out a connection. Both use `lease`, which returns the connection.
+//! * `Engine` (here): a handle on one database. It lends out a connection by `unit_of_work` or `pooled_connection`.
+//!   Both use `lease`, which returns the connection.
 //! * `idle`: the connections that an engine keeps for the next unit of work, and their limits.
 //! * `warm_pool`: the stores that a template keeps for the next engine, with their connections.
 //! * `registry`: the engines that the process shares, one for each `url`.
 //!
-//! It uses `vfs`, `content` and the ground.
+//! This layer uses `vfs`, `content` and the layers below them.
 //!
 //! Invariants:
 //! * A connection that is lent out again behaves like a new one; otherwise it is closed (`Session::make_clean`).
 //! * A store returns to its warm pool only if no connection to it is left elsewhere.
-//! * No user code runs while a lock of these modules is held: sessions are closed, and engines created, outside the lock.
+//! * No user code runs while a lock of these modules is held: sessions are closed, and engines created, outside the
+//!   lock.
 
 mod idle;
 mod lease;
@@ -45,13 +46,13 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 
 /// A SQLite database in memory, which any number of threads and connections share.
 ///
-/// An `Engine` is a handle. A clone is another handle on the same database; two handles are equal if they are on the same
-/// database. The database is freed with its last handle and last connection.
-/// ([`MEMORY_ENGINES`] holds a handle on each shared engine.)
+/// An `Engine` is a handle. A clone is another handle on the same database; two handles are equal if they are on the
+/// same database. The database is freed with its last handle and last connection. ([`MEMORY_ENGINES`] holds a handle on
+/// each shared engine.)
 ///
-/// Readers never wait and never see half of a commit: each transaction reads the content that was committed when it began
-/// to read. Writers take turns, in order of arrival. Transactions are SERIALIZABLE: a transaction that has read, and then
-/// wants to write after another one has committed, fails with
+/// Readers never wait and never see half of a commit: each transaction reads the content that was committed when it
+/// began to read. Writers take turns, in order of arrival. Transactions are SERIALIZABLE: a transaction that has read,
+/// and then wants to write after another one has committed, fails with
 /// [`SerializationFailure`](crate::ErrorKind::SerializationFailure). A transaction that begins IMMEDIATE never does.
 ///
 /// ```
@@ -70,20 +71,21 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
-    /// Connections that can be reused. Closed before `mount` is dropped, though either order is correct: each of them
-    /// holds the mount too. Closed for good (`Idle::close`) when the engine is retired.
+    /// Connections that can be reused. They are closed before `mount` is dropped, though either order is correct,
+    /// because each of them holds the mount too. Retiring the engine closes this list permanently (`Idle::close`).
     idle: Arc<Idle<Session>>,
     /// `None` only within `drop`.
     mount: Option<Arc<Mount>>,
     uri: OnceLock<String>,
     /// The template that created the engine.
     template: Option<Arc<WarmPool>>,
-    /// Whether the store returns to the template with the last handle. That of a shared engine or a fork does not.
+    /// Whether the store returns to the template when the last handle is dropped. The store of a shared engine or a
+    /// fork does not.
     returns_store: bool,
 }
 
-/// How many idle connections are kept: in one engine, and in all engines together. Each takes some 100 KB, and a suite may
-/// have thousands of engines.
+/// The maximum numbers of idle connections: in one engine, and in all engines together. A connection takes about 100
+/// KB, and a suite may have thousands of engines.
 static IDLE: Budget<Session> = Budget::new(32, 256);
 
 impl Engine {
@@ -126,11 +128,12 @@ impl Engine {
         }))
     }
 
-    /// Returns a URI that opens this database from anything in the process that uses the same SQLite library: rusqlite,
+    /// Returns a URI that opens this database from any code in the process that uses the same SQLite library: rusqlite,
     /// sqlx, diesel, r2d2. Opening it is an error once the engine is gone.
     ///
-    /// A connection that is opened by the URI takes turns with all others, and waits for its own `busy_timeout`. If its busy
-    /// handler sleeps by itself, the connection keeps its place in the queue, and waits up to twice the handler's time.
+    /// A connection that is opened by the URI takes turns with all others, and waits for its own `busy_timeout`. If its
+    /// busy handler sleeps by itself, the connection keeps its place in the queue, and waits up to twice the handler's
+    /// time.
     pub fn uri(&self) -> &str {
         self.0.uri.get_or_init(|| vfs::uri(self.mount()))
     }
@@ -152,9 +155,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't open a connection, for example without memory;
-    /// [`SetupFailed`](crate::ErrorKind::SetupFailed) if the template's [`on_connect`](crate::Template::on_connect) fails;
-    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) if `Fault::Busy` (feature `faults`) refuses the lock that opening a
-    /// connection needs.
+    /// [`SetupFailed`](crate::ErrorKind::SetupFailed) if the template's [`on_connect`](crate::Template::on_connect)
+    /// fails; [`LockTimeout`](crate::ErrorKind::LockTimeout) if `Fault::Busy` (feature `faults`) refuses the lock that
+    /// opening a connection needs.
     #[track_caller]
     pub fn unit_of_work(&self) -> Result<UnitOfWork> {
         self.begin(TransactionBehavior::Deferred)
@@ -171,7 +174,8 @@ impl Engine {
         self.begin_as(Purpose::UnitOfWork(Location::caller()), |session| session.begin(behavior))
     }
 
-    /// Like `begin`; the connection waits for the engine's lock timeout, whatever busy handler `on_connect` has set.
+    /// Like `begin`. The connection waits for the engine's lock timeout, even if `on_connect` has set another busy
+    /// handler.
     #[cfg(feature = "proptest")]
     #[track_caller]
     pub(crate) fn begin_in_turn(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
@@ -199,7 +203,7 @@ impl Engine {
         Ok(PooledConnection::new(lease))
     }
 
-    /// Lends out an idle session or a new one, with the result of `first`, the first operation on it.
+    /// Returns a lease of an idle session or a new one, with the result of `first`, the first operation on it.
     fn lease(
         &self,
         purpose: Purpose,
@@ -228,7 +232,7 @@ impl Engine {
             if is_busy || !session.was_changed() {
                 return Some((session, done));
             }
-            // It was changed after the last unit of work; even BEGIN may have been forbidden.
+            // The session was changed after its last unit of work; its authorizer may even deny BEGIN.
         }
         None
     }
@@ -243,8 +247,8 @@ impl Engine {
         Ok(session)
     }
 
-    /// Runs `work` in a unit of work that waits for the writer slot first (`BEGIN IMMEDIATE`). Commits if `work` returns
-    /// `Ok`; rolls back if it returns `Err` or panics.
+    /// Runs `work` in a unit of work that waits for the writer slot first (`BEGIN IMMEDIATE`). Commits if `work`
+    /// returns `Ok`; rolls back if it returns `Err` or panics.
     ///
     /// ```
     /// # use rusqlite_fixtures::{Engine, Result};
@@ -270,8 +274,8 @@ impl Engine {
         self.transact(work, |error| error)
     }
 
-    /// Like [`transaction`](Engine::transaction), for any error that can be made of a `rusqlite::Error`: that of the
-    /// application, or `rusqlite::Error` itself.
+    /// Like [`transaction`](Engine::transaction), for any error that implements `From<rusqlite::Error>`: the
+    /// application's error, or `rusqlite::Error` itself.
     ///
     /// ```
     /// # use rusqlite_fixtures::{Engine, rusqlite};
@@ -301,8 +305,8 @@ impl Engine {
     /// ```
     ///
     /// # Errors
-    /// The error of `work`, or that of [`begin`](Engine::begin) or [`UnitOfWork::commit`] as a `rusqlite::Error` with the
-    /// same result code and message; its [`ErrorKind`](crate::ErrorKind) is lost.
+    /// The error of `work`. An error of [`begin`](Engine::begin) or [`UnitOfWork::commit`] becomes a `rusqlite::Error`
+    /// with the same result code and message; its [`ErrorKind`](crate::ErrorKind) is lost.
     ///
     /// # Panics
     /// If `work` panics.
@@ -337,19 +341,19 @@ impl Engine {
         self.mount().store.current()
     }
 
-    /// Replaces the content by the snapshot's, in the same time for any size. Waits for the writer slot as a writer does.
-    /// Open connections stay open, and transactions that are reading continue to read the old content.
+    /// Replaces the content by the snapshot's, in the same time for any size. Waits for the writer slot as a writer
+    /// does. Open connections stay open, and transactions that are reading continue to read the old content.
     ///
     /// # Errors
     /// [`LockTimeout`](crate::ErrorKind::LockTimeout) if the writer slot was not free in time;
-    /// [`OtherEncoding`](crate::ErrorKind::OtherEncoding) if the snapshot is UTF-16 and the engine is UTF-8, or the other
-    /// way round: an open SQLite connection can't change its encoding.
+    /// [`OtherEncoding`](crate::ErrorKind::OtherEncoding) if the snapshot is UTF-16 and the engine is UTF-8, or the
+    /// other way round: an open SQLite connection can't change its encoding.
     #[track_caller]
     pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
         self.restore_at(snapshot, Location::caller())
     }
 
-    /// Restores the content that the engine was created with: none, or that of its snapshot or template.
+    /// Restores the content that the engine was created with: none, or the content of its snapshot or template.
     ///
     /// # Errors
     /// As [`restore`](Engine::restore).
@@ -367,16 +371,16 @@ impl Engine {
         if restored { Ok(()) } else { Err(Error::other_encoding(&self.name())) }
     }
 
-    /// Creates an engine with the committed content of this one. The two share pages until either writes, so it takes the
-    /// same time for any size. Its connections are set up as this engine's are (by
+    /// Creates an engine with the committed content of this one. The two engines share pages until one of them writes,
+    /// so a fork takes the same time for any size. Its connections have the same setup as this engine's (by
     /// [`Template::on_connect`](crate::Template::on_connect)).
     pub fn fork(&self) -> Engine {
         Engine::cold(self.snapshot(), Name::Numbered, self.0.template.clone())
     }
 
     /// Closes this engine's pooled connections from now on, instead of reusing them. The engine of a
-    /// [`Template`](crate::Template) is not reused either. For a test that changes a connection in a way that can't be
-    /// detected, for example by registering a new SQL function or collation.
+    /// [`Template`](crate::Template) is not reused either. Use this if a test changes a connection in a way that can't
+    /// be detected, for example by registering a new SQL function or collation.
     pub fn retire(&self) {
         drop(self.0.idle.close());
     }

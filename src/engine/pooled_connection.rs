@@ -10,8 +10,8 @@ use super::lease::Lease;
 /// [`Connection`](https://docs.rs/rusqlite/latest/rusqlite/struct.Connection.html), mutably too.
 ///
 /// It is one of the connections that units of work use. When it is dropped, an open transaction is rolled back, and the
-/// connection is reused, unless a test left something on it (see [isolation](crate::guide::isolation)). So it is available
-/// in microseconds, while [`Engine::connect`] opens a new connection, for which SQLite has to read the schema.
+/// connection is reused, unless a test left something on it (see [isolation](crate::guide::isolation)). So it is
+/// available in microseconds. [`Engine::connect`] opens a new connection, for which SQLite has to read the schema.
 ///
 /// ```
 /// # use rusqlite_fixtures::rusqlite::{self, Connection};
@@ -37,7 +37,7 @@ impl PooledConnection {
         PooledConnection(lease)
     }
 
-    /// Returns the engine that it is connected to.
+    /// Returns the engine of this connection.
     pub fn engine(&self) -> &Engine {
         self.0.engine()
     }

@@ -13,9 +13,9 @@ pub static MEMORY_ENGINES: MemoryEngines = MemoryEngines::new();
 
 /// A map from database URLs to engines that creates each engine exactly once, even if several threads ask at once.
 ///
-/// The first thread that asks for a URL creates its engine, without holding a lock. Threads that ask for the same URL wait
-/// meanwhile; threads that ask for others don't. If the creation fails or panics, it leaves nothing, and one of the
-/// waiting threads creates the engine.
+/// The first thread that asks for a URL creates its engine, without holding a lock. Meanwhile threads that ask for the
+/// same URL wait; threads that ask for another URL don't. If the creation fails or panics, it leaves no entry, and one
+/// of the waiting threads creates the engine.
 ///
 /// ```
 /// # use rusqlite_fixtures::{DatabaseUrl, Engine, MEMORY_ENGINES, Result};
@@ -60,9 +60,8 @@ impl MemoryEngines {
     /// Returns the engine of this URL; the first call creates it with `create`, and other calls wait meanwhile.
     ///
     /// # Errors
-    /// The error of `create`, for the caller that passed it;
-    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same engine, or of one that
-    /// this creation waits for.
+    /// The error of `create`, for the caller that passed it; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation)
+    /// within the creation of the same engine, or of one that this creation waits for.
     ///
     /// # Panics
     /// If `create` panics.
@@ -86,13 +85,13 @@ impl MemoryEngines {
         }
     }
 
-    /// Returns the engine of this URL, if there is one. An engine that is being created does not count yet.
+    /// Returns the engine of this URL, if it exists. Does not return an engine that is being created.
     pub fn get(&self, url: &DatabaseUrl) -> Option<Engine> {
         self.0.get(url)
     }
 
-    /// Removes the engine of this URL from the map, so that the next call creates a new one. Existing handles stay valid. An
-    /// engine that is being created is not removed.
+    /// Removes the engine of this URL from the map, so that the next call creates a new one. Existing handles stay
+    /// valid. An engine that is being created is not removed.
     pub fn remove(&self, url: &DatabaseUrl) -> Option<Engine> {
         self.0.remove(url)
     }
@@ -114,14 +113,15 @@ impl MemoryEngines {
 }
 
 impl Engine {
-    /// Returns the engine that the whole process shares under this database URL. The first call creates it, empty; threads
-    /// that ask at the same time get the same one. [`DatabaseUrl`] lists the URLs.
+    /// Returns the engine that the whole process shares under this database URL. The first call creates it, empty;
+    /// threads that ask at the same time get the same one. [`DatabaseUrl`] lists the URLs.
     ///
-    /// Under a runner that starts a process per test, as cargo-nextest does, tests don't share engines.
+    /// Some runners, such as cargo-nextest, start a process for each test. There, tests don't share engines.
     ///
     /// # Errors
     /// [`NotInMemory`](crate::ErrorKind::NotInMemory) and [`InvalidUrl`](crate::ErrorKind::InvalidUrl), as parsing a
-    /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same engine.
+    /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same
+    /// engine.
     pub fn shared(url: impl AsRef<str>) -> Result<Engine> {
         MEMORY_ENGINES.get_or_create_unparsed(url.as_ref())
     }

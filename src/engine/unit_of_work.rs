@@ -10,12 +10,13 @@ use crate::vfs::Session;
 
 /// One transaction on an [`Engine`], with its own connection.
 ///
-/// It derefs to that [`Connection`](https://docs.rs/rusqlite/latest/rusqlite/struct.Connection.html), so it can be passed to
-/// code that takes `&Connection`. If it is dropped before it is committed, also by a panic, it is rolled back.
+/// It derefs to that [`Connection`](https://docs.rs/rusqlite/latest/rusqlite/struct.Connection.html), so it can be
+/// passed to code that takes `&Connection`. If it is dropped before it is committed, even by a panic, it is rolled
+/// back.
 ///
-/// Code under test may commit or roll back by itself. Then the unit of work has ended: commits are kept, later statements
-/// commit one by one, [`commit`](UnitOfWork::commit) and [`rollback`](UnitOfWork::rollback) return an error, and dropping
-/// it is silent.
+/// Code under test may commit or roll back by itself. This ends the unit of work. What was committed stays, and each
+/// later statement commits by itself. [`commit`](UnitOfWork::commit) and [`rollback`](UnitOfWork::rollback) then return
+/// an error; a drop reports nothing.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Engine, Result};
@@ -50,12 +51,12 @@ impl UnitOfWork {
         UnitOfWork(lease)
     }
 
-    /// Returns the engine that it works on.
+    /// Returns the engine of this unit of work.
     pub fn engine(&self) -> &Engine {
         self.0.engine()
     }
 
-    /// Begins a savepoint, which is rolled back if it is dropped before it is committed. Savepoints nest.
+    /// Begins a savepoint. If the savepoint is dropped before it is committed, it is rolled back. Savepoints nest.
     ///
     /// # Errors
     /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite refuses.
@@ -67,8 +68,8 @@ impl UnitOfWork {
     ///
     /// # Errors
     /// [`AlreadyEnded`](crate::ErrorKind::AlreadyEnded) if the code under test has ended the transaction itself;
-    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite refuses, for example because a deferred foreign key is violated. After
-    /// any error, uncommitted changes are rolled back.
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite refuses, for example because a deferred foreign key is violated.
+    /// After any error, uncommitted changes are rolled back.
     pub fn commit(self) -> Result<()> {
         self.end("commit", Session::commit)
     }

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 /// | `sqlite:///:memory:`, `sqlite://`, `sqlite::memory:`, `:memory:`, `file::memory:?cache=shared` | the default one |
 /// | `sqlite:///file:NAME?mode=memory&cache=shared&uri=true`, `file:NAME?mode=memory`, `file:/NAME?vfs=memdb` | NAME |
 ///
-/// NAME is percent-decoded and compared byte for byte. Its [`Display`](fmt::Display) is the normal form, which parses to
-/// an equal value.
+/// NAME is percent-decoded and compared byte for byte. Its [`Display`](fmt::Display) is the normal form, which parses
+/// to an equal value.
 ///
 /// ```
 /// # use rusqlite_fixtures::DatabaseUrl;
@@ -31,7 +31,7 @@ impl DatabaseUrl {
     /// The default shared database, `sqlite:///:memory:`.
     pub const MEMORY: DatabaseUrl = DatabaseUrl { name: Cow::Borrowed(DEFAULT) };
 
-    /// Returns the shared database with exactly this name: no character has a special meaning.
+    /// Returns the URL of the shared database with exactly this name. No character has a special meaning.
     ///
     /// # Errors
     /// [`InvalidUrl`](crate::ErrorKind::InvalidUrl) for a name that is empty or contains a NUL.
@@ -41,7 +41,7 @@ impl DatabaseUrl {
     }
 }
 
-/// SQLite's name for a database in memory, so no other database has this name.
+/// SQLite's name for a database in memory. No other database can have this name.
 const DEFAULT: &str = ":memory:";
 
 /// Borrows the name, so that a map of URLs can be searched with the result of `parse`, without an allocation.

@@ -18,12 +18,13 @@ pub(crate) struct WarmPool {
 
 /// A store with the template's content, and clean connections to it.
 pub(crate) struct Warm {
-    /// Closed before `mount` is dropped, though either order is correct: each of them holds the mount too.
+    /// They are closed before `mount` is dropped, though either order is correct, because each of them holds the mount
+    /// too.
     pub(crate) sessions: Vec<Session>,
     pub(crate) mount: Arc<Mount>,
 }
 
-/// The maximum number of stores in the pool. Each test thread uses an engine or two, so more stores would not be used.
+/// The maximum number of stores in the pool. A test thread uses one or two engines, so more stores would stay unused.
 const MAX_WAITING: usize = 32;
 
 /// The maximum number of connections that are kept with each store.

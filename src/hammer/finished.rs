@@ -1,4 +1,4 @@
-//! What one worker did in one round, as its thread reports it.
+//! What one worker did in one round. Its thread sends this when the round has ended.
 
 use std::error::Error;
 use std::fmt;
@@ -34,8 +34,8 @@ pub(super) struct Event {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The work returned this error. In place of SQLite's `SQLITE_BUSY` it is the crate's own
-    /// [`Error`](crate::Error), which says who held the lock.
+    /// The work returned this error. Instead of SQLite's `SQLITE_BUSY`, it is the crate's [`Error`](crate::Error),
+    /// which names the holder of the lock.
     Error(BoxError),
     /// The work panicked with this message.
     Panic(String),

@@ -1,5 +1,5 @@
-//! Makes any code race, round after round, and reports what happened: the results, errors and panics, how long the code
-//! took, and in which orders the threads reached the places that matter.
+//! Makes any code race, round after round, and reports what happened. The report has the results, errors and panics,
+//! the times, and the orders in which the threads reached marked places.
 //!
 //! ```
 //! use rusqlite_fixtures::UnitOfWork;
@@ -14,9 +14,9 @@
 //!
 //! # Did it really race?
 //!
-//! A test of a race that never happens passes. So the code under test, or the test, marks the places where the order
-//! matters, by [`Worker::reached`] or [`reached`]. The report counts the orders in which the threads reached a mark
-//! ([`Report::orders`]). A [`Pause`] at a mark makes rare orders certain:
+//! If the race never happens, its test passes. So mark the places where the order matters, in the test by
+//! [`Worker::reached`], or in the code under test by [`reached`]. The report counts the orders in which the threads
+//! reached a mark ([`Report::orders`]). A [`Pause`] at a mark makes rare orders certain:
 //!
 //! ```
 //! use std::collections::BTreeSet;
@@ -38,14 +38,14 @@
 //! assert_eq!(seated, 2, "both have the one seat");
 //! ```
 //!
-//! The crate has marks of its own, the constants below, so the code under test may need none. If a thread holds the writer
-//! slot at such a mark, the others can't arrive, and the pause lasts its full [patience](Pause::patience). Where no hammer
-//! runs, a mark costs one load.
+//! The crate also defines marks, the constants below, so the code under test may need none. If a thread holds the
+//! writer slot at such a mark, the others can't reach it, and the pause lasts its full [patience](Pause::patience). If
+//! no hammer runs, a mark costs one load.
 //!
 //! # Lost updates
 //!
-//! Code that reads a value and then writes a new one loses updates if all threads have read before the first one writes.
-//! [`Hammer::run_each`] gives each round a fresh engine, and a pause at [`SLOT_ASKED`] makes all threads read first:
+//! Code that reads a value and then writes a new one loses updates if all threads have read before the first one
+//! writes. [`Hammer::run_each`] gives each round a fresh engine. A pause at [`SLOT_ASKED`] lets all threads read first:
 //!
 //! ```
 //! use rusqlite_fixtures::hammer::{Hammer, Pause, SLOT_ASKED};
@@ -82,19 +82,20 @@
 
 // Files:
 // * `worker`: what the work gets, a `Worker` and its `Random`.
-// * `run`: the worker threads, the start of a round, and what each worker has done in it.
+// * `run`: the worker threads, how a round starts, and what each worker has done in it.
 // * `pause`: pauses, and the rendezvous where workers wait for each other.
 // * `finished`: what a worker thread sends when its round has ended.
-// * `record`: collects that; `report` is the result that users see.
+// * `record`: collects these messages; `report`: the result that users see.
 // * `timeline`, `svg`: which workers waited for the writer slot and which held it, as text and as a picture.
 // * `progress`: how far a long run is, on a terminal.
 //
-// The folder uses `error` and `marks` only. The code under test knows no hammer: it reports its marks by `marks::reached`.
+// The folder uses `error` and `marks` only. The code under test needs no reference to a hammer: it reports its marks by
+// `marks::reached`.
 //
 // Invariants:
-// * No worker takes a lock that another worker needs, unless a pause waits for other workers. A lock would put the workers
-//   into an order.
-// * A round starts when all threads are awake, and the next one when all workers have ended it.
+// * No worker takes a lock that another worker needs, unless a pause waits for other workers. A lock would put the
+//   workers into an order.
+// * A round starts when all threads are awake. The next round starts when all workers have ended this one.
 // * Every worker of every round has exactly one attempt in the report, whether it returned, failed, panicked or hung.
 // * After a round that hangs, no round starts. The threads are detached, so the work owns what it uses.
 
@@ -142,8 +143,8 @@ pub struct Hammer {
 }
 
 impl Hammer {
-    /// Returns a hammer of 8 threads and 100 rounds, with a deadline of 60 s for each round. The seed is random, unless the
-    /// environment variable `RUSQLITE_FIXTURES_SEED` sets it.
+    /// Returns a hammer of 8 threads and 100 rounds, with a deadline of 60 s for each round. The seed is random, unless
+    /// the environment variable `RUSQLITE_FIXTURES_SEED` sets it.
     ///
     /// # Panics
     /// When that variable is set and is not a number.
@@ -168,27 +169,28 @@ impl Hammer {
     }
 
     /// Sets the seed of all random numbers ([`Worker::random`], [`Pause::up_to`]). With the seed of an earlier
-    /// [`Report`], a run draws the same numbers again. How the system schedules the threads does not depend on the seed.
+    /// [`Report`], a run draws the same numbers again. How the system schedules the threads does not depend on the
+    /// seed.
     pub fn seed(self, seed: u64) -> Hammer {
         Hammer { seed, ..self }
     }
 
     /// Sets how long a round may take, 60 s by default. It should be longer than the patience of any pause.
     ///
-    /// A round that takes longer is reported as hung, with the place where each thread is. It is the last round, and its
-    /// threads are left running.
+    /// A round that takes longer is reported as hung, with the place where each thread is. It is the last round, and
+    /// its threads continue to run.
     pub fn deadline(self, deadline: Duration) -> Hammer {
         Hammer { deadline, ..self }
     }
 
-    /// Pauses the workers when they reach this mark. Several pauses at one mark follow one another; those that wait for all
-    /// workers wait for them to reach the first pause.
+    /// Pauses the workers when they reach this mark. Several pauses at one mark follow one another. A pause that waits
+    /// for all workers waits until they have reached the first of these pauses.
     pub fn pause_at(mut self, mark: &'static str, pause: Pause) -> Hammer {
         self.pauses.push((mark, pause));
         self
     }
 
-    /// Sets the round, counted from 0, of which the report has a timeline. By default, it is the round that took longest.
+    /// Sets the round, counted from 0, whose timeline the report contains. The default is the round that took longest.
     pub fn timeline_of(self, round: usize) -> Hammer {
         Hammer { timeline_of: Some(round), ..self }
     }
@@ -196,9 +198,9 @@ impl Hammer {
     /// Runs `work` on all threads, in each round.
     ///
     /// The work has to own what it uses, because the threads of a round that hangs outlive the run. An
-    /// [`Engine`](crate::Engine) is a handle that can be cloned; share other things by an [`Arc`](std::sync::Arc). The values
-    /// that the work returns are kept until the report is dropped, and are compared by `Eq`. For values without it, such as
-    /// an `f64`, return something that identifies them.
+    /// [`Engine`](crate::Engine) is a handle that can be cloned; share other things by an [`Arc`](std::sync::Arc). The
+    /// values that the work returns are kept until the report is dropped, and are compared by `Eq`. If a value does not
+    /// implement `Eq`, such as an `f64`, return something that identifies it.
     ///
     /// # Panics
     /// When a thread can't be started.
@@ -212,10 +214,10 @@ impl Hammer {
 
     /// Runs `work` on all threads, in each round, with a fresh state for each round.
     ///
-    /// `prepare` gets the number of the round, counted from 0, and returns the state that the workers share in it, such as
-    /// an engine of a template. It is called on the current thread before the round starts, and its time is not a part of
-    /// the round. The state is dropped when the round has ended, unless the round hangs. For the rest, this is
-    /// [`run`](Hammer::run). [Lost updates](self#lost-updates) shows an example.
+    /// `prepare` gets the number of the round, counted from 0, and returns the state that the workers share in it, such
+    /// as an engine of a template. It is called on the current thread before the round starts, and the round's time
+    /// does not include it. The state is dropped when the round has ended, unless the round hangs. Otherwise this works
+    /// like [`run`](Hammer::run). [Lost updates](self#lost-updates) shows an example.
     ///
     /// # Panics
     /// When `prepare` panics, or a thread can't be started.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::sync::Recovered;
 
-/// What a worker does before it passes a mark, the first time in each round that it reaches it.
+/// What a worker does when it reaches a mark for the first time in a round, before it passes the mark.
 ///
-/// A pause that waits for other workers lasts for its [`patience`](Pause::patience) at most, and does not wait for workers
-/// that have ended the round. The report counts the pauses that ran out of patience.
+/// A pause that waits for other workers lasts for its [`patience`](Pause::patience) at most, and does not wait for
+/// workers that have ended the round. The report counts the pauses that timed out.
 #[derive(Clone, Debug)]
 pub struct Pause {
     pub(super) kind: Kind,
@@ -36,8 +36,8 @@ impl Pause {
         Pause::new(Kind::UpTo(longest))
     }
 
-    /// Waits until every worker has reached the mark. Between a check and the action that relies on it, this makes all
-    /// workers act on the same state.
+    /// Waits until every worker has reached the mark. At a mark between a check and the action that relies on it, this
+    /// makes all workers act on the same state.
     pub fn for_all() -> Pause {
         Pause::new(Kind::ForAll)
     }
@@ -73,8 +73,8 @@ impl Pause {
 /// Where workers wait for each other at marks.
 pub(super) struct Rendezvous {
     threads: usize,
-    /// Whether any pause waits for other workers. If none does, no worker takes the lock, which would put the workers into
-    /// an order.
+    /// Whether any pause waits for other workers. If none does, no worker takes the lock, which would put the workers
+    /// into an order.
     is_used: bool,
     state: Mutex<State>,
     changed: Condvar,
@@ -94,13 +94,13 @@ impl Rendezvous {
         Rendezvous { threads, is_used, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Forgets the round before. No worker is in the new one yet.
+    /// Clears the state of the previous round. No worker has started the new round yet.
     pub(super) fn begin_round(&self) {
         let mut state = self.lock();
         *state = State { timed_out: std::mem::take(&mut state.timed_out), ..State::default() };
     }
 
-    /// The worker has reached the mark, and may be paused there.
+    /// Called when the worker has reached the mark. May pause it there.
     pub(super) fn arrive(&self, mark: &'static str, worker: usize) {
         if self.is_used {
             self.lock().arrived.entry(mark).or_default().insert(worker);
@@ -143,7 +143,7 @@ impl Rendezvous {
         }
     }
 
-    /// Returns the marks at which pauses ran out of patience, and how often.
+    /// Returns the marks at which pauses timed out, and how often.
     pub(super) fn timed_out(&self) -> Vec<(&'static str, usize)> {
         self.lock().timed_out.clone().into_iter().collect()
     }

@@ -1,4 +1,4 @@
-//! Shows on a terminal how far a long run is.
+//! Shows the progress of a long run on a terminal.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ impl Progress {
         Progress { rounds, start: Instant::now(), shown: None, is_watched }
     }
 
-    /// Shows that `done` rounds have ended, if it is time to.
+    /// Shows that `done` rounds have ended, if the line is due for an update.
     pub(super) fn show(&mut self, done: usize) {
         if let Some(line) = self.line_if_due(done) {
             show(&line);
@@ -55,8 +55,8 @@ fn line(done: usize, rounds: usize, elapsed: Duration) -> String {
     format!("hammer: round {done} of {rounds}, {:.0?}, {:.0?} to go", elapsed, left)
 }
 
-/// Whether the test harness captures what is printed. It shows that when a test fails, where control characters would
-/// disturb. Cargo ends the names of test executables with 16 hexadecimal digits.
+/// Whether the test harness captures the output. The harness prints it when a test fails, and control characters would
+/// make it hard to read. Cargo ends the names of test executables with 16 hexadecimal digits.
 fn is_captured() -> bool {
     let exe = std::env::current_exe().unwrap_or_default();
     let stem = exe.file_stem().unwrap_or_default().to_string_lossy();

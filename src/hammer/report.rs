@@ -23,7 +23,7 @@ pub struct Attempt<T> {
 
 /// The orders in which a number of workers reached a mark, each for the first time in its round.
 ///
-/// Rounds in which fewer or more workers reached the mark are counted apart.
+/// Rounds in which fewer or more workers reached the mark are counted separately.
 #[derive(Clone, Copy, Debug)]
 pub struct Orders<'a> {
     threads: usize,
@@ -78,7 +78,7 @@ pub struct Report<T> {
     /// In ascending order.
     pub(super) latencies: Vec<Duration>,
     pub(super) orders: Seen,
-    /// Marks at which pauses ran out of patience, and how often.
+    /// Marks at which pauses timed out, and how often.
     pub(super) timed_out: Vec<(&'static str, usize)>,
     /// Marks with a pause that no worker reached.
     pub(super) unreached: Vec<&'static str>,
@@ -92,8 +92,8 @@ const VALUES_SHOWN: usize = 8;
 pub(super) type Seen = BTreeMap<&'static str, BTreeMap<usize, BTreeSet<Vec<usize>>>>;
 
 impl<T> Report<T> {
-    /// Returns the number of distinct results. Each failure counts as a result of its own. So if it is 1 for several
-    /// attempts, all succeeded and returned equal values.
+    /// Returns the number of distinct results. Each failure counts as a distinct result. So if the number is 1 for
+    /// several attempts, all of them succeeded and returned equal values.
     pub fn distinct(&self) -> usize {
         self.distinct_values.len() + self.failures().count()
     }
@@ -137,7 +137,7 @@ impl<T> Report<T> {
         self.latencies.get(place.max(1) - 1).or(self.latencies.last()).copied().unwrap_or_default()
     }
 
-    /// Returns the orders in which all workers reached this mark, in the rounds in which all did.
+    /// Returns the orders in which the workers reached this mark. Only rounds in which all of them reached it count.
     pub fn orders(&self, mark: &str) -> Orders<'_> {
         let seen = self.orders.get(mark).and_then(|of_mark| of_mark.get(&self.threads));
         Orders { threads: self.threads, workers: self.threads, seen }
@@ -179,14 +179,14 @@ impl<T: Debug> Report<T> {
     /// Checks that every worker returned a value in every round.
     ///
     /// # Panics
-    /// With the report, if a worker did not.
+    /// If a worker did not. The message is the report.
     #[track_caller]
     pub fn assert_no_failures(&self) {
         assert!(self.failures().next().is_none(), "{self}");
     }
 
-    /// Returns the report as JSON (with the feature `json`): what the table has, all failures, and the timeline. Times are
-    /// in nanoseconds.
+    /// Returns the report as JSON (with the feature `json`): what the table has, all failures, and the timeline. Times
+    /// are in nanoseconds.
     #[cfg(feature = "json")]
     pub fn to_json(&self) -> String {
         use serde_json::json;
@@ -249,7 +249,7 @@ impl<T: Debug> fmt::Display for Report<T> {
     }
 }
 
-/// How a value is printed: as much of it as is of use in a table.
+/// Formats a value for the table, and shortens a long one.
 fn shown(value: &impl Debug) -> String {
     const LONGEST: usize = 100;
     let value = format!("{value:?}");

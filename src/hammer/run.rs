@@ -48,8 +48,8 @@ impl<S: Send + Sync + 'static, T: Send + 'static> Threads<S, T> {
         Threads { run, starts, threads, finished }
     }
 
-    /// Runs a round, and waits until all workers have ended it or the deadline has passed. Returns what the workers have
-    /// done, in order of their numbers. The state is dropped before it returns, unless a worker hangs.
+    /// Runs a round, and waits until all workers have ended it or the deadline has passed. Returns what the workers
+    /// have done, in order of their numbers. The state is dropped before it returns, unless a worker hangs.
     pub(super) fn run_round(&self, round: usize, state: S, deadline: Duration) -> Vec<Finished<T>> {
         let state = Arc::new(state);
         let start = Instant::now();
@@ -74,7 +74,7 @@ impl<S: Send + Sync + 'static, T: Send + 'static> Threads<S, T> {
         self.run.rendezvous.timed_out()
     }
 
-    /// Leaves the threads running; those that still end do so after this round. Returns the pauses that timed out.
+    /// Detaches the threads. A thread that does not hang ends after this round. Returns the pauses that timed out.
     pub(super) fn detach(self) -> Vec<(&'static str, usize)> {
         self.run.rendezvous.timed_out()
     }
@@ -88,7 +88,7 @@ pub(super) struct Run {
     rendezvous: Rendezvous,
     /// How often a worker has come to the start of a round.
     awake: AtomicUsize,
-    /// Each is used by its own worker only, until a round hangs.
+    /// Until a round hangs, only the worker with this number uses its state.
     workers: Vec<Mutex<WorkerState>>,
 }
 
@@ -153,8 +153,8 @@ impl Run {
         Worker::new(number, round, self.threads, Random::with_seed(seed))
     }
 
-    /// To wake a thread takes longer than much of the code that is hammered. So the threads that are awake yield until all
-    /// are.
+    /// To wake a thread often takes longer than the code under test. So the threads that are awake yield until all
+    /// threads are awake.
     fn wait_until_all_are_awake(&self, round: usize) {
         self.awake.fetch_add(1, Ordering::Relaxed);
         while self.awake.load(Ordering::Relaxed) < self.threads * (round + 1) {
@@ -223,8 +223,8 @@ fn caught<T>(work: impl FnOnce() -> Result<T, BoxError>) -> Result<T, Failure> {
     }
 }
 
-/// Returns the same error, but the crate's own for a SQLite error about a lock: it says who holds the lock, which is known
-/// on this thread only.
+/// Returns the error. Converts a SQLite error about a lock to the crate's error, which names the holder of the lock.
+/// Only this thread knows the holder.
 fn explained(error: BoxError) -> BoxError {
     let is_about_a_lock = |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
     match error.downcast::<rusqlite::Error>() {

@@ -28,9 +28,9 @@ const COMMIT: RGBColor = RGBColor(255, 255, 255);
 type Drawn<'a> = Result<(), Box<dyn Error + 'a>>;
 
 impl Timeline {
-    /// Returns the timeline as SVG (with the feature `svg`). Each thread has a lane: a line while it ran, orange while it
-    /// waited for a writer slot, blue while it held one, and a dot for each commit. If the threads used several engines, a
-    /// thread has a lane for each engine that it used, with the engine's number.
+    /// Returns the timeline as SVG (with the feature `svg`). Each thread has a lane: a line while it ran, orange while
+    /// it waited for a writer slot, blue while it held one, and a dot for each commit. If the threads used several
+    /// engines, a thread has a lane for each engine that it used, with the engine's number.
     #[allow(clippy::missing_panics_doc, reason = "a string can always be drawn on")]
     pub fn to_svg(&self) -> String {
         let mut svg = String::new();
@@ -97,7 +97,7 @@ fn label_of(row: &Row<'_>) -> String {
     }
 }
 
-/// Returns the unit in which the times are legible, and how many units a second has.
+/// Returns a unit that suits the times, and the number of such units in a second.
 fn unit(longest: Duration) -> (&'static str, f64) {
     match longest.as_secs_f64() {
         seconds if seconds < 1e-3 => ("µs", 1e6),

@@ -13,9 +13,9 @@ use crate::marks::{SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED, SLOT_TAKEN};
 /// It has a lane for each thread. It prints as text, and with the feature `svg`, `to_svg` draws it. If the threads used
 /// several engines, each thread has a line for each engine that it used. Times count from the start of the round.
 ///
-/// SQLite does not report that a connection that polls has given up. If it asks for the same engine's slot again later, the
-/// timeline shows one wait; otherwise the wait ends when it asked last. A slot that another thread gives back is shown as
-/// held until this thread ends.
+/// SQLite does not report when a connection that polls gives up. If the connection later asks for the same engine's
+/// slot again, the timeline shows one wait. Otherwise the wait ends at its last request. If another thread releases the
+/// slot, the timeline shows it as held until this thread ends.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
     round: usize,
@@ -34,7 +34,7 @@ pub struct Lane {
     pub waited: Vec<Span>,
     /// When it held a writer slot, in order of the starts.
     pub held: Vec<Span>,
-    /// When it passed which mark.
+    /// The marks that it passed, and when.
     pub marks: Vec<Arrival>,
 }
 
@@ -94,7 +94,8 @@ impl Timeline {
         self.lanes.iter().flat_map(Lane::engines).collect()
     }
 
-    /// Returns the rows to draw: one for each thread, or for each engine that a thread used if there are several engines.
+    /// Returns the rows to draw: one for each thread, or for each engine that a thread used if there are several
+    /// engines.
     pub(super) fn rows(&self) -> Vec<Row<'_>> {
         let has_several_engines = self.engines().len() > 1;
         let rows = |lane| Row::all_of(lane, has_several_engines);
@@ -153,7 +154,7 @@ impl Lane {
         let until_now = |start| Span { engine, start, end: at };
         let waited = |asked: Range<Duration>| until_now(asked.start);
         match mark {
-            // A connection that polls asks again, which continues its wait.
+            // A connection that polls asks again, and this continues its wait.
             SLOT_ASKED => slot.asked = Some(slot.asked.take().map_or(at, |asked| asked.start)..at),
             SLOT_REFUSED => self.waited.extend(slot.asked.take().map(waited)),
             SLOT_TAKEN => {
@@ -171,7 +172,7 @@ impl Lane {
 struct Slot {
     /// When the thread asked first and last, since it took the slot or was refused.
     asked: Option<Range<Duration>>,
-    /// When the thread took it; several times if another thread gave it back.
+    /// When the thread took it. There are several times if another thread released it.
     taken: Vec<Duration>,
 }
 
@@ -242,8 +243,8 @@ pub(super) mod tests {
     use super::*;
     use crate::marks::COMMITTED;
 
-    /// Two workers in a round of 10 ms. The first waits, holds the slot and commits. The second takes a slot as it ends, and
-    /// keeps it.
+    /// Two workers in a round of 10 ms. The first waits, holds the slot and commits. The second takes a slot as it
+    /// ends, and keeps it.
     pub(in crate::hammer) fn timeline() -> Timeline {
         let first = [(SLOT_ASKED, 7, 1), (SLOT_TAKEN, 7, 2), (COMMITTED, 7, 3), (SLOT_GIVEN_BACK, 7, 6)];
         let second =
@@ -275,8 +276,8 @@ pub(super) mod tests {
         assert_eq!(timeline().to_string(), format!("{heading}\n   0 {first}\n   1 {second}\n"));
     }
 
-    /// The first worker holds two slots and gives the first one back first. The second worker is refused one slot, and gets
-    /// another.
+    /// The first worker holds two slots and gives the first one back first. The second worker is refused one slot, and
+    /// gets another.
     #[test]
     fn each_engine_has_its_own_line() {
         let first = [

@@ -9,7 +9,8 @@ use crate::marks;
 
 /// A worker thread of a [`Hammer`](super::Hammer), in one round.
 ///
-/// It stays on its thread. Marks that other threads reach, such as threads that the work starts, are not observed.
+/// A worker stays on its thread. The hammer does not observe marks that other threads reach, such as threads that the
+/// work starts.
 #[derive(Debug)]
 pub struct Worker {
     number: usize,
@@ -39,8 +40,8 @@ impl Worker {
         self.threads
     }
 
-    /// Returns a random number generator. Each worker draws other numbers in each round, and the same numbers again in a
-    /// run with the same [seed](super::Hammer::seed).
+    /// Returns a random number generator. Each worker draws other numbers in each round, and the same numbers again in
+    /// a run with the same [seed](super::Hammer::seed).
     pub fn random(&mut self) -> &mut Random {
         &mut self.random
     }

@@ -1,9 +1,10 @@
-//! Dispatches operations: the one place that maps an operation to what carries it out.
+//! Dispatches operations: the only place that maps an operation to a method of an executor.
 
 use super::operation::{CLIENTS, INITIAL_KINDS, Kind, Operation, Place, RowStatement};
 use super::outcome::{Effect, Outcome};
 
-/// What carries out one kind of operation at a time: engines, the store alone, or the model. All numbers are in range.
+/// An executor has a method for each kind of operation. It is engines, the store alone, or the model. All numbers are
+/// in range.
 pub(super) trait Executor<K, V> {
     /// Identifies the committed content of an engine. Equal content that was committed twice has two versions.
     type Version;

@@ -17,8 +17,8 @@ use crate::engine::{Engine, PooledConnection, UnitOfWork};
 use crate::error::{Error, Result};
 use crate::vfs::set_busy_handler;
 
-/// Carries the operations out on this engine and forks of it, and compares each effect, and at the end the content of each
-/// engine, with the model. It sets the engine's lock timeout to zero.
+/// Carries the operations out on this engine and forks of it, and compares each effect, and at the end the content of
+/// each engine, with the model. It sets the engine's lock timeout to zero.
 ///
 /// It closes all connections before it returns, so that an engine of a template is reused.
 ///
@@ -35,7 +35,7 @@ pub fn check<R: Rows>(rows: &R, engine: Engine, operations: &[Operation<R::Key, 
 /// Engines and their clients, which carry out operations.
 pub struct Engines<'a, R: Rows> {
     rows: &'a R,
-    /// Dropped before the engines, which don't go back to their template while a connection is open.
+    /// Dropped before the engines, because an engine does not return to its template while a connection is open.
     clients: [Option<Client>; CLIENTS],
     engines: Vec<Engine>,
     snapshots: Vec<Snapshot>,
@@ -44,7 +44,7 @@ pub struct Engines<'a, R: Rows> {
 struct Client {
     held: Held,
     engine: usize,
-    /// The number of savepoints that it has set.
+    /// The number of savepoints that the client has set.
     depth: usize,
 }
 
@@ -140,7 +140,8 @@ impl<'a, R: Rows> Engines<'a, R> {
         let Some(client) = &mut self.clients[client] else { return Outcome::Closed };
         let outcome = work(self.rows, client);
         if outcome == Outcome::Locked {
-            // A connection that polls comes back later, and then has the slot reserved for a while. This one comes back now.
+            // The slot is reserved for a short time for a connection that polls and retries later. This connection
+            // retries now.
             read_schema(client.connection());
         }
         outcome
@@ -197,8 +198,8 @@ impl<R: Rows> Executor<R::Key, R::Value> for Engines<'_, R> {
     fn begin(&mut self, client: usize, immediate: bool) -> Outcome<R::Key, R::Value> {
         let sql = if immediate { "BEGIN IMMEDIATE" } else { "BEGIN" };
         self.with_client(client, |_, client| {
-            // In a savepoint, BEGIN IMMEDIATE takes the slot before it fails. If SQLite goes back to that savepoint before it
-            // has read the schema, it finds no table at all, in a file as well.
+            // In a savepoint, BEGIN IMMEDIATE takes the slot before it fails. If SQLite rolls back to that savepoint
+            // before it has read the schema, it finds no table. It does the same with a file.
             read_schema(client.connection());
             client.execute(sql)
         })
@@ -269,7 +270,7 @@ fn integrity_of(engine: &Engine) -> Result<String> {
     Ok(engine.unit_of_work()?.query_row("PRAGMA integrity_check", [], |row| row.get(0))?)
 }
 
-/// Opens what never waits for the writer slot: a time-out that `on_connect` has set is replaced.
+/// Opens a connection that never waits for the writer slot. Replaces a timeout that `on_connect` has set.
 fn take(engine: &Engine, kind: Kind) -> Result<Held> {
     Ok(match kind {
         Kind::UnitOfWork => Held::UnitOfWork(engine.begin_in_turn(TransactionBehavior::Deferred)?),

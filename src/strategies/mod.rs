@@ -1,10 +1,11 @@
-//! Property tests of your tables against a model, by [proptest](https://docs.rs/proptest) (with the feature `proptest`).
+//! Property tests of your tables against a model, by [proptest](https://docs.rs/proptest) (with the feature
+//! `proptest`).
 //!
-//! The model is a plain map with a stack for savepoints. Your code is compared with it in random sequences of operations
-//! over several connections and units of work, or in random transactions on many threads.
+//! The model is a plain map with a stack for savepoints. Your code is compared with it in random sequences of
+//! operations over several connections and units of work, or in random transactions on many threads.
 //!
-//! [`Rows`] describes your code: how it inserts, updates and deletes a row, and reads all rows. [`Table`] implements it for
-//! tables of integers. Then [`check`] is a whole property test:
+//! [`Rows`] describes your code: how it inserts, updates and deletes a row, and reads all rows. [`Table`] implements it
+//! for tables of integers. Then [`check`] is a whole property test:
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -55,13 +56,13 @@
 //! # }
 //! ```
 //!
-//! A sequence runs on one thread, and nothing waits: a connection that would have to wait is refused. So the [`Model`]
-//! predicts the exact outcome of each operation, and failures are reproducible. Every operation is defined in each state, so
-//! any part of a sequence is a sequence too. That is why this does not use proptest-state-machine, whose preconditions would
-//! have to hold while a failure shrinks.
+//! A sequence runs on one thread without waiting: a connection that would have to wait is refused. So the [`Model`]
+//! predicts the exact outcome of each operation, and failures are reproducible. Every operation is defined in each
+//! state, so any part of a sequence is a valid sequence. For this reason the module does not use
+//! proptest-state-machine: its preconditions would have to hold while a failure shrinks.
 //!
-//! For threads, [`transactions`] generates a list of [`RowTransaction`]s for each thread, and [`hammers`] generates pauses.
-//! [`check_on_threads`] checks that the results of the transactions match some serial order:
+//! For threads, [`transactions`] generates a list of [`RowTransaction`]s for each thread, and [`hammers`] generates
+//! pauses. [`check_on_threads`] checks that the results of the transactions match some serial order:
 //!
 //! ```
 //! # use proptest::prelude::*;
@@ -83,17 +84,18 @@
 //! # }
 //! ```
 //!
-//! This finds writes that commit early or survive a rollback, caches outside of the database that a rollback or a restore
-//! makes stale, and forgotten columns. The harness begins and ends the transactions. For code that does that itself, use the
-//! [`hammer`](crate::hammer), which finds lost updates, and [`faults`](crate::faults), which find changes that are half done.
+//! This finds writes that commit early or survive a rollback, and forgotten columns. It also finds caches outside of
+//! the database that are stale after a rollback or a restore. The harness begins and ends the transactions. If your
+//! code begins and ends them itself, use the [`hammer`](crate::hammer), which finds lost updates, and
+//! [`faults`](crate::faults), which find changes that are half done.
 //!
-//! The harness creates tables and savepoints whose names begin with `rusqlite_fixtures_`. The database needs at least one
-//! table from the start.
+//! The harness creates tables and savepoints whose names begin with `rusqlite_fixtures_`. The database needs at least
+//! one table from the start.
 
 // Files, each of which uses only files above it:
 // * `operation`: operations and statements, and the strategies that generate them; `rows`: the code under test.
 // * `outcome`: the outcome and effect of an operation.
-// * `dispatch`: the one place that maps an operation to what carries it out, an `Executor`.
+// * `dispatch`: the only place that maps an operation to a method of an `Executor`.
 // * `view`: the map and the savepoints of one transaction; `model`: the executor that predicts.
 // * `subject`: compares an executor with the model.
 // * `execute`: statements by SQL; `engines`: the executor on real engines.
@@ -103,9 +105,9 @@
 // The folder uses `hammer`, `engine`, `vfs`, `content` and `error`.
 //
 // Invariants:
-// * Every operation is defined in each state, and numbers are taken modulo how many there are.
-// * On one thread nothing waits, so the model predicts each outcome. Only whether a commit of unchanged rows replaces the
-//   content is taken from the subject.
+// * Every operation is defined in each state. Numbers are taken modulo the number of things.
+// * On one thread nothing waits, so the model predicts each outcome. Only whether a commit of unchanged rows replaces
+//   the content is taken from the subject.
 // * Each check has counterparts with a planted bug, which must be found and shrink to at most eight steps.
 
 mod dispatch;

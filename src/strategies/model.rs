@@ -1,5 +1,5 @@
-//! The model: predicts the effect of each operation by plain maps, a stack of them for savepoints, and the client that has
-//! the writer slot.
+//! The model: predicts the effect of each operation by plain maps, a stack of them for savepoints, and the client that
+//! has the writer slot.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub struct Model<K, V> {
     replaced: bool,
 }
 
-/// The content that was committed at one time. Equal content that was committed twice is two versions.
+/// The content of one commit. Equal content that was committed twice has two versions.
 #[derive(Clone, Debug)]
 struct Version<K, V> {
     number: usize,
@@ -47,7 +47,7 @@ type Held<'a, K, V> = (&'a mut Client<K, V>, &'a mut Database<K, V>);
 
 #[derive(Clone, Debug)]
 struct Transaction<K, V> {
-    /// The number of the version that it reads, from its first read on.
+    /// The number of the version that the transaction reads, from its first read on.
     read: Option<usize>,
     view: View<K, V>,
     written: Written,
@@ -88,8 +88,9 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
         self.databases.iter().map(|database| &database.current.content)
     }
 
-    /// Applies the operation, and returns the effect that it should have. The model does not know whether a transaction
-    /// that wrote no change replaces the committed content: then it does what `replaced` says, which the subject has shown.
+    /// Applies the operation, and returns the effect that it should have. The model can't predict whether a transaction
+    /// that wrote no change replaces the committed content. In this case it uses `replaced`, which comes from the
+    /// subject.
     pub fn apply(&mut self, operation: &Operation<K, V>, replaced: bool) -> Effect<K, V> {
         self.replaced = replaced;
         dispatch::apply(self, operation)
@@ -122,8 +123,8 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
         Some(transaction)
     }
 
-    /// A transaction that has read an older version is refused even if the slot is free. One that has read nothing still has
-    /// read nothing after a refusal.
+    /// A transaction that has read an older version is refused even if the slot is free. If a transaction has read
+    /// nothing, a refusal does not change that.
     fn take_slot(&mut self, client: usize) -> Result<(), Outcome<K, V>> {
         let Some((held, database)) = self.held(client) else { return Err(Outcome::Closed) };
         let read = held.transaction.as_ref().and_then(|transaction| transaction.read);
@@ -228,8 +229,8 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
         self.versions += 1;
     }
 
-    /// To go to the current version changes nothing. Otherwise the content becomes a new version; if it is the baseline's, the
-    /// new version is what resets go to.
+    /// A restore of the current version changes nothing. Otherwise the content becomes a new version. If the content is
+    /// the baseline's, resets go to the new version.
     fn go_to(&mut self, engine: usize, to: Version<K, V>) -> Outcome<K, V> {
         let Database { current, baseline, writer } = &self.databases[engine];
         if writer.is_some() {
@@ -384,7 +385,8 @@ mod tests {
         steps.iter().map(|step| model.apply(step, replaced)).last().expect("there are steps")
     }
 
-    /// Whether a transaction that wrote no change replaces the content is what the subject has shown, unless it is known.
+    /// If the model can't know whether a transaction that wrote no change replaces the content, it uses the subject's
+    /// answer.
     #[test]
     fn unchanged_writes_replace_if_the_subject_has_shown_it() {
         let steps = [Operation::Begin { client: 0, immediate: true }, update(0, 0), Operation::Commit { client: 0 }];

@@ -1,8 +1,8 @@
 //! Tests that the store alone does what the model predicts: operations by tokens, claims, snapshots and pages, without
 //! SQLite.
 //!
-//! A connection here caches what it has read as SQLite does: rows as long as the change counter stays the same, and the list
-//! of tables as long as the schema cookie does. So this also tests rule 1 of DESIGN.md.
+//! A connection here caches what it has read, as SQLite does. It keeps rows as long as the change counter stays the
+//! same, and the list of tables as long as the schema cookie stays the same. So this also tests rule 1 of DESIGN.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,7 @@ const SCHEMA_COOKIE: usize = 40;
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Bug {
     None,
-    /// It does not say what it has read when it asks for the writer slot.
+    /// It does not pass on what it has read when it asks for the writer slot.
     SilentAboutRead,
     /// It writes to a copy of the content that the engine was created with.
     OtherBase,

@@ -10,8 +10,9 @@ pub const CLIENTS: usize = 3;
 
 /// An operation on engines.
 ///
-/// A *client* has one connection or unit of work, or none. If an operation needs one, the client opens a connection to the
-/// first engine. Clients, engines, snapshots, savepoints and tables are numbers, taken modulo how many there are.
+/// A *client* has one connection or unit of work, or none. If an operation needs one, the client opens a connection to
+/// the first engine. Clients, engines, snapshots, savepoints and tables have numbers, which are taken modulo their
+/// count.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Operation<K, V> {
@@ -68,8 +69,8 @@ pub enum Operation<K, V> {
         /// The engine.
         engine: usize,
     },
-    /// Restores a snapshot, of this engine or another one. From the start, there is one of an engine that no client uses:
-    /// it has the first engine's content, and one of the harness's own tables.
+    /// Restores a snapshot, of this engine or another one. From the start, there is one of an engine that no client
+    /// uses: it has the first engine's content, and one of the harness's own tables.
     Restore {
         /// The engine.
         engine: usize,
@@ -195,8 +196,8 @@ pub enum Kind {
     Pooled,
     /// [`Engine::connect`](crate::Engine::connect), with a page cache too small for large rows.
     Connection,
-    /// [`Connection::open`](rusqlite::Connection::open) with [`Engine::uri`](crate::Engine::uri), and the same small cache. It is
-    /// set up by the template's `on_connect`, and does not wait.
+    /// [`Connection::open`](rusqlite::Connection::open) with [`Engine::uri`](crate::Engine::uri), and the same small
+    /// cache. The template's `on_connect` sets it up, and it does not wait.
     Uri,
 }
 
@@ -209,8 +210,8 @@ pub(super) const FOREIGN_TABLE: (usize, u8) = (0, 9);
 /// The number of tables that the harness creates and drops.
 pub(super) const TABLES: usize = 2;
 
-/// Generates sequences of operations, with keys and values from these strategies, and of a length within `size` or somewhat
-/// less. Use few different keys, so that operations on the same row are frequent.
+/// Generates sequences of operations, with keys and values from these strategies, and of a length within `size` or
+/// somewhat less. Use few different keys, so that operations on the same row are frequent.
 pub fn operations<K, V>(
     keys: impl Strategy<Value = K> + 'static,
     values: impl Strategy<Value = V> + 'static,
@@ -220,8 +221,8 @@ where
     K: Clone + Debug + 'static,
     V: Clone + Debug + 'static,
 {
-    // proptest removes elements of a vector before it simplifies the others. An element may turn out to be unnecessary only
-    // after that, so each may also shrink to nothing.
+    // proptest removes elements of a vector before it simplifies the others. Some elements become unnecessary only
+    // after that, so each element may also shrink to nothing.
     let perhaps = prop_oneof![1 => Just(None), 50 => operation(keys.boxed(), values.boxed()).prop_map(Some)];
     vec(perhaps, size).prop_map(|operations| operations.into_iter().flatten().collect())
 }
@@ -232,7 +233,7 @@ where
     K: Clone + Debug + 'static,
     V: Clone + Debug + 'static,
 {
-    // Mostly the first engine, or clients would rarely use the same one.
+    // Mostly the first engine. Otherwise clients would rarely use the same engine.
     let (client, engine) = (0..CLIENTS, prop_oneof![6 => Just(0usize), 1 => 1..4usize]);
     let of_client = prop_oneof![
         40 => (client.clone(), statement(keys, values)).prop_map(|(client, statement)| Operation::Do { client, statement }),

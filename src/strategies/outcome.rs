@@ -20,7 +20,7 @@ pub enum Outcome<K, V> {
     Stale,
     /// There is no transaction.
     NoTransaction,
-    /// It is not allowed in a transaction, and there is one.
+    /// The operation is not allowed in a transaction, and the client is in one.
     InTransaction,
     /// There is no savepoint.
     NoSavepoint,
@@ -44,7 +44,7 @@ pub struct Content<K, V> {
 pub struct Effect<K, V> {
     /// The outcome.
     pub outcome: Outcome<K, V>,
-    /// Whether it replaced the committed content, even by equal content. Transactions that have read the old content can't
-    /// write any more.
+    /// Whether it replaced the committed content, even by equal content. Transactions that have read the old content
+    /// can't write any more.
     pub replaced: bool,
 }

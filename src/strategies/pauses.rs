@@ -9,8 +9,8 @@ use crate::hammer::{Hammer, Pause};
 
 /// Generates hammers with this number of threads, and with up to three random pauses at the marks.
 ///
-/// Each pause is for a time, for one thread or for all, until all threads are there, or in some order. A hammer shrinks to
-/// one without pauses.
+/// Each pause lasts for a time (for one thread or all threads), waits for all threads, or lets the threads pass in some
+/// order. A hammer shrinks to one without pauses.
 ///
 /// # Panics
 /// When there are no marks.

@@ -15,8 +15,8 @@ pub trait Rows {
     /// The rest of a row.
     type Value: Clone + Debug + PartialEq;
 
-    /// Whether `insert`, `update` and `delete` all begin with a statement that writes. If this is `false`, the harness takes
-    /// the writer slot before it calls them, by `BEGIN IMMEDIATE`, so that what they read is not stale when they write.
+    /// Whether `insert`, `update` and `delete` all begin with a statement that writes. If this is `false`, the harness
+    /// takes the writer slot by `BEGIN IMMEDIATE` before it calls them. So what they read is not stale when they write.
     const WRITES_FIRST: bool = false;
 
     /// Whether SQLite writes no page for a statement that changes no row: its key exists already, or does not exist, or its

@@ -49,10 +49,11 @@ pub enum End {
 pub struct Record<K, V> {
     /// Whether it has written and was committed.
     pub committed: bool,
-    /// For a transaction that was committed, its number in the order of commits, counted from 1. For any other, the number of
-    /// the commit that it comes after.
+    /// For a transaction that was committed, its number in the order of commits, counted from 1. For any other, the
+    /// number of the last commit before it.
     pub position: usize,
-    /// Its statements and their outcomes, without those from the first one on that was refused the writer slot.
+    /// Its statements and their outcomes, up to the first statement that was refused the writer slot. That statement is
+    /// excluded.
     pub seen: Vec<(RowStatement<K, V>, Outcome<K, V>)>,
 }
 
@@ -162,7 +163,7 @@ impl<K: Clone + Ord + Debug, V: Clone + Debug + PartialEq> Record<K, V> {
 /// serial order.
 ///
 /// # Errors
-/// The first difference, the first failure of a thread, or that the rows can't be read.
+/// The first difference, the first failure of a thread, or an error if the rows can't be read.
 ///
 /// # Panics
 /// When a thread can't be started.
@@ -200,8 +201,8 @@ where
     check_serial(&before, &records, &after)
 }
 
-/// Checks that recorded transactions are serializable. What they saw, and the rows at the end, must be what the committed
-/// transactions give if they run one after another on a plain map. No thread may go back in time.
+/// Checks that recorded transactions are serializable. The committed transactions run one after another on a plain map.
+/// They must give what the transactions saw, and the rows at the end. No thread may see an older state than before.
 ///
 /// `before` and `after` are the rows before and after all transactions; `records` has a list for each thread.
 ///

@@ -29,8 +29,8 @@ use crate::engine::{Engine, MEMORY_ENGINES, UnitOfWork};
 use crate::error::{BoxError, Error, Result};
 use crate::vfs::OnConnect;
 
-/// A recipe for a database: schema, migrations, seed data. It is built once. Then every test, and every case of a property
-/// test, gets a private engine with that content, in microseconds.
+/// A recipe for a database: schema, migrations, seed data. It is built once. Then every test, and every case of a
+/// property test, gets a private engine with that content, in microseconds.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Result, Template};
@@ -50,30 +50,34 @@ use crate::vfs::OnConnect;
 /// ```
 ///
 /// # How it is built
-/// The first call runs the steps in order; calls from other threads wait meanwhile. A failure is final: all calls return
-/// the same error. Templates with the same steps, wherever they are written, are built once.
+/// The first call runs the steps in order. Meanwhile, calls from other threads wait. A failure is final: all calls
+/// return the same error. Templates with the same steps, wherever they are written, are built once.
 ///
 /// # Between processes
-/// Where each test is a process, as under cargo-nextest, the first of them leaves an *image* for the others: a SQLite file
-/// in the folder `rusqlite-fixtures` of Cargo's target folder, or in the folder that the environment variable
-/// `RUSQLITE_FIXTURES_DIR` names (empty: no images). This needs the default feature `images`. The file's name has a hash of
-/// everything that decides the content: the scripts, the key with its place and package, `foreign_keys`, SQLite's version
-/// and compile options, and the version of this crate. Scripts have an image, and functions with a [`key`](Template::key). A
-/// script that asks SQLite for the time or attaches a file has an image only with a key.
+/// Under cargo-nextest, each test is a process. The first process leaves an *image* for the others: a SQLite file in
+/// the folder `rusqlite-fixtures` of Cargo's target folder, or in the folder that the environment variable
+/// `RUSQLITE_FIXTURES_DIR` names (empty: no images). This needs the default feature `images`. The file's name has a
+/// hash of everything that decides the content: the scripts, the key with its place and package, `foreign_keys`,
+/// SQLite's version and compile options, and the version of this crate. A template of scripts has an image. A template
+/// with functions has an image if it has a [`key`](Template::key). A script that asks SQLite for the time or attaches a
+/// file has an image only with a key.
 ///
-/// While one process builds, the others wait. A process that waits for longer than 5 s prints on stderr for which process.
-/// After 300 s it builds the template itself. It does so at once if the other process waits for what it is building.
+/// While one process builds, the others wait. After 5 s, a waiting process prints on stderr which process it waits for.
+/// After 300 s it builds the template itself. It builds at once if the other process waits for a template that this
+/// process is building.
 ///
 /// The folder is used only if the user owns it and others can't write to it. If an image fails, the process builds the
-/// template itself; the first failure in a process is printed on stderr. Images are read-only files. Images of more than
-/// 256 KB are mapped. If another program writes to a mapped image while a test runs, the behaviour is undefined; if it
-/// truncates one, the test's process is killed. Replacing or removing an image is safe. `sqlite3 -readonly` opens one.
+/// template itself; the first failure in a process is printed on stderr. Images are read-only files. Images of more
+/// than 256 KB are mapped. If another program writes to a mapped image while a test runs, the behaviour is undefined;
+/// if it truncates one, the test's process is killed. Replacing or removing an image is safe. `sqlite3 -readonly` opens
+/// one.
 ///
 /// # Engines are reused
 /// When the last handle of an engine is dropped, the template's content is restored, and the engine waits with its
 /// connections for the next test. That makes a test's database available in microseconds. An engine is not reused if a
-/// connection to it is still open or if it was [retired](Engine::retire); nor is a connection on which a test left something
-/// (see [isolation](crate::guide::isolation)). Up to 32 engines of a template are kept; more are closed.
+/// connection to it is still open, or if it was [retired](Engine::retire). A connection is not reused if a test left
+/// something on it (see [isolation](crate::guide::isolation)). Up to 32 engines of a template are kept; more are
+/// closed.
 #[derive(Clone)]
 pub struct Template {
     recipe: Recipe,
@@ -121,8 +125,8 @@ impl Template {
         Template::new(Start::Database(bytes))
     }
 
-    /// Creates a template that is based on another: on its content, and on the setup of its connections. The parent is built
-    /// once, however many templates are based on it.
+    /// Creates a template that starts with the content of another template, and with the setup of its connections. The
+    /// parent is built once for all templates that are based on it.
     ///
     /// ```
     /// # use rusqlite_fixtures::Template;
@@ -147,13 +151,14 @@ impl Template {
     /// Adds a script, for example with test data.
     ///
     /// # Panics
-    /// If it is the 17th step; in a `static`, at compile time. A template that is based on this one has room for 16 more.
+    /// If it is the 17th step; in a `static`, at compile time. A template that is based on this one has room for 16
+    /// more.
     #[track_caller]
     pub const fn seed(self, script: &'static str) -> Template {
         self.and(Action::Script(script), Location::caller())
     }
 
-    /// Adds a function, for example for test data that code makes.
+    /// Adds a function, for example one that generates test data.
     ///
     /// # Panics
     /// As [`seed`](Template::seed).
@@ -175,14 +180,14 @@ impl Template {
         self
     }
 
-    /// Sets a function that sets up each new connection of the template's engines: pragmas, SQL functions, collations. A
-    /// parent's function runs first. The connection that builds the template is set up, too.
+    /// Sets a function that sets up each new connection of the template's engines: pragmas, SQL functions, collations.
+    /// A parent's function runs first. The connection that builds the template is set up, too.
     ///
     /// If the function fails, the call that opens the connection fails with
     /// [`SetupFailed`](crate::ErrorKind::SetupFailed), and a build fails with
-    /// [`BuildFailed`](crate::ErrorKind::BuildFailed). If it panics, the call that opens the connection panics, and a build
-    /// fails. The function does not run for connections that are opened by an engine's URI. Hooks, trace, progress and busy
-    /// handlers are removed from units of work and pooled connections.
+    /// [`BuildFailed`](crate::ErrorKind::BuildFailed). If it panics, the call that opens the connection panics, and a
+    /// build fails. The function does not run for connections that are opened by an engine's URI. Hooks, trace,
+    /// progress and busy handlers are removed from units of work and pooled connections.
     ///
     /// ```
     /// # use rusqlite_fixtures::Template;
@@ -203,17 +208,18 @@ impl Template {
         self
     }
 
-    /// Sets whether connections enforce foreign keys (`PRAGMA foreign_keys`), also while the template is built. The default
-    /// is on, whatever the SQLite library's default is.
+    /// Sets whether connections enforce foreign keys (`PRAGMA foreign_keys`), also while the template is built. The
+    /// default is on, even if the SQLite library's default is off.
     pub const fn foreign_keys(mut self, on: bool) -> Template {
         self.recipe.foreign_keys = Some(on);
         self
     }
 
-    /// Sets the key that stands for what the functions of the steps, and `on_connect`, put into the database. Change it when
-    /// that changes. With a key the content can be kept in an image for other processes, if the parent's can. The key counts
-    /// together with its place in the source; templates that a macro or a function makes at one place need different keys.
-    /// The text of the source, `.key(include_str!("migrations.rs"))`, is a key that changes by itself.
+    /// Sets the key that identifies the content that the functions of the steps, and `on_connect`, put into the
+    /// database. Change the key when that content changes. With a key, the content can have an image for other
+    /// processes, if the parent's content can. The place of the key in the source is part of the identity. So templates
+    /// that a macro or a function creates at one place need different keys. The text of the source,
+    /// `.key(include_str!("migrations.rs"))`, is a key that changes automatically.
     pub const fn key(mut self, key: &'static str) -> Template {
         self.recipe.key = Some(key);
         self
@@ -254,7 +260,7 @@ impl Template {
     fn built(&self) -> Result<&Arc<Built>> {
         let built = match self.built.get() {
             Some(built) => built,
-            // Not in get_or_init, which would never return if the build needs this same template.
+            // This is not in get_or_init, which would never return if the build needs this same template.
             None => {
                 let built = self.recipe.built()?;
                 self.built.get_or_init(|| built)
@@ -269,8 +275,8 @@ impl Engine {
     /// template's content. [`Template::empty`] accepts any engine.
     ///
     /// # Errors
-    /// As [`shared`](Engine::shared) and [`Template::new_engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate) if the
-    /// engine of this URL exists, and was created from another template or without one.
+    /// As [`shared`](Engine::shared) and [`Template::new_engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate)
+    /// if the engine of this URL exists, and was created from another template or without one.
     pub fn shared_with(url: impl AsRef<str>, template: &Template) -> Result<Engine> {
         if template.is_empty() {
             return Engine::shared(url);

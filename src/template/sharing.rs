@@ -34,7 +34,8 @@ impl Recipe {
         }
         identity.add("foreign keys", if self.setup().foreign_keys { "on" } else { "off" });
         if let Some(key) = self.key {
-            // With the place and the package, because templates may have the same key, also in packages that share a folder.
+            // The identity includes the place and the package, because templates may have the same key, even in
+            // packages that share a folder.
             identity.add("key", key);
             identity.add("at", self.at.to_string());
             identity.add("package", env::var("CARGO_PKG_NAME").unwrap_or_default());

@@ -1,4 +1,4 @@
-//! What a user may have left in a connection, as far as SQLite can be asked; and removing it.
+//! Detects what a user has left in a connection, as far as SQLite reports it, and removes it.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
@@ -9,7 +9,7 @@ use rusqlite::ffi::{self, sqlite3};
 use super::connection::set_busy_handler;
 use super::sqlite3_db_name;
 
-/// Returns whether the connection has something that a new one has not.
+/// Returns whether the connection has something that a new connection does not have.
 pub(super) fn has_leftovers(connection: &Connection) -> bool {
     is_stepping(connection)
         || has_temporary_schema(connection)
@@ -52,8 +52,8 @@ fn has_pre_update_hook(connection: &Connection) -> bool {
     unsafe { !sqlite3_get_clientdata(db_of(connection), c"sqlite3_preupdate_hook".as_ptr()).is_null() }
 }
 
-/// Removes every callback, and sets our busy handler again. Returns whether none of the hooks may be one that an
-/// older rusqlite keeps in the connection until it is closed.
+/// Removes every callback, and sets the crate's busy handler again. Returns `false` if a hook may be one that an older
+/// rusqlite keeps in the connection until it is closed.
 pub(super) fn take_hooks(connection: &mut Connection, auto_checkpoint: c_int) -> bool {
     set_busy_handler(connection);
     let _ = connection.progress_handler(0, None::<fn() -> bool>); // by rusqlite, which drops the closure
@@ -85,14 +85,15 @@ const CLOSURES: [&CStr; 7] = [
 /// Drops the closures of callbacks that were removed. A closure that captures an engine would keep it alive.
 pub(super) fn drop_closures(connection: &Connection) {
     for name in CLOSURES {
-        // SAFETY: the connection is open. SQLite calls the destructor that came with the data; no callback has it any more.
+        // SAFETY: the connection is open. SQLite calls the destructor that came with the data; no callback has it any
+        // more.
         unsafe { sqlite3_set_clientdata(db_of(connection), name.as_ptr(), ptr::null_mut(), None) };
     }
 }
 
-/// Settings that are made by calls of SQLite's functions, not by statements, and that can be asked for.
+/// Settings that calls of SQLite's functions change, not statements, and that SQLite reports.
 pub(super) struct Settings {
-    /// Of each category of sqlite3_limit, by its number.
+    /// The limit of each category of sqlite3_limit, by the category's number.
     limits: Vec<c_int>,
     /// The number of bytes that SQLite leaves unused at the end of each page of a new database.
     reserved_bytes: c_int,
@@ -122,8 +123,8 @@ fn limit(connection: &Connection, id: c_int) -> c_int {
 
 fn reserved_bytes(connection: &Connection) -> c_int {
     let mut bytes: c_int = -1;
-    // SAFETY: the connection is open. With this opcode the argument is an int, of which a negative one only asks; the answer
-    // is written to it.
+    // SAFETY: the connection is open. With this opcode the argument is an int, of which a negative one only asks; the
+    // answer is written to it.
     unsafe {
         let argument = (&raw mut bytes).cast();
         ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_RESERVE_BYTES, argument);

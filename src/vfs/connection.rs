@@ -16,13 +16,13 @@ use crate::content::origin::Purpose;
 use crate::error::{BoxError, NoConnection};
 use crate::faults;
 
-/// What is done to each connection before it is handed out.
+/// The setup of each connection before it is handed out.
 pub(crate) struct Setup {
     pub(crate) foreign_keys: bool,
     pub(crate) on_connect: Vec<OnConnect>,
 }
 
-/// A template's function for each connection, and where it was given.
+/// A template's function for each connection, and the place in the source where it was given.
 #[derive(Clone, Copy)]
 pub(crate) struct OnConnect {
     pub(crate) function: fn(&Connection) -> Result<(), BoxError>,
@@ -87,7 +87,7 @@ pub(super) unsafe fn handle<'a>(file: *mut sqlite3_file) -> &'a mut Handle {
     &mut unsafe { database::of(file) }.expect("`find_file` gives files of ours").handle
 }
 
-/// Returns the file of the connection's main database, if it is ours.
+/// Returns the file of the connection's main database, if the file belongs to this VFS.
 pub(super) fn find_file(connection: &Connection) -> Option<*mut sqlite3_file> {
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     let out: *mut *mut ffi::sqlite3_file = &mut file;
@@ -100,7 +100,7 @@ pub(super) fn find_file(connection: &Connection) -> Option<*mut sqlite3_file> {
     is_ours.then_some(file)
 }
 
-/// Sets our busy handler, which waits in the engine's queue for the writer slot.
+/// Sets the crate's busy handler, which waits in the engine's queue for the writer slot.
 pub(crate) fn set_busy_handler(connection: &Connection) {
     // SAFETY: the connection is open. The handler is a function, so it outlives the connection; its argument is the
     // connection itself, of which it uses nothing but the address.

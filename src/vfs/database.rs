@@ -16,7 +16,7 @@ const SQLITE_FCNTL_EXTERNAL_READER: c_int = 40;
 /// The content of an engine's open file.
 pub(super) struct Database {
     pub(super) handle: Handle,
-    /// Where SQLite keeps the connection that uses the file (`SQLITE_FCNTL_PDB`); NULL until SQLite has said so.
+    /// Where SQLite keeps the connection that uses the file (`SQLITE_FCNTL_PDB`). NULL until SQLite has set it.
     connection: *const *mut ffi::sqlite3,
     /// How to call that connection's busy handler (`SQLITE_FCNTL_BUSYHANDLER`).
     busy_handler: BusyHandler,
@@ -38,7 +38,7 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xLock: Some(lock),
     xUnlock: Some(unlock),
     xFileControl: Some(file_control),
-    // They map nothing. But SQLite passes `PRAGMA mmap_size` only to a file that has them.
+    // These methods map nothing. But SQLite passes `PRAGMA mmap_size` only to a file that has them.
     xFetch: Some(fetch),
     xUnfetch: Some(unfetch),
     ..methods::<Database>()
@@ -55,7 +55,7 @@ pub(super) unsafe fn open(handle: Handle, file: *mut sqlite3_file, flags: c_int,
     unsafe { place(database, &METHODS, file, flags, out_flags) };
 }
 
-/// Returns the database that the file is, if it is one of ours.
+/// Returns the file as a `Database`, if it is one of this VFS.
 ///
 /// # Safety
 /// The file is open. The result is not kept beyond the use of the connection that this thread has.
@@ -84,7 +84,7 @@ impl Content for Database {
     fn close(self) {}
 }
 
-/// The connection that calls a method of a file. It is a copy, since the file's content is borrowed at the same time.
+/// The connection that calls a method of a file. It is a copy, because the file's content is borrowed at the same time.
 struct Connection {
     pointer: *mut ffi::sqlite3,
     file: *mut sqlite3_file,
@@ -106,7 +106,8 @@ impl Connection {
 impl Connection {
     /// Returns the connection's name for the database that this file is.
     fn name_of_database(&self) -> Option<*const c_char> {
-        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; any number may be asked for.
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; any number may be
+        // asked for.
         let name = |number| unsafe { super::sqlite3_db_name(self.pointer, number) };
         (0..).map(name).take_while(|name| !name.is_null()).find(|name| self.file_of(*name) == self.file)
     }
@@ -129,11 +130,11 @@ impl Caller for Connection {
         if self.pointer.is_null() {
             return false;
         }
-        // If only another one of its databases was read, SQLite comes back by way of its busy handler. Under a VFS
-        // that is stacked above ours, the database is not found; then NULL asks for all of them.
+        // If the transaction has read only another database, SQLite comes back through its busy handler. Under a VFS
+        // that is stacked above this one, the database is not found. Then NULL asks for all databases.
         let database = self.name_of_database().unwrap_or(ptr::null());
-        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; the name is one of its
-        // databases' or NULL.
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it; the name is one of
+        // its databases' or NULL.
         unsafe { ffi::sqlite3_txn_state(self.pointer, database) != ffi::SQLITE_TXN_NONE }
     }
 
@@ -141,8 +142,8 @@ impl Caller for Connection {
         if self.pointer.is_null() {
             return true;
         }
-        // SAFETY: the connection is the one that is calling, so it is open and this thread has it. After NULL comes the first
-        // of its statements, after the last one NULL.
+        // SAFETY: the connection is the one that is calling, so it is open and this thread has it. After NULL comes the
+        // first of its statements, after the last one NULL.
         let next = |statement| unsafe { ffi::sqlite3_next_stmt(self.pointer, statement) };
         let statements = iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
         let mut running = statements
@@ -162,8 +163,8 @@ impl Caller for Connection {
 
     fn is_defensive(&self) -> bool {
         let mut is_on: c_int = 0;
-        // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument is
-        // an int to write to.
+        // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument
+        // is an int to write to.
         let code = unsafe { ffi::sqlite3_db_config(self.pointer, ffi::SQLITE_DBCONFIG_DEFENSIVE, -1, &raw mut is_on) };
         code == ffi::SQLITE_OK && is_on != 0
     }
@@ -205,8 +206,8 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
         let database = unsafe { content::<Database>(file) };
         match op {
             ffi::SQLITE_FCNTL_COMMIT_PHASETWO => database.handle.commit(),
-            // With this opcode the argument points to where SQLite keeps the connection, in what it frees after the file is
-            // closed.
+            // With this opcode the argument points to where SQLite keeps the connection, in what it frees after the
+            // file is closed.
             ffi::SQLITE_FCNTL_PDB => database.connection = arg.cast(),
             // SAFETY: with this opcode the argument is an array of a function and its argument.
             ffi::SQLITE_FCNTL_BUSYHANDLER => database.busy_handler = unsafe { *arg.cast() },
@@ -254,8 +255,8 @@ unsafe fn pragma(file: *mut sqlite3_file, [answer, name, argument]: &mut [*mut c
 /// The argument is as the opcode has it ("Standard File Control Opcodes").
 unsafe fn answer_as_a_file(handle: &mut Handle, op: c_int, arg: *mut c_void) -> Result<(), Code> {
     let mut settings = handle.settings();
-    // SAFETY: as the caller promises: `int`s; a 64-bit integer for the size of the map; and for the name a char* to write
-    // a string of sqlite3_malloc's to.
+    // SAFETY: as the caller promises: `int`s; a 64-bit integer for the size of the map; and for the name a char* to
+    // write a string of sqlite3_malloc's to.
     unsafe {
         match op {
             ffi::SQLITE_FCNTL_LOCKSTATE => *arg.cast() = handle.lock_level(),
@@ -266,7 +267,7 @@ unsafe fn answer_as_a_file(handle: &mut Handle, op: c_int, arg: *mut c_void) -> 
             ffi::SQLITE_FCNTL_POWERSAFE_OVERWRITE => switch(&mut settings.powersafe_overwrite, &mut *arg.cast()),
             ffi::SQLITE_FCNTL_MMAP_SIZE => limit_map(&mut settings.mmap_size, &mut *arg.cast()),
             ffi::SQLITE_FCNTL_TEMPFILENAME => *arg.cast() = temporary_name(),
-            // The steps in which a file grows make no difference to memory.
+            // In memory, the steps in which a file grows make no difference.
             ffi::SQLITE_FCNTL_SIZE_HINT | ffi::SQLITE_FCNTL_CHUNK_SIZE => {}
             _ => return Err(ffi::SQLITE_NOTFOUND),
         }
@@ -275,7 +276,7 @@ unsafe fn answer_as_a_file(handle: &mut Handle, op: c_int, arg: *mut c_void) -> 
     Ok(())
 }
 
-/// Sets a switch to 0 or 1. A negative number asks for its value instead.
+/// Sets a switch to 0 or 1. A negative number only asks for the value.
 fn switch(setting: &mut bool, argument: &mut c_int) {
     match *argument {
         ..0 => *argument = c_int::from(*setting),
@@ -283,7 +284,7 @@ fn switch(setting: &mut bool, argument: &mut c_int) {
     }
 }
 
-/// Sets the limit for mapping, unless the argument is negative. Answers the value before.
+/// Sets the limit for mapping, unless the argument is negative. Returns the earlier value.
 fn limit_map(limit: &mut sqlite3_int64, argument: &mut sqlite3_int64) {
     let asked = std::mem::replace(argument, *limit);
     if asked >= 0 {

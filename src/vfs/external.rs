@@ -1,5 +1,5 @@
-//! Notes whether SQL depends on something outside of its database: the time, or another file. The content that such
-//! SQL makes is not the same tomorrow.
+//! Notes whether SQL depends on something outside of its database: the time, or another file. Such SQL may create other
+//! content on another day.
 
 use std::cell::Cell;
 
@@ -7,12 +7,12 @@ thread_local! {
     static ASKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Notes that a connection on this thread asks for it.
+/// Notes that a connection on this thread asks for the time or for another file.
 pub(crate) fn note() {
     let _ = ASKED.try_with(|asked| asked.set(true));
 }
 
-/// Runs `work`. Returns its result, and whether SQL in it asked.
+/// Runs `work`. Returns its result, and whether its SQL asked for the time or for another file.
 pub(crate) fn observe<T>(work: impl FnOnce() -> T) -> (T, bool) {
     let before = ASKED.replace(false);
     let result = work();

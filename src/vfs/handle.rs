@@ -42,7 +42,7 @@ impl Lock {
     }
 }
 
-/// Settings that file controls set and ask for. They mean something to a file on disk; here they are only stored.
+/// Settings that file controls set and read. They affect a file on disk; here they are only stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
     /// `SQLITE_FCNTL_PERSIST_WAL`
@@ -61,7 +61,7 @@ impl Settings {
 pub(super) struct Handle {
     claimant: Claimant,
     lock: Lock,
-    /// The content that the connection reads, from SHARED on.
+    /// The content that the connection reads, from when it takes SHARED.
     read: Option<Snapshot>,
     /// The pages that it has written and not committed, from its first write on.
     written: Option<Pages>,
@@ -80,10 +80,10 @@ pub(super) struct Handle {
     pragma_changed: bool,
     /// Whether `PRAGMA synchronous` was set. The session restores it.
     synchronous_was_set: bool,
-    /// The number of calls of this thread that had been made to fail when the connection began to read.
+    /// The number of calls on this thread that a fault plan had failed when the connection began to read.
     faults_before: usize,
-    /// Whether a call was made to fail while the connection read. SQLite does not report each error: it goes on
-    /// without the planner's statistics if it can't read them.
+    /// Whether a fault plan failed a call while the connection read. SQLite does not report each error: if it can't
+    /// read the planner's statistics, it continues without them.
     has_met_fault: bool,
 }
 
@@ -150,7 +150,8 @@ impl Handle {
         self.with_pages(Pages::len)
     }
 
-    /// Looks at the pages of the connection's transaction, or without one at the committed pages.
+    /// Calls the function with the pages of the connection's transaction. Without a transaction, uses the committed
+    /// pages.
     fn with_pages<T>(&self, look: impl FnOnce(&Pages) -> T) -> T {
         match (&self.written, &self.read) {
             (Some(written), _) => look(written),
@@ -173,8 +174,8 @@ impl Handle {
         let schema_before = self.read.as_ref().map(|read| read.stamp().schema_cookie);
         let Some(pages) = &mut self.written else { return Ok(()) };
         self.becomes_wal = snapshot::take_wal_mark(pages);
-        // SQLite tries to change only the mode, without asking us, in exclusive locking mode. It would go on to use a
-        // WAL. In a copy of a database that is in WAL mode, the schema has changed too.
+        // In exclusive locking mode, SQLite tries to change only the mode, without a call to the VFS. It would then use
+        // a WAL. A copy of a database in WAL mode has another schema too.
         let is_switch = self.becomes_wal && schema_before == Some(Stamp::of(pages).schema_cookie);
         if is_switch { Err(ffi::SQLITE_IOERR_WRITE) } else { Ok(()) }
     }
@@ -222,7 +223,7 @@ impl Handle {
         })
     }
 
-    /// The connection begins to read, and may have come back for the writer slot.
+    /// Called when the connection begins to read. It may have come back for the writer slot.
     fn come_back(&mut self, caller: &impl Caller) {
         self.own_cookie = None;
         self.may_hold_slot |= !self.wait.is_idle();
@@ -274,7 +275,7 @@ impl Handle {
         Pragma::LeftToSqlite
     }
 
-    /// Answers in SQLite's place if the engine is in WAL mode, or will be: SQLite takes WAL for impossible here.
+    /// Answers in SQLite's place if the engine is in WAL mode, or will be. SQLite considers WAL impossible here.
     fn journal_mode(&mut self, argument: Option<&str>, caller: &impl Caller) -> Pragma {
         let store = &self.claimant.mount.store;
         let old = store.journal_mode();
@@ -301,7 +302,7 @@ impl Handle {
         self.is_read_only.then_some(Pragma::Refused(ffi::SQLITE_READONLY, None))
     }
 
-    /// Accepts what pragmas and file controls have set so far as the connection's initial state.
+    /// Makes the current settings of pragmas and file controls the connection's initial state.
     pub(super) fn approve_pragmas(&mut self) {
         self.pragma_changed = false;
         self.synchronous_was_set = false;
@@ -316,15 +317,15 @@ impl Handle {
 /// What to do about a pragma.
 pub(super) enum Pragma {
     LeftToSqlite,
-    /// SQLite carries it out without its argument, so that it asks and sets nothing.
+    /// SQLite runs the pragma without its argument, so that it sets nothing and returns the value.
     MadeQuery,
     /// The only row of the result. SQLite gives its column the same name.
     Answered(&'static CStr),
     Refused(Code, Option<&'static CStr>),
 }
 
-/// Returns the mode that the argument of `PRAGMA journal_mode` selects. SQLite takes the first that starts with the
-/// argument. If none does, the pragma only asks.
+/// Returns the mode that the argument of `PRAGMA journal_mode` selects. SQLite takes the first mode whose name starts
+/// with the argument. If there is none, the pragma only returns the mode.
 fn requested_journal_mode(argument: &str, caller: &impl Caller) -> Option<JournalMode> {
     let starts_so = |mode: &&str| mode.get(..argument.len()).is_some_and(|start| start.eq_ignore_ascii_case(argument));
     match ["delete", "persist", "off", "truncate", "memory", "wal"].into_iter().find(starts_so)? {
@@ -340,8 +341,8 @@ impl Drop for Handle {
     }
 }
 
-/// Pragmas with an argument that leave nothing behind in the connection: they ask, or change the database, which
-/// belongs to the transaction, or the session restores what they set.
+/// Pragmas with an argument that leave nothing behind in the connection. They only read, or they change the database,
+/// which belongs to the transaction, or the session restores the setting.
 const HARMLESS_PRAGMAS: [&str; 21] = [
     "application_id",
     "busy_timeout",
@@ -376,7 +377,7 @@ mod tests {
     use crate::content::queue::Place;
     use crate::vfs::Name;
 
-    /// A connection whose transaction has read nothing, with a busy handler that is not ours.
+    /// A connection whose transaction has read nothing, with a busy handler that is not the crate's.
     struct Foreign {
         writes: bool,
         /// How often its busy handler waits, and how. SQLite would call the handler as well.

@@ -16,8 +16,8 @@ pub(super) type Code = i32;
 
 /// The content of an open file of this VFS.
 pub(super) trait Content {
-    /// Passes `len` bytes from `offset` on to `take`, in parts, with zeros beyond the end of the file. Returns whether the
-    /// file has as many.
+    /// Passes `len` bytes from `offset` on to `take`, in parts, with zeros beyond the end of the file. Returns whether
+    /// the file has as many.
     fn read(&self, offset: usize, len: usize, take: impl FnMut(&[u8])) -> bool;
     fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code>;
     fn truncate(&mut self, size: usize) -> Result<(), Code>;
@@ -26,7 +26,7 @@ pub(super) trait Content {
     fn close(self);
 }
 
-/// An open file as SQLite holds it: the part that SQLite knows, then ours.
+/// An open file in SQLite's memory: SQLite's part, followed by this crate's part.
 #[repr(C)]
 pub(super) struct File<C> {
     base: sqlite3_file,
@@ -58,8 +58,8 @@ pub(super) unsafe fn place<C>(
 /// Returns the content of a file.
 ///
 /// # Safety
-/// `file` is one that `place::<C>` has opened, not closed yet. SQLite uses a file from one thread at a time, so no other
-/// reference to its content exists as long as the result is not kept beyond the method that SQLite called.
+/// `file` is one that `place::<C>` has opened, not closed yet. The caller does not keep the result beyond the method
+/// that SQLite called. SQLite uses a file from one thread at a time, so no other reference to its content exists.
 pub(super) unsafe fn content<'a, C>(file: *mut sqlite3_file) -> &'a mut C {
     // SAFETY: `File` is repr(C) and starts with the sqlite3_file; `content` is valid until xClose.
     unsafe { &mut *(*file.cast::<File<C>>()).content }
@@ -81,7 +81,7 @@ pub(super) const fn methods<C: Content>() -> sqlite3_io_methods {
         xFileControl: Some(no_file_control),
         xSectorSize: None, // not asked for where neighbouring bytes stay as they are
         xDeviceCharacteristics: Some(device_characteristics),
-        // Without it, SQLite takes WAL for impossible.
+        // Without this method, SQLite considers WAL impossible.
         xShmMap: None,
         xShmLock: None,
         xShmBarrier: None,
@@ -91,7 +91,7 @@ pub(super) const fn methods<C: Content>() -> sqlite3_io_methods {
     }
 }
 
-/// Runs the body of a method. A panic ends here, as `code`: it must not cross the C interface.
+/// Runs the body of a method. Converts a panic to `code`, because a panic must not cross the C interface.
 pub(super) fn guard(code: Code, work: impl FnOnce() -> Result<(), Code>) -> c_int {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => ffi::SQLITE_OK,
@@ -138,7 +138,8 @@ unsafe extern "C" fn read<C: Content>(
                 out = out.add(part.len());
             }
         });
-        // "If xRead() returns SQLITE_IOERR_SHORT_READ it must also fill in the unread portions of the buffer with zeros."
+        // "If xRead() returns SQLITE_IOERR_SHORT_READ it must also fill in the unread portions of the buffer with
+        // zeros."
         if complete { Ok(()) } else { Err(ffi::SQLITE_IOERR_SHORT_READ) }
     })
 }
@@ -191,8 +192,8 @@ unsafe extern "C" fn no_file_control(_: *mut sqlite3_file, _: c_int, _: *mut c_v
 }
 
 unsafe extern "C" fn check_reserved_lock(_: *mut sqlite3_file, result: *mut c_int) -> c_int {
-    // SQLite asks this to distinguish a journal in use from one that a crash has left. It never sees either here.
-    // SAFETY: xCheckReservedLock has an int to write its answer to.
+    // SQLite asks this to distinguish a journal in use from one that a crash has left. Neither exists here. SAFETY:
+    // xCheckReservedLock has an int to write its answer to.
     unsafe { *result = 0 };
     ffi::SQLITE_OK
 }
@@ -201,8 +202,8 @@ unsafe extern "C" fn check_reserved_lock(_: *mut sqlite3_file, result: *mut c_in
 const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
 
 unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
-    // These hold for memory: writes happen in order, neighbouring bytes stay as they are, and any part of a page can
-    // be read. Writes are atomic as well; but SQLite may then change the default page size.
+    // In memory, writes happen in order, neighbouring bytes stay unchanged, and any part of a page can be read. Writes
+    // are also atomic, but that flag is not set: with it, SQLite may change the default page size.
     ffi::SQLITE_IOCAP_SAFE_APPEND
         | ffi::SQLITE_IOCAP_SEQUENTIAL
         | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE

@@ -1,8 +1,8 @@
-//! Journals of engines: files in memory that only the connection sees which writes them.
+//! Journals of engines: files in memory, each visible only to the connection that writes it.
 //!
 //! SQLite rolls back with the journal that it has open. It looks for other journals only to recover from a crash, and
 //! no engine survives a crash. So a journal needs no name, and disappears when it is closed. Only a super-journal is
-//! read again by its name, when attached files are rolled back: it lists the files that may still need it.
+//! read again by its name, when attached files are rolled back. It lists the files that may still need it.
 
 use std::ffi::{CStr, CString, c_int};
 
@@ -39,7 +39,7 @@ pub(super) unsafe fn open(file: *mut sqlite3_file, flags: c_int, out_flags: *mut
     })
 }
 
-/// Opens a super-journal: a new one to write to, or one that exists to read it.
+/// Opens a super-journal: a new one for writing, or an existing one for reading.
 ///
 /// # Safety
 /// As for `open`.

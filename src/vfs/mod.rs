@@ -1,18 +1,20 @@
 //! SQLite's interface to the content of engines: a VFS, and the connections that use it.
 //!
-//! * `vfs_methods`, `io_methods`, `database`, `journal`: the C functions that SQLite calls. All but `handle`'s logic is there.
-//! * `handle`: what one connection sees of an engine: the meaning of SQLite's file operations, in safe code.
-//! * `waiting`: how a connection waits for the writer slot, a state machine; `report`: what is printed about that.
+//! * `vfs_methods`, `io_methods`, `database`, `journal`: the C functions that SQLite calls, with all their logic except
+//!   `handle`'s.
+//! * `handle`: one connection's view of an engine, which implements SQLite's file operations in safe code.
+//! * `waiting`: the state machine of a connection that waits for the writer slot; `report`: the messages about waits.
 //! * `mount`: the file names under which SQLite finds engines.
-//! * `connection`: opens connections. `session`: a connection that is reused. `cleanliness`: what was left in it.
-//!   `watch`: its authorizer, which notes what it compiles.
+//! * `connection`: opens connections. `session`: a connection that is reused. `cleanliness`: detects what was left in
+//!   it. `watch`: its authorizer, which notes the statements that it compiles.
 //! * `script`: runs a script so that an error can name the statement.
 //! * `external`: notes whether SQL depended on the time or on another file.
 //!
-//! It uses `content` and the ground. With `template/image/os.rs` it is the only place with `unsafe`.
+//! The folder uses `content` and the layers below it. Only this folder and `template/image/os.rs` have `unsafe` code.
 //!
-//! What SQLite promises and asks for is in its documentation: "The SQLite OS Interface or VFS" and the interface pages
-//! of `sqlite3_vfs`, `sqlite3_io_methods` and `sqlite3_file_control`. The SAFETY comments refer to them by those names.
+//! SQLite's guarantees and requirements are in its documentation: "The SQLite OS Interface or VFS" and the interface
+//! pages of `sqlite3_vfs`, `sqlite3_io_methods` and `sqlite3_file_control`. The SAFETY comments refer to them by those
+//! names.
 //!
 //! Invariants:
 //! * No panic crosses the C interface (`io_methods::guard`).
@@ -47,7 +49,7 @@ pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};
 pub(crate) use self::mount::{Mount, Name};
 pub(crate) use self::session::Session;
 
-/// With the version, so that two versions of this crate in one program don't take each other's place.
+/// The name contains the version, so that two versions of this crate in one program don't replace each other.
 const NAME: &CStr =
     match CStr::from_bytes_with_nul(concat!("rusqlite-fixtures-", env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
         Ok(name) => name,
@@ -57,7 +59,7 @@ const NAME: &CStr =
 /// Registers the VFS with SQLite, once in a process.
 ///
 /// # Panics
-/// When SQLite refuses, which it does only when it is out of memory or was built to not initialise.
+/// When SQLite refuses. It does so only if it is out of memory, or if it was built without automatic initialisation.
 pub(crate) fn register() {
     static REGISTERED: OnceLock<()> = OnceLock::new();
     REGISTERED.get_or_init(|| {
@@ -77,6 +79,6 @@ pub(crate) fn uri(mount: &Mount) -> String {
 }
 
 unsafe extern "C" {
-    // The bindings of the oldest SQLite that libsqlite3-sys supports don't have it; SQLite has since 3.39.
+    // The bindings of the oldest SQLite that libsqlite3-sys supports don't have it; SQLite has it since 3.39.
     fn sqlite3_db_name(db: *mut ffi::sqlite3, number: c_int) -> *const c_char;
 }

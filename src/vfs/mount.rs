@@ -11,7 +11,7 @@ use crate::content::store::Store;
 use crate::sync::Recovered;
 
 /// The start of the file names of engines; the engine's number follows. No other file is likely to have such a name,
-/// and each other name goes to SQLite's default VFS.
+/// and every other name goes to SQLite's default VFS.
 const PREFIX: &str = "/rusqlite-fixtures/engine-";
 
 /// A store with a file name. It lives as long as an engine's handle or a connection.
@@ -39,7 +39,7 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 static REPORTED_GONE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
 impl Mount {
-    /// Makes a store, and registers its file name.
+    /// Creates a store, and registers its file name.
     pub(crate) fn new(snapshot: Snapshot, name: Name) -> Arc<Mount> {
         let mount = Arc::new(Mount { store: Store::new(snapshot), name });
         mount.register_name();
@@ -53,8 +53,8 @@ impl Mount {
         mounts().insert(id, Arc::downgrade(self));
     }
 
-    /// Removes the file name, if there are exactly `references` references. Then nothing else has the store, and
-    /// nothing can open it. Returns whether it was so.
+    /// Removes the file name if there are exactly `references` references. Then no other code has the store, and no
+    /// connection can open it. Returns whether the name was removed.
     pub(crate) fn unregister_name(self: &Arc<Mount>, references: usize) -> bool {
         let mut mounts = mounts(); // under which `find` makes new references
         let is_alone = Arc::strong_count(self) == references;
@@ -78,8 +78,8 @@ impl Mount {
         format!("{PREFIX}{}", self.id())
     }
 
-    /// Returns the number, which is never used twice in a process: the name of a dropped engine can't come to mean
-    /// another one. It changes when the store begins to serve another engine.
+    /// Returns the number, which is never used twice in a process: the name of a dropped engine never refers to another
+    /// engine. The number changes when the store begins to serve another engine.
     pub(super) fn id(&self) -> u64 {
         self.store.number()
     }
@@ -111,12 +111,12 @@ fn mounts() -> MutexGuard<'static, BTreeMap<u64, Weak<Mount>>> {
     MOUNTS.lock().recovered()
 }
 
-/// The super-journals that exist, with their content when they were closed. SQLite names them after the main
-/// database, so they have an engine's name.
-/// (After a crash none exists for the attached files: each file is whole, but they may not fit together.)
+/// The super-journals that exist, with their content when they were closed. SQLite names them after the main database,
+/// so they have an engine's name. (After a crash, the attached files have no super-journal. Each file is intact, but
+/// they may be from different transactions.)
 static SUPER_JOURNALS: Mutex<BTreeMap<CString, Vec<u8>>> = Mutex::new(BTreeMap::new());
 
-/// Creates an empty super-journal. Returns whether there was none of this name.
+/// Creates an empty super-journal. Returns `false` if one of this name exists.
 pub(super) fn create_super_journal(name: &CStr) -> bool {
     match super_journals().entry(name.to_owned()) {
         Entry::Vacant(place) => {
@@ -177,7 +177,7 @@ impl FileName {
             return FileName::Beside;
         }
         let number: Option<u64> = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
-        // Exactly one name for each, or one engine would be two databases to SQLite's shared cache.
+        // Each engine has exactly one name. Otherwise SQLite's shared cache would take one engine for two databases.
         number.filter(|id| id.to_string().as_bytes() == rest).map_or(FileName::Beside, FileName::Database)
     }
 }
@@ -199,7 +199,8 @@ mod tests {
         assert_eq!(FileName::parse(b"/tmp/file.sqlite3"), FileName::Other);
     }
 
-    /// SQLite deletes the super-journal when the last of the files is rolled back. It decides that by the content.
+    /// SQLite deletes the super-journal when the last of the files is rolled back. It decides this by the content of
+    /// the super-journal.
     #[test]
     fn no_super_journal_is_left_when_attached_files_are_rolled_back() {
         let folder = tempfile::tempdir().unwrap();

@@ -10,10 +10,10 @@ use crate::content::origin::Purpose;
 use crate::content::refusal::Refusal;
 use crate::error::Error;
 
-/// Prints why a connection was refused the writer slot for good.
+/// Prints why a connection was finally refused the writer slot.
 ///
-/// Code that retries may be refused thousands of times. So of messages that differ only in times and holders, a
-/// thread prints the first, the tenth, the hundredth, and so on. (Usually a test has a thread of its own.)
+/// Code that retries may be refused thousands of times. So if messages differ only in times and holders, a thread
+/// prints only the 1st, 10th, 100th, and so on. (Usually each test has its own thread.)
 pub(super) fn report(mount: &Mount, purpose: Purpose, refusal: &Refusal) {
     let subject = Subject { engine: mount.id(), purpose, code: refusal.extended_code() };
     let count = REPORTED.try_with(|reported| reported.borrow_mut().count(subject)).unwrap_or(1);
@@ -27,13 +27,13 @@ pub(super) fn report(mount: &Mount, purpose: Purpose, refusal: &Refusal) {
     }
 }
 
-/// How long a connection waits until that is printed.
+/// How long a connection waits before its wait is printed.
 pub(super) const REPORTED_AFTER: Duration = Duration::from_secs(1);
 
-/// The same for a connection that seems to wait for its own thread.
+/// The same time for a connection that seems to wait for its own thread.
 pub(super) const SELF_REPORTED_AFTER: Duration = Duration::from_millis(100);
 
-/// Prints what a connection waits for, which has been waiting for long.
+/// Prints what a connection waits for, after a long wait.
 pub(super) fn report_long_wait(mount: &Mount, refusal: &Refusal) {
     eprintln!("rusqlite-fixtures: {}", Error::still_waiting(&mount.name(), refusal));
 }

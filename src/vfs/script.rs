@@ -14,12 +14,12 @@ pub(crate) struct Failure {
     pub(crate) cause: rusqlite::Error,
     /// The statement's place in the script, in bytes, without the comments before it.
     pub(crate) statement: Range<usize>,
-    /// Where SQLite saw the error in the script; if SQLite does not say, the statement's start.
+    /// Where in the script SQLite found the error, or the statement's start if SQLite does not report the place.
     pub(crate) at: usize,
 }
 
 unsafe extern "C" {
-    // The bindings of the oldest SQLite that libsqlite3-sys supports don't have it; SQLite has since 3.38.
+    // The bindings of the oldest SQLite that libsqlite3-sys supports don't have it; SQLite has it since 3.38.
     fn sqlite3_error_offset(db: *mut sqlite3) -> c_int;
 }
 
@@ -84,7 +84,7 @@ impl Drop for Statement {
     }
 }
 
-/// Returns how many bytes of white space, comments and empty statements come first.
+/// Returns the number of bytes of white space, comments and empty statements at the start.
 fn skip_blanks(sql: &str) -> usize {
     let mut rest = sql;
     loop {

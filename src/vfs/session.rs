@@ -33,9 +33,9 @@ pub(crate) struct Session {
     opened: *mut sqlite3,
     file: *mut sqlite3_file,
     statements: [*mut sqlite3_stmt; COMMANDS.len()],
-    /// Prepared when it is needed first: sets `changes()` to zero.
+    /// Sets `changes()` to zero. It is prepared at its first use.
     forget_changes: *mut sqlite3_stmt,
-    /// After the connection, whose authorizer uses it.
+    /// Declared after the connection, whose authorizer uses it.
     watch: Arc<Watch>,
     /// Whether `watch` still is the connection's authorizer. The setup may have set another.
     is_watched: bool,
@@ -47,7 +47,7 @@ pub(crate) struct Session {
     synchronous: c_int,
     /// [`Handle::format_changes`](super::handle::Handle::format_changes) before it read anything.
     format_changes: usize,
-    /// Whether the schema that it has read is that of the content that its engine was made with.
+    /// Whether it has read the schema of the content that its engine was created with.
     has_seen_baseline: bool,
     /// Whether rusqlite may have been given a closure since the connection was clean. From version 0.41 on, it keeps
     /// closures in the connection and takes `&mut Connection` for them.
@@ -106,16 +106,17 @@ impl Session {
         self.has_seen_baseline = true;
     }
 
-    /// Returns whether the session knows of the schema what a new connection to the initial content would know.
+    /// Returns whether the session has the same state of the schema as a new connection to the initial content.
     ///
-    /// A connection that was opened later may have kept something of another header, for example its default cache
-    /// size. One that has compiled a change of the schema may know less than a new one.
+    /// A connection that was opened later may have kept values of another header, for example its default cache size. A
+    /// connection that has compiled a change of the schema may have lost state that a new connection has.
     pub(crate) fn knows_baseline(&self) -> bool {
         self.has_seen_baseline && !self.watch.saw_schema_change()
     }
 
-    /// Returns whether its text encoding, page size and kind of vacuum are those of a new connection. SQLite fixes
-    /// the encoding when it reads the schema, and the others for an empty database when it has read another one.
+    /// Returns whether its text encoding, page size and vacuum mode are those of a new connection. SQLite fixes the
+    /// encoding when it reads the schema. For an empty database, it fixes page size and vacuum mode when it has read
+    /// another database.
     pub(crate) fn has_current_format(&self) -> bool {
         // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
         unsafe { handle(self.file) }.format_changes() == self.format_changes
@@ -161,7 +162,7 @@ impl Session {
         self.was_changed
     }
 
-    /// Makes the connection ready for the next unit of work. Returns whether it is; otherwise it must be closed.
+    /// Makes the connection ready for the next unit of work. Returns `false` if the connection must be closed instead.
     ///
     /// These can't be detected: SQL functions, collations and virtual-table modules that replace none, a pre-update
     /// hook of rusqlite before 0.41, `total_changes()`, and a backup that was neither finished nor dropped.
@@ -176,7 +177,7 @@ impl Session {
         self.take_hooks() && !self.has_leftovers() && self.put_back_synchronous() && self.forget_changes()
     }
 
-    /// Restores `PRAGMA synchronous`, which applications often set. Returns whether it could.
+    /// Restores `PRAGMA synchronous`, which applications often set. Returns whether this succeeded.
     fn put_back_synchronous(&mut self) -> bool {
         // SAFETY: the file is open as long as the connection is, and not in use.
         if !unsafe { handle(self.file) }.take_synchronous_was_set() {
@@ -188,10 +189,10 @@ impl Session {
         is_done
     }
 
-    /// Sets `changes()` to zero, as on a new connection. Returns whether it could.
+    /// Sets `changes()` to zero, as on a new connection. Returns whether this succeeded.
     ///
     /// SQLite has no call for it. But a statement that changes rows sets it when it ends. An EXPLAIN of such a
-    /// statement sets it too: to zero, and without a lock. It needs a table; any table will do.
+    /// statement sets it too: to zero, and without a lock. It needs a table, and any table is suitable.
     fn forget_changes(&mut self) -> bool {
         // SAFETY: the connection is open.
         let changes = |session: &Session| unsafe { ffi::sqlite3_changes(session.db()) };
@@ -249,7 +250,7 @@ impl Session {
         is_without_hooks
     }
 
-    /// Has SQLite prepare the statements again if that is due, so that `was_changed` is up to date.
+    /// Makes SQLite prepare the statements again if necessary, so that `was_changed` is up to date.
     pub(crate) fn probe(&mut self) -> rusqlite::Result<()> {
         self.run(Command::Begin)?;
         self.run(Command::Rollback)
@@ -288,7 +289,7 @@ impl Drop for Session {
             // SAFETY: prepared or NULL, which sqlite3_finalize takes too; not used after this.
             unsafe { ffi::sqlite3_finalize(statement) };
         }
-        // The fields follow: the connection can be closed, since no statement is left.
+        // The fields are dropped next. The connection can be closed, because no statement is left.
     }
 }
 

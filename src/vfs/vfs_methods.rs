@@ -1,5 +1,5 @@
-//! The methods that SQLite calls on the VFS (`sqlite3_vfs`): engines and their journals by their names, and every other
-//! file by the default VFS.
+//! The methods that SQLite calls on the VFS (`sqlite3_vfs`): they find engines and their journals by their names, and
+//! pass every other file to the default VFS.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::catch_unwind;
@@ -88,7 +88,7 @@ delegate! {
     default_current_time_int64 is xCurrentTimeInt64(out: *mut sqlite3_int64) -> c_int, or ffi::SQLITE_ERROR;
 }
 
-/// What SQLite's own busy handler (`sqlite3_busy_timeout`) calls between two tries. If an engine's connection called
+/// SQLite's own busy handler (`sqlite3_busy_timeout`) calls this between two tries. If an engine's connection called
 /// the handler, this waits in the engine's queue instead.
 unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
     let time = Duration::from_micros(u64::try_from(microseconds).unwrap_or_default());
@@ -145,7 +145,7 @@ unsafe extern "C" fn open(
             // SAFETY: SQLite's own arguments.
             unsafe { journal::open(file, flags, out_flags) }
         }
-        // A database or a WAL of such a name would belong to this connection alone.
+        // A database or a WAL with such a name would belong only to this connection.
         FileName::SuperJournal | FileName::Beside => ffi::SQLITE_CANTOPEN,
         // SAFETY: only a database file's name has URI parameters, and `flags` says that it is one.
         FileName::Other if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { asks_for_an_engine(name) } => {

@@ -1,16 +1,19 @@
 //! How a connection waits for the writer slot.
 //!
-//! SQLite asks for the slot when it raises a lock to RESERVED. What happens when the slot is taken depends on two things.
+//! SQLite asks for the slot when it raises a lock to RESERVED. If the slot is taken, the next step depends on two
+//! things: whether the transaction has read, and which busy handler the connection has.
 //!
-//! * A transaction that has read nothing is refused with SQLITE_BUSY. SQLite lowers its lock, calls the connection's busy
-//!   handler, and begins again with SHARED.
-//! * A transaction that has read can't be given newer content, and SQLite doesn't call the busy handler for it. So it is
-//!   called here, until the slot is reserved for the connection or what it has read is replaced.
+//! * A transaction that has read nothing is refused with SQLITE_BUSY. SQLite lowers its lock, calls the connection's
+//!   busy handler, and begins again with SHARED.
+//! * A transaction that has read can't be given newer content, and SQLite doesn't call the busy handler for it. So this
+//!   module calls the handler, until the slot is reserved for the connection, or the content that it has read is
+//!   replaced.
 //!
-//! * Our own busy handler ([`wait_in_turn`]) waits in the engine's queue. It finds there what it was announced
+//! * The crate's busy handler ([`wait_in_turn`]) waits in the engine's queue, for the refusal that was announced to it
 //!   ([`Pending`]).
-//! * SQLite's (`sqlite3_busy_timeout`) sleeps by way of our VFS, and waits in the queue meanwhile ([`sleep`]).
-//! * Any other sleeps elsewhere. The connection waits in the queue when it comes back, before it reads.
+//! * SQLite's handler (`sqlite3_busy_timeout`) sleeps by a method of this VFS, which waits in the queue meanwhile
+//!   ([`sleep`]).
+//! * Any other handler sleeps elsewhere. The connection waits in the queue when it comes back, before it reads.
 //!
 //! A connection's wait, from its first refusal until it has the slot:
 //!
@@ -23,7 +26,8 @@
 //!    └────────────────────────┴─ gives up, having waited ────────────┘ refuse
 //! ```
 //!
-//! `Refused` and `GaveUp` keep a place in the queue. It expires when the connection stays away for longer than [`KEPT`].
+//! `Refused` and `GaveUp` keep a place in the queue. It expires when the connection stays away for longer than
+//! [`KEPT`].
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
@@ -40,7 +44,7 @@ use crate::content::store::{Claim, Token};
 use crate::faults;
 use crate::marks;
 
-/// The connection that calls, as far as waiting for the writer slot depends on it.
+/// The properties of the calling connection that determine how it waits for the writer slot.
 pub(super) trait Caller {
     /// Identifies the connection: the address of its `sqlite3`.
     fn id(&self) -> usize;
@@ -61,7 +65,7 @@ pub(super) trait Caller {
 pub(super) struct Claimant {
     pub(super) mount: Arc<Mount>,
     pub(super) token: Token,
-    /// Dropped with the claimant: a busy handler that is called later finds it gone.
+    /// Dropped with the claimant, so that a busy handler that is called later detects that the claimant is gone.
     alive: Arc<()>,
     pub(super) purpose: Purpose,
 }
@@ -75,7 +79,7 @@ impl Claimant {
         Claim { token: self.token, purpose: self.purpose, read, reserve }
     }
 
-    /// Tells the busy handler that may be called next what it is called for.
+    /// Announces the refusal to the busy handler that SQLite may call next.
     fn announce(&self, caller: &impl Caller, read: Option<Snapshot>, place: Place, is_fault: bool) {
         let (mount, alive) = (Arc::downgrade(&self.mount), Arc::downgrade(&self.alive));
         let claim = self.claim(read, Some(RESERVATION));
@@ -89,8 +93,8 @@ impl Claimant {
     }
 }
 
-/// How long the slot is reserved for a connection that waited in a busy handler, until SQLite asks for it again. That takes
-/// some microseconds, unless the thread is kept from running.
+/// How long the slot is reserved for a connection that waited in a busy handler, until SQLite asks for it again. That
+/// takes some microseconds, unless the thread is not running.
 const RESERVATION: Duration = Duration::from_millis(100);
 
 /// How long a connection keeps its place while it is away. SQLite's own busy handler sleeps for up to 100 ms at a time.
@@ -103,9 +107,9 @@ const SHORTEST_TURN: Duration = Duration::from_millis(10);
 pub(super) enum Wait {
     /// The connection does not wait.
     Idle,
-    /// It was refused, and is expected back.
+    /// It was refused, and is expected to come back.
     Refused(Waiting),
-    /// Its busy handler did not wait, or no longer. Code may come back by itself.
+    /// Its busy handler did not wait, or waits no longer. Code may retry without the handler.
     GaveUp(Waiting),
 }
 
@@ -113,9 +117,9 @@ pub(super) struct Waiting {
     pub(super) place: Place,
     /// When it was refused last.
     refused_at: Instant,
-    /// Whether its busy handler has waited, as far as is known.
+    /// Whether its busy handler is known to have waited.
     handler_waited: bool,
-    /// Whether it was printed what it waits for.
+    /// Whether the message about its wait was printed.
     is_reported: bool,
 }
 
@@ -147,7 +151,7 @@ impl Wait {
         matches!(self, Wait::Idle)
     }
 
-    /// Ends the wait: the slot was taken, or the connection is for another user.
+    /// Ends the wait: the connection took the slot, or is now for another user.
     pub(super) fn end(&mut self) {
         *self = Wait::Idle;
     }
@@ -196,7 +200,7 @@ impl Wait {
         result
     }
 
-    /// Ends the wait of a transaction that has read what was replaced since. It has to be rolled back.
+    /// Ends the wait of a transaction whose content was replaced since it read. It has to be rolled back.
     fn fail_to_serialize(&mut self, claimant: &Claimant, refusal: Refusal) -> Refusal {
         self.end();
         report(&claimant.mount, claimant.purpose, &refusal);
@@ -221,24 +225,26 @@ impl Wait {
         refusal
     }
 
-    /// The connection begins to read. If it was refused before, it may have come back for the writer slot; then it waits in
-    /// the queue now, before it takes what it reads. Otherwise it would find the slot taken each time while others wait.
+    /// Called when the connection begins to read. If it was refused before, it may have come back for the writer slot.
+    /// In that case it waits in the queue now, before it takes the snapshot that it reads. Otherwise it would find the
+    /// slot taken each time while others wait.
     pub(super) fn come_back(&mut self, claimant: &Claimant, caller: &impl Caller) {
         if !self.keep_place() {
             return;
         }
-        // Our own busy handler takes the announcement. One that is still there was for another busy handler.
+        // The crate's busy handler takes the announcement. If an announcement is still there, it was for another busy
+        // handler.
         let polls = Pending::take(|pending| pending.claim.token == claimant.token).is_some();
         if polls && caller.may_write() {
             let claim = claimant.claim(None, Some(RESERVATION));
             if let Err(refusal) = claimant.mount.store.try_acquire(&claim) {
-                // It goes on even if it does not get the slot: it asks for it next.
+                // It continues even if it does not get the slot, because it asks for the slot next.
                 let _ = self.wait_by_busy_handler(claimant, caller, None, refusal);
             }
         }
     }
 
-    /// Goes on with a wait at its place, or at a new one if that has expired. Returns whether there was a wait.
+    /// Continues a wait at its place, or at a new place if that has expired. Returns whether there was a wait.
     fn keep_place(&mut self) -> bool {
         let Some(waiting) = self.take() else { return false };
         let has_expired = waiting.refused_at.elapsed() > KEPT;
@@ -246,7 +252,8 @@ impl Wait {
         true
     }
 
-    /// Has the connection's busy handler wait, until the slot is reserved or `read` is replaced. Fails when it gives up.
+    /// Calls the connection's busy handler, until the slot is reserved or `read` is replaced. Fails when the handler
+    /// gives up.
     fn wait_by_busy_handler(
         &mut self,
         claimant: &Claimant,
@@ -294,7 +301,7 @@ impl Waiting {
         }
     }
 
-    /// The busy handler waits no longer. Our own has printed all that there is to say.
+    /// The busy handler waits no longer. If it is the crate's, it has already printed the messages.
     fn give_up(&mut self, claimant: &Claimant, refusal: Refusal, is_ours: bool) -> Refusal {
         let refusal = refusal.after(self.place.age());
         if is_ours {
@@ -310,28 +317,29 @@ impl Waiting {
     }
 }
 
-/// Returns how long to wait in the queue after a busy handler has slept elsewhere: about as long. Not exactly, or a
-/// connection could be away each time that the slot is released, if that happens at equal intervals.
+/// Returns how long to wait in the queue after a busy handler has slept elsewhere: about as long. The time varies,
+/// because the slot may be released at equal intervals. With a fixed time, the connection could be away at each
+/// release.
 fn turn_after(slept: Duration) -> Duration {
     slept.mul_f64(0.5 + fastrand::f64()).max(SHORTEST_TURN)
 }
 
-/// A refusal that a busy handler may be called for next, on this thread.
+/// A refusal for which SQLite may call a busy handler next, on this thread.
 ///
-/// It may also not be called, and then this stays. So the effect must not last: the claim is for a reservation.
+/// If SQLite does not call it, this value stays. So its effect must not last, and the claim is only for a reservation.
 struct Pending {
-    /// Whose busy handler it is: the address of a `sqlite3`. Another connection may have the address by now; then `alive`
-    /// is dropped.
+    /// The connection of the busy handler: the address of a `sqlite3`. If another connection has the address by now,
+    /// `alive` is dropped.
     connection: usize,
     mount: Weak<Mount>,
     alive: Weak<()>,
     claim: Claim,
     place: Place,
-    /// Whether a fault plan has refused it, so that there may be nothing to wait for.
+    /// Whether a fault plan has refused the lock. Then a wait may have no purpose.
     is_fault: bool,
 }
 
-/// A wait that a busy handler is called for again and again.
+/// A wait for which SQLite calls a busy handler repeatedly.
 #[derive(Clone, Copy)]
 struct HandlerCalls {
     connection: usize,
@@ -339,7 +347,7 @@ struct HandlerCalls {
     start: Instant,
 }
 
-/// What waits in the queue when SQLite's own busy handler sleeps.
+/// The wait in the queue while SQLite's own busy handler sleeps.
 struct Sleeper {
     mount: Arc<Mount>,
     claim: Claim,
@@ -364,8 +372,8 @@ impl Pending {
     }
 }
 
-/// The busy handler of our own connections: waits in the engine's queue. Returns whether SQLite should try again. `tries`
-/// counts the calls for one statement.
+/// The busy handler of the crate's connections: waits in the engine's queue. Returns whether SQLite should try again.
+/// `tries` counts the calls for one statement.
 pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
     let start = waiting_since(connection, tries);
     let pending = Pending::take(|pending| pending.connection == connection);
@@ -379,7 +387,7 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
         return outlasts_fault(timeout);
     }
     match wait_and_report(&mount, &pending.claim, pending.place, timeout.saturating_sub(start.elapsed())) {
-        // If what was read was replaced, SQLite learns that when it tries again.
+        // If the content that was read was replaced, SQLite detects that when it tries again.
         Ok(()) | Err(Refusal::Stale { .. }) => tries == 0 || start.elapsed() <= timeout,
         Err(refusal) => {
             let refusal = refusal.after(start.elapsed());
@@ -392,8 +400,8 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
     }
 }
 
-/// Returns whether a wait would outlast a fault plan's refusals, without the wait: a plan for one call is over, and one
-/// that goes on outlasts each wait.
+/// Returns, without waiting, whether a wait would outlast a fault plan's refusals. A plan for one call has ended. A
+/// plan for all later calls outlasts each wait.
 fn outlasts_fault(patience: Duration) -> bool {
     let outlasts = !patience.is_zero() && !faults::would_refuse_again();
     if outlasts {
@@ -409,8 +417,8 @@ impl Mount {
     }
 }
 
-/// Waits for the writer slot at this place in the queue. A wait that seems to be for its own thread is printed soon: another
-/// thread may have the holder by now and release the slot, so a deadlock can't be proven.
+/// Waits for the writer slot at this place in the queue. If the wait seems to be for the current thread, it is printed
+/// early. A deadlock can't be proven, because another thread may own the holder by now and release the slot.
 fn wait_and_report(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
     let first = patience.min(SELF_REPORTED_AFTER);
     match wait(mount, claim, place, first) {
@@ -435,15 +443,15 @@ fn wait(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Resul
     result
 }
 
-/// Forgets the refusals of this thread and the calls of its busy handler: a lock was taken, and what comes after is another
-/// wait.
+/// Clears the refusals of this thread and the calls of its busy handler. A lock was taken, so a later wait is another
+/// one.
 pub(super) fn forget() {
     Refusal::forget();
     let _ = CALLS.try_with(|cell| cell.set(None));
 }
 
-/// Returns when the wait began. SQLite does not start to count from 0 for each kind of wait, so a call that does not follow
-/// the last one begins another wait.
+/// Returns when the wait began. SQLite does not count from 0 for each kind of wait. So a call that does not follow the
+/// last one begins another wait.
 fn waiting_since(connection: usize, tries: i32) -> Instant {
     let follows = |calls: &HandlerCalls| calls.connection == connection && calls.tries + 1 == tries;
     let last = CALLS.try_with(Cell::get).ok().flatten().filter(follows);
@@ -461,8 +469,8 @@ fn poll(start: Instant, tries: i32) -> bool {
     patient
 }
 
-/// Calls a busy handler. If it is SQLite's own, it sleeps by way of our VFS, and waits in the queue meanwhile; then the
-/// result of that wait is returned too.
+/// Calls a busy handler. If it is SQLite's own, it sleeps by a method of this VFS, which waits in the queue meanwhile.
+/// Then returns the result of that wait too.
 fn call(
     busy_handler: impl FnOnce() -> bool,
     mount: &Arc<Mount>,
@@ -479,8 +487,8 @@ fn call(
 /// Waits in the queue, if a busy handler is being called for an engine on this thread. Returns whether it waited.
 pub(super) fn sleep(time: Duration) -> bool {
     let waits = |sleeper: &mut Sleeper| !matches!(sleeper.result, Some(Ok(())));
-    // Not borrowed while it waits. One that has its slot does not sleep again: this is the sleep of another connection, which
-    // code in the busy handler uses.
+    // The value is not borrowed during the wait. A wait that has its slot does not sleep again. If it has the slot,
+    // this sleep is of another connection, which code in the busy handler uses.
     let taken = SLEEPER.try_with(|cell| cell.borrow_mut().take_if(waits));
     let Some(mut sleeper) = taken.ok().flatten() else { return false };
     sleeper.result = Some(wait(&sleeper.mount, &sleeper.claim, sleeper.place, time));

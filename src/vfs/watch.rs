@@ -8,16 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use rusqlite::Connection;
 use rusqlite::ffi::{self, sqlite3};
 
-/// What was compiled on a connection, as far as its reuse depends on it.
+/// The compiled statements of a connection that affect its reuse.
 pub(super) struct Watch {
     /// The connection. Never changed; it is atomic so that the watch is Send.
     db: AtomicPtr<sqlite3>,
     /// A statement that changes a schema.
     schema: AtomicBool,
-    /// A statement that may leave the connection with other planner statistics than a new one has. For example,
-    /// SQLite forgets them when it fails to create an index.
+    /// A statement that may leave the connection with other planner statistics than a new connection. For example,
+    /// SQLite drops the statistics when it fails to create an index.
     statistics: AtomicBool,
-    /// A pragma that changes the connection and does not come to the VFS, or a setting of FTS5.
+    /// A pragma that changes the connection and that SQLite does not pass to the VFS, or a setting of FTS5.
     settings: AtomicBool,
 }
 
@@ -34,15 +34,15 @@ impl Watch {
         watch
     }
 
-    /// Returns whether this still is the connection's authorizer after a setup that may have set another. SQLite
-    /// compiles all statements again after such a change; a change by the test is detected by that.
+    /// Returns whether this still is the connection's authorizer after a setup that may have set another. After such a
+    /// change, SQLite compiles all statements again. This detects a change by the test.
     pub(super) fn is_set(&self, connection: &Connection) -> bool {
         self.schema.store(false, Ordering::Relaxed);
         drop(connection.prepare("CREATE VIEW rusqlite_fixtures_probe AS SELECT 1")); // compiled, not run
         self.schema.load(Ordering::Relaxed)
     }
 
-    /// Forgets what was compiled so far.
+    /// Clears the record of compiled statements.
     pub(super) fn restart(&self) {
         [&self.schema, &self.statistics, &self.settings].iter().for_each(|seen| seen.store(false, Ordering::Relaxed));
     }
@@ -74,7 +74,8 @@ impl Watch {
         }
     }
 
-    /// Decides about a pragma. One on `main`, or on no database, comes to the VFS as well (`Handle::pragma`).
+    /// Decides about a pragma. SQLite passes a pragma on `main`, or on no database, to the VFS as well
+    /// (`Handle::pragma`).
     fn authorize_pragma(&self, pragma: &CStr, argument: &CStr, database: Option<&CStr>) -> c_int {
         if database.is_some_and(|database| !database.to_bytes().eq_ignore_ascii_case(b"main")) {
             self.settings.store(true, Ordering::Relaxed);
@@ -92,8 +93,8 @@ impl Watch {
     /// (SQLite, "PRAGMA foreign_keys").
     fn foreign_keys_would_become(&self, on: bool) -> bool {
         let (db, mut are_on) = (self.db.load(Ordering::Relaxed), 0);
-        // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument is
-        // an int to write to.
+        // SAFETY: the connection is the one that is calling. With this verb, -1 changes nothing, and the last argument
+        // is an int to write to.
         let (is_in_transaction, code) = unsafe {
             let code = ffi::sqlite3_db_config(db, ffi::SQLITE_DBCONFIG_ENABLE_FKEY, -1, &raw mut are_on);
             (ffi::sqlite3_get_autocommit(db) == 0, code)
@@ -144,13 +145,13 @@ fn is_of_statistics(table: &CStr) -> bool {
     table.to_bytes().get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
-/// Returns whether FTS5 may write its settings to this table. FTS5 keeps them in memory too, where a rollback does
-/// not undo them. (Another table of such a name costs no more than a connection.)
+/// Returns whether FTS5 may write its settings to this table. FTS5 keeps them in memory too, where a rollback does not
+/// undo them. (If another table has such a name, the only cost is a new connection.)
 fn is_of_fts5_settings(table: &CStr) -> bool {
     table.to_bytes().to_ascii_lowercase().ends_with(b"_config")
 }
 
-/// Returns what SQLite takes the argument of a boolean pragma for, if it is one of the usual words.
+/// Returns SQLite's meaning of the argument of a boolean pragma, if it is one of the usual words.
 fn boolean(argument: &CStr) -> Option<bool> {
     let is_one_of =
         |words: [&str; 4]| words.iter().any(|word| argument.to_bytes().eq_ignore_ascii_case(word.as_bytes()));

@@ -1,4 +1,4 @@
-//! The repository's own order.
+//! Checks of the repository: changelog, links, width of code, imports.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ fn the_changelog_begins_with_this_version() {
     assert!(top.starts_with(&version) || top == "## [Unreleased]", "{top:?} is at the top, not {version:?}");
 }
 
-/// A link to a file of the repository would lead nowhere from crates.io and docs.rs.
+/// On crates.io and docs.rs, a link to a file of the repository would be broken.
 #[test]
 fn the_readme_links_to_addresses() {
     let readme = read("README.md");
@@ -29,7 +29,7 @@ fn the_readme_links_to_addresses() {
     }
 }
 
-/// docs.rs shows so many columns of a block of code, and cuts off the rest.
+/// docs.rs shows only this number of columns of a code block, and cuts off the rest.
 #[test]
 fn blocks_of_code_in_the_documentation_are_not_too_wide() {
     const COLUMNS: usize = 88;
@@ -46,7 +46,7 @@ fn blocks_of_code_in_the_documentation_are_not_too_wide() {
     assert!(lines > 300, "there are more lines of code than {lines}");
 }
 
-/// The text of the comments, in lines as they are in the file; the other lines are empty.
+/// Returns the text of the doc comments, with the file's line numbers. All other lines are empty.
 fn doc_comments(source: &str) -> String {
     let text = |line: &str| {
         let line = line.trim_start().strip_prefix("//")?.strip_prefix(['/', '!'])?;
@@ -55,7 +55,7 @@ fn doc_comments(source: &str) -> String {
     source.lines().map(|line| text(line).unwrap_or_default() + "\n").collect()
 }
 
-/// What stands between lines of three backticks, with the numbers of the lines.
+/// Returns the lines between lines of three backticks, with their line numbers.
 fn lines_of_code(text: &str) -> Vec<(usize, &str)> {
     let is_fence = |line: &str| line.trim_start().starts_with("```");
     let mut is_code = false;
@@ -74,14 +74,14 @@ fn unsafe_code_is_where_the_design_says() {
     }
 }
 
-/// The files of a folder, and not of those in it.
+/// Returns the files of a folder, without the files of its subfolders.
 fn files_in(folder: &str) -> Vec<String> {
     let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap().map(Result::unwrap);
     let names = files.filter(|file| file.path().is_file()).map(|file| file.file_name().into_string().unwrap());
     names.map(|name| if folder.is_empty() { name } else { format!("{folder}/{name}") }).collect()
 }
 
-/// The files of `src`, from the repository's root on.
+/// Returns the files of `src`, with paths from the repository's root.
 fn source_files() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (mut folders, mut files) = (vec![root.join("src")], Vec::new());
@@ -185,7 +185,7 @@ impl Layers {
         Layers(table)
     }
 
-    /// Whether the file at `path` may use this module of the crate.
+    /// Checks that the file at `path` may use this module of the crate.
     fn check(&self, path: &str, used: &str) -> Result<(), String> {
         let layer = path.trim_start_matches("src/").split('/').next().unwrap().trim_end_matches(".rs");
         let may_use = |name: &str| self.0.iter().find(|(row, _)| row == name).map(|(_, may_use)| may_use);
@@ -209,19 +209,19 @@ fn in_backticks(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The code outside of tests and comments.
+/// Returns the lines of code outside of tests and comments.
 fn code(source: &str) -> impl Iterator<Item = &str> {
     let code = source.split("\n#[cfg(test)]\nmod ").next().unwrap();
     let code = code.split("\n#[cfg(all(test").next().unwrap();
     code.lines().filter(|line| !line.trim_start().starts_with("//"))
 }
 
-/// The first names of the paths that begin with `crate::`.
+/// Returns the name after `crate::` in each path that begins with it.
 fn crate_paths(source: &str) -> Vec<String> {
     code(source).flat_map(|line| line.split("crate::").skip(1)).flat_map(first_names).collect()
 }
 
-/// The files beside this one that it names in its imports, which begin with a small letter.
+/// Returns the files of the same folder that the imports name. Their names begin with a lowercase letter.
 fn siblings_used(source: &str) -> Vec<String> {
     let paths = code(source).filter_map(|line| line.split_once("use super::"));
     paths
@@ -230,7 +230,7 @@ fn siblings_used(source: &str) -> Vec<String> {
         .collect()
 }
 
-/// The first name of a path, or of each path in braces.
+/// Returns the first name of a path, or of each path in braces.
 fn first_names(path: &str) -> Vec<String> {
     let name = |path: &str| path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     match path.strip_prefix('{') {
@@ -239,7 +239,7 @@ fn first_names(path: &str) -> Vec<String> {
     }
 }
 
-/// Files that use each other in a circle.
+/// Returns files that use each other in a circle, if there are any.
 fn circle(files: &BTreeMap<String, Vec<String>>) -> Option<Vec<String>> {
     fn from(files: &BTreeMap<String, Vec<String>>, way: &mut Vec<String>) -> bool {
         let last = way.last().unwrap().clone();

@@ -17,8 +17,8 @@ use crate::once_map;
 use crate::sync::Recovered;
 use crate::sync::thread::{self, ThreadId};
 
-/// A lock file that this thread has locked. Dropping it unlocks the file. The system does too when the process ends in any
-/// way.
+/// A lock file that this thread has locked. Dropping it unlocks the file. The system unlocks it too when the process
+/// ends, even by a crash.
 pub(super) struct LockFile {
     path: PathBuf,
 }
@@ -156,7 +156,7 @@ impl Wait<'_> {
         if waited >= REPORTED_AFTER && !std::mem::replace(&mut self.is_reported, true) {
             report(&format!("waiting for {}, which builds a template", self.holder()));
         }
-        // In proportion to the wait so far, so that it adds little to the wait.
+        // The sleep is in proportion to the wait so far, so that it adds little to the wait.
         std::thread::sleep((waited / 8).clamp(Duration::from_millis(1), Duration::from_millis(50)));
         true
     }
@@ -290,7 +290,7 @@ mod tests {
         assert!(!leads_to(&b, std::slice::from_ref(&own.path)), "the search of a cycle of others ends");
     }
 
-    /// When a wait is over, the note must no longer name it.
+    /// When a wait has ended, the note must no longer name the file.
     #[test]
     fn a_wait_that_is_over_is_no_longer_noted() {
         let (_folder, [a, b, _]) = folder_with_files();

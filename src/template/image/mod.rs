@@ -170,7 +170,7 @@ impl Image<'_> {
         let bytes = bytes_of(&file, metadata.len()).ok()?;
         let (content, seal) = Seal::split((*bytes).as_ref())?;
         let len = content.len();
-        // The metadata from after the read, because they show that nothing was written until then.
+        // This uses the metadata from after the read, because they show that nothing was written until then.
         if seal.identity != self.identity || !seal.is_whole(content, &file, &file.metadata().ok()?) {
             return None;
         }

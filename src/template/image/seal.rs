@@ -24,7 +24,8 @@ const LEN: usize = TITLE.len() + 42 + 42 + 26 + 30;
 impl Seal {
     /// Returns the seal for an image that is being written.
     pub(super) fn new(identity: u128, checksum: u128, size: usize) -> Seal {
-        // In the past, so that any later write to the file changes it, even if the file system's clock is coarse.
+        // The time is in the past, so that any later write to the file changes it, even if the file system's clock is
+        // coarse.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Seal { identity, checksum, size: size as u64, modified: now.as_secs().saturating_sub(10) }
     }
