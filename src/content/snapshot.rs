@@ -132,7 +132,7 @@ impl Snapshot {
         check_start(&header, len).map_err(flawed)?;
         match read_through_sqlite(path) {
             Ok(ReadFile { bytes, len }) if len < bytes.len() && bytes[FORMAT_VERSIONS] != WAL => {
-                Err(flawed(format!("it is cut short: {len} bytes, where its header promises {}", bytes.len())))
+                Err(flawed(format!("it is truncated: it has {len} bytes, and its header declares {}", bytes.len())))
             }
             Ok(ReadFile { bytes, .. }) => Snapshot::from_bytes(bytes),
             // The header is reliable only after SQLite has locked the file and failed to read it.
@@ -321,7 +321,7 @@ fn check_start(bytes: &[u8], len: usize) -> std::result::Result<(), String> {
         return Err("it does not start with SQLite's header string, \"SQLite format 3\"".into());
     }
     if bytes.len() < HEADER {
-        return Err(format!("it is cut short: {len} bytes, fewer than the {HEADER} of SQLite's header"));
+        return Err(format!("it is truncated: it has {len} bytes, fewer than the {HEADER} of SQLite's header"));
     }
     Ok(())
 }
@@ -332,19 +332,21 @@ fn check_header(bytes: &[u8], len: usize) -> std::result::Result<(), String> {
     let page_size = match u16::from_be_bytes([bytes[PAGE_SIZE], bytes[PAGE_SIZE + 1]]) {
         1 => 65_536,
         size if size >= 512 && size.is_power_of_two() => usize::from(size),
-        size => return Err(format!("its header gives a page size of {size}, which SQLite does not have")),
+        size => return Err(format!("its header declares a page size of {size}, which SQLite does not support")),
     };
     if bytes[FORMAT_VERSIONS + 1] > WAL {
-        return Err(format!("its header asks for version {} of the file format", bytes[FORMAT_VERSIONS + 1]));
+        return Err(format!("its header requires version {} of the file format", bytes[FORMAT_VERSIONS + 1]));
     }
     let number = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let counted = number(CHANGE_COUNTER) == number(VERSION_VALID_FOR);
     let pages = if counted { number(PAGE_COUNT) as usize } else { 1 };
     if !has_room(len, pages.max(1), page_size) {
-        return Err(format!("it is cut short: {len} bytes, where its header promises {pages} pages of {page_size}"));
+        return Err(format!(
+            "it is truncated: it has {len} bytes, and its header declares {pages} pages of {page_size}"
+        ));
     }
     if !len.is_multiple_of(page_size) {
-        return Err(format!("it has {len} bytes, which is no whole number of its pages of {page_size}"));
+        return Err(format!("it has {len} bytes, which is not a multiple of its page size {page_size}"));
     }
     Ok(())
 }

@@ -212,10 +212,10 @@ fn bytes_that_are_no_database_are_refused() {
         ("it is empty", vec![]),
         ("does not start with SQLite's header string", b"PK\x03\x04 something else".to_vec()),
         ("does not start with SQLite's header string", changed(5, b'?')),
-        ("cut short: 60 bytes", good[..60].to_vec()),
-        ("cut short: 4096 bytes, where its header promises 2 pages of 4096", good[..4096].to_vec()),
-        ("cut short: 8000 bytes", good[..8000].to_vec()),
-        ("cut short: 8192 bytes, where its header promises 65538 pages", changed(29, 1)),
+        ("truncated: it has 60 bytes", good[..60].to_vec()),
+        ("truncated: it has 4096 bytes, and its header declares 2 pages of 4096", good[..4096].to_vec()),
+        ("truncated: it has 8000 bytes", good[..8000].to_vec()),
+        ("truncated: it has 8192 bytes, and its header declares 65538 pages", changed(29, 1)),
         ("page size of 1000", [&good[..16], &[3, 232], &good[18..]].concat()),
         ("version 9 of the file format", changed(19, 9)),
     ];
@@ -257,7 +257,7 @@ fn an_error_has_sqlites_reason_if_sqlite_can_not_read_a_file() {
 fn bytes_after_the_last_page_are_refused() {
     let bytes = [engine_with_entries(&[]).snapshot().to_bytes(), vec![0; 100]].concat();
     let error = Snapshot::from_bytes(bytes).unwrap_err();
-    assert!(error.to_string().contains("8292 bytes, which is no whole number of its pages of 4096"), "{error}");
+    assert!(error.to_string().contains("8292 bytes, which is not a multiple of its page size 4096"), "{error}");
 }
 
 /// Versions of SQLite before 2010 update neither the header's page count nor the number that says whether it is valid.
