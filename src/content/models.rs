@@ -1,7 +1,7 @@
 //! Models of `once_map` and `store`: shuttle runs their real code in many orders of its threads' steps. A lost wake-up
 //! is a deadlock there, because waits never time out.
 //!
-//! Each model has a twin with a bug, which must be found. The same twin without a bug must pass.
+//! Each model has a variant with a bug, which must be found. The same variant without a bug must pass.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
@@ -69,7 +69,7 @@ mod once_map {
         Own,
     }
 
-    /// The operation that `OnceMap` and its twin have in common.
+    /// The operation that `OnceMap` and its variant have in common.
     trait Once: Send + Sync + 'static {
         fn obtain(&self, key: u8, create: &dyn Fn() -> Result<usize, Failure>) -> Result<usize, Failure>;
     }
@@ -167,15 +167,15 @@ mod once_map {
     }
 
     /// A short version of `OnceMap`, with a bug.
-    struct Twin {
+    struct Variant {
         entries: Mutex<BTreeMap<u8, Option<usize>>>,
         settled: Condvar,
         bug: Bug,
     }
 
-    impl Twin {
-        fn new(bug: Bug) -> Twin {
-            Twin { entries: Mutex::new(BTreeMap::new()), settled: Condvar::new(), bug }
+    impl Variant {
+        fn new(bug: Bug) -> Variant {
+            Variant { entries: Mutex::new(BTreeMap::new()), settled: Condvar::new(), bug }
         }
 
         fn lock(&self) -> MutexGuard<'_, BTreeMap<u8, Option<usize>>> {
@@ -196,7 +196,7 @@ mod once_map {
         }
     }
 
-    impl Once for Twin {
+    impl Once for Variant {
         fn obtain(&self, key: u8, create: &dyn Fn() -> Result<usize, Failure>) -> Result<usize, Failure> {
             let mut entries = self.lock();
             loop {
@@ -223,13 +223,13 @@ mod once_map {
 
     #[test]
     fn bugs_are_found() {
-        check(|| one_value_for_all(Twin::new(Bug::None), 3));
-        check(|| a_failure_is_followed_by_a_success(Twin::new(Bug::None), false));
-        check_fails("it was created twice", || one_value_for_all(Twin::new(Bug::UnlockedCheck), 3));
+        check(|| one_value_for_all(Variant::new(Bug::None), 3));
+        check(|| a_failure_is_followed_by_a_success(Variant::new(Bug::None), false));
+        check_fails("it was created twice", || one_value_for_all(Variant::new(Bug::UnlockedCheck), 3));
         check_fails("a waiting thread panicked", || {
-            a_failure_is_followed_by_a_success(Twin::new(Bug::NoSecondLook), false)
+            a_failure_is_followed_by_a_success(Variant::new(Bug::NoSecondLook), false)
         });
-        check_fails("deadlock", || one_value_for_all(Twin::new(Bug::NotifyFirst), 3));
+        check_fails("deadlock", || one_value_for_all(Variant::new(Bug::NotifyFirst), 3));
     }
 }
 
@@ -241,7 +241,7 @@ mod store {
     /// A time limit that may be over at any time.
     const SHORT: Duration = Duration::from_secs(1);
 
-    /// The writer slot of `Store` and its twin.
+    /// The writer slot of `Store` and its variant.
     trait Slot: Send + Sync + 'static {
         fn acquire(&self, token: Token);
         fn release(&self, token: Token);
@@ -643,7 +643,7 @@ mod store {
     }
 
     /// A short version of a slot with a queue, with a bug.
-    struct Twin {
+    struct Variant {
         state: Mutex<TwinState>,
         bug: Bug,
     }
@@ -708,9 +708,9 @@ mod store {
         }
     }
 
-    impl Twin {
-        fn new(bug: Bug) -> Twin {
-            Twin { state: Mutex::default(), bug }
+    impl Variant {
+        fn new(bug: Bug) -> Variant {
+            Variant { state: Mutex::default(), bug }
         }
 
         fn lock(&self) -> MutexGuard<'_, TwinState> {
@@ -751,7 +751,7 @@ mod store {
         }
     }
 
-    impl Slot for Twin {
+    impl Slot for Variant {
         fn acquire(&self, token: Token) {
             self.acquire_within(token, self.place(), NO_LIMIT);
         }
@@ -767,7 +767,7 @@ mod store {
         }
     }
 
-    impl Queue for Twin {
+    impl Queue for Variant {
         type Place = u64;
 
         fn queued(&self) -> usize {
@@ -794,21 +794,21 @@ mod store {
 
     #[test]
     fn bugs_are_found() {
-        check(|| one_at_a_time(Twin::new(Bug::None), 3, 2));
+        check(|| one_at_a_time(Variant::new(Bug::None), 3, 2));
         for (bug, words) in
             [(Bug::UnlockedCheck, "deadlock"), (Bug::NotifyFirst, "deadlock"), (Bug::NoSecondLook, "two have it")]
         {
-            check_fails(words, move || one_at_a_time(Twin::new(bug), 3, 2));
+            check_fails(words, move || one_at_a_time(Variant::new(bug), 3, 2));
         }
-        check(|| in_order_of_arrival(Twin::new(Bug::None)));
-        check_fails("not in order of arrival", || in_order_of_arrival(Twin::new(Bug::LastFirst)));
-        check(|| in_order_of_first_refusals(Twin::new(Bug::None)));
-        check_fails("not in order of first refusals", || in_order_of_first_refusals(Twin::new(Bug::LosesPlace)));
-        check(|| all_get_it_though_one_returns(Twin::new(Bug::None)));
-        check_fails("deadlock", || all_get_it_though_one_returns(Twin::new(Bug::CalledOnce)));
-        check(|| a_reservation_expires(Twin::new(Bug::None)));
-        check_fails("max_steps", || a_reservation_expires(Twin::new(Bug::LeavesWatch)));
-        check(|| one_that_times_out_calls_the_next(Twin::new(Bug::None)));
-        check_fails("deadlock", || one_that_times_out_calls_the_next(Twin::new(Bug::GivesUpSilently)));
+        check(|| in_order_of_arrival(Variant::new(Bug::None)));
+        check_fails("not in order of arrival", || in_order_of_arrival(Variant::new(Bug::LastFirst)));
+        check(|| in_order_of_first_refusals(Variant::new(Bug::None)));
+        check_fails("not in order of first refusals", || in_order_of_first_refusals(Variant::new(Bug::LosesPlace)));
+        check(|| all_get_it_though_one_returns(Variant::new(Bug::None)));
+        check_fails("deadlock", || all_get_it_though_one_returns(Variant::new(Bug::CalledOnce)));
+        check(|| a_reservation_expires(Variant::new(Bug::None)));
+        check_fails("max_steps", || a_reservation_expires(Variant::new(Bug::LeavesWatch)));
+        check(|| one_that_times_out_calls_the_next(Variant::new(Bug::None)));
+        check_fails("deadlock", || one_that_times_out_calls_the_next(Variant::new(Bug::GivesUpSilently)));
     }
 }

@@ -263,6 +263,16 @@ fn a_refusal_is_not_explained_after_a_lock_was_granted_on_the_thread() {
 }
 
 #[test]
+fn a_refusal_is_not_explained_after_a_connection_was_lent_out_on_the_thread() {
+    let (engine, other) = (impatient_engine(), engine_with_entries(&[(1, 1)]));
+    drop(other.unit_of_work().unwrap()); // so that the next one gets an idle connection
+    let _writer = engine.begin(Immediate).unwrap();
+    let error = refused(&engine);
+    let _work = other.unit_of_work().unwrap();
+    assert_is_not_explained(error);
+}
+
+#[test]
 fn a_refusal_is_not_explained_after_one_with_another_code() {
     let engine = impatient_engine();
     let reader = engine.unit_of_work().unwrap();
