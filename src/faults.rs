@@ -143,8 +143,6 @@ static ANY: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static ACTIVE: Cell<Option<Active>> = const { Cell::new(None) };
-    /// The number of calls that have failed, by all plans.
-    static COUNT: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Fault {
@@ -295,15 +293,7 @@ pub(crate) fn check(call: Call) -> Result<(), Code> {
 
 #[cold]
 fn check_plan(call: Call) -> Result<(), Code> {
-    let Some(code) = with_active(|active| active.meet(call)).flatten() else { return Ok(()) };
-    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
-    Err(code)
-}
-
-/// Returns the number of calls that have failed on this thread so far.
-#[inline]
-pub(crate) fn count() -> usize {
-    if ANY.load(Ordering::Relaxed) { COUNT.try_with(Cell::get).unwrap_or(0) } else { 0 }
+    with_active(|active| active.meet(call)).flatten().map_or(Ok(()), Err)
 }
 
 /// Returns whether the plan of this thread would fail one more lock.
@@ -414,5 +404,25 @@ mod tests {
         let order = Fault::Io.starting_at(2).order;
         assert!(format!("{order:?}").starts_with("Fault::Io.starting_at(2) of src/faults.rs:"), "{order:?}");
         assert_eq!(format!("{order:?}"), order.to_string());
+    }
+
+    #[test]
+    fn a_plan_prints_the_first_call_that_it_has_failed() {
+        let plan = Fault::Io.starting_at(2);
+        plan.during(|| [Call::Lock, Call::Read, Call::Write].map(check));
+        assert!(format!("{plan:?}").ends_with(", which failed a read"), "{plan:?}");
+    }
+
+    #[test]
+    fn an_exemption_ends_with_its_work_even_if_that_panics() {
+        let plan = Fault::Io.starting_at(1);
+        plan.during(|| {
+            assert_eq!(exempt(|| check(Call::Read)), Ok(()));
+            assert_eq!(check(Call::Read), Err(ffi::SQLITE_IOERR_READ));
+            let panicking = || exempt(|| panic!("in a function of the test"));
+            std::panic::catch_unwind(panicking).unwrap_err();
+            assert_eq!(check(Call::Write), Err(ffi::SQLITE_IOERR_WRITE));
+        });
+        assert_eq!(plan.calls(), 2);
     }
 }

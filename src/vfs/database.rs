@@ -9,6 +9,7 @@ use super::NAME;
 use super::handle::{Handle, Lock, Pragma};
 use super::io_methods::{Code, Content, File, content, guard, methods, place};
 use super::waiting::Caller;
+use crate::faults::Call;
 
 /// Since SQLite 3.38. The bindings of the oldest libsqlite3-sys don't have it.
 const SQLITE_FCNTL_EXTERNAL_READER: c_int = 40;
@@ -65,6 +66,10 @@ pub(super) unsafe fn of<'a>(file: *mut sqlite3_file) -> Option<&'a mut Database>
 }
 
 impl Content for Database {
+    fn check_faults(&mut self, call: Call) -> Result<(), Code> {
+        self.handle.check_faults(call)
+    }
+
     fn read(&self, offset: usize, len: usize, take: impl FnMut(&[u8])) -> bool {
         self.handle.read(offset, len, take)
     }

@@ -57,16 +57,21 @@ impl Settings {
     const DEFAULT: Settings = Settings { persist_wal: false, powersafe_overwrite: true, mmap_size: 0 };
 }
 
+/// What a connection has written in its transaction.
+struct Written {
+    pages: Pages,
+    /// Whether they are a database in WAL mode.
+    becomes_wal: bool,
+}
+
 /// One connection's open file on an engine.
 pub(super) struct Handle {
     claimant: Claimant,
     lock: Lock,
     /// The content that the connection reads, from when it takes SHARED.
     read: Option<Snapshot>,
-    /// The pages that it has written and not committed, from its first write on.
-    written: Option<Pages>,
-    /// Whether the written pages are a database in WAL mode.
-    becomes_wal: bool,
+    /// What it has written and not committed, from its first write on.
+    written: Option<Written>,
     /// The schema cookie that the connection wrote in its latest commit, until its next transaction. `read` may have
     /// another one.
     own_cookie: Option<u32>,
@@ -80,10 +85,8 @@ pub(super) struct Handle {
     pragma_changed: bool,
     /// Whether `PRAGMA synchronous` was set. The session restores it.
     synchronous_was_set: bool,
-    /// The number of calls on this thread that a fault plan had failed when the connection began to read.
-    faults_before: usize,
-    /// Whether a fault plan failed a call while the connection read. SQLite does not report each error: if it can't
-    /// read the planner's statistics, it continues without them.
+    /// Whether a fault plan has failed a call to this file. SQLite does not report each error: if it can't read the
+    /// planner's statistics, it continues without them. (It reports each error of a journal.)
     has_met_fault: bool,
 }
 
@@ -94,7 +97,6 @@ impl Handle {
             lock: Lock::None,
             read: None,
             written: None,
-            becomes_wal: false,
             own_cookie: None,
             wait: Wait::Idle,
             may_hold_slot: false,
@@ -102,7 +104,6 @@ impl Handle {
             settings: Settings::DEFAULT,
             pragma_changed: false,
             synchronous_was_set: false,
-            faults_before: faults::count(),
             has_met_fault: false,
         }
     }
@@ -154,7 +155,7 @@ impl Handle {
     /// pages.
     fn with_pages<T>(&self, look: impl FnOnce(&Pages) -> T) -> T {
         match (&self.written, &self.read) {
-            (Some(written), _) => look(written),
+            (Some(written), _) => look(&written.pages),
             (None, Some(read)) => look(read.pages()),
             (None, None) => look(self.claimant.mount.store.current().pages()),
         }
@@ -162,7 +163,7 @@ impl Handle {
 
     /// Writes within the connection's transaction. Fails if the connection does not hold the writer slot.
     pub(super) fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code> {
-        self.writable()?.write(offset, data);
+        self.writable()?.pages.write(offset, data);
         if offset == 0 {
             self.write_journal_mode()?;
         }
@@ -172,22 +173,25 @@ impl Handle {
     /// Removes the mark of WAL mode from a page 1 that has it. With the mark, no connection could open the engine.
     fn write_journal_mode(&mut self) -> Result<(), Code> {
         let schema_before = self.read.as_ref().map(|read| read.stamp().schema_cookie);
-        let Some(pages) = &mut self.written else { return Ok(()) };
-        self.becomes_wal = snapshot::take_wal_mark(pages);
+        let Some(written) = &mut self.written else { return Ok(()) };
+        written.becomes_wal = snapshot::take_wal_mark(&mut written.pages);
         // In exclusive locking mode, SQLite tries to change only the mode, without a call to the VFS. It would then use
         // a WAL. A copy of a database in WAL mode has another schema too.
-        let is_switch = self.becomes_wal && schema_before == Some(Stamp::of(pages).schema_cookie);
+        let is_switch = written.becomes_wal && schema_before == Some(Stamp::of(&written.pages).schema_cookie);
         if is_switch { Err(ffi::SQLITE_IOERR_WRITE) } else { Ok(()) }
     }
 
     pub(super) fn resize(&mut self, size: usize) -> Result<(), Code> {
-        self.writable()?.resize(size);
+        self.writable()?.pages.resize(size);
         Ok(())
     }
 
-    fn writable(&mut self) -> Result<&mut Pages, Code> {
+    fn writable(&mut self) -> Result<&mut Written, Code> {
         match &self.read {
-            Some(read) if self.lock >= Lock::Reserved => Ok(self.written.get_or_insert_with(|| read.pages().clone())),
+            Some(read) if self.lock >= Lock::Reserved => {
+                let start = || Written { pages: read.pages().clone(), becomes_wal: false };
+                Ok(self.written.get_or_insert_with(start))
+            }
             _ => Err(ffi::SQLITE_IOERR_WRITE),
         }
     }
@@ -212,15 +216,17 @@ impl Handle {
 
     /// Refuses the lock if a fault plan asks for it.
     fn meet_fault(&mut self, level: Lock, caller: &impl Caller) -> Result<(), Code> {
-        if self.lock == Lock::None {
-            self.faults_before = faults::count();
-        }
         let call = if level <= Lock::Reserved { Call::Lock } else { Call::LockExclusive };
-        faults::check(call).inspect_err(|code| {
+        self.check_faults(call).inspect_err(|code| {
             if let (ffi::SQLITE_BUSY, Some(by)) = (*code, faults::order()) {
                 self.claimant.refuse_by_fault(caller, by);
             }
         })
+    }
+
+    /// Fails if a fault plan fails this call.
+    pub(super) fn check_faults(&mut self, call: Call) -> Result<(), Code> {
+        faults::check(call).inspect_err(|_| self.has_met_fault = true)
     }
 
     /// Called when the connection begins to read. It may have come back for the writer slot.
@@ -234,11 +240,9 @@ impl Handle {
     pub(super) fn unlock(&mut self, level: Lock) {
         if self.lock >= Lock::Reserved && level < Lock::Reserved {
             self.written = None;
-            self.becomes_wal = false;
             self.claimant.mount.store.release(self.claimant.token);
         }
         if level == Lock::None {
-            self.has_met_fault |= faults::count() != self.faults_before;
             if std::mem::take(&mut self.may_hold_slot) {
                 self.claimant.mount.store.release(self.claimant.token);
             }
@@ -249,8 +253,8 @@ impl Handle {
 
     /// Publishes what SQLite has committed (`SQLITE_FCNTL_COMMIT_PHASETWO`).
     pub(super) fn commit(&mut self) {
-        if let (Some(mut pages), Some(read)) = (self.written.take(), &self.read) {
-            if std::mem::take(&mut self.becomes_wal) {
+        if let (Some(Written { mut pages, becomes_wal }), Some(read)) = (self.written.take(), &self.read) {
+            if becomes_wal {
                 snapshot::count_on(&mut pages); // so that this connection does not keep the page 1 that it wrote
                 self.claimant.mount.store.set_journal_mode(JournalMode::Wal);
             }
@@ -375,6 +379,7 @@ mod tests {
 
     use super::*;
     use crate::content::queue::Place;
+    use crate::faults::Fault;
     use crate::vfs::Name;
 
     /// A connection whose transaction has read nothing, with a busy handler that is not the crate's.
@@ -504,6 +509,20 @@ mod tests {
         writer.unlock(Lock::None);
         polling.unlock(Lock::None);
         writer.lock(Lock::Reserved, &impatient()).expect("at once, not when the reservation has expired");
+    }
+
+    #[test]
+    fn a_handle_remembers_a_fault_on_any_thread_and_no_fault_of_another_handle() {
+        let [mut handle, mut other] = handles();
+        handle.lock(Lock::Shared, &impatient()).unwrap();
+        other.lock(Lock::Shared, &impatient()).unwrap();
+        let failed = thread::scope(|scope| {
+            let reads = || Fault::Io.at(1).during(|| handle.check_faults(Call::Read));
+            scope.spawn(reads).join().unwrap()
+        });
+        assert_eq!(failed, Err(ffi::SQLITE_IOERR_READ));
+        [&mut handle, &mut other].into_iter().for_each(|handle| handle.unlock(Lock::None));
+        assert!(handle.is_altered() && !other.is_altered());
     }
 
     #[test]

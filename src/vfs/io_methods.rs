@@ -9,13 +9,15 @@ use std::{ptr, slice};
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
-use crate::faults::{self, Call};
+use crate::faults::Call;
 
 /// A SQLite result code other than `SQLITE_OK`.
 pub(super) type Code = i32;
 
 /// The content of an open file of this VFS.
 pub(super) trait Content {
+    /// Fails if a fault plan fails this call.
+    fn check_faults(&mut self, call: Call) -> Result<(), Code>;
     /// Passes `len` bytes from `offset` on to `take`, in parts, with zeros beyond the end of the file. Returns whether
     /// the file has as many.
     fn read(&self, offset: usize, len: usize, take: impl FnMut(&[u8])) -> bool;
@@ -73,7 +75,7 @@ pub(super) const fn methods<C: Content>() -> sqlite3_io_methods {
         xRead: Some(read::<C>),
         xWrite: Some(write::<C>),
         xTruncate: Some(truncate::<C>),
-        xSync: Some(sync),
+        xSync: Some(sync::<C>),
         xFileSize: Some(file_size::<C>),
         xLock: Some(no_lock),
         xUnlock: Some(no_lock),
@@ -127,11 +129,12 @@ unsafe extern "C" fn read<C: Content>(
     offset: sqlite3_int64,
 ) -> c_int {
     guard(ffi::SQLITE_IOERR_READ, || {
-        faults::check(Call::Read)?;
+        // SAFETY: SQLite gives its methods files that `place` opened and `close` has not closed.
+        let content = unsafe { content::<C>(file) };
+        content.check_faults(Call::Read)?;
         let region = region(offset, amount)?;
         let mut out = out.cast::<u8>();
-        // SAFETY: SQLite gives its methods files that `place` opened and `close` has not closed.
-        let complete = unsafe { content::<C>(file) }.read(region.start, region.len(), |part| {
+        let complete = content.read(region.start, region.len(), |part| {
             // SAFETY: xRead has a buffer of `amount` bytes, which is what the parts have together; it is SQLite's own.
             unsafe {
                 ptr::copy_nonoverlapping(part.as_ptr(), out, part.len());
@@ -151,32 +154,36 @@ unsafe extern "C" fn write<C: Content>(
     offset: sqlite3_int64,
 ) -> c_int {
     guard(ffi::SQLITE_IOERR_WRITE, || {
-        faults::check(Call::Write)?;
+        // SAFETY: as in `read`.
+        let content = unsafe { content::<C>(file) };
+        content.check_faults(Call::Write)?;
         let region = region(offset, amount)?;
         // SAFETY: xWrite has `amount` bytes to write.
         let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), region.len()) };
-        // SAFETY: as in `read`.
-        unsafe { content::<C>(file) }.write(region.start, data)
+        content.write(region.start, data)
     })
 }
 
 unsafe extern "C" fn truncate<C: Content>(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_TRUNCATE, || {
-        faults::check(Call::Truncate)?;
         // SAFETY: as in `read`.
-        unsafe { content::<C>(file) }.truncate(unsigned(size)?)
+        let content = unsafe { content::<C>(file) };
+        content.check_faults(Call::Truncate)?;
+        content.truncate(unsigned(size)?)
     })
 }
 
-unsafe extern "C" fn sync(_: *mut sqlite3_file, _: c_int) -> c_int {
-    guard(ffi::SQLITE_IOERR_FSYNC, || faults::check(Call::Sync)) // memory needs none
+unsafe extern "C" fn sync<C: Content>(file: *mut sqlite3_file, _: c_int) -> c_int {
+    // SAFETY: as in `read`. Memory needs no synchronisation.
+    guard(ffi::SQLITE_IOERR_FSYNC, || unsafe { content::<C>(file) }.check_faults(Call::Sync))
 }
 
 unsafe extern "C" fn file_size<C: Content>(file: *mut sqlite3_file, size: *mut sqlite3_int64) -> c_int {
     guard(ffi::SQLITE_IOERR_FSTAT, || {
-        faults::check(Call::Size)?;
         // SAFETY: as in `read`.
-        let bytes = unsafe { content::<C>(file) }.size() as sqlite3_int64;
+        let content = unsafe { content::<C>(file) };
+        content.check_faults(Call::Size)?;
+        let bytes = content.size() as sqlite3_int64;
         // SAFETY: xFileSize has an integer to write its answer to.
         unsafe { *size = bytes };
         Ok(())

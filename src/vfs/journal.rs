@@ -59,6 +59,10 @@ pub(super) unsafe fn open_super(name: &CStr, file: *mut sqlite3_file, flags: c_i
 }
 
 impl Content for Journal {
+    fn check_faults(&mut self, call: Call) -> Result<(), Code> {
+        faults::check(call)
+    }
+
     fn read(&self, offset: usize, len: usize, mut take: impl FnMut(&[u8])) -> bool {
         let there = self.bytes.get(offset..).unwrap_or(&[]);
         let there = &there[..there.len().min(len)];

@@ -92,13 +92,17 @@ impl Mount {
 /// Prints once that the engine with this number is gone, if there was one. SQLite says only "unable to open database
 /// file", and some connection pools retry for half a minute before they report that.
 pub(super) fn report_gone(id: u64) {
-    let has_been = (1..NEXT.load(Ordering::Relaxed)).contains(&id);
-    let is_news = || REPORTED_GONE.lock().recovered().insert(id);
-    if has_been && is_news() {
+    if is_news(&mut REPORTED_GONE.lock().recovered(), id, NEXT.load(Ordering::Relaxed)) {
         eprintln!(
             "rusqlite-fixtures: can't connect to engine {id}: it no longer exists; keep an Engine as long as code connects to it"
         );
     }
+}
+
+/// Notes that an engine is gone. Returns whether that is worth a message: not if it was reported before, or if no engine
+/// before `next` has had this number.
+fn is_news(reported: &mut BTreeSet<u64>, id: u64, next: u64) -> bool {
+    (1..next).contains(&id) && reported.insert(id)
 }
 
 impl Drop for Mount {
@@ -197,6 +201,16 @@ mod tests {
             assert_eq!(parse(name), FileName::Beside, "{name}");
         }
         assert_eq!(FileName::parse(b"/tmp/file.sqlite3"), FileName::Other);
+    }
+
+    #[test]
+    fn an_engine_is_reported_as_gone_once_it_has_existed() {
+        let reported = &mut BTreeSet::new();
+        let is_news = |reported: &mut _, next| super::is_news(reported, 5, next);
+        assert!(!is_news(reported, 5), "its number is the next one");
+        assert!(is_news(reported, 6));
+        assert!(!is_news(reported, 7), "it was reported");
+        assert!(!super::is_news(reported, 0, 7), "numbers begin at 1");
     }
 
     /// SQLite deletes the super-journal when the last of the files is rolled back. It decides this by the content of

@@ -116,4 +116,14 @@ mod tests {
         assert!(run(&connection, &script.replace("SELEC ", "SELECT ")).is_ok());
         connection.close().map_err(|(_, error)| error).unwrap();
     }
+
+    #[test]
+    fn a_statement_runs_beyond_its_first_row() {
+        let connection = Connection::open_in_memory().unwrap();
+        let script = "PRAGMA auto_vacuum = INCREMENTAL; CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(99999));
+            DELETE FROM t; PRAGMA incremental_vacuum";
+        assert!(run(&connection, script).is_ok());
+        let free: i64 = connection.query_row("PRAGMA freelist_count", [], |row| row.get(0)).unwrap();
+        assert_eq!(free, 0, "the pragma frees a page for each row that it returns");
+    }
 }

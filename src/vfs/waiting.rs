@@ -420,16 +420,22 @@ impl Mount {
 /// Waits for the writer slot at this place in the queue. If the wait seems to be for the current thread, it is printed
 /// early. A deadlock can't be proven, because another thread may own the holder by now and release the slot.
 fn wait_and_report(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
-    let first = patience.min(SELF_REPORTED_AFTER);
+    let (first, rest) = parts(patience);
     match wait(mount, claim, place, first) {
-        Err(refusal @ Refusal::Held { .. }) if patience > first => {
+        Err(refusal @ Refusal::Held { .. }) if !rest.is_zero() => {
             if refusal.is_by_this_thread() {
                 report_long_wait(mount, &refusal);
             }
-            wait(mount, claim, place, patience - first)
+            wait(mount, claim, place, rest)
         }
         result => result,
     }
+}
+
+/// Returns how long to wait before and after a report.
+fn parts(patience: Duration) -> (Duration, Duration) {
+    let first = patience.min(SELF_REPORTED_AFTER);
+    (first, patience - first)
 }
 
 /// Waits for the writer slot at this place in the queue, and prints nothing.
@@ -541,6 +547,13 @@ mod tests {
         for _ in 0..100 {
             assert!((second / 2..second * 3 / 2).contains(&turn_after(second)));
         }
+    }
+
+    #[test]
+    fn a_wait_that_is_reported_takes_no_longer() {
+        let second = Duration::from_secs(1);
+        assert_eq!(parts(second), (SELF_REPORTED_AFTER, second - SELF_REPORTED_AFTER));
+        assert_eq!(parts(SELF_REPORTED_AFTER / 2), (SELF_REPORTED_AFTER / 2, Duration::ZERO), "it is not reported");
     }
 
     #[test]

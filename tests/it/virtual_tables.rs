@@ -1,7 +1,10 @@
 //! What virtual tables keep in memory of one test is not what the next test sees.
 
-use rusqlite_fixtures::rusqlite::Connection;
+use rusqlite::functions::FunctionFlags;
+use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{Engine, Template};
+
+use crate::support::number;
 
 const SCHEMA: &str = "
     CREATE VIRTUAL TABLE note USING fts5 (text);
@@ -31,6 +34,27 @@ fn a_setting_that_is_rolled_back_does_not_stay() {
     drop(work);
     assert_ne!(rank_in_new(&engine), other);
     assert_eq!(rank(&engine.unit_of_work().unwrap()), rank_in_new(&engine));
+}
+
+/// The counterpart: each connection of the template has this setting, so it does not prevent reuse.
+#[test]
+fn a_setting_of_on_connect_stays() {
+    static TEMPLATE: Template = Template::sql(SCHEMA)
+        .on_connect(|connection| {
+            if number(connection, "SELECT count(*) FROM sqlite_schema") > 0 {
+                rank_by(connection, 100); // not before the schema is built
+            }
+            Ok(())
+        })
+        .key("virtual-on-connect");
+    let engine = TEMPLATE.new_engine().unwrap();
+    let work = engine.unit_of_work().unwrap();
+    work.create_scalar_function("is_marked", 0, FunctionFlags::SQLITE_UTF8, |_| Ok(true)).unwrap();
+    let first = rank(&work);
+    drop(work);
+    let work = engine.unit_of_work().unwrap();
+    assert!(work.query_row("SELECT is_marked()", [], |row| row.get::<_, bool>(0)).is_ok(), "it is not the same one");
+    assert_eq!(rank(&work), first);
 }
 
 #[test]
