@@ -409,7 +409,8 @@ mod tests {
     #[test]
     fn a_plan_prints_the_first_call_that_it_has_failed() {
         let plan = Fault::Io.starting_at(2);
-        plan.during(|| [Call::Lock, Call::Read, Call::Write].map(check));
+        let results = plan.during(|| [Call::Lock, Call::Read, Call::Write].map(check));
+        assert_eq!(results, [Ok(()), Err(ffi::SQLITE_IOERR_READ), Err(ffi::SQLITE_IOERR_WRITE)]);
         assert!(format!("{plan:?}").ends_with(", which failed a read"), "{plan:?}");
     }
 

@@ -339,6 +339,24 @@ mod tests {
     }
 
     #[test]
+    fn only_a_change_to_empty_content_or_another_encoding_counts_as_a_change_of_format() {
+        let store = Store::new(Snapshot::empty());
+        assert!(store.restore(&Snapshot::empty()));
+        assert_eq!(store.format_changes(), 0);
+    }
+
+    /// Otherwise a timeline would show a release that never happened.
+    #[test]
+    fn a_release_without_the_slot_reaches_no_mark() {
+        let marks = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let seen = marks.clone();
+        let _observed = marks::observe(move |mark, _| seen.borrow_mut().push(mark));
+        let store = Store::new(Snapshot::empty());
+        store.release(Token::new());
+        assert_eq!(*marks.borrow(), [""; 0]);
+    }
+
+    #[test]
     fn the_slot_has_one_holder_at_a_time() {
         let (store, one, other) = (store(), Token::new(), Token::new());
         let now = store.current();

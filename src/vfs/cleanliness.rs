@@ -133,7 +133,7 @@ fn reserved_bytes(connection: &Connection) -> c_int {
 }
 
 fn load_extension(connection: &Connection) -> c_int {
-    let mut is_allowed: c_int = -1;
+    let mut is_allowed: c_int = 0;
     // SAFETY: the connection is open. With this verb, -1 changes nothing, and the last argument is an int to write to.
     unsafe {
         let verb = ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION;
@@ -168,4 +168,49 @@ unsafe extern "C" {
         data: *mut c_void,
         destructor: Option<unsafe extern "C" fn(*mut c_void)>,
     ) -> c_int;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection() -> Connection {
+        Connection::open_in_memory().unwrap()
+    }
+
+    #[test]
+    fn each_kind_of_leftover_is_detected_alone() {
+        let leaves = |sql: &str| {
+            let connection = connection();
+            connection.execute_batch(sql).unwrap();
+            has_leftovers(&connection)
+        };
+        assert!(!leaves("CREATE TABLE t (a); INSERT INTO t VALUES (1)"));
+        assert!(leaves("CREATE TEMP TABLE t (a)"));
+        assert!(leaves("ATTACH ':memory:' AS other"));
+        let connection = connection();
+        let mut statement = connection.prepare("SELECT 1 UNION ALL SELECT 2").unwrap();
+        let mut rows = statement.query([]).unwrap();
+        rows.next().unwrap();
+        assert!(has_leftovers(&connection), "a statement is at its first row");
+        drop(rows);
+        assert!(!has_leftovers(&connection));
+    }
+
+    #[test]
+    fn permission_to_load_extensions_is_a_setting_that_asking_does_not_change() {
+        let connection = connection();
+        let allow = |is_allowed: c_int| {
+            let (db, verb) = (db_of(&connection), ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION);
+            // SAFETY: the connection is open. With this verb, the last argument may be NULL.
+            unsafe { ffi::sqlite3_db_config(db, verb, is_allowed, ptr::null_mut::<c_int>()) };
+        };
+        allow(0);
+        let settings = Settings::of(&connection);
+        assert!(settings.are_those_of(&connection));
+        assert_eq!(load_extension(&connection), 0);
+        allow(1);
+        assert!(!settings.are_those_of(&connection));
+        assert_eq!(load_extension(&connection), 1);
+    }
 }

@@ -20,3 +20,15 @@ pub(crate) fn observe<T>(work: impl FnOnce() -> T) -> (T, bool) {
     ASKED.set(before || asked);
     (result, asked)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_observed_within_counts_outside_too() {
+        assert_eq!(observe(|| observe(note)), (((), true), true));
+        assert_eq!(observe(|| (note(), observe(|| ()))), (((), ((), false)), true));
+        assert_eq!(observe(|| ()), ((), false), "nothing is left from before");
+    }
+}

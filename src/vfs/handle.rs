@@ -236,9 +236,10 @@ impl Handle {
         self.wait.come_back(&self.claimant, caller);
     }
 
-    /// Lowers the lock to `level`. Discards what was written and not committed.
+    /// Lowers the lock to `level`, which is SHARED or NONE (`sqlite3_io_methods`, xUnlock). Discards what was written
+    /// and not committed.
     pub(super) fn unlock(&mut self, level: Lock) {
-        if self.lock >= Lock::Reserved && level < Lock::Reserved {
+        if self.lock >= Lock::Reserved {
             self.written = None;
             self.claimant.mount.store.release(self.claimant.token);
         }
@@ -533,5 +534,34 @@ mod tests {
         assert_eq!(handle.resize(512), Err(ffi::SQLITE_IOERR_WRITE));
         handle.lock(Lock::Reserved, &impatient()).unwrap();
         assert_eq!(handle.write(0, &[0; 512]), Ok(()));
+    }
+
+    #[test]
+    fn a_closed_connection_releases_the_slot() {
+        let [mut writer, mut other] = handles();
+        writer.lock(Lock::Reserved, &impatient()).unwrap();
+        drop(writer);
+        other.lock(Lock::Reserved, &impatient()).expect("the slot is free");
+    }
+
+    #[test]
+    fn a_handle_knows_its_engine() {
+        let [handle, _] = handles();
+        assert!(handle.is_on(&handle.claimant.mount));
+        assert!(!handle.is_on(&Mount::new(Snapshot::empty(), Name::Numbered)));
+    }
+
+    #[test]
+    fn pragmas_count_as_changes_until_they_are_approved() {
+        let [mut handle, _] = handles();
+        assert!(!handle.take_synchronous_was_set());
+        for (pragma, argument) in [("cache_size", "7"), ("synchronous", "OFF")] {
+            handle.pragma(pragma, Some(argument), &impatient());
+        }
+        assert!(handle.is_altered());
+        handle.approve_pragmas();
+        assert!(!handle.is_altered() && !handle.take_synchronous_was_set());
+        handle.pragma("synchronous", Some("OFF"), &impatient());
+        assert!(handle.take_synchronous_was_set() && !handle.take_synchronous_was_set());
     }
 }

@@ -68,16 +68,12 @@ impl Content for Journal {
         let there = &there[..there.len().min(len)];
         take(there);
         let missing = len - there.len();
-        if missing > 0 {
-            take(&vec![0; missing]);
-        }
+        take(&vec![0; missing]);
         missing == 0
     }
 
     fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code> {
-        if self.bytes.len() < offset {
-            self.bytes.resize(offset, 0);
-        }
+        self.bytes.resize(self.bytes.len().max(offset), 0);
         let overwritten = (self.bytes.len() - offset).min(data.len());
         self.bytes[offset..offset + overwritten].copy_from_slice(&data[..overwritten]);
         self.bytes.extend_from_slice(&data[overwritten..]);
@@ -125,5 +121,13 @@ mod tests {
         let journal = Journal { bytes: vec![1, 2], name: None };
         assert_eq!(read(&journal, 1, 3), (vec![2, 0, 0], false));
         assert_eq!(read(&journal, 9, 2), (vec![0, 0], false));
+    }
+
+    #[test]
+    fn a_journal_is_cut_to_its_new_size() {
+        let mut journal = Journal { bytes: vec![1, 2, 3], name: None };
+        journal.truncate(1).unwrap();
+        assert_eq!(journal.size(), 1);
+        assert_eq!(read(&journal, 0, 2), (vec![1, 0], false));
     }
 }

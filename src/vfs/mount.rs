@@ -238,4 +238,13 @@ mod tests {
         }
         assert!((4..30).contains(&rolled_back), "{rolled_back} of 30");
     }
+
+    #[test]
+    fn a_dropped_store_leaves_no_name_behind() {
+        let mount = Mount::new(Snapshot::empty(), Name::Numbered);
+        let id = mount.id();
+        assert!(mounts().contains_key(&id));
+        drop(mount);
+        assert!(!mounts().contains_key(&id));
+    }
 }

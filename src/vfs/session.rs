@@ -302,3 +302,46 @@ fn prepare(connection: &Connection, sql: &CStr, statement: &mut *mut sqlite3_stm
     };
     check(connection, code)
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::MAIN_DB;
+
+    use super::*;
+    use crate::content::Snapshot;
+    use crate::vfs::{Mount, Name, uri};
+
+    fn session(mount: &Mount) -> Session {
+        crate::vfs::register();
+        Session::open(&uri(mount), &Setup::DEFAULT, Purpose::Uri).ok().unwrap()
+    }
+
+    #[test]
+    fn a_session_whose_database_or_connection_was_exchanged_is_not_whole() {
+        let mount = Mount::new(Snapshot::empty(), Name::Numbered);
+        let [mut deserialized, mut exchanged] = [session(&mount), session(&mount)];
+        assert!(deserialized.is_whole() && deserialized.has_its_connection());
+        let source = &mut Connection::open_in_memory().unwrap(); // `serialize` takes `&self` in rusqlite 0.39
+        source.execute_batch("CREATE TABLE t (a)").unwrap();
+        let bytes = source.serialize(MAIN_DB).unwrap().to_vec();
+        deserialized.connection_mut().deserialize_read_exact(MAIN_DB, &*bytes, bytes.len(), false).unwrap();
+        assert!(!deserialized.is_whole() && deserialized.has_its_connection());
+        let other = Connection::open(uri(&mount)).unwrap();
+        let own = std::mem::replace(exchanged.connection_mut(), other);
+        assert!(!exchanged.is_whole() && !exchanged.has_its_connection());
+        drop((exchanged, own));
+    }
+
+    #[test]
+    fn a_time_out_does_not_count_as_a_change() {
+        let mount = Mount::new(Snapshot::empty(), Name::Numbered);
+        mount.store.set_lock_timeout(std::time::Duration::ZERO);
+        let [mut writer, mut other] = [session(&mount), session(&mount)];
+        writer.begin(TransactionBehavior::Immediate).unwrap();
+        other.begin(TransactionBehavior::Immediate).unwrap_err();
+        assert!(!other.was_changed());
+        writer.rollback().unwrap();
+        writer.rollback().expect_err("there is no transaction");
+        assert!(writer.was_changed(), "any other error does");
+    }
+}

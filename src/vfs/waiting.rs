@@ -584,4 +584,50 @@ mod tests {
     fn a_sleep_that_is_for_no_engine_waits_in_no_queue() {
         assert!(!thread::spawn(|| sleep(Duration::from_secs(60))).join().unwrap());
     }
+
+    fn pending_for(connection: usize, mount: &Arc<Mount>, alive: &Arc<()>) -> Pending {
+        let claim = Claimant::new(mount.clone()).claim(None, Some(RESERVATION));
+        let (mount, alive) = (Arc::downgrade(mount), Arc::downgrade(alive));
+        Pending { connection, mount, alive, claim, place: Place::new(), is_fault: false }
+    }
+
+    #[test]
+    fn the_busy_handler_takes_no_slot_for_a_connection_that_is_gone() {
+        let mount = Mount::new(Snapshot::empty(), crate::vfs::Name::Numbered);
+        Pending::set(pending_for(1, &mount, &Arc::new(()))); // its connection is dropped here
+        assert!(wait_in_turn(1, 0), "it polls");
+        let other = Claimant::new(mount.clone());
+        assert!(mount.acquire(&other.claim(None, None), Duration::ZERO).is_ok(), "nothing is reserved");
+    }
+
+    #[test]
+    fn the_busy_handler_tries_again_until_the_lock_timeout() {
+        let (alive, connection) = (Arc::new(()), 2);
+        for (timeout, tries, tries_again) in [(60, 0, true), (60, 1, true), (0, 0, true), (0, 1, false)] {
+            let mount = Mount::new(Snapshot::empty(), crate::vfs::Name::Numbered);
+            mount.store.set_lock_timeout(Duration::from_secs(timeout));
+            Pending::set(pending_for(connection, &mount, &alive));
+            assert_eq!(wait_in_turn(connection, tries), tries_again, "{timeout} s, {tries} tries");
+        }
+    }
+
+    #[test]
+    fn a_wait_lasts_as_long_as_its_connection_counts_on() {
+        let start = waiting_since(3, 0);
+        let later = |connection, tries| {
+            thread::sleep(Duration::from_millis(1));
+            waiting_since(connection, tries) != start
+        };
+        assert!(!later(3, 1) && !later(3, 2));
+        assert!(later(3, 2), "it begins again");
+        let start = waiting_since(3, 3);
+        thread::sleep(Duration::from_millis(1));
+        assert_ne!(waiting_since(4, 4), start, "another connection's");
+    }
+
+    #[test]
+    fn polling_ends_after_five_seconds() {
+        assert!(poll(Instant::now(), 1));
+        assert!(!poll(Instant::now() - Duration::from_secs(6), 1));
+    }
 }

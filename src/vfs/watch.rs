@@ -160,3 +160,48 @@ fn boolean(argument: &CStr) -> Option<bool> {
     }
     is_one_of(["0", "off", "no", "false"]).then_some(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compile(connection: &Connection, sql: &str) {
+        drop(connection.prepare(sql).unwrap());
+    }
+
+    #[test]
+    fn each_kind_of_statement_is_noted_by_itself() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch("CREATE TABLE t (a); CREATE INDEX i ON t (a); CREATE TABLE t_config (k, v); ANALYZE")
+            .unwrap();
+        let watch = Watch::set(&connection);
+        let seen = |sql: &str| {
+            watch.restart();
+            compile(&connection, sql);
+            (watch.saw_schema_change(), watch.saw_leftovers())
+        };
+        assert_eq!(seen("SELECT * FROM t"), (false, false));
+        assert_eq!(seen("INSERT INTO t VALUES (1)"), (false, false));
+        assert_eq!(seen("CREATE TABLE other (a)"), (true, false));
+        assert_eq!(seen("CREATE INDEX other ON t (a)"), (true, true));
+        assert_eq!(seen("ANALYZE t"), (true, true));
+        for change in ["INSERT INTO sqlite_stat1 VALUES ('t', 'i', '9 9')", "DELETE FROM SQLITE_STAT1"] {
+            assert_eq!(seen(change), (false, true), "{change}");
+        }
+        assert_eq!(seen("INSERT INTO t_config VALUES ('rank', 1)"), (false, true));
+        assert_eq!(seen("SELECT * FROM t_config"), (false, false));
+        drop(connection); // before the watch
+    }
+
+    #[test]
+    fn asking_whether_foreign_keys_are_on_does_not_turn_them_on() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        let _watch = Watch::set(&connection);
+        connection.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        let are_on: bool = connection.query_row("PRAGMA foreign_keys", [], |row| row.get(0)).unwrap();
+        assert!(!are_on);
+        drop(connection); // before the watch
+    }
+}

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::Value;
+use rusqlite_fixtures::rusqlite::config::DbConfig;
 use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{Engine, Snapshot, Template};
 
@@ -274,6 +275,19 @@ fn an_engine_leaves_wal_mode_while_other_connections_read() {
     connection.execute_batch("UPDATE entry SET value = 2").unwrap();
     assert_eq!(entries(&reader), [(1, 1)]);
     assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "delete");
+}
+
+/// As SQLite has it: "journal_mode = OFF" could corrupt a database.
+#[test]
+fn a_defensive_connection_does_not_turn_the_journal_off() {
+    for is_defensive in [true, false] {
+        let engine = engine_with_entries(&[(1, 1)]);
+        let connection = engine.connect().unwrap();
+        connection.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, is_defensive).unwrap();
+        let mode = text(&connection, "PRAGMA journal_mode = OFF");
+        assert_eq!(mode, if is_defensive { "wal" } else { "off" });
+    }
 }
 
 #[test]
