@@ -212,12 +212,23 @@ mod tests {
         let kept = Idle::new(budget, vec![]);
         (0..4).for_each(|item| kept.push(item));
         let another = Idle::new(budget, vec![1, 2]);
-        for item in 0..1_000 {
+        let lengths = (0..1_000).map(|item| {
             Idle::new(budget, vec![]).push(item);
-            assert!(budget.list().len() <= 2 * budget.in_all + 1);
-        }
+            budget.list().len()
+        });
+        assert_eq!(lengths.max(), Some(2 * budget.in_all), "it is cleaned up when it gets longer");
         drop(another);
         assert_eq!((used(budget), kept.take().len(), used(budget)), (4, 4, 0));
+    }
+
+    #[test]
+    fn engines_are_listed_when_half_of_the_budget_is_used() {
+        let budget = budget(10, 10);
+        let idle = Idle::new(budget, vec![]);
+        (1..=5).for_each(|item| idle.push(item));
+        assert!(budget.list().is_empty());
+        idle.push(6);
+        assert_eq!(budget.list().len(), 1);
     }
 
     #[test]
