@@ -383,9 +383,10 @@ mod tests {
     use crate::faults::Fault;
     use crate::vfs::Name;
 
-    /// A connection whose transaction has read nothing, with a busy handler that is not the crate's.
+    /// A connection with a busy handler that is not the crate's.
     struct Foreign {
         writes: bool,
+        has_read: bool,
         /// How often its busy handler waits, and how. SQLite would call the handler as well.
         patience: Cell<u32>,
         sleep: fn(Duration),
@@ -397,7 +398,7 @@ mod tests {
         }
 
         fn is_mid_transaction(&self) -> bool {
-            false
+            self.has_read
         }
 
         fn may_write(&self) -> bool {
@@ -428,7 +429,7 @@ mod tests {
     }
 
     fn writing(patience: u32, sleep: fn(Duration)) -> Foreign {
-        Foreign { writes: true, patience: Cell::new(patience), sleep }
+        Foreign { writes: true, has_read: false, patience: Cell::new(patience), sleep }
     }
 
     fn impatient() -> Foreign {
@@ -493,9 +494,25 @@ mod tests {
     }
 
     #[test]
+    fn the_place_of_a_transaction_that_has_read_expires_too() {
+        let [mut writer, mut other] = handles();
+        let has_read = Foreign { has_read: true, ..impatient() };
+        writer.lock(Lock::Reserved, &impatient()).unwrap();
+        let refused = |other: &mut Handle| {
+            assert_eq!(other.lock(Lock::Reserved, &has_read), Err(ffi::SQLITE_BUSY));
+            place(other)
+        };
+        let first = refused(&mut other);
+        assert!(!first.is_before(&refused(&mut other)), "it is kept");
+        other.wait.expire();
+        assert!(first.is_before(&refused(&mut other)));
+    }
+
+    #[test]
     fn a_connection_that_was_refused_and_only_reads_does_not_wait() {
         let [mut writer, mut polling] = refused();
-        let caller = Foreign { writes: false, patience: Cell::new(u32::MAX), sleep: |_| panic!("it waits") };
+        let caller =
+            Foreign { writes: false, has_read: false, patience: Cell::new(u32::MAX), sleep: |_| panic!("it waits") };
         polling.lock(Lock::Shared, &caller).unwrap();
         writer.unlock(Lock::None);
         writer.lock(Lock::Reserved, &impatient()).expect("nothing is reserved for it");

@@ -241,4 +241,63 @@ mod tests {
         assert_eq!(region(-1, 7), Err(ffi::SQLITE_IOERR));
         assert_eq!(region(0, -1), Err(ffi::SQLITE_IOERR));
     }
+
+    struct Bytes(Vec<u8>);
+
+    impl Content for Bytes {
+        fn check_faults(&mut self, _: Call) -> Result<(), Code> {
+            Ok(())
+        }
+
+        fn read(&self, offset: usize, len: usize, mut take: impl FnMut(&[u8])) -> bool {
+            let there = &self.0[offset.min(self.0.len())..(offset + len).min(self.0.len())];
+            take(there);
+            take(&vec![0; len - there.len()]);
+            there.len() == len
+        }
+
+        fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code> {
+            self.0.resize(self.0.len().max(offset + data.len()), 0);
+            self.0[offset..offset + data.len()].copy_from_slice(data);
+            Ok(())
+        }
+
+        fn truncate(&mut self, size: usize) -> Result<(), Code> {
+            self.0.truncate(size);
+            Ok(())
+        }
+
+        fn size(&self) -> usize {
+            self.0.len()
+        }
+
+        fn close(self) {}
+    }
+
+    /// SQLite itself takes a short read of a database for zeros. A VFS that is stacked above this one may not.
+    #[test]
+    fn a_read_beyond_the_end_is_short_and_fills_the_buffer_with_zeros() {
+        static METHODS: sqlite3_io_methods = methods::<Bytes>();
+        let mut file = std::mem::MaybeUninit::<File<Bytes>>::uninit();
+        let file: *mut sqlite3_file = file.as_mut_ptr().cast();
+        // SAFETY: there is room for a `File<Bytes>`; the flags may be NULL.
+        unsafe { place(Bytes(Vec::new()), &METHODS, file, 0, ptr::null_mut()) };
+        let read = |offset| {
+            let mut buffer = [7u8; 4];
+            // SAFETY: the file is open, and the buffer has as many bytes.
+            (unsafe { read::<Bytes>(file, buffer.as_mut_ptr().cast(), 4, offset) }, buffer)
+        };
+        let mut size = 0;
+        // SAFETY: the file is open, the data has as many bytes, and the size is an integer to write to.
+        unsafe {
+            assert_eq!(write::<Bytes>(file, [1u8, 2, 3, 4, 5].as_ptr().cast(), 5, 1), ffi::SQLITE_OK);
+            assert_eq!(truncate::<Bytes>(file, 5), ffi::SQLITE_OK);
+            assert_eq!((file_size::<Bytes>(file, &raw mut size), size), (ffi::SQLITE_OK, 5));
+        }
+        assert_eq!(read(1), (ffi::SQLITE_OK, [1, 2, 3, 4]));
+        assert_eq!(read(3), (ffi::SQLITE_IOERR_SHORT_READ, [3, 4, 0, 0]));
+        assert_eq!(read(9), (ffi::SQLITE_IOERR_SHORT_READ, [0; 4]));
+        // SAFETY: it is open, and not used after this.
+        assert_eq!(unsafe { close::<Bytes>(file) }, ffi::SQLITE_OK);
+    }
 }

@@ -511,6 +511,13 @@ impl Wait {
         }
     }
 
+    /// Makes it as if the connection had stayed away for too long.
+    pub(super) fn expire(&mut self) {
+        if let Wait::Refused(waiting) | Wait::GaveUp(waiting) = self {
+            waiting.refused_at -= 2 * KEPT;
+        }
+    }
+
     pub(super) fn gave_up_after_waiting(&self) -> bool {
         matches!(self, Wait::GaveUp(waiting) if waiting.handler_waited)
     }
@@ -527,8 +534,7 @@ mod tests {
         let mut wait = Wait::GaveUp(first);
         assert!(wait.keep_place());
         assert!(matches!(&wait, Wait::Refused(waiting) if !place.is_before(&waiting.place)), "it is kept");
-        let Wait::Refused(waiting) = &mut wait else { unreachable!() };
-        waiting.refused_at -= 2 * KEPT;
+        wait.expire();
         assert!(wait.keep_place());
         assert!(matches!(&wait, Wait::Refused(waiting) if place.is_before(&waiting.place)), "it is the last one now");
     }

@@ -24,6 +24,7 @@ fn child() {
         Ok("waits for itself") => waits_for_itself(),
         Ok("sleeps by itself") => sleeps_by_itself(),
         Ok("waits for another") => waits_for_another(),
+        Ok("has read an attached engine") => has_read_an_attached_engine(),
         Ok("fails to serialize") => fails_to_serialize(),
         Ok("times out often") => times_out_often(),
         Ok("opens a dropped engine") => opens_a_dropped_engine(),
@@ -232,4 +233,29 @@ fn opening_a_dropped_engine_is_reported_once() {
     let [gone] = &printed[..] else { panic!("{printed:#?}") };
     assert!(gone.starts_with("can't connect to engine "), "{gone}");
     assert!(gone.ends_with(": it no longer exists; keep an Engine as long as code connects to it"), "{gone}");
+}
+
+fn has_read_an_attached_engine() {
+    let (engine, other) = (engine_with_entries(&[(1, 0)]), engine_with_entries(&[(1, 5)]));
+    let foreign = foreign(&engine, Duration::from_secs(60));
+    foreign.execute("ATTACH ?1 AS other", [other.uri()]).unwrap();
+    foreign.execute_batch("BEGIN; SELECT value FROM other.entry").unwrap();
+    let writer = engine.begin(Immediate).unwrap();
+    update(&writer).unwrap();
+    thread::scope(|scope| {
+        let updates = scope.spawn(move || {
+            update(&foreign).unwrap();
+            foreign.execute_batch("COMMIT").unwrap();
+        });
+        thread::sleep(Duration::from_millis(100)); // not needed; lets the other ask first
+        writer.commit().unwrap();
+        updates.join().unwrap();
+    });
+    assert_eq!(entries(&engine.connect().unwrap()), [(1, 2)]);
+}
+
+/// SQLite calls the busy handler for it, because it has read nothing of the engine that it writes to.
+#[test]
+fn a_transaction_that_has_read_only_an_attached_engine_waits_without_a_message() {
+    assert_eq!(printed_by("has read an attached engine"), [""; 0]);
 }

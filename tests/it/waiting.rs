@@ -514,26 +514,3 @@ fn a_panic_releases_the_slot() {
     assert_eq!(engine.try_transaction(|work| update(work)), Ok(1));
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 1)]);
 }
-
-/// SQLite calls the busy handler, because the transaction has read nothing of this engine. So it gets the newest content.
-#[test]
-fn a_transaction_that_has_read_only_an_attached_engine_waits_and_then_writes() {
-    let (engine, other) = (engine_with_entries(&[(1, 0)]), engine_with_entries(&[(1, 5)]));
-    let foreign = Connection::open(engine.uri()).unwrap();
-    foreign.busy_timeout(Duration::from_secs(60)).unwrap();
-    foreign.execute("ATTACH ?1 AS other", [other.uri()]).unwrap();
-    foreign.execute_batch("BEGIN").unwrap();
-    assert_eq!(number(&foreign, "SELECT value FROM other.entry"), 5);
-    let writer = engine.begin(Immediate).unwrap();
-    update(&writer).unwrap();
-    thread::scope(|scope| {
-        let updates = scope.spawn(move || {
-            update(&foreign).unwrap();
-            foreign.execute_batch("COMMIT").unwrap();
-        });
-        thread::sleep(Duration::from_millis(100)); // not needed; lets the other ask first
-        writer.commit().unwrap();
-        updates.join().unwrap();
-    });
-    assert_eq!(entries(&engine.connect().unwrap()), [(1, 2)]);
-}
