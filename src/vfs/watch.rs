@@ -199,7 +199,7 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
         let _watch = Watch::set(&connection);
-        connection.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        connection.execute_batch("BEGIN; PRAGMA foreign_keys = OFF").unwrap();
         let are_on: bool = connection.query_row("PRAGMA foreign_keys", [], |row| row.get(0)).unwrap();
         assert!(!are_on);
         drop(connection); // before the watch
