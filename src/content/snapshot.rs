@@ -67,10 +67,29 @@ const FORMAT_VERSIONS: usize = 18;
 const CHANGE_COUNTER: usize = 24;
 const PAGE_COUNT: usize = 28;
 const SCHEMA_COOKIE: usize = 40;
+const LARGEST_ROOT: usize = 52; // not zero if the database has automatic vacuum
 const TEXT_ENCODING: usize = 56;
+const INCREMENTAL_VACUUM: usize = 64;
 const VERSION_VALID_FOR: usize = 92;
 const ROLLBACK_JOURNAL: [u8; 2] = [1, 1];
 const WAL: u8 = 2;
+
+/// What a connection keeps of the header until it reads another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Format {
+    encoding: u32,
+    page_size: [u8; 2],
+    vacuum: [bool; 2],
+}
+
+/// SQLite's number of the encoding of a new database.
+const UTF_8: u32 = 1;
+
+impl Format {
+    pub(crate) fn is_utf_8(self) -> bool {
+        self.encoding == UTF_8
+    }
+}
 
 impl Stamp {
     pub(crate) fn of(pages: &Pages) -> Stamp {
@@ -224,6 +243,18 @@ impl Snapshot {
     /// Returns SQLite's number of the text encoding; an empty database has none yet.
     pub(crate) fn text_encoding(&self) -> Option<u32> {
         Some(number(&self.0.pages, TEXT_ENCODING)).filter(|encoding| *encoding != 0)
+    }
+
+    /// Returns the format of the database; an empty one has none yet.
+    pub(crate) fn format(&self) -> Option<Format> {
+        let mut header = [0; HEADER];
+        self.0.pages.read(0, &mut header);
+        let is_set = |at: usize| header[at..at + 4] != [0; 4];
+        (self.size() > 0).then(|| Format {
+            encoding: u32::from(header[TEXT_ENCODING + 3]).max(UTF_8), // none is set before the first table
+            page_size: [header[PAGE_SIZE], header[PAGE_SIZE + 1]],
+            vacuum: [is_set(LARGEST_ROOT), is_set(INCREMENTAL_VACUUM)],
+        })
     }
 
     /// Returns the snapshot that a connection commits over `self`. Replaces numbers of the connection that are not

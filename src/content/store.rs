@@ -206,17 +206,19 @@ impl Store {
         true
     }
 
-    /// Returns how often the content has become empty, or changed to another text encoding. Empty content is UTF-8, as
-    /// a new connection is. But a connection that has read a page keeps that page's size and auto-vacuum mode.
+    /// Returns how often the content has changed to another format, or has become empty. A connection keeps the page
+    /// size and the vacuum mode that it has read, at least until it reads again. It keeps the text encoding forever.
+    /// Empty content is UTF-8, as a new connection is.
     pub(crate) fn format_changes(&self) -> usize {
         self.format_changes.load(Ordering::Acquire)
     }
 
     fn count_format_change(&self, state: &State, new: &Snapshot) {
-        const UTF_8: u32 = 1;
-        let encoding_of = |content: &Snapshot| content.text_encoding().unwrap_or(UTF_8);
-        let becomes_empty = new.size() == 0 && state.current.size() > 0;
-        if becomes_empty || encoding_of(&state.current) != encoding_of(new) {
+        let is_changed = match (state.current.format(), new.format()) {
+            (None, new) => new.is_some_and(|new| !new.is_utf_8()),
+            (old, new) => old != new,
+        };
+        if is_changed {
             self.format_changes.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -339,10 +341,32 @@ mod tests {
     }
 
     #[test]
-    fn only_a_change_to_empty_content_or_another_encoding_counts_as_a_change_of_format() {
+    fn each_change_of_format_is_counted_and_no_other_change() {
         let store = Store::new(Snapshot::empty());
-        commit(&store, &[]);
-        assert_eq!(store.format_changes(), 0, "it was empty before");
+        let expect = |content: &[u8], changes, why: &str| {
+            commit(&store, content);
+            assert_eq!(store.format_changes(), changes, "{why}");
+        };
+        expect(&[], 0, "it was empty before");
+        let mut header = [0; 100];
+        header[16] = 16;
+        expect(&header, 0, "a new database of 4096 bytes a page, without an encoding");
+        header[59] = 1;
+        expect(&header, 0, "UTF-8 is the default");
+        header[16] = 32;
+        expect(&header, 1, "the page size");
+        header[17] = 1;
+        expect(&header, 2, "its other byte");
+        header[55] = 3;
+        expect(&header, 3, "automatic vacuum");
+        header[55] = 4;
+        expect(&header, 3, "the largest root page");
+        header[67] = 1;
+        expect(&header, 4, "incremental vacuum");
+        header[59] = 2;
+        expect(&header, 5, "the encoding");
+        expect(&[], 6, "it is empty");
+        expect(&header, 7, "it is not in UTF-8");
     }
 
     /// Otherwise a timeline would show a release that never happened.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use proptest::prelude::*;
 use rusqlite_fixtures::rusqlite::Connection;
-use rusqlite_fixtures::{Engine, ErrorKind, Snapshot};
+use rusqlite_fixtures::{Engine, ErrorKind, Snapshot, Template};
 
 use crate::support::{assert_integrity, engine_with_entries, entries, number, text};
 
@@ -364,4 +364,30 @@ fn idle_connections_do_not_lay_out_an_empty_database_as_the_one_before() {
     work.execute_batch("CREATE TABLE note (text)").unwrap();
     work.commit().unwrap();
     assert_eq!(layout(&engine.connect().unwrap()), expected);
+}
+
+/// By another connection, and beside one that reads.
+#[test]
+fn idle_connections_do_not_keep_the_page_size_or_vacuum_mode_of_the_last_test() {
+    static TEMPLATE: Template = Template::sql("CREATE TABLE note (text)").key("snapshots-layout");
+    let layout =
+        |connection: &Connection| ["PRAGMA page_size", "PRAGMA auto_vacuum"].map(|sql| number(connection, sql));
+    for change in ["PRAGMA page_size = 8192", "PRAGMA auto_vacuum = FULL", "PRAGMA auto_vacuum = INCREMENTAL"] {
+        for resets in [true, false] {
+            let mut engine = TEMPLATE.new_engine().unwrap();
+            let reader = engine.pooled_connection().unwrap();
+            let expected = layout(&reader);
+            engine.connect().unwrap().execute_batch(&format!("{change}; VACUUM")).unwrap();
+            assert_eq!(number(&reader, "SELECT count(*) FROM note"), 0);
+            assert_ne!(layout(&reader), expected, "{change}");
+            drop(reader);
+            if resets {
+                engine.reset().unwrap();
+            } else {
+                drop(engine);
+                engine = TEMPLATE.new_engine().unwrap();
+            }
+            assert_eq!(layout(&engine.pooled_connection().unwrap()), expected, "{change}");
+        }
+    }
 }
