@@ -1,6 +1,6 @@
 //! Detects what a user has left in a connection, as far as SQLite reports it, and removes it.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
 
 use rusqlite::Connection;
@@ -64,6 +64,8 @@ pub(super) fn take_hooks(connection: &mut Connection, auto_checkpoint: c_int) ->
         ffi::sqlite3_trace_v2(db, 0, None, ptr::null_mut());
         ffi::sqlite3_wal_autocheckpoint(db, auto_checkpoint); // in the place of a hook for WAL
         ffi::sqlite3_set_last_insert_rowid(db, 0);
+        ffi::sqlite3_extended_result_codes(db, 1); // as rusqlite sets it
+        sqlite3_autovacuum_pages(db, None, ptr::null_mut(), None);
         ffi::sqlite3_commit_hook(db, None, ptr::null_mut()).is_null()
             & ffi::sqlite3_rollback_hook(db, None, ptr::null_mut()).is_null()
             & ffi::sqlite3_update_hook(db, None, ptr::null_mut()).is_null()
@@ -159,7 +161,18 @@ fn db_of(connection: &Connection) -> *mut sqlite3 {
     unsafe { connection.handle() }
 }
 
+/// The callback of `sqlite3_autovacuum_pages`: data, database, size, free pages and page size; it returns how many to
+/// free.
+type AutovacuumPages = unsafe extern "C" fn(*mut c_void, *const c_char, c_uint, c_uint, c_uint) -> c_uint;
+
 unsafe extern "C" {
+    // Since 3.37.
+    fn sqlite3_autovacuum_pages(
+        db: *mut sqlite3,
+        callback: Option<AutovacuumPages>,
+        data: *mut c_void,
+        destructor: Option<unsafe extern "C" fn(*mut c_void)>,
+    ) -> c_int;
     // Since 3.44.
     fn sqlite3_get_clientdata(db: *mut sqlite3, name: *const c_char) -> *mut c_void;
     fn sqlite3_set_clientdata(
@@ -195,6 +208,30 @@ mod tests {
         assert!(has_leftovers(&connection), "a statement is at its first row");
         drop(rows);
         assert!(!has_leftovers(&connection));
+    }
+
+    #[test]
+    fn the_hook_for_automatic_vacuum_and_the_kind_of_result_codes_are_restored() {
+        unsafe extern "C" fn free_nothing(_: *mut c_void, _: *const c_char, _: c_uint, _: c_uint, _: c_uint) -> c_uint {
+            0
+        }
+        let mut connection = connection();
+        connection.execute_batch("PRAGMA auto_vacuum = FULL; CREATE TABLE t (a PRIMARY KEY)").unwrap();
+        // SAFETY: the connection is open, and the callback uses no data.
+        unsafe {
+            sqlite3_autovacuum_pages(db_of(&connection), Some(free_nothing), ptr::null_mut(), None);
+            ffi::sqlite3_extended_result_codes(db_of(&connection), 0);
+        }
+        take_hooks(&mut connection, 0);
+        connection
+            .execute_batch("INSERT INTO t VALUES (zeroblob(99999)); DELETE FROM t; INSERT INTO t VALUES (1)")
+            .unwrap();
+        let free: i64 = connection.query_row("PRAGMA freelist_count", [], |row| row.get(0)).unwrap();
+        assert_eq!(free, 0, "the hook frees none");
+        connection.execute_batch("INSERT INTO t VALUES (1)").unwrap_err();
+        // SAFETY: the connection is open.
+        let code = unsafe { ffi::sqlite3_errcode(db_of(&connection)) };
+        assert_eq!(code, ffi::SQLITE_CONSTRAINT_PRIMARYKEY);
     }
 
     #[test]

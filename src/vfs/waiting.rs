@@ -174,7 +174,10 @@ impl Wait {
         loop {
             match claimant.mount.store.try_acquire(&claim) {
                 Ok(()) => {
-                    self.end();
+                    if !self.is_idle() {
+                        Pending::take_of(claim.token); // SQLite did not call the busy handler
+                        self.end();
+                    }
                     return Ok(());
                 }
                 Err(refusal) if !caller.is_mid_transaction() => {
@@ -234,7 +237,7 @@ impl Wait {
         }
         // The crate's busy handler takes the announcement. If an announcement is still there, it was for another busy
         // handler.
-        let polls = Pending::take(|pending| pending.claim.token == claimant.token).is_some();
+        let polls = Pending::take_of(claimant.token).is_some();
         if polls && caller.may_write() {
             let claim = claimant.claim(None, Some(RESERVATION));
             if let Err(refusal) = claimant.mount.store.try_acquire(&claim) {
@@ -284,7 +287,7 @@ impl Waiting {
             claimant.announce(caller, read.cloned(), self.place, false);
             let start = Instant::now();
             let (tries_again, waited) = call(|| caller.call_busy_handler(), mount, claim(), self.place);
-            let is_ours = Pending::take(|pending| pending.claim.token == claimant.token).is_none();
+            let is_ours = Pending::take_of(claimant.token).is_none();
             if !tries_again {
                 return Err(self.give_up(claimant, refusal, is_ours));
             }
@@ -326,7 +329,9 @@ fn turn_after(slept: Duration) -> Duration {
 
 /// A refusal for which SQLite may call a busy handler next, on this thread.
 ///
-/// If SQLite does not call it, this value stays. So its effect must not last, and the claim is only for a reservation.
+/// If SQLite does not call it, this value stays until the next refusal of the connection, or until it has the slot. So
+/// its effect must not last, and the claim is only for a reservation. There may be several: code in a busy handler may
+/// use other connections, which may be refused too.
 struct Pending {
     /// The connection of the busy handler: the address of a `sqlite3`. If another connection has the address by now,
     /// `alive` is dropped.
@@ -357,18 +362,31 @@ struct Sleeper {
 }
 
 thread_local! {
-    static PENDING: RefCell<Option<Pending>> = const { RefCell::new(None) };
+    static PENDING: RefCell<Vec<Pending>> = const { RefCell::new(Vec::new()) };
     static CALLS: Cell<Option<HandlerCalls>> = const { Cell::new(None) };
     static SLEEPER: RefCell<Option<Sleeper>> = const { RefCell::new(None) };
 }
 
 impl Pending {
     fn set(pending: Pending) {
-        let _ = PENDING.try_with(|cell| cell.replace(Some(pending)));
+        let _ = PENDING.try_with(|cell| {
+            let mut all = cell.borrow_mut();
+            all.retain(|other| other.claim.token != pending.claim.token && other.alive.strong_count() > 0);
+            all.push(pending);
+        });
     }
 
-    fn take(is_it: impl FnOnce(&mut Pending) -> bool) -> Option<Pending> {
-        PENDING.try_with(|cell| cell.borrow_mut().take_if(is_it)).ok().flatten()
+    /// Takes the latest one of these.
+    fn take(is_it: impl FnMut(&Pending) -> bool) -> Option<Pending> {
+        let take = |cell: &RefCell<Vec<Pending>>| {
+            let mut all = cell.borrow_mut();
+            all.iter().rposition(is_it).map(|index| all.remove(index))
+        };
+        PENDING.try_with(take).ok().flatten()
+    }
+
+    fn take_of(token: Token) -> Option<Pending> {
+        Pending::take(|pending| pending.claim.token == token)
     }
 }
 

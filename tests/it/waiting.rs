@@ -514,3 +514,31 @@ fn a_panic_releases_the_slot() {
     assert_eq!(engine.try_transaction(|work| update(work)), Ok(1));
     assert_eq!(entries(&engine.connect().unwrap()), [(1, 1)]);
 }
+
+/// Code in a busy handler, for example one that writes to a log, may itself be refused.
+#[test]
+fn a_busy_handler_that_is_refused_elsewhere_keeps_its_turn() {
+    thread_local! {
+        static LOG: Engine = {
+            let log = Engine::new();
+            log.set_lock_timeout(Duration::ZERO);
+            log
+        };
+    }
+    let (engine, _writer) = engine_with_writer("moves_the_money");
+    let log = LOG.with(Engine::clone);
+    let _held = log.begin(Immediate).unwrap();
+    let [fresh, has_read] = [(); 2].map(|()| Connection::open(engine.uri()).unwrap());
+    has_read.execute_batch("BEGIN; SELECT * FROM entry").unwrap();
+    for mut foreign in [fresh, has_read] {
+        let handler = |tries| {
+            LOG.with(|log| log.begin(Immediate)).unwrap_err();
+            tries < 10
+        };
+        let foreign = &mut foreign; // `busy_handler` takes `&self` in rusqlite 0.39
+        foreign.busy_handler(Some(handler)).unwrap();
+        let start = Instant::now();
+        update(foreign).unwrap_err();
+        assert!(start.elapsed() >= Duration::from_millis(50), "it waits 10 ms for each call: {:?}", start.elapsed());
+    }
+}
