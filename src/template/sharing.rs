@@ -75,3 +75,19 @@ impl Recipe {
         self.short_key().or_else(stem).unwrap_or("template")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::Template;
+
+    /// Foreign keys decide what a script does, for example whether a deletion cascades.
+    #[test]
+    fn templates_share_an_image_only_if_script_and_foreign_keys_are_the_same() {
+        const SQL: &str = "CREATE TABLE entry (value)";
+        let identity = |template: Template| template.recipe.identity().unwrap().number();
+        let first = identity(Template::sql(SQL));
+        assert_eq!(identity(Template::sql(SQL).foreign_keys(true)), first, "they are on by default");
+        assert_ne!(identity(Template::sql(SQL).foreign_keys(false)), first);
+        assert_ne!(identity(Template::sql(SQL).seed("DELETE FROM entry")), first);
+    }
+}

@@ -264,6 +264,25 @@ fn wal_mode_alone_does_not_reach_the_next_test() {
     }
 }
 
+/// The engine's initial content keeps its own mode, even if the same content was restored in another one.
+#[test]
+fn a_reset_restores_the_initial_journal_mode_after_a_restore_in_wal_mode() {
+    let engine = engine_with_entries(&[(1, 1)]).fork();
+    engine.connect().unwrap().execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    let in_wal_mode = engine.snapshot();
+    engine.try_transaction(|work| work.execute("DELETE FROM entry", [])).unwrap();
+    for (expected, restore) in [("wal", true), ("delete", false)] {
+        if restore {
+            engine.restore(&in_wal_mode).unwrap()
+        } else {
+            engine.reset().unwrap()
+        }
+        let connection = engine.connect().unwrap();
+        assert_eq!(text(&connection, "PRAGMA journal_mode"), expected);
+        assert_eq!(entries(&connection), [(1, 1)]);
+    }
+}
+
 /// A read transaction of another connection prevents a file from leaving WAL mode, but not an engine.
 #[test]
 fn an_engine_leaves_wal_mode_while_other_connections_read() {
