@@ -143,6 +143,8 @@ static ANY: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static ACTIVE: Cell<Option<Active>> = const { Cell::new(None) };
+    /// The number of calls that have failed, by all plans.
+    static COUNT: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Fault {
@@ -293,7 +295,15 @@ pub(crate) fn check(call: Call) -> Result<(), Code> {
 
 #[cold]
 fn check_plan(call: Call) -> Result<(), Code> {
-    with_active(|active| active.meet(call)).flatten().map_or(Ok(()), Err)
+    let Some(code) = with_active(|active| active.meet(call)).flatten() else { return Ok(()) };
+    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+    Err(code)
+}
+
+/// Returns the number of calls that have failed on this thread so far.
+#[inline]
+pub(crate) fn count() -> usize {
+    if ANY.load(Ordering::Relaxed) { COUNT.try_with(Cell::get).unwrap_or(0) } else { 0 }
 }
 
 /// Returns whether the plan of this thread would fail one more lock.

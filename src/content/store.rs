@@ -349,22 +349,19 @@ mod tests {
         };
         expect(&[], 0, "it was empty before");
         let mut header = [0; 100];
-        header[16] = 16;
-        expect(&header, 0, "a new database of 4096 bytes a page, without an encoding");
-        header[59] = 1;
-        expect(&header, 0, "UTF-8 is the default");
-        header[16] = 32;
-        expect(&header, 1, "the page size");
-        header[17] = 1;
-        expect(&header, 2, "its other byte");
-        header[55] = 3;
-        expect(&header, 3, "automatic vacuum");
-        header[55] = 4;
-        expect(&header, 3, "the largest root page");
-        header[67] = 1;
-        expect(&header, 4, "incremental vacuum");
-        header[59] = 2;
-        expect(&header, 5, "the encoding");
+        for (at, byte, changes, why) in [
+            (16, 16, 0, "a new database of 4096 bytes a page, without an encoding"),
+            (59, 1, 0, "UTF-8 is the default"),
+            (16, 32, 1, "the page size"),
+            (17, 1, 2, "its other byte"),
+            (55, 3, 3, "automatic vacuum"),
+            (55, 4, 3, "only the number of the largest root page"),
+            (67, 1, 4, "incremental vacuum"),
+            (59, 2, 5, "the encoding"),
+        ] {
+            header[at] = byte;
+            expect(&header, changes, why);
+        }
         expect(&[], 6, "it is empty");
         expect(&header, 7, "it is not in UTF-8");
     }

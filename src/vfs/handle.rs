@@ -85,9 +85,12 @@ pub(super) struct Handle {
     pragma_changed: bool,
     /// Whether `PRAGMA synchronous` was set. The session restores it.
     synchronous_was_set: bool,
-    /// Whether a fault plan has failed a call to this file. SQLite does not report each error: if it can't read the
-    /// planner's statistics, it continues without them. (It reports each error of a journal.)
+    /// Whether a fault plan has failed a call to this file on any thread, or to any file on this thread while the
+    /// connection read. SQLite does not report each error: if it can't read the planner's statistics, it continues
+    /// without them.
     has_met_fault: bool,
+    /// The number of calls on this thread that a fault plan had failed when the connection began to read.
+    faults_before: usize,
 }
 
 impl Handle {
@@ -105,6 +108,7 @@ impl Handle {
             pragma_changed: false,
             synchronous_was_set: false,
             has_met_fault: false,
+            faults_before: faults::count(),
         }
     }
 
@@ -216,6 +220,9 @@ impl Handle {
 
     /// Refuses the lock if a fault plan asks for it.
     fn meet_fault(&mut self, level: Lock, caller: &impl Caller) -> Result<(), Code> {
+        if self.lock == Lock::None {
+            self.faults_before = faults::count();
+        }
         let call = if level <= Lock::Reserved { Call::Lock } else { Call::LockExclusive };
         self.check_faults(call).inspect_err(|code| {
             if let (ffi::SQLITE_BUSY, Some(by)) = (*code, faults::order()) {
@@ -244,6 +251,7 @@ impl Handle {
             self.claimant.mount.store.release(self.claimant.token);
         }
         if level == Lock::None {
+            self.has_met_fault |= faults::count() != self.faults_before;
             if std::mem::take(&mut self.may_hold_slot) {
                 self.claimant.mount.store.release(self.claimant.token);
             }
@@ -541,6 +549,23 @@ mod tests {
         assert_eq!(failed, Err(ffi::SQLITE_IOERR_READ));
         [&mut handle, &mut other].into_iter().for_each(|handle| handle.unlock(Lock::None));
         assert!(handle.is_altered() && !other.is_altered());
+    }
+
+    #[test]
+    fn a_handle_remembers_a_fault_of_its_journal_but_none_from_before_it_began_to_read() {
+        let [mut handle, _] = handles();
+        let fail = || Fault::Io.at(1).during(|| faults::check(Call::Write)).unwrap_err();
+        for (is_reading, is_altered) in [(false, false), (true, true)] {
+            if !is_reading {
+                fail();
+            }
+            handle.lock(Lock::Shared, &impatient()).unwrap();
+            if is_reading {
+                fail();
+            }
+            handle.unlock(Lock::None);
+            assert_eq!(handle.is_altered(), is_altered);
+        }
     }
 
     #[test]
