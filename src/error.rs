@@ -200,13 +200,13 @@ impl Error {
 
     pub(crate) fn script_failed(
         template: &str,
-        at: &Location<'_>,
+        script: &impl fmt::Display,
         line: usize,
         statement: &str,
         cause: rusqlite::Error,
     ) -> Error {
         let message = format!(
-            "can't build {template}: line {line} of the script given at {at} failed: SQLite says: {}; the statement:\n{}",
+            "can't build {template}: line {line} of {script} failed: SQLite says: {}; the statement:\n{}",
             words_of(&cause),
             shortened(statement)
         );
@@ -232,12 +232,15 @@ impl Error {
         Error::new(ErrorKind::BuildFailed, format!("can't build {template}: it panicked: {words}"))
     }
 
-    pub(crate) fn transaction_left_open(template: &str, at: &Location<'_>) -> Error {
+    pub(crate) fn transaction_left_open(template: &str, step: &impl fmt::Display) -> Error {
         let message = format!(
-            "can't build {template}: the step given at {at} has left a transaction open; commit it or roll it back in that \
-             step"
+            "can't build {template}: {step} has left a transaction open; commit it or roll it back in that step"
         );
         Error::new(ErrorKind::BuildFailed, message)
+    }
+
+    pub(crate) fn no_migrations(template: &str, flaw: &str) -> Error {
+        Error::new(ErrorKind::BuildFailed, format!("can't build {template}: {flaw}"))
     }
 
     pub(crate) fn connect_to_build(template: &str, cause: NoConnection) -> Error {

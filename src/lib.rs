@@ -4,6 +4,7 @@
 
 mod content;
 mod engine;
+mod environment;
 mod error;
 #[cfg(feature = "faults")]
 pub mod faults;

@@ -167,6 +167,44 @@ fn may_wait_for(creation: Creation) -> bool {
     true
 }
 
+/// Runs `work` on a new thread, and waits for it. Returns the panic's value if it panics. A request on the new thread for
+/// a value that this thread is creating is refused as recursive, as on this thread.
+pub(crate) fn on_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> std::thread::Result<T> {
+    #[cfg(shuttle)]
+    return std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)); // no model creates values on a new thread
+    #[cfg(not(shuttle))]
+    thread::scope(|scope| {
+        let this = thread::current();
+        let name = this.name().unwrap_or("a build").to_owned(); // panics and messages print it
+        let work = move || {
+            let _wait = WaitOfCaller::begin(this.id());
+            work()
+        };
+        let spawned = thread::Builder::new().name(name).spawn_scoped(scope, work);
+        spawned.expect("the system can start another thread").join()
+    })
+}
+
+/// Records, until it is dropped, that another thread waits for this one.
+#[cfg(not(shuttle))]
+struct WaitOfCaller(Creation);
+
+#[cfg(not(shuttle))]
+impl WaitOfCaller {
+    fn begin(waiter: ThreadId) -> WaitOfCaller {
+        let creation = Creation::begin();
+        waits().push(Wait { waiter, creation });
+        WaitOfCaller(creation)
+    }
+}
+
+#[cfg(not(shuttle))]
+impl Drop for WaitOfCaller {
+    fn drop(&mut self) {
+        waits().retain(|wait| wait.creation != self.0);
+    }
+}
+
 /// Returns the threads that continue only when this one does: itself, and those that wait for it, directly or through others.
 #[cfg(feature = "images")]
 pub(crate) fn waiting_for(thread: ThreadId) -> Vec<ThreadId> {
@@ -300,5 +338,30 @@ mod tests {
             assert_eq!(failing.join().unwrap(), Err(Failure::Own));
         });
         assert_eq!((map.remove(&"a"), map.remove(&"a"), map.keys()), (Some(5), None, vec![]));
+    }
+
+    #[test]
+    fn a_creation_that_continues_on_a_new_thread_is_recursive_there() {
+        let map = Map::new();
+        let value = get(&map, "a", || {
+            let on_new_thread = on_new_thread(|| (get(&map, "a", || Ok(2)), get(&map, "b", || Ok(3))));
+            assert_eq!(on_new_thread.unwrap(), (Err(Failure::Recursive), Ok(3)));
+            Ok(1)
+        });
+        assert_eq!(value, Ok(1));
+    }
+
+    #[test]
+    fn a_panic_on_a_new_thread_is_returned_and_leaves_no_wait() {
+        let this = thread::current().id();
+        let payload = on_new_thread(|| panic!("no migrations")).unwrap_err();
+        assert_eq!(payload.downcast_ref(), Some(&"no migrations"));
+        assert!(!waits().iter().any(|wait| wait.waiter == this));
+    }
+
+    #[test]
+    fn a_new_thread_has_the_name_of_its_caller() {
+        let name = || thread::current().name().map(str::to_owned);
+        assert_eq!(on_new_thread(name).unwrap(), name());
     }
 }

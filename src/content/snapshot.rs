@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
 use super::pages::{Base, Pages};
 use super::replace_file::replace_file;
@@ -338,7 +338,7 @@ fn read_through_sqlite(path: &Path) -> rusqlite::Result<ReadFile> {
     // This makes SQLite report its own error about the file (serialize reports only "out of memory"). It also keeps the
     // file unchanged until its length is read.
     connection.execute_batch("BEGIN; SELECT 1 FROM sqlite_schema")?;
-    let bytes = connection.serialize("main")?.to_vec();
+    let bytes = connection.serialize(MAIN_DB)?.to_vec();
     let len = fs::metadata(&path).map_or(bytes.len(), |file| saturating_len(file.len()));
     Ok(ReadFile { bytes, len })
 }

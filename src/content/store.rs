@@ -3,6 +3,7 @@
 //! Any number of connections read it, and hold no lock while they read. One connection at a time, the holder of the
 //! writer slot, replaces it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use super::refusal::Refusal;
 use super::slot::Slot;
 pub(crate) use super::slot::{Claim, Token};
 use super::snapshot::{JournalMode, Snapshot, Stamp};
-use crate::marks;
 use crate::sync::{Mutex, MutexGuard, Patience, Recovered, thread};
+use crate::{environment, marks};
 
 /// The content of one engine. Any number of connections read it without a lock; one at a time writes it.
 pub(crate) struct Store {
@@ -42,8 +43,11 @@ struct State {
     replaced_by: Origin,
 }
 
-/// How long a writer waits for its turn by default.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Returns how long a writer waits for its turn by default: 5 s, or the time in `RUSQLITE_FIXTURES_LOCK_TIMEOUT`.
+fn default_lock_timeout() -> Duration {
+    static DEFAULT: OnceLock<Duration> = OnceLock::new();
+    *DEFAULT.get_or_init(|| environment::duration("RUSQLITE_FIXTURES_LOCK_TIMEOUT", Duration::from_secs(5)))
+}
 
 /// How often a called waiter that has found the slot taken checks again before it goes back to sleep. Together, the
 /// checks take about 10 µs, and most units of work end within that time.
@@ -58,7 +62,7 @@ impl Store {
                 baseline: snapshot.clone(),
                 current: snapshot,
                 slot: Slot::default(),
-                lock_timeout: LOCK_TIMEOUT,
+                lock_timeout: default_lock_timeout(),
                 replaced_by: Origin::here(Purpose::Uri),
             }),
             format_changes: AtomicUsize::new(0),
@@ -233,7 +237,7 @@ impl Store {
             if !state.slot.is_unused() || state.encoding != baseline.text_encoding() {
                 return false;
             }
-            state.lock_timeout = LOCK_TIMEOUT;
+            state.lock_timeout = default_lock_timeout();
         }
         self.restore(&baseline)
     }
@@ -619,7 +623,7 @@ mod tests {
         assert!(!store.renew(), "a waiter is in the queue");
         store.lock().slot.leave_queue(place);
         assert!(store.renew());
-        assert_eq!(store.lock_timeout(), LOCK_TIMEOUT);
+        assert_eq!(store.lock_timeout(), default_lock_timeout());
         commit(&store, &[1; 200]);
         assert!(!store.renew(), "connections have seen texts, and the empty database has no encoding");
     }

@@ -40,7 +40,7 @@ use self::warm_pool::Warm;
 pub(crate) use self::warm_pool::WarmPool;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
-use crate::content::store::{Claim, Token};
+use crate::content::store::{Claim, Store, Token};
 use crate::error::{Error, Result};
 use crate::vfs::{self, Mount, Name, Session, Setup};
 
@@ -77,6 +77,7 @@ struct Inner {
     /// `None` only within `drop`.
     mount: Option<Arc<Mount>>,
     uri: OnceLock<String>,
+    sqlite_url: OnceLock<String>,
     /// The template that created the engine.
     template: Option<Arc<WarmPool>>,
     /// Whether the store returns to the template when the last handle is dropped. The store of a shared engine or a
@@ -119,23 +120,33 @@ impl Engine {
     }
 
     fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<WarmPool>>, returns_store: bool) -> Engine {
+        if let Some(timeout) = template.as_ref().and_then(|template| template.setup().lock_timeout) {
+            mount.store.set_lock_timeout(timeout);
+        }
         Engine(Arc::new(Inner {
             idle: Idle::new(&IDLE, sessions),
             mount: Some(mount),
             uri: OnceLock::new(),
+            sqlite_url: OnceLock::new(),
             template,
             returns_store,
         }))
     }
 
     /// Returns a URI that opens this database from any code in the process that uses the same SQLite library: rusqlite,
-    /// sqlx, diesel, r2d2. Opening it is an error once the engine is gone.
+    /// diesel, r2d2, sqlx's `SqliteConnectOptions::filename`. Opening it is an error once the engine is gone.
     ///
     /// A connection that is opened by the URI takes turns with all others, and waits for its own `busy_timeout`. If its
     /// busy handler sleeps by itself, the connection keeps its place in the queue, and waits up to twice the handler's
     /// time.
     pub fn uri(&self) -> &str {
         self.0.uri.get_or_init(|| vfs::uri(self.mount()))
+    }
+
+    /// Returns a URL that opens this database, like [`uri`](Engine::uri), for code that takes a `DATABASE_URL`: sqlx,
+    /// sea-orm, diesel. It begins with `sqlite://`.
+    pub fn sqlite_url(&self) -> &str {
+        self.0.sqlite_url.get_or_init(|| vfs::sqlite_url(self.mount()))
     }
 
     /// Opens a private connection. It waits for the writer slot as units of work do, until its `busy_timeout` is set.
@@ -330,8 +341,9 @@ impl Engine {
         Ok(value)
     }
 
-    /// Sets how long a writer waits for the writer slot; the default is 5 s. Units of work, connections of
-    /// [`connect`](Engine::connect) and [`restore`](Engine::restore) use it from their next wait on.
+    /// Sets how long a writer waits for the writer slot. The default is 5 s, or the number of seconds in the environment
+    /// variable `RUSQLITE_FIXTURES_LOCK_TIMEOUT`, for example while a test runs in a debugger. Units of work, connections
+    /// of [`connect`](Engine::connect) and [`restore`](Engine::restore) use it from their next wait on.
     pub fn set_lock_timeout(&self, timeout: Duration) {
         self.mount().store.set_lock_timeout(timeout);
     }
@@ -363,12 +375,22 @@ impl Engine {
     }
 
     fn restore_at(&self, snapshot: &Snapshot, caller: &'static Location<'static>) -> Result<()> {
-        let (store, token) = (&self.mount().store, Token::new());
-        let claim = Claim { token, purpose: Purpose::Restore(caller), read: None, reserve: None };
-        self.mount().acquire(&claim, store.lock_timeout()).map_err(|refusal| Error::refused(&self.name(), &refusal))?;
-        let restored = store.restore(snapshot);
-        store.release(token);
+        let restored = self.with_writer_slot(Purpose::Restore(caller), |store| store.restore(snapshot))?;
         if restored { Ok(()) } else { Err(Error::other_encoding(&self.name())) }
+    }
+
+    /// Returns the committed content, when no connection has a transaction that has written.
+    pub(crate) fn settled(&self, purpose: Purpose) -> Result<Snapshot> {
+        self.with_writer_slot(purpose, Store::current)
+    }
+
+    fn with_writer_slot<T>(&self, purpose: Purpose, work: impl FnOnce(&Store) -> T) -> Result<T> {
+        let (store, token) = (&self.mount().store, Token::new());
+        let claim = Claim { token, purpose, read: None, reserve: None };
+        self.mount().acquire(&claim, store.lock_timeout()).map_err(|refusal| Error::refused(&self.name(), &refusal))?;
+        let result = work(store);
+        store.release(token);
+        Ok(result)
     }
 
     /// Creates an engine with the committed content of this one. The two engines share pages until one of them writes,
@@ -391,6 +413,11 @@ impl Engine {
 
     pub(crate) fn name(&self) -> String {
         self.mount().name()
+    }
+
+    /// Returns whether the connection's main database is this engine.
+    pub(crate) fn is_open_on(&self, connection: &Connection) -> bool {
+        vfs::is_connected(connection, self.mount())
     }
 
     fn mount(&self) -> &Arc<Mount> {

@@ -3,6 +3,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::vfs;
 
 /// The name of a shared in-memory database. Different spellings of its URL are equal as `DatabaseUrl`s.
 ///
@@ -185,6 +186,7 @@ fn parse_query(url: &str, name: &str, query: &str) -> Result<Place> {
                 return Err(invalid(&format!("its mode is {other:?}; use mode=memory")));
             }
             ("vfs", "memdb") => place = Place::Memdb,
+            ("vfs", other) if other == vfs::vfs_name() => return Err(invalid(OF_AN_ENGINE)),
             ("vfs", other) => {
                 return Err(invalid(&format!("its VFS is {other:?}; remove vfs= and use mode=memory")));
             }
@@ -199,6 +201,8 @@ fn parse_query(url: &str, name: &str, query: &str) -> Result<Place> {
     Ok(place)
 }
 
+const OF_AN_ENGINE: &str =
+    "it opens an engine that exists; clone that Engine, or give the URL to the library that connects to it";
 const MEMDB_WITHOUT_SLASH: &str =
     "with vfs=memdb, only a name that starts with a slash is shared (\"file:/NAME?vfs=memdb\")";
 const PRIVATE_CACHE: &str =

@@ -122,6 +122,7 @@ pub use self::report::{Attempt, Orders, Report};
 use self::run::{Run, Threads};
 pub use self::timeline::{Arrival, Lane, Span, Timeline};
 pub use self::worker::{Random, Worker};
+use crate::environment;
 use crate::error::BoxError;
 pub use crate::marks::{
     COMMITTED, REGISTRY_ASKED, REGISTRY_CREATED, REGISTRY_CREATING, SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED,
@@ -143,14 +144,15 @@ pub struct Hammer {
 }
 
 impl Hammer {
-    /// Returns a hammer of 8 threads and 100 rounds, with a deadline of 60 s for each round. The seed is random, unless
-    /// the environment variable `RUSQLITE_FIXTURES_SEED` sets it.
+    /// Returns a hammer of 8 threads and 100 rounds, with a deadline of 60 s for each round and a random seed. The
+    /// environment variables `RUSQLITE_FIXTURES_SEED` and `RUSQLITE_FIXTURES_DEADLINE` (in seconds) set others.
     ///
     /// # Panics
-    /// When that variable is set and is not a number.
+    /// When one of these variables is set and is not a number.
     pub fn new() -> Hammer {
         let seed = seed(std::env::var_os("RUSQLITE_FIXTURES_SEED"));
-        let (deadline, pauses) = (Duration::from_secs(60), Vec::new());
+        let deadline = environment::duration("RUSQLITE_FIXTURES_DEADLINE", Duration::from_secs(60));
+        let pauses = Vec::new();
         Hammer { threads: 8, rounds: 100, seed, deadline, pauses, timeline_of: None }
     }
 
@@ -175,7 +177,7 @@ impl Hammer {
         Hammer { seed, ..self }
     }
 
-    /// Sets how long a round may take, 60 s by default. It should be longer than the patience of any pause.
+    /// Sets how long a round may take. It should be longer than the patience of any pause.
     ///
     /// A round that takes longer is reported as hung, with the place where each thread is. It is the last round, and
     /// its threads continue to run.

@@ -1,6 +1,7 @@
 //! Templates: databases that are built once. Each test gets a private engine with the content.
 //!
 //! * `Template` (here): the builder that users see.
+//! * `migrations`: reads a folder of migrations.
 //! * `recipe`: the steps of a template, what identifies it, and how it is built.
 //! * `sharing`: which templates share an image between processes (feature `images`).
 //! * `image`: the content of a template as a file that processes share (feature `images`).
@@ -13,6 +14,7 @@
 
 #[cfg(feature = "images")]
 mod image;
+mod migrations;
 mod recipe;
 #[cfg(feature = "images")]
 mod sharing;
@@ -20,6 +22,7 @@ mod sharing;
 use std::fmt;
 use std::panic::Location;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -50,8 +53,9 @@ use crate::vfs::OnConnect;
 /// ```
 ///
 /// # How it is built
-/// The first call runs the steps in order. Meanwhile, calls from other threads wait. A failure is final: all calls
-/// return the same error. Templates with the same steps, wherever they are written, are built once.
+/// The first call runs the steps in order. Meanwhile, calls from other threads wait. If a step is a function, the steps
+/// run on a new thread, where a function may block on a future, even if the caller is a task of an async runtime. A
+/// failure is final: all calls in the process return the same error. Templates with the same steps, wherever they are written, are built once.
 ///
 /// # Between processes
 /// Under cargo-nextest, each test is a process. The first process leaves an *image* for the others: a SQLite file in
@@ -59,8 +63,9 @@ use crate::vfs::OnConnect;
 /// `RUSQLITE_FIXTURES_DIR` names (empty: no images). This needs the default feature `images`. The file's name has a
 /// hash of everything that decides the content: the scripts, the key with its place and package, `foreign_keys`,
 /// SQLite's version and compile options, and the version of this crate. A template of scripts has an image. A template
-/// with functions has an image if it has a [`key`](Template::key). A script that asks SQLite for the time or attaches a
-/// file has an image only with a key.
+/// with functions has an image for the other processes of the same program in the same run of cargo-nextest; with a
+/// [`key`](Template::key), also for later runs. A script that asks SQLite for the time or attaches a file has an image
+/// only with a key.
 ///
 /// While one process builds, the others wait. After 5 s, a waiting process prints on stderr which process it waits for.
 /// After 300 s it builds the template itself. It builds at once if the other process waits for a template that this
@@ -113,6 +118,56 @@ impl Template {
         Template::new(Start::Empty).and(Action::Function(build), Location::caller())
     }
 
+    /// Creates a template from a function that opens its own connections to the engine: the migrations of sqlx, sea-orm
+    /// or diesel. It has ended when the function returns, so close what it has opened.
+    ///
+    /// ```
+    /// # use rusqlite_fixtures::{Template, rusqlite};
+    /// # fn migrate(uri: &str) -> rusqlite::Result<()> {
+    /// #     let connection = rusqlite::Connection::open(uri)?;
+    /// #     connection.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY)")
+    /// # }
+    /// static BANK: Template = Template::build_on(|engine| Ok(migrate(engine.uri())?));
+    /// # assert_eq!(BANK.unit_of_work()?.execute("INSERT INTO account VALUES (1)", [])?, 1);
+    /// # Ok::<(), rusqlite_fixtures::Error>(())
+    /// ```
+    ///
+    /// The chapter [other libraries](crate::guide::other_libraries) has the functions for each library.
+    #[track_caller]
+    pub const fn build_on(build: fn(&Engine) -> Result<(), BoxError>) -> Template {
+        Template::new(Start::Empty).and(Action::FunctionOfEngine(build), Location::caller())
+    }
+
+    /// Creates a template from a folder of migrations, which run in the order of their numbers. A relative path is below
+    /// the root of the package that is being tested.
+    ///
+    /// | the migrations of | are files like |
+    /// | --- | --- |
+    /// | sqlx, and others | `1_name.sql`, or `1_name.up.sql` beside `1_name.down.sql` |
+    /// | diesel | `2026-01-31-120000_name/up.sql` |
+    /// | refinery | `V1__name.sql` |
+    ///
+    /// Files without a number are sorted by name, if none has a number. Other files are ignored. The files are read when
+    /// the template is built, so a changed migration needs no new build of the test, and no key. The table in which a
+    /// migration library notes what it has run is not created: for code that runs its migrations itself, use
+    /// [`build_on`](Template::build_on).
+    ///
+    /// ```
+    /// # use rusqlite_fixtures::Template;
+    /// static BANK: Template = Template::directory("examples/migrations");
+    /// # let sql = "INSERT INTO account (owner) VALUES ('Ada')";
+    /// # assert_eq!(BANK.unit_of_work()?.execute(sql, [])?, 1);
+    /// # Ok::<(), rusqlite_fixtures::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of a build, if the folder can't be read or has no migrations, two migrations have the same number, only some
+    /// have a number, one is not UTF-8, or one fails. The message names the file.
+    #[track_caller]
+    pub const fn directory(folder: &'static str) -> Template {
+        Template::new(Start::Directory(folder))
+    }
+
     /// Creates a template of an empty database.
     #[track_caller]
     pub const fn empty() -> Template {
@@ -144,7 +199,7 @@ impl Template {
     #[track_caller]
     const fn new(start: Start) -> Template {
         let (at, steps) = (Location::caller(), [None; MAX_STEPS]);
-        let recipe = Recipe { at, start, steps, on_connect: None, foreign_keys: None, key: None };
+        let recipe = Recipe { at, start, steps, on_connect: None, foreign_keys: None, lock_timeout: None, key: None };
         Template { recipe, built: OnceLock::new() }
     }
 
@@ -165,6 +220,15 @@ impl Template {
     #[track_caller]
     pub const fn seed_with(self, build: fn(&mut Connection) -> Result<(), BoxError>) -> Template {
         self.and(Action::Function(build), Location::caller())
+    }
+
+    /// Adds a function that opens its own connections to the engine, as [`build_on`](Template::build_on).
+    ///
+    /// # Panics
+    /// As [`seed`](Template::seed).
+    #[track_caller]
+    pub const fn seed_on(self, build: fn(&Engine) -> Result<(), BoxError>) -> Template {
+        self.and(Action::FunctionOfEngine(build), Location::caller())
     }
 
     const fn and(mut self, action: Action, at: &'static Location<'static>) -> Template {
@@ -215,11 +279,19 @@ impl Template {
         self
     }
 
+    /// Sets how long a writer on the template's engines waits for the writer slot (see
+    /// [`Engine::set_lock_timeout`]). The default is the parent's time, or that of an engine without a template.
+    pub const fn lock_timeout(mut self, timeout: Duration) -> Template {
+        self.recipe.lock_timeout = Some(timeout);
+        self
+    }
+
     /// Sets the key that identifies the content that the functions of the steps, and `on_connect`, put into the
-    /// database. Change the key when that content changes. With a key, the content can have an image for other
-    /// processes, if the parent's content can. The place of the key in the source is part of the identity. So templates
-    /// that a macro or a function creates at one place need different keys. The text of the source,
-    /// `.key(include_str!("migrations.rs"))`, is a key that changes automatically.
+    /// database. With a key, an image of the content is used in later test runs, after new builds of the program, and
+    /// by other programs of the package, until the key changes. So change the key when that content changes. The place
+    /// of the key in the source is part of the identity. So templates that a macro or a function creates at one place
+    /// need different keys. The text of the source, `.key(include_str!("migrations.rs"))`, is a key that changes
+    /// automatically.
     pub const fn key(mut self, key: &'static str) -> Template {
         self.recipe.key = Some(key);
         self
@@ -252,8 +324,9 @@ impl Template {
     }
 
     fn is_empty(&self) -> bool {
-        let Recipe { start, steps: [first, ..], on_connect, foreign_keys, .. } = &self.recipe;
-        matches!(start, Start::Empty) && first.is_none() && on_connect.is_none() && foreign_keys.is_none()
+        let Recipe { start, steps: [first, ..], on_connect, foreign_keys, lock_timeout, .. } = &self.recipe;
+        let has_settings = on_connect.is_some() || foreign_keys.is_some() || lock_timeout.is_some();
+        matches!(start, Start::Empty) && first.is_none() && !has_settings
     }
 
     /// Returns the result of the build; the first call builds it.

@@ -3,16 +3,18 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::migrations::{self, Migration};
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
-use crate::engine::WarmPool;
+use crate::engine::{Engine, WarmPool};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::faults;
-use crate::once_map::OnceMap;
-use crate::vfs::{self, Mount, Name, OnConnect, Setup, external, script};
+use crate::once_map::{self, OnceMap};
+use crate::vfs::{self, OnConnect, Setup, external, script};
 
 #[derive(Clone, Copy)]
 pub(super) struct Recipe {
@@ -22,6 +24,8 @@ pub(super) struct Recipe {
     pub(super) on_connect: Option<OnConnect>,
     /// `None`: as in the parent; on if there is no parent.
     pub(super) foreign_keys: Option<bool>,
+    /// `None`: as in the parent, or the default time.
+    pub(super) lock_timeout: Option<Duration>,
     pub(super) key: Option<&'static str>,
 }
 
@@ -29,6 +33,8 @@ pub(super) struct Recipe {
 pub(super) enum Start {
     Empty,
     Database(&'static [u8]),
+    /// The folder of its migrations.
+    Directory(&'static str),
     Parent(&'static Recipe),
 }
 
@@ -42,10 +48,14 @@ pub(super) struct Step {
 pub(super) enum Action {
     Script(&'static str),
     Function(Build),
+    FunctionOfEngine(BuildOn),
 }
 
 /// A function that makes or changes a database. It may fail with any error.
 pub(super) type Build = fn(&mut Connection) -> Result<(), BoxError>;
+
+/// A function that opens its own connections to the engine.
+pub(super) type BuildOn = fn(&Engine) -> Result<(), BoxError>;
 
 /// The largest number of steps of one template. A template that is based on it may have the same number of its own steps.
 pub(super) const MAX_STEPS: usize = 16;
@@ -53,6 +63,7 @@ pub(super) const MAX_STEPS: usize = 16;
 /// The result of building a recipe.
 pub(super) struct Built {
     pub(super) pool: Arc<WarmPool>,
+    pub(super) migrations: Vec<Migration>,
     /// Whether the content depends on the time of the build.
     depends_on_time: bool,
 }
@@ -72,9 +83,11 @@ static TEMPLATES: OnceMap<Combination, Result<Arc<Built>>> = OnceMap::new();
 struct Combination {
     parent: Option<usize>,
     database: Option<&'static [u8]>,
+    directory: Option<&'static str>,
     steps: Vec<StepIdentity>,
     on_connect: Option<usize>,
     foreign_keys: Option<bool>,
+    lock_timeout: Option<Duration>,
     key: Option<&'static str>,
 }
 
@@ -89,13 +102,16 @@ impl Recipe {
         let steps = self.steps().map(|step| match step.action {
             Action::Script(script) => StepIdentity::Script(script),
             Action::Function(build) => StepIdentity::Function(build as usize),
+            Action::FunctionOfEngine(build) => StepIdentity::Function(build as usize),
         });
         Combination {
             parent: self.parent().map(|parent| std::ptr::from_ref(parent).addr()),
             database: if let Start::Database(bytes) = self.start { Some(bytes) } else { None },
+            directory: if let Start::Directory(folder) = self.start { Some(folder) } else { None },
             steps: steps.collect(),
             on_connect: self.on_connect.map(|on_connect| on_connect.function as usize),
             foreign_keys: self.foreign_keys,
+            lock_timeout: self.lock_timeout,
             key: self.key,
         }
     }
@@ -126,19 +142,33 @@ impl Recipe {
 
     fn build(&self) -> Result<Arc<Built>> {
         let before = self.content_before()?;
-        let setup = self.setup();
+        let migrations = self.migrations()?;
         let name = self.to_string();
         let build = || {
-            let built = catch_unwind(AssertUnwindSafe(|| self.carry_out(before, &setup, &name)));
+            let work = || self.carry_out(before, &migrations, &name);
+            let built = match self.has_functions() {
+                // A function may run a future to its end. That is an error on a thread that is running one.
+                true => once_map::on_new_thread(work),
+                false => catch_unwind(AssertUnwindSafe(work)),
+            };
             built.unwrap_or_else(|payload| Err(Error::build_panicked(&name, &*payload)))
         };
-        let content = self.shared_or_built(build)?;
-        let pool = Arc::new(WarmPool::new(&name, content.snapshot, setup));
-        Ok(Arc::new(Built { pool, depends_on_time: content.depends_on_time }))
+        let content = self.shared_or_built(&migrations, build)?;
+        let pool = Arc::new(WarmPool::new(&name, content.snapshot, self.setup()));
+        Ok(Arc::new(Built { pool, migrations, depends_on_time: content.depends_on_time }))
+    }
+
+    fn migrations(&self) -> Result<Vec<Migration>> {
+        let Start::Directory(folder) = self.start else { return Ok(Vec::new()) };
+        migrations::read(folder).map_err(|flaw| Error::no_migrations(&self.to_string(), &flaw))
+    }
+
+    pub(super) fn has_functions(&self) -> bool {
+        self.steps().any(|step| !matches!(step.action, Action::Script(_)))
     }
 
     #[cfg(not(feature = "images"))]
-    fn shared_or_built(&self, build: impl FnOnce() -> Result<Content>) -> Result<Content> {
+    fn shared_or_built(&self, _: &[Migration], build: impl FnOnce() -> Result<Content>) -> Result<Content> {
         build()
     }
 
@@ -146,7 +176,7 @@ impl Recipe {
     /// another in a cycle.
     fn content_before(&self) -> Result<Content> {
         let snapshot = match self.start {
-            Start::Empty => Snapshot::empty(),
+            Start::Empty | Start::Directory(_) => Snapshot::empty(),
             Start::Database(bytes) => Snapshot::from_base(Arc::new(bytes), bytes.len())
                 .map_err(|flaw| Error::not_a_database(&format!("the bytes of {self}"), flaw))?,
             Start::Parent(parent) => {
@@ -161,32 +191,31 @@ impl Recipe {
     pub(super) fn setup(&self) -> Setup {
         let mut setup = self.parent().map_or_else(|| Setup::DEFAULT, |parent| parent.setup());
         setup.foreign_keys = self.foreign_keys.unwrap_or(setup.foreign_keys);
+        setup.lock_timeout = self.lock_timeout.or(setup.lock_timeout);
         setup.on_connect.extend(self.on_connect);
         setup
     }
 
-    fn carry_out(&self, before: Content, setup: &Setup, name: &str) -> Result<Content> {
-        vfs::register();
-        let mount = Mount::new(before.snapshot, Name::Given(name.to_owned()));
+    fn carry_out(&self, before: Content, migrations: &[Migration], name: &str) -> Result<Content> {
+        let engine = Engine::named_of(name.to_owned(), &Arc::new(WarmPool::new(name, before.snapshot, self.setup())));
         let (built, asked) = external::observe(|| {
-            let connection = vfs::connect(&vfs::uri(&mount), setup, Purpose::Connection(self.at));
+            let connection = vfs::connect(engine.uri(), engine.setup(), Purpose::Connection(self.at));
             let mut connection = connection.map_err(|cause| Error::connect_to_build(name, cause))?;
-            self.steps().try_for_each(|step| step.carry_out(&mut connection, &mount, name))
+            migrations.iter().try_for_each(|migration| migration.carry_out(&connection, name))?;
+            self.steps().try_for_each(|step| step.carry_out(&mut connection, &engine, name))
         });
         built?;
-        let depends_on_time = (asked || self.asks_for_the_time_zone() || before.depends_on_time) && self.key.is_none();
-        Ok(Content { snapshot: mount.store.current(), depends_on_time })
+        let asked = asked || self.scripts(migrations).any(asks_for_the_time_zone);
+        let depends_on_time = (asked || before.depends_on_time) && self.key.is_none();
+        Ok(Content { snapshot: engine.snapshot(), depends_on_time })
     }
 
-    /// Returns whether a script uses the time zone, for which SQLite does not call its VFS.
-    fn asks_for_the_time_zone(&self) -> bool {
-        self.steps().any(|step| match step.action {
-            Action::Script(script) => {
-                let script = script.to_ascii_lowercase();
-                script.contains("'localtime'") || script.contains("'utc'")
-            }
-            Action::Function(_) => false,
-        })
+    fn scripts<'a>(&self, migrations: &'a [Migration]) -> impl Iterator<Item = &'a str> {
+        let steps = self.steps().filter_map(|step| match step.action {
+            Action::Script(script) => Some(script),
+            Action::Function(_) | Action::FunctionOfEngine(_) => None,
+        });
+        migrations.iter().map(|migration| &*migration.sql).chain(steps)
     }
 
     /// Returns the key if it is short enough to print. A key may be the text of a whole file.
@@ -195,23 +224,61 @@ impl Recipe {
     }
 }
 
+/// Returns whether the script uses the time zone, for which SQLite does not call its VFS.
+fn asks_for_the_time_zone(script: &str) -> bool {
+    let script = script.to_ascii_lowercase();
+    script.contains("'localtime'") || script.contains("'utc'")
+}
+
 impl Step {
-    fn carry_out(&self, connection: &mut Connection, mount: &Mount, template: &str) -> Result<()> {
+    fn carry_out(&self, connection: &mut Connection, engine: &Engine, template: &str) -> Result<()> {
+        let failed = |cause| Error::function_failed(template, self.at, cause);
+        let step = format_args!("the step given at {}", self.at);
         match self.action {
-            Action::Script(script) => script::run(connection, script).map_err(|failure| {
-                let lines_before = script.as_bytes()[..failure.at].iter().filter(|byte| **byte == b'\n').count();
-                let statement = script.get(failure.statement).unwrap_or_default().trim_end();
-                Error::script_failed(template, self.at, 1 + lines_before, statement, failure.cause)
-            })?,
+            Action::Script(script) => {
+                return run(connection, script, template, &format_args!("the script given at {}", self.at), &step);
+            }
             Action::Function(build) => {
-                build(connection).map_err(|cause| Error::function_failed(template, self.at, cause))?;
-                if !vfs::is_connected(connection, mount) {
+                build(connection).map_err(failed)?;
+                if !engine.is_open_on(connection) {
                     return Err(Error::connection_replaced(template, self.at));
                 }
             }
+            Action::FunctionOfEngine(build) => {
+                build(engine).map_err(failed)?;
+                // The function may have dropped a pool, whose threads close its connections a little later.
+                engine.settled(Purpose::Build(self.at)).map_err(|_| Error::transaction_left_open(template, &step))?;
+            }
         }
-        if connection.is_autocommit() { Ok(()) } else { Err(Error::transaction_left_open(template, self.at)) }
+        check_ended(connection, template, &step)
     }
+}
+
+impl Migration {
+    fn carry_out(&self, connection: &Connection, template: &str) -> Result<()> {
+        let migration = format_args!("the migration `{}`", self.path.display());
+        run(connection, &self.sql, template, &migration, &migration)
+    }
+}
+
+/// Runs a script; `name` and `step` are its names in messages.
+fn run(
+    connection: &Connection,
+    script: &str,
+    template: &str,
+    name: &impl fmt::Display,
+    step: &impl fmt::Display,
+) -> Result<()> {
+    script::run(connection, script).map_err(|failure| {
+        let lines_before = script.as_bytes()[..failure.at].iter().filter(|byte| **byte == b'\n').count();
+        let statement = script.get(failure.statement).unwrap_or_default().trim_end();
+        Error::script_failed(template, name, 1 + lines_before, statement, failure.cause)
+    })?;
+    check_ended(connection, template, step)
+}
+
+fn check_ended(connection: &Connection, template: &str, step: &impl fmt::Display) -> Result<()> {
+    if connection.is_autocommit() { Ok(()) } else { Err(Error::transaction_left_open(template, step)) }
 }
 
 impl fmt::Display for Recipe {

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::panic::{Location, catch_unwind};
 use std::ptr;
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::{self, sqlite3_file};
@@ -20,6 +21,8 @@ use crate::faults;
 pub(crate) struct Setup {
     pub(crate) foreign_keys: bool,
     pub(crate) on_connect: Vec<OnConnect>,
+    /// How long a writer waits for the writer slot. `None`: the default time.
+    pub(crate) lock_timeout: Option<Duration>,
 }
 
 /// A template's function for each connection, and the place in the source where it was given.
@@ -41,7 +44,7 @@ impl OnConnect {
 
 impl Setup {
     /// The setup of engines without a template, and of a template that sets nothing.
-    pub(crate) const DEFAULT: Setup = Setup { foreign_keys: true, on_connect: Vec::new() };
+    pub(crate) const DEFAULT: Setup = Setup { foreign_keys: true, on_connect: Vec::new(), lock_timeout: None };
 
     pub(crate) fn carry_out(&self, connection: &Connection) -> Result<(), NoConnection> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;

@@ -73,9 +73,19 @@ pub(crate) fn register() {
     });
 }
 
-/// The URI by which SQLite opens the engine.
+/// Returns the URI by which SQLite opens the engine.
 pub(crate) fn uri(mount: &Mount) -> String {
-    format!("file:{}?vfs={}", mount.file_name(), NAME.to_string_lossy())
+    format!("file:{}?vfs={}", mount.file_name(), vfs_name())
+}
+
+/// Returns the URL by which libraries that take a `DATABASE_URL` open the engine.
+pub(crate) fn sqlite_url(mount: &Mount) -> String {
+    format!("sqlite://{}?vfs={}", mount.file_name(), vfs_name())
+}
+
+/// Returns the name of the VFS, as URIs of engines have it.
+pub(crate) fn vfs_name() -> &'static str {
+    NAME.to_str().expect("the version of a package is ASCII")
 }
 
 unsafe extern "C" {

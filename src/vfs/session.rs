@@ -305,8 +305,6 @@ fn prepare(connection: &Connection, sql: &CStr, statement: &mut *mut sqlite3_stm
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::MAIN_DB;
-
     use super::*;
     use crate::content::Snapshot;
     use crate::vfs::{Mount, Name, uri};
@@ -319,12 +317,11 @@ mod tests {
     #[test]
     fn a_session_whose_database_or_connection_was_exchanged_is_not_whole() {
         let mount = Mount::new(Snapshot::empty(), Name::Numbered);
-        let [mut deserialized, mut exchanged] = [session(&mount), session(&mount)];
+        let [deserialized, mut exchanged] = [session(&mount), session(&mount)];
         assert!(deserialized.is_whole() && deserialized.has_its_connection());
-        let source = &mut Connection::open_in_memory().unwrap(); // `serialize` takes `&self` in rusqlite 0.39
-        source.execute_batch("CREATE TABLE t (a)").unwrap();
-        let bytes = source.serialize(MAIN_DB).unwrap().to_vec();
-        deserialized.connection_mut().deserialize_read_exact(MAIN_DB, &*bytes, bytes.len(), false).unwrap();
+        // SAFETY: the connection is open, and SQLite allocates the database, because there is no buffer.
+        let code = unsafe { ffi::sqlite3_deserialize(deserialized.db(), c"main".as_ptr(), ptr::null_mut(), 0, 0, 0) };
+        assert_eq!(code, ffi::SQLITE_OK);
         assert!(!deserialized.is_whole() && deserialized.has_its_connection());
         let other = Connection::open(uri(&mount)).unwrap();
         let own = std::mem::replace(exchanged.connection_mut(), other);

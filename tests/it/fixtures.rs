@@ -7,9 +7,10 @@ use std::{env, thread};
 
 use rstest::{fixture, rstest};
 use rusqlite_fixtures::fixtures::{
-    fresh_connection, fresh_engine, fresh_unit_of_work, hammer, memory_engine, unit_of_work,
+    fresh_connection, fresh_engine, fresh_owned_connection, fresh_unit_of_work, hammer, memory_engine, unit_of_work,
 };
 use rusqlite_fixtures::hammer::Hammer;
+use rusqlite_fixtures::rusqlite::Connection;
 use rusqlite_fixtures::{Engine, PooledConnection, Template, UnitOfWork};
 use serial_test::{file_serial, serial};
 
@@ -37,6 +38,19 @@ fn changes_of_a_unit_of_work_do_not_reach_the_next_case(
 #[rstest]
 fn a_memory_engine_can_be_named(#[with("file:fixtures-named?mode=memory")] memory_engine: Engine) {
     assert_eq!(memory_engine, Engine::shared("file:/fixtures-named?vfs=memdb").unwrap());
+}
+
+struct Ledger {
+    connection: Connection,
+}
+
+#[rstest]
+#[case(1)]
+#[case(2)]
+fn an_owned_connection_is_on_a_private_engine(#[with(&BANK)] fresh_owned_connection: Connection, #[case] amount: i64) {
+    let ledger = Ledger { connection: fresh_owned_connection };
+    ledger.connection.execute("UPDATE account SET balance = balance + ?1", [amount]).unwrap();
+    assert_eq!(number(&ledger.connection, "SELECT sum(balance) FROM account"), 200 + 2 * amount);
 }
 
 #[rstest]

@@ -9,8 +9,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 use std::{env, thread};
 
+use rusqlite::TransactionBehavior::Immediate;
+use rusqlite_fixtures::hammer::Hammer;
 use rusqlite_fixtures::rusqlite::{Connection, OpenFlags};
-use rusqlite_fixtures::{BoxError, Snapshot, Template};
+use rusqlite_fixtures::{BoxError, Engine, Snapshot, Template};
 use tempfile::TempDir;
 
 use crate::support::{assert_integrity, number};
@@ -102,10 +104,25 @@ namesakes! {
     TWENTY makes "CREATE TABLE account (id INTEGER PRIMARY KEY); INSERT INTO account VALUES (20)";
 }
 
+/// The same without a key.
+macro_rules! nameless {
+    ($($name:ident makes $sql:literal;)*) => {$(
+        static $name: Template = Template::build(|connection| Ok(connection.execute_batch($sql)?));
+    )*};
+}
+nameless! {
+    NAMELESS_TEN makes "CREATE TABLE account (id INTEGER PRIMARY KEY); INSERT INTO account VALUES (10)";
+    NAMELESS_TWENTY makes "CREATE TABLE account (id INTEGER PRIMARY KEY); INSERT INTO account VALUES (20)";
+}
+
+static TIME_DEPENDENT_FUNCTION: Template =
+    Template::build(|connection| Ok(connection.execute_batch("CREATE TABLE account AS SELECT datetime('now') AS at")?));
+
 #[test]
 #[ignore = "the other tests run it in a new process"]
 fn child() {
     let count = |template: &Template| number(&template.unit_of_work().unwrap(), "SELECT count(*) FROM account");
+    let id = |template: &Template| number(&template.unit_of_work().unwrap(), "SELECT id FROM account");
     match env::var(ROLE).as_deref() {
         Ok("share" | "crash" | "fail") => assert_eq!(count(&KEYED), 1000),
         Ok("other key") => assert_eq!(count(&OTHER_KEY), 1000),
@@ -117,10 +134,19 @@ fn child() {
         Ok("time-dependent with key") => {
             assert_eq!(number(&TIME_DEPENDENT_WITH_KEY.unit_of_work().unwrap(), "SELECT count(*) FROM visit"), 2);
         }
-        Ok("namesakes") => {
-            let id = |template: &Template| number(&template.unit_of_work().unwrap(), "SELECT id FROM account");
-            assert_eq!((id(&TEN), id(&TWENTY)), (10, 20));
+        Ok("namesakes") => assert_eq!((id(&TEN), id(&TWENTY)), (10, 20)),
+        Ok("without a key: 10") => assert_eq!(id(&NAMELESS_TEN), 10),
+        Ok("without a key: 20") => assert_eq!(id(&NAMELESS_TWENTY), 20),
+        Ok("impatient by a variable") => {
+            let engine = Engine::new();
+            let _writer = engine.begin(Immediate).unwrap();
+            let error = engine.begin(Immediate).unwrap_err();
+            assert!(error.to_string().contains("ms for its writer slot"), "{error}");
+            assert!(format!("{:?}", Hammer::new()).contains("deadline: 250ms"), "{:?}", Hammer::new());
         }
+        Ok("engine") => drop(Engine::new()),
+        Ok("hammer") => drop(Hammer::new()),
+        Ok("time-dependent function") => assert_eq!(count(&TIME_DEPENDENT_FUNCTION), 1),
         Ok(role @ ("one" | "other")) => {
             let template = if role == "one" { &ONE_OF_TWO } else { &OTHER_OF_TWO };
             assert_refused(template);
@@ -168,7 +194,10 @@ impl Folder {
     }
 
     fn command(&self, role: &str, wrapper: Option<&str>) -> Command {
-        let program = env::current_exe().unwrap();
+        self.command_of(&env::current_exe().unwrap(), role, wrapper)
+    }
+
+    fn command_of(&self, program: &Path, role: &str, wrapper: Option<&str>) -> Command {
         let mut command = match wrapper {
             Some(script) => {
                 let mut shell = Command::new("sh");
@@ -180,6 +209,7 @@ impl Folder {
         command
             .args(["--exact", "processes::child", "--ignored"])
             .env("CARGO_PKG_NAME", "one-package")
+            .env_remove("NEXTEST_RUN_ID")
             .env(ROLE, role)
             .env(BUILDS, self.folder.path().join("builds"))
             .env("RUSQLITE_FIXTURES_DIR", &self.images);
@@ -193,6 +223,11 @@ impl Folder {
     /// Runs a child that must succeed; returns what it wrote to stderr.
     fn run(&self, role: &str) -> String {
         succeeded(self.command(role, None).output().unwrap())
+    }
+
+    /// Runs a child as cargo-nextest does in the run `id`.
+    fn run_in(&self, id: &str, role: &str) {
+        succeeded(self.command(role, None).env("NEXTEST_RUN_ID", id).output().unwrap());
     }
 
     fn builds(&self) -> usize {
@@ -271,7 +306,50 @@ fn a_key_shared_by_two_functions_at_one_place_is_not_trusted() {
 }
 
 #[test]
-fn templates_of_functions_without_a_key_are_not_shared() {
+fn templates_of_functions_without_a_key_are_shared_within_a_run_of_nextest() {
+    let folder = Folder::new();
+    folder.run_in("1", "unknown");
+    folder.run_in("1", "unknown");
+    assert_eq!((folder.builds(), folder.files("sqlite3").len()), (1, 3));
+    folder.run_in("2", "unknown");
+    assert_eq!((folder.builds(), folder.files("sqlite3").len()), (2, 3), "its images replace those of the run before");
+}
+
+#[test]
+fn templates_of_functions_without_a_key_are_not_shared_with_another_build_of_the_program() {
+    let folder = Folder::new();
+    let program = folder.folder.path().join("program");
+    fs::copy(env::current_exe().unwrap(), &program).unwrap();
+    for build in 1..=2 {
+        let built = SystemTime::UNIX_EPOCH + Duration::from_secs(build);
+        File::open(&program).unwrap().set_modified(built).unwrap();
+        for _ in 0..2 {
+            let mut command = folder.command_of(&program, "unknown", None);
+            succeeded(command.env("NEXTEST_RUN_ID", "1").output().unwrap());
+        }
+    }
+    assert_eq!(folder.builds(), 2);
+}
+
+/// A macro makes them at one place. Their functions distinguish them, also in a process that builds only one of them.
+#[test]
+fn functions_without_a_key_at_one_place_are_distinguished() {
+    let folder = Folder::new();
+    for role in ["without a key: 10", "without a key: 20", "without a key: 10", "without a key: 20"] {
+        folder.run_in("1", role);
+    }
+    assert_eq!(folder.files("sqlite3").len(), 1, "they replace each other");
+}
+
+#[test]
+fn a_function_that_depends_on_the_time_is_shared_within_a_run_of_nextest() {
+    let folder = Folder::new();
+    folder.run_in("1", "time-dependent function");
+    assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (1, 0));
+}
+
+#[test]
+fn templates_of_functions_without_a_key_are_not_shared_without_a_run() {
     let folder = Folder::new();
     for _ in 0..2 {
         folder.run("unknown");
@@ -300,6 +378,22 @@ fn templates_that_depend_on_more_than_their_script_are_not_shared() {
     outside.execute_batch("CREATE TABLE account (id); INSERT INTO account VALUES (1)").unwrap();
     succeeded(folder.command("attach", None).current_dir(folder.folder.path()).output().unwrap());
     assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (0, 2));
+}
+
+#[test]
+fn variables_set_the_default_of_durations() {
+    const TIMEOUT: &str = "RUSQLITE_FIXTURES_LOCK_TIMEOUT";
+    const DEADLINE: &str = "RUSQLITE_FIXTURES_DEADLINE";
+    let folder = Folder::new();
+    succeeded(
+        folder.command("impatient by a variable", None).env(TIMEOUT, "0.005").env(DEADLINE, "0.25").output().unwrap(),
+    );
+    for (role, variable) in [("engine", TIMEOUT), ("hammer", DEADLINE)] {
+        let output = folder.command(role, None).env(variable, "5s").output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let message = format!("can't use the environment variable {variable}=\"5s\": it is not a number of seconds");
+        assert!(!output.status.success() && printed.contains(&message), "{printed}");
+    }
 }
 
 /// Any damage of an image is detected, and the image is rebuilt.

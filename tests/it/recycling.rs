@@ -127,7 +127,10 @@ fn pragmas_do_not_carry_over() {
 #[test]
 fn limits_and_flags_do_not_carry_over() {
     after(
-        |work| assert!(work.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, 100).is_ok()),
+        |work| {
+            let _ = work.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, 100);
+            assert!(work.prepare(&format!("SELECT '{}'", "x".repeat(200))).is_err());
+        },
         |next| assert!(next.prepare(&format!("SELECT '{}'", "x".repeat(200))).is_ok()),
     );
     after(

@@ -119,8 +119,8 @@ fn an_import_that_the_design_forbids_is_found() {
     assert_eq!(
         violations,
         [
-            "src/content/store.rs uses `engine`, and DESIGN.md (Layers) lets `content` use only: error, faults, marks, sync",
-            "src/content/store.rs uses `hammer`, and DESIGN.md (Layers) lets `content` use only: error, faults, marks, sync",
+            "src/content/store.rs uses `engine`, and DESIGN.md (Layers) lets `content` use only: error, environment, faults, marks, sync",
+            "src/content/store.rs uses `hammer`, and DESIGN.md (Layers) lets `content` use only: error, environment, faults, marks, sync",
         ]
     );
     assert_eq!(layers.check("src/content/store.rs", "sync"), Ok(()));

@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::{Duration, SystemTime};
 
 use rusqlite_fixtures::faults::Fault;
-use rusqlite_fixtures::rusqlite::{self, Connection, ErrorCode, OpenFlags, backup};
+use rusqlite_fixtures::rusqlite::{self, Connection, ErrorCode, MAIN_DB, OpenFlags, backup};
 use rusqlite_fixtures::{Engine, Snapshot};
 
 use crate::support::{assert_integrity, engine_with_entries, entries, number, text};
@@ -264,12 +264,12 @@ fn incremental_blob_io_works() {
     let connection = engine.connect().unwrap();
     connection.execute_batch("CREATE TABLE file (content BLOB); INSERT INTO file VALUES (zeroblob(100000))").unwrap();
     {
-        let mut blob = connection.blob_open("main", "file", "content", 1, false).unwrap();
+        let mut blob = connection.blob_open(MAIN_DB, "file", "content", 1, false).unwrap();
         blob.seek(SeekFrom::Start(50_000)).unwrap();
         blob.write_all(b"in the middle").unwrap();
     }
     let reader = Connection::open(engine.uri()).unwrap();
-    let mut blob = reader.blob_open("main", "file", "content", 1, true).unwrap();
+    let mut blob = reader.blob_open(MAIN_DB, "file", "content", 1, true).unwrap();
     let mut read = [0; 13];
     blob.seek(SeekFrom::Start(50_000)).unwrap();
     blob.read_exact(&mut read).unwrap();

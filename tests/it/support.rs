@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use rusqlite_fixtures::Engine;
-use rusqlite_fixtures::rusqlite::{self, Connection};
+use rusqlite_fixtures::rusqlite::{self, Connection, ffi};
 
 /// Returns a URL that no other test uses.
 pub(crate) fn unique_url(label: &str) -> String {
@@ -72,4 +72,31 @@ pub(crate) fn in_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) ->
     thread::scope(|scope| {
         thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work).unwrap().join().unwrap()
     })
+}
+
+/// Makes a copy of the bytes the connection's main database, in place of the engine. rusqlite has a safe function for it
+/// since version 0.34.
+#[allow(unsafe_code, reason = "calls SQLite's C interface")]
+pub(crate) fn deserialize(connection: &mut Connection, bytes: &[u8]) -> rusqlite::Result<()> {
+    let len = i64::try_from(bytes.len()).unwrap();
+    let flags = (ffi::SQLITE_DESERIALIZE_FREEONCLOSE | ffi::SQLITE_DESERIALIZE_RESIZEABLE) as std::ffi::c_uint;
+    // SAFETY: SQLite takes over the buffer, which it has allocated for that many bytes.
+    let code = unsafe {
+        let buffer = ffi::sqlite3_malloc64(1 + bytes.len() as u64).cast::<u8>();
+        assert!(!buffer.is_null(), "out of memory");
+        buffer.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        ffi::sqlite3_deserialize(connection.handle(), c"main".as_ptr(), buffer, len, len, flags)
+    };
+    if code == ffi::SQLITE_OK { Ok(()) } else { Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)) }
+}
+
+/// Sets a function that SQLite calls for each statement.
+pub(crate) fn trace(connection: &mut Connection) {
+    #[cfg(oldest_rusqlite)]
+    connection.trace(Some(|_| ()));
+    #[cfg(not(oldest_rusqlite))]
+    {
+        fn on_statement(_: rusqlite::trace::TraceEvent<'_>) {}
+        let _ = connection.trace_v2(rusqlite::trace::TraceEventCodes::SQLITE_TRACE_STMT, Some(on_statement));
+    }
 }

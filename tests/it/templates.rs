@@ -1,15 +1,17 @@
 //! A template is built once, and each test gets its content on its own engine.
 
 use std::collections::HashSet;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::sync::{Barrier, Mutex};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
 
+use rusqlite::TransactionBehavior::Immediate;
 use rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{BoxError, Engine, ErrorKind, Template};
 
-use crate::support::{assert_integrity, number, text, unique_url};
+use crate::support::{assert_integrity, deserialize, number, text, unique_url};
 
 const SCHEMA: &str = "
     CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT NOT NULL UNIQUE);
@@ -398,10 +400,7 @@ mod failures {
             *connection = Connection::open_in_memory()?;
             Ok(connection.execute_batch(SCHEMA)?)
         });
-        let detached = Template::build(|connection| {
-            let bytes = BANK.snapshot()?.to_bytes();
-            Ok(connection.deserialize_read_exact("main", &*bytes, bytes.len(), false)?)
-        });
+        let detached = Template::build(|connection| Ok(deserialize(connection, &BANK.snapshot()?.to_bytes())?));
         for template in [replaced, detached] {
             let message = message(&template);
             assert!(
@@ -494,4 +493,126 @@ mod failures {
         static OTHER: Template = Template::based_on(&ONE);
         assert!(ONE.new_engine().unwrap_err().to_string().contains("its build needs the same template"));
     }
+}
+
+#[test]
+fn a_function_of_the_engine_opens_its_own_connections() {
+    static TEMPLATE: Template = Template::build_on(|engine| {
+        assert!(engine.sqlite_url().starts_with("sqlite:///"), "{}", engine.sqlite_url());
+        let by_uri = Connection::open(engine.uri())?;
+        by_uri.execute_batch("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INT)")?;
+        engine.transaction(|work| Ok(work.execute("INSERT INTO account VALUES (1, 100)", [])?))?;
+        let connection = engine.connect()?;
+        assert_eq!(number(&connection, "PRAGMA recursive_triggers"), 1, "on_connect has set it up");
+        Ok(())
+    })
+    .seed("INSERT INTO account VALUES (2, 100)")
+    .seed_on(|engine| {
+        engine.connect()?.execute("INSERT INTO account VALUES (3, 100)", [])?;
+        Ok(())
+    })
+    .on_connect(|connection| Ok(connection.pragma_update(None, "recursive_triggers", true)?));
+    let engine = TEMPLATE.new_engine().unwrap();
+    assert_eq!(accounts(&engine), 3);
+    engine.try_transaction(|work| work.execute("DELETE FROM account", [])).unwrap();
+    engine.reset().unwrap();
+    assert_eq!(accounts(&engine), 3);
+}
+
+/// Its caller may be a task of an async runtime, on whose thread no other future may be run to its end.
+#[test]
+fn functions_run_on_a_new_thread_and_scripts_do_not() {
+    static ON: Mutex<Vec<ThreadId>> = Mutex::new(Vec::new());
+    fn note(_: &Connection) -> Result<(), BoxError> {
+        ON.lock().unwrap().push(thread::current().id());
+        Ok(())
+    }
+    let this = thread::current().id();
+    Template::sql("SELECT 1").on_connect(note).snapshot().unwrap();
+    assert_eq!(*ON.lock().unwrap(), [this]);
+    Template::build(|connection| note(connection)).snapshot().unwrap();
+    Template::build_on(|engine| note(&engine.connect()?)).snapshot().unwrap();
+    let on = ON.lock().unwrap();
+    assert!(on.len() == 3 && on[1] != this && on[2] != this, "{on:?}");
+}
+
+#[test]
+fn a_build_on_a_new_thread_that_needs_its_own_template_is_refused() {
+    static ITSELF: Template = Template::build_on(|_| Ok(ITSELF.new_engine().map(drop)?));
+    let error = ITSELF.new_engine().unwrap_err();
+    assert!(error.to_string().contains("its build needs the same template"), "{error}");
+}
+
+#[test]
+fn a_connection_that_leaves_a_transaction_open_fails_the_build() {
+    static LEFT_OPEN: Template = Template::build_on(|engine| {
+        let connection = Connection::open(engine.uri())?;
+        connection.execute_batch("CREATE TABLE account (id); BEGIN; INSERT INTO account VALUES (1)")?;
+        std::mem::forget(connection);
+        Ok(())
+    })
+    .lock_timeout(Duration::from_millis(20));
+    let error = LEFT_OPEN.new_engine().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BuildFailed);
+    assert!(error.to_string().contains("has left a transaction open"), "{error}");
+}
+
+/// As a pool does that was dropped: its threads close its connections later.
+#[test]
+fn a_build_waits_until_the_connections_have_ended_their_transactions() {
+    static ENDS_LATER: Template = Template::build_on(|engine| {
+        let connection = Connection::open(engine.uri())?;
+        connection.execute_batch("CREATE TABLE account (id); BEGIN; INSERT INTO account VALUES (1)")?;
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            connection.execute_batch("COMMIT").unwrap();
+        });
+        Ok(())
+    });
+    assert_eq!(accounts(&ENDS_LATER.new_engine().unwrap()), 1);
+}
+
+#[test]
+fn migrations_of_a_folder_run_in_their_order() {
+    static MIGRATED: Template =
+        Template::directory("examples/migrations").seed("INSERT INTO account VALUES (1, 'Ada', 5)");
+    let work = MIGRATED.unit_of_work().unwrap();
+    assert_eq!(number(&work, "SELECT balance FROM account WHERE owner = 'Ada'"), 5);
+}
+
+#[test]
+fn a_failing_migration_is_named_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("1_account.sql"), "CREATE TABLE account (id);").unwrap();
+    std::fs::write(folder.path().join("2_broken.sql"), "-- two\nDROP TABLE acount;").unwrap();
+    let path: &'static str = folder.path().to_str().unwrap().to_owned().leak();
+    let error = Template::directory(path).new_engine().unwrap_err().to_string();
+    let place = format!("line 2 of the migration `{path}/2_broken.sql` failed: SQLite says: no such table: acount");
+    assert!(error.contains(&place) && error.ends_with("the statement:\nDROP TABLE acount;"), "{error}");
+    std::fs::write(folder.path().join("2_broken.sql"), "BEGIN").unwrap();
+    let error = Template::directory(path).seed("SELECT 1").new_engine().unwrap_err().to_string();
+    assert!(error.contains("2_broken.sql` has left a transaction open"), "{error}");
+}
+
+#[test]
+fn the_lock_timeout_of_a_template_applies_to_all_its_engines() {
+    static IMPATIENT: Template = Template::sql("CREATE TABLE account (id)").lock_timeout(Duration::from_millis(5));
+    static CHILD: Template = Template::based_on(&IMPATIENT);
+    let assert_impatient = |engine: &Engine| {
+        let _writer = engine.begin(Immediate).unwrap();
+        let error = engine.begin(Immediate).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LockTimeout);
+        assert!(error.to_string().contains("ms for its writer slot"), "by default it is 5.0s: {error}");
+    };
+    let engine = IMPATIENT.new_engine().unwrap();
+    engine.set_lock_timeout(Duration::from_secs(60));
+    engine.pooled_connection().unwrap();
+    drop(engine);
+    for _ in 0..2 {
+        assert_impatient(&IMPATIENT.new_engine().unwrap()); // the second is a warm one
+    }
+    assert_impatient(&IMPATIENT.new_engine().unwrap().fork());
+    assert_impatient(&CHILD.new_engine().unwrap());
+    let url = "file:impatient?mode=memory";
+    assert_impatient(&Engine::shared_with(url, &IMPATIENT).unwrap());
 }

@@ -100,6 +100,8 @@ fn unsupported_urls_are_refused_with_the_reason() {
         ("file:orders?mode=shared", "its mode is \"shared\""),
         ("file:orders?vfs=memdb", "starts with a slash"),
         ("file:orders?vfs=unix", "its VFS is \"unix\""),
+        (Engine::new().uri(), "it opens an engine that exists"),
+        (Engine::new().sqlite_url(), "it opens an engine that exists"),
         ("file:orders?mode=memory&cache=private", "Engine::new()"),
         ("file:orders?mode=memory&cache=no", "its cache is \"no\""),
         ("file://elsewhere/orders?mode=memory", "its authority is \"elsewhere\""),

@@ -10,7 +10,7 @@ use rusqlite::limits::Limit;
 use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{BoxError, Engine, PooledConnection, Template, UnitOfWork};
 
-use crate::support::number;
+use crate::support::{deserialize, number, trace};
 
 const SCHEMA: &str = "
     CREATE TABLE account (id INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL COLLATE NOCASE UNIQUE);
@@ -386,7 +386,7 @@ impl TestState {
             Leak::Deserialize => {
                 let bytes: &[u8] = &Engine::new().snapshot().to_bytes();
                 let deserialized: &mut Connection = if which == 2 { &mut self.own } else { &mut self.pooled };
-                drop(deserialized.deserialize_read_exact("main", bytes, bytes.len(), false));
+                drop(deserialize(deserialized, bytes));
             }
             Leak::CollationNeeded => {
                 fn create(connection: &Connection, name: &str) -> rusqlite::Result<()> {
@@ -411,10 +411,7 @@ fn set_hook(hooked: &mut Connection, leak: Leak) {
         Leak::Progress => {
             let _ = hooked.progress_handler(1, Some(|| true));
         }
-        Leak::Trace => {
-            fn on_statement(_: rusqlite::trace::TraceEvent<'_>) {}
-            let _ = hooked.trace_v2(rusqlite::trace::TraceEventCodes::SQLITE_TRACE_STMT, Some(on_statement));
-        }
+        Leak::Trace => trace(hooked),
         _ => unreachable!("no hook"),
     }
 }

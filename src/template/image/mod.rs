@@ -6,6 +6,7 @@
 
 mod lock;
 mod os;
+mod run;
 mod seal;
 
 use std::fs::{self, File};
@@ -19,6 +20,7 @@ use rusqlite::Connection;
 use twox_hash::XxHash3_128;
 
 use self::lock::LockFile;
+pub(crate) use self::run::TestRun;
 use self::seal::Seal;
 use super::recipe::Content;
 use crate::content::Snapshot;
@@ -29,13 +31,20 @@ use crate::error::Result;
 /// The environment variable that names the folder of the images. If it is empty, there are no images.
 const VARIABLE: &str = "RUSQLITE_FIXTURES_DIR";
 
-/// A hash of everything that decides the content of a template.
-pub(crate) struct Identity(XxHash3_128);
+/// Hashes of everything that decides the content of a template.
+pub(crate) struct Identity {
+    content: XxHash3_128,
+    /// The part that stays the same from one test run to the next. It names the file, so that the image of a run
+    /// replaces the image of the run before.
+    lasting: XxHash3_128,
+    is_of_run: bool,
+}
 
 impl Identity {
     /// Returns the identity of the software that builds the template.
     pub(crate) fn new() -> Identity {
-        let mut identity = Identity(XxHash3_128::new());
+        let hash = XxHash3_128::new;
+        let mut identity = Identity { content: hash(), lasting: hash(), is_of_run: false };
         identity.add("rusqlite-fixtures", env!("CARGO_PKG_VERSION"));
         identity.add("SQLite", rusqlite::version());
         identity.add("compiled with", compile_options().unwrap_or_default());
@@ -43,14 +52,31 @@ impl Identity {
     }
 
     pub(crate) fn number(&self) -> u128 {
-        self.0.finish_128()
+        self.content.finish_128()
     }
 
     pub(crate) fn add(&mut self, kind: &str, content: impl AsRef<[u8]>) {
-        for part in [kind.as_bytes(), content.as_ref()] {
-            self.0.write(&(part.len() as u64).to_le_bytes());
-            self.0.write(part);
+        add(&mut self.lasting, kind, content.as_ref());
+        add(&mut self.content, kind, content.as_ref());
+    }
+
+    /// Adds functions, which are known only within a run of one program.
+    pub(crate) fn add_run(&mut self, run: &TestRun, functions: &[usize]) {
+        self.is_of_run = true;
+        self.add("program", &run.program);
+        add(&mut self.content, "run", run.id.as_bytes());
+        for function in functions {
+            // The system loads the program at another address in each process.
+            let offset = function.wrapping_sub(add as fn(_, _, _) as usize);
+            add(&mut self.content, "function", &offset.to_le_bytes());
         }
+    }
+}
+
+fn add(hash: &mut XxHash3_128, kind: &str, content: &[u8]) {
+    for part in [kind.as_bytes(), content] {
+        hash.write(&(part.len() as u64).to_le_bytes());
+        hash.write(part);
     }
 }
 
@@ -70,7 +96,7 @@ pub(crate) fn get_or_build(
     build: impl FnOnce() -> Result<Content>,
 ) -> Result<Content> {
     let Some(folder) = folder() else { return build() };
-    let image = Image::new(folder, label, identity.number());
+    let image = Image::new(folder, label, identity);
     if let Some(content) = image.load() {
         return Ok(content);
     }
@@ -84,7 +110,8 @@ pub(crate) fn get_or_build(
         }
     };
     let content = build()?;
-    let kept = if content.depends_on_time { image.forbid() } else { image.save(&content.snapshot) };
+    let is_forbidden = content.depends_on_time && !identity.is_of_run;
+    let kept = if is_forbidden { image.forbid() } else { image.save(&content.snapshot) };
     if let Err(error) = kept {
         warn(&image.path, &error);
     }
@@ -154,10 +181,17 @@ enum Lock {
 }
 
 impl Image<'_> {
-    fn new<'a>(folder: &'a Path, label: &str, identity: u128) -> Image<'a> {
+    fn new<'a>(folder: &'a Path, label: &str, identity: &Identity) -> Image<'a> {
         let label: String = label.chars().take(40).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        let file = |extension: &str| folder.join(format!("{label}-{identity:032x}.{extension}"));
-        Image { folder, identity, path: file("sqlite3"), lock: file("lock"), forbidden: file("forbidden") }
+        let lasting = identity.lasting.finish_128();
+        let file = |extension: &str| folder.join(format!("{label}-{lasting:032x}.{extension}"));
+        Image {
+            folder,
+            identity: identity.number(),
+            path: file("sqlite3"),
+            lock: file("lock"),
+            forbidden: file("forbidden"),
+        }
     }
 
     /// Returns the content, if there is an image and it is unchanged since it was sealed.
