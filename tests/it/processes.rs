@@ -708,10 +708,13 @@ fn images_younger_than_an_hour_stay() {
 fn a_few_images_stay_for_a_week() {
     let folder = Folder::new();
     folder.run("share");
-    let path = folder.images.join("old-0123456789abcdef0123456789abcdef.sqlite3");
-    File::create(&path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(6 * 24 * 3600)).unwrap();
+    let [younger, older] = [6, 8].map(|days| {
+        let path = folder.images.join(format!("old{days}-0123456789abcdef0123456789abcdef.sqlite3"));
+        File::create(&path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(days * 24 * 3600)).unwrap();
+        path
+    });
     folder.run("other key");
-    assert!(path.exists());
+    assert!(younger.exists() && !older.exists());
 }
 
 /// Without RUSQLITE_FIXTURES_DIR, images are in Cargo's target folder.

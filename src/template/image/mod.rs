@@ -297,3 +297,13 @@ fn is_ours(name: &str) -> bool {
     let is_known = ["sqlite3", "lock", "forbidden"].contains(&extension) || extension.ends_with(".aside");
     is_known && stem.rsplit_once('-').is_some_and(|(_, hash)| is_hash(hash))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_sqlite_was_compiled_is_known() {
+        assert!(compile_options().unwrap().contains("THREADSAFE="), "{:?}", compile_options());
+    }
+}

@@ -37,18 +37,18 @@ pub(super) fn private_folder(path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 
-/// Returns whether only this user can have written the file.
-#[cfg(unix)]
+/// Returns whether only this user can have written the file. On systems other than Unix, a user's folders are private
+/// unless their permissions were changed.
+#[cfg_attr(not(unix), expect(unused_variables, reason = "only Unix has modes"))]
 pub(super) fn is_private(metadata: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    // SAFETY: "These functions are always successful" (geteuid(2)).
-    let user = unsafe { libc::geteuid() };
-    metadata.uid() == user && metadata.mode() & 0o022 == 0
-}
-
-/// Returns true: on other systems, a user's folders are private unless their permissions were changed.
-#[cfg(not(unix))]
-pub(super) fn is_private(_: &Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        // SAFETY: "These functions are always successful" (geteuid(2)).
+        let user = unsafe { libc::geteuid() };
+        metadata.uid() == user && metadata.mode() & 0o022 == 0
+    }
+    #[cfg(not(unix))]
     true
 }
 

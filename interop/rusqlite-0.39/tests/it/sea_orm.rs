@@ -1,13 +1,14 @@
-use rusqlite_fixtures::{Engine, Snapshot};
+use rusqlite_fixtures::{Engine, Template};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ActiveModelTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait, ExprTrait,
+    ActiveModelTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait,
     QueryFilter, Set, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
-use tokio::sync::OnceCell;
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
+use self::migrations::Migrator;
 use crate::support::{BANK, balances, readme, run_test_that_panics};
 
 // The code under test.
@@ -66,7 +67,7 @@ async fn deposit(database: &DatabaseConnection, id: i64, amount: i64) -> Result<
 
 async fn add(transaction: &impl ConnectionTrait, id: i64, amount: i64) -> Result<(), DbErr> {
     use account::{Column, Entity};
-    let sum = Expr::col(Column::Balance).add(amount);
+    let sum = Expr::cust_with_values("balance + ?", [amount]);
     let update = Entity::update_many().col_expr(Column::Balance, sum).filter(Expr::col(Column::Id).eq(id));
     update.exec(transaction).await?;
     Ok(())
@@ -79,7 +80,7 @@ async fn balance(database: &DatabaseConnection, id: i64) -> Result<Option<i64>, 
 // Its tests.
 
 fn options(engine: &Engine) -> ConnectOptions {
-    let mut options = ConnectOptions::new(engine.uri().replacen("file:", "sqlite://", 1));
+    let mut options = ConnectOptions::new(engine.sqlite_url());
     options.max_connections(4);
     options
 }
@@ -91,7 +92,7 @@ async fn connect(engine: &Engine) -> DatabaseConnection {
 #[tokio::test]
 async fn the_line_in_the_readme_opens_a_connection() {
     let engine = BANK.new_engine().unwrap();
-    let database = readme!(Database::connect(engine.uri().replacen("file:", "sqlite://", 1)).await).unwrap();
+    let database = readme!(Database::connect(engine.sqlite_url()).await).unwrap();
     deposit(&database, 1, 5).await.unwrap();
     assert_eq!(balance(&database, 1).await.unwrap(), Some(5));
     assert_eq!(balances(&engine), [5, 0]);
@@ -140,20 +141,17 @@ fn a_test_that_panics_releases_a_shared_engine() {
     assert_eq!(balances(&engine), [5, 1]);
 }
 
-static MIGRATED: OnceCell<Snapshot> = OnceCell::const_new();
-
-async fn migrate() -> Snapshot {
-    let engine = Engine::new();
-    migrations::Migrator::up(&connect(&engine).await, None).await.unwrap();
-    engine.snapshot()
-}
-
 #[tokio::test]
-async fn migrations_run_once_for_all_tests() {
-    let [one, other] = [(); 2].map(|_| MIGRATED.get_or_init(migrate));
-    let (one, other) = (one.await.new_engine(), other.await.new_engine());
+async fn a_template_migrates_once_for_all_tests() {
+    let migrated = readme!(Template::build_on(|engine| Runtime::new()?.block_on(async {
+        Ok(Migrator::up(&Database::connect(engine.sqlite_url()).await?, None).await?)
+    })));
+    let (one, other) = (migrated.new_engine().unwrap(), migrated.new_engine().unwrap());
     let database = connect(&one).await;
-    assert!(migrations::Migrator::get_pending_migrations(&database).await.unwrap().is_empty());
+    assert!(Migrator::get_pending_migrations(&database).await.unwrap().is_empty());
+    let before = one.snapshot().to_bytes();
+    Migrator::up(&database, None).await.unwrap(); // as the application does when it starts
+    assert!(one.snapshot().to_bytes() == before, "nothing was left to migrate");
     let account = account::ActiveModel { id: Set(1), balance: Set(5) };
     account.insert(&database).await.unwrap();
     assert_eq!((balances(&one), balances(&other)), (vec![5], vec![]));

@@ -1,7 +1,8 @@
-use rusqlite_fixtures::{Engine, Snapshot};
+use rusqlite_fixtures::{Engine, ErrorKind, Template};
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Sqlite, SqlitePool, Transaction};
-use tokio::sync::OnceCell;
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::support::{BANK, balances, readme, run_test_that_panics};
@@ -43,7 +44,7 @@ async fn the_line_in_the_readme_opens_a_pool() {
 #[tokio::test]
 async fn a_url_opens_a_pool() {
     let engine = BANK.new_engine().unwrap();
-    let pool = readme!(SqlitePool::connect(&engine.uri().replacen("file:", "sqlite://", 1)).await).unwrap();
+    let pool = readme!(SqlitePool::connect(engine.sqlite_url()).await).unwrap();
     deposit(&pool, 1, 5).await.unwrap();
     assert_eq!(balances(&engine), [5, 0]);
 }
@@ -91,25 +92,51 @@ fn a_test_that_panics_releases_a_shared_engine() {
     assert_eq!(balances(&engine), [5, 1]);
 }
 
-static MIGRATED: OnceCell<Snapshot> = OnceCell::const_new();
-
-async fn migrate() -> Snapshot {
-    let engine = Engine::new();
-    sqlx::migrate!().run(&pool(&engine).await).await.unwrap();
-    engine.snapshot()
-}
+static MIGRATOR: Migrator = sqlx::migrate!("../migrations/sqlx");
 
 #[tokio::test]
-async fn migrations_run_once_for_all_tests() {
-    let [one, other] = [(); 2].map(|_| MIGRATED.get_or_init(migrate));
-    let (one, other) = (one.await.new_engine(), other.await.new_engine());
+async fn a_template_migrates_once_for_all_tests() {
+    let migrated = readme!(Template::build_on(|engine| Runtime::new()?.block_on(async {
+        Ok(MIGRATOR.run(&SqlitePool::connect(engine.sqlite_url()).await?).await?)
+    })));
+    let (one, other) = (migrated.new_engine().unwrap(), migrated.new_engine().unwrap());
     let pool = pool(&one).await;
     let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version");
     let versions: Vec<i64> = versions.fetch_all(&pool).await.unwrap();
     assert_eq!(versions, [1, 2]);
-    sqlx::migrate!().run(&pool).await.unwrap(); // does nothing
+    let before = one.snapshot().to_bytes();
+    MIGRATOR.run(&pool).await.unwrap(); // as the application does when it starts
+    assert!(one.snapshot().to_bytes() == before, "nothing was left to migrate");
     deposit(&pool, 1, 5).await.unwrap();
     assert_eq!((balances(&one), balances(&other)), (vec![5, 0], vec![0, 0]));
+}
+
+#[tokio::test]
+async fn a_template_says_which_migration_failed() {
+    let broken = Template::sql("CREATE TABLE account (id)").seed_on(|engine| {
+        Runtime::new()?.block_on(async {
+            Ok(MIGRATOR.run(&SqlitePool::connect(engine.sqlite_url()).await?).await?)
+        })
+    });
+    let error = broken.new_engine().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BuildFailed);
+    assert!(error.to_string().contains("table account already exists"), "{error}");
+}
+
+/// Its tasks may have panicked within the runtime.
+#[tokio::test]
+async fn a_template_whose_build_panics_within_a_runtime_says_so() {
+    let panics = Template::build_on(|_| Runtime::new()?.block_on(async { panic!("no migrations") }));
+    let error = panics.new_engine().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BuildFailed);
+    assert!(error.to_string().ends_with("it panicked: no migrations"), "{error}");
+}
+
+#[tokio::test]
+async fn a_uri_of_sqlite_is_no_url_of_sqlx() {
+    let engine = BANK.new_engine().unwrap();
+    let error = SqlitePool::connect(engine.uri()).await.unwrap_err();
+    assert!(error.to_string().contains("unable to open database file"), "{error}");
 }
 
 #[tokio::test]

@@ -8,9 +8,8 @@ use crate::support::{BANK, balances, readme};
 #[tokio::test]
 async fn all_libraries_write_to_one_engine() {
     let engine = BANK.new_engine().unwrap();
-    let url = engine.uri().replacen("file:", "sqlite://", 1);
-    let sqlx = SqlitePool::connect(&url).await.unwrap();
-    let sea_orm = Database::connect(url).await.unwrap();
+    let sqlx = SqlitePool::connect(engine.sqlite_url()).await.unwrap();
+    let sea_orm = Database::connect(engine.sqlite_url()).await.unwrap();
     let rusqlite = readme!(rusqlite::Connection::open(engine.uri())).unwrap();
     let sql = "UPDATE account SET balance = balance + 1 WHERE id = 1";
     for rounds in 1..=3 {

@@ -1,4 +1,3 @@
-use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
@@ -6,7 +5,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
-use rusqlite_fixtures::{Engine, Snapshot};
+use rusqlite_fixtures::{Engine, Template};
 
 use crate::support::{BANK, balances, readme, run_test_that_panics};
 
@@ -63,6 +62,14 @@ fn the_line_in_the_readme_opens_a_connection() {
 }
 
 #[test]
+fn a_url_opens_a_connection() {
+    let engine = BANK.new_engine().unwrap();
+    let mut connection = SqliteConnection::establish(engine.sqlite_url()).unwrap();
+    deposit(&mut connection, 1, 5).unwrap();
+    assert_eq!(balances(&engine), [5, 0]);
+}
+
+#[test]
 fn the_line_in_the_readme_opens_a_pool() {
     let engine = BANK.new_engine().unwrap();
     let pool = readme!(Pool::new(ConnectionManager::<SqliteConnection>::new(engine.uri()))).unwrap();
@@ -109,20 +116,19 @@ fn a_test_that_panics_releases_a_shared_engine() {
     assert_eq!(balances(&engine), [5, 1]);
 }
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/diesel");
-
-static MIGRATED: LazyLock<Snapshot> = LazyLock::new(|| {
-    let engine = Engine::new();
-    establish(&engine).run_pending_migrations(MIGRATIONS).unwrap();
-    engine.snapshot()
-});
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/diesel");
 
 #[test]
-fn migrations_run_once_for_all_tests() {
-    let (one, other) = (MIGRATED.new_engine(), MIGRATED.new_engine());
+fn a_template_migrates_once_for_all_tests() {
+    let migrated = readme!(Template::build_on(|engine| {
+        Ok(SqliteConnection::establish(engine.uri())?.run_pending_migrations(MIGRATIONS).map(drop)?)
+    }));
+    let (one, other) = (migrated.new_engine().unwrap(), migrated.new_engine().unwrap());
     let mut connection = establish(&one);
     assert_eq!(connection.applied_migrations().unwrap().len(), 2);
-    assert!(!connection.has_pending_migration(MIGRATIONS).unwrap());
+    let before = one.snapshot().to_bytes();
+    connection.run_pending_migrations(MIGRATIONS).unwrap(); // as the application does when it starts
+    assert!(one.snapshot().to_bytes() == before, "nothing was left to migrate");
     deposit(&mut connection, 1, 5).unwrap();
     assert_eq!((balances(&one), balances(&other)), (vec![5, 0], vec![0, 0]));
     connection.revert_all_migrations(MIGRATIONS).unwrap();

@@ -3,7 +3,7 @@ use rusqlite_fixtures::{Engine, ErrorKind, Template, rusqlite};
 use crate::bank::deposit;
 use crate::support::{balances, readme};
 
-refinery::embed_migrations!("migrations/refinery");
+refinery::embed_migrations!("../migrations/refinery");
 
 #[test]
 fn a_template_migrates_once_for_all_tests() {

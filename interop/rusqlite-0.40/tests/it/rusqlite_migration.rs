@@ -1,14 +1,17 @@
+use std::sync::LazyLock;
+
 use rusqlite_fixtures::{Engine, Template, rusqlite};
 use rusqlite_migration::{M, Migrations, SchemaVersion};
 
 use crate::bank::deposit;
 use crate::support::{balances, readme};
 
-const STEPS: &[M] = &[
-    M::up("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL);").down("DROP TABLE account;"),
-    M::up("INSERT INTO account VALUES (1, 0), (2, 0);").down("DELETE FROM account;"),
-];
-const MIGRATIONS: Migrations = Migrations::from_slice(STEPS);
+static MIGRATIONS: LazyLock<Migrations> = LazyLock::new(|| {
+    Migrations::new(vec![
+        M::up("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL);").down("DROP TABLE account;"),
+        M::up("INSERT INTO account VALUES (1, 0), (2, 0);").down("DELETE FROM account;"),
+    ])
+});
 
 #[test]
 fn a_template_migrates_once_for_all_tests() {
