@@ -63,6 +63,7 @@ pub(super) const MAX_STEPS: usize = 16;
 /// The result of building a recipe.
 pub(super) struct Built {
     pub(super) pool: Arc<WarmPool>,
+    #[cfg_attr(not(feature = "images"), expect(dead_code, reason = "only the identity of an image reads them"))]
     pub(super) migrations: Vec<Migration>,
     /// Whether the content depends on the time of the build.
     depends_on_time: bool,
