@@ -3,12 +3,12 @@
 use std::env;
 use std::time::Duration;
 
-/// Returns the duration that the environment variable sets in seconds, or `default` if the variable is not set.
+/// Returns the duration that the environment variable sets in seconds, or `default` if the variable is not set, or empty.
 ///
 /// # Panics
 /// If the value is not a number of seconds.
 pub(crate) fn duration(variable: &str, default: Duration) -> Duration {
-    let Some(value) = env::var_os(variable) else { return default };
+    let Some(value) = env::var_os(variable).filter(|value| !value.is_empty()) else { return default };
     let value = value.to_string_lossy();
     seconds(&value).unwrap_or_else(|| {
         panic!(

@@ -239,6 +239,35 @@ impl Error {
         Error::new(ErrorKind::BuildFailed, message)
     }
 
+    pub(crate) fn transaction_not_ended(template: &str, at: &Location<'_>, refusal: &Error) -> Error {
+        let message = format!(
+            "can't build {template}: the function given at {at} has left a transaction open; end all transactions before it \
+             returns: {refusal}"
+        );
+        Error::new(ErrorKind::BuildFailed, message)
+    }
+
+    pub(crate) fn no_thread(template: &str, cause: io::Error) -> Error {
+        let message = format!(
+            "can't build {template}: its functions run on a new thread, and the system can't start one: {cause}; run fewer \
+             threads at once, or raise the system's limit"
+        );
+        Error::new(ErrorKind::BuildFailed, message).caused_by(Source::Io(cause))
+    }
+
+    pub(crate) fn migration_not_in_transaction(
+        template: &str,
+        migration: &impl fmt::Display,
+        cause: rusqlite::Error,
+    ) -> Error {
+        let message = format!(
+            "can't build {template}: {migration} runs in a transaction, which it must not begin or end itself: SQLite says: \
+             {}; to run it without a transaction, let it begin with the line `-- no-transaction`",
+            words_of(&cause)
+        );
+        Error::new(ErrorKind::BuildFailed, message).caused_by(Source::Sqlite(cause))
+    }
+
     pub(crate) fn no_migrations(template: &str, flaw: &str) -> Error {
         Error::new(ErrorKind::BuildFailed, format!("can't build {template}: {flaw}"))
     }

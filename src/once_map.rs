@@ -169,9 +169,11 @@ fn may_wait_for(creation: Creation) -> bool {
 
 /// Runs `work` on a new thread, and waits for it. Returns the panic's value if it panics. A request on the new thread for
 /// a value that this thread is creating is refused as recursive, as on this thread.
-pub(crate) fn on_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> std::thread::Result<T> {
+///
+/// Fails if the system can't start a thread.
+pub(crate) fn on_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> std::io::Result<std::thread::Result<T>> {
     #[cfg(shuttle)]
-    return std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)); // no model creates values on a new thread
+    return Ok(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))); // no model creates values on a new thread
     #[cfg(not(shuttle))]
     thread::scope(|scope| {
         let this = thread::current();
@@ -180,8 +182,7 @@ pub(crate) fn on_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> std::th
             let _wait = WaitOfCaller::begin(this.id());
             work()
         };
-        let spawned = thread::Builder::new().name(name).spawn_scoped(scope, work);
-        spawned.expect("the system can start another thread").join()
+        Ok(thread::Builder::new().name(name).spawn_scoped(scope, work)?.join())
     })
 }
 
@@ -345,7 +346,7 @@ mod tests {
         let map = Map::new();
         let value = get(&map, "a", || {
             let on_new_thread = on_new_thread(|| (get(&map, "a", || Ok(2)), get(&map, "b", || Ok(3))));
-            assert_eq!(on_new_thread.unwrap(), (Err(Failure::Recursive), Ok(3)));
+            assert_eq!(on_new_thread.unwrap().unwrap(), (Err(Failure::Recursive), Ok(3)));
             Ok(1)
         });
         assert_eq!(value, Ok(1));
@@ -354,7 +355,7 @@ mod tests {
     #[test]
     fn a_panic_on_a_new_thread_is_returned_and_leaves_no_wait() {
         let this = thread::current().id();
-        let payload = on_new_thread(|| panic!("no migrations")).unwrap_err();
+        let payload = on_new_thread(|| panic!("no migrations")).unwrap().unwrap_err();
         assert_eq!(payload.downcast_ref(), Some(&"no migrations"));
         assert!(!waits().iter().any(|wait| wait.waiter == this));
     }
@@ -362,6 +363,6 @@ mod tests {
     #[test]
     fn a_new_thread_has_the_name_of_its_caller() {
         let name = || thread::current().name().map(str::to_owned);
-        assert_eq!(on_new_thread(name).unwrap(), name());
+        assert_eq!(on_new_thread(name).unwrap().unwrap(), name());
     }
 }

@@ -11,7 +11,7 @@ pub(crate) enum Purpose {
     UnitOfWork(&'static Location<'static>),
     Connection(&'static Location<'static>),
     Restore(&'static Location<'static>),
-    /// The build of a template.
+    /// A step in the build of a template.
     Build(&'static Location<'static>),
     /// A connection that another library, or the code under test, opened by the engine's URI.
     Uri,
@@ -23,7 +23,7 @@ impl fmt::Display for Purpose {
             Purpose::UnitOfWork(at) => write!(f, "the unit of work begun at {at}"),
             Purpose::Connection(at) => write!(f, "the connection opened at {at}"),
             Purpose::Restore(at) => write!(f, "the restore or reset called at {at}"),
-            Purpose::Build(at) => write!(f, "the build of the template at {at}"),
+            Purpose::Build(at) => write!(f, "the step given at {at}"),
             Purpose::Uri => f.write_str("a connection that was opened by the engine's URI"),
         }
     }

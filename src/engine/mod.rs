@@ -93,7 +93,7 @@ impl Engine {
     /// Creates an empty, private engine.
     ///
     /// # Panics
-    /// If SQLite can't be initialised.
+    /// If SQLite can't be initialised, or if the environment variable `RUSQLITE_FIXTURES_LOCK_TIMEOUT` is not a number.
     pub fn new() -> Engine {
         Engine::cold(Snapshot::empty(), Name::Numbered, None)
     }
@@ -342,8 +342,10 @@ impl Engine {
     }
 
     /// Sets how long a writer waits for the writer slot. The default is 5 s, or the number of seconds in the environment
-    /// variable `RUSQLITE_FIXTURES_LOCK_TIMEOUT`, for example while a test runs in a debugger. Units of work, connections
-    /// of [`connect`](Engine::connect) and [`restore`](Engine::restore) use it from their next wait on.
+    /// variable `RUSQLITE_FIXTURES_LOCK_TIMEOUT`, for example while a test runs in a debugger. The variable does not change
+    /// a timeout that is set here or by [`Template::lock_timeout`](crate::Template::lock_timeout). Units of work,
+    /// connections of [`connect`](Engine::connect) and [`restore`](Engine::restore) use the timeout from their next wait
+    /// on.
     pub fn set_lock_timeout(&self, timeout: Duration) {
         self.mount().store.set_lock_timeout(timeout);
     }
@@ -375,19 +377,20 @@ impl Engine {
     }
 
     fn restore_at(&self, snapshot: &Snapshot, caller: &'static Location<'static>) -> Result<()> {
-        let restored = self.with_writer_slot(Purpose::Restore(caller), |store| store.restore(snapshot))?;
+        let timeout = self.mount().store.lock_timeout();
+        let restored = self.with_writer_slot(Purpose::Restore(caller), timeout, |store| store.restore(snapshot))?;
         if restored { Ok(()) } else { Err(Error::other_encoding(&self.name())) }
     }
 
-    /// Returns the committed content, when no connection has a transaction that has written.
-    pub(crate) fn settled(&self, purpose: Purpose) -> Result<Snapshot> {
-        self.with_writer_slot(purpose, Store::current)
+    /// Waits until no connection has a transaction that has written.
+    pub(crate) fn wait_for_writers(&self, purpose: Purpose, timeout: Duration) -> Result<()> {
+        self.with_writer_slot(purpose, timeout, |_| ())
     }
 
-    fn with_writer_slot<T>(&self, purpose: Purpose, work: impl FnOnce(&Store) -> T) -> Result<T> {
+    fn with_writer_slot<T>(&self, purpose: Purpose, timeout: Duration, work: impl FnOnce(&Store) -> T) -> Result<T> {
         let (store, token) = (&self.mount().store, Token::new());
         let claim = Claim { token, purpose, read: None, reserve: None };
-        self.mount().acquire(&claim, store.lock_timeout()).map_err(|refusal| Error::refused(&self.name(), &refusal))?;
+        self.mount().acquire(&claim, timeout).map_err(|refusal| Error::refused(&self.name(), &refusal))?;
         let result = work(store);
         store.release(token);
         Ok(result)

@@ -145,7 +145,7 @@ pub struct Hammer {
 
 impl Hammer {
     /// Returns a hammer of 8 threads and 100 rounds, with a deadline of 60 s for each round and a random seed. The
-    /// environment variables `RUSQLITE_FIXTURES_SEED` and `RUSQLITE_FIXTURES_DEADLINE` (in seconds) set others.
+    /// environment variables `RUSQLITE_FIXTURES_SEED` and `RUSQLITE_FIXTURES_DEADLINE` (in seconds) replace these two.
     ///
     /// # Panics
     /// When one of these variables is set and is not a number.

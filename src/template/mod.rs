@@ -53,8 +53,7 @@ use crate::vfs::OnConnect;
 /// ```
 ///
 /// # How it is built
-/// The first call runs the steps in order. Meanwhile, calls from other threads wait. If a step is a function, the steps
-/// run on a new thread, where a function may block on a future, even if the caller is a task of an async runtime. A
+/// The first call runs the steps in order. Meanwhile, calls from other threads wait. A
 /// failure is final: all calls in the process return the same error. Templates with the same steps, wherever they are written, are built once.
 ///
 /// # Between processes
@@ -62,10 +61,13 @@ use crate::vfs::OnConnect;
 /// the folder `rusqlite-fixtures` of Cargo's target folder, or in the folder that the environment variable
 /// `RUSQLITE_FIXTURES_DIR` names (empty: no images). This needs the default feature `images`. The file's name has a
 /// hash of everything that decides the content: the scripts, the key with its place and package, `foreign_keys`,
-/// SQLite's version and compile options, and the version of this crate. A template of scripts has an image. A template
-/// with functions has an image for the other processes of the same program in the same run of cargo-nextest; with a
-/// [`key`](Template::key), also for later runs. A script that asks SQLite for the time or attaches a file has an image
-/// only with a key.
+/// SQLite's version and compile options, and the version of this crate. A template of scripts has an image. A script
+/// that asks SQLite for the time or attaches a file has an image only with a key.
+///
+/// A template with functions has an image for one run of cargo-nextest: one process of a program runs the functions for
+/// all others. So their result must not depend on the process or the test, and they must leave nothing outside of the
+/// database, such as a static variable. The time that SQL asks for is that of the build. With a
+/// [`key`](Template::key), the image is used in later runs, too.
 ///
 /// While one process builds, the others wait. After 5 s, a waiting process prints on stderr which process it waits for.
 /// After 300 s it builds the template itself. It builds at once if the other process waits for a template that this
@@ -100,6 +102,10 @@ impl Template {
     /// Creates a template from a function: a migration library, or your own code. Its connection is set up like all
     /// connections of the template's engines.
     ///
+    /// If a template has functions, its steps run on a new thread. There a function may block on a future, even if a task
+    /// of an async runtime uses the template first. It sees no thread-local values of the caller: for example,
+    /// `Handle::current()` of tokio panics in it. If it starts threads or tasks, they must not use the same template.
+    ///
     /// ```
     /// # use rusqlite_fixtures::Template;
     /// static BANK: Template = Template::build(|connection| {
@@ -119,7 +125,7 @@ impl Template {
     }
 
     /// Creates a template from a function that opens its own connections to the engine: the migrations of sqlx, sea-orm
-    /// or diesel. It has ended when the function returns, so close what it has opened.
+    /// or diesel. Before the function returns, it must end all transactions on the engine.
     ///
     /// ```
     /// # use rusqlite_fixtures::{Template, rusqlite};
@@ -138,8 +144,7 @@ impl Template {
         Template::new(Start::Empty).and(Action::FunctionOfEngine(build), Location::caller())
     }
 
-    /// Creates a template from a folder of migrations, which run in the order of their numbers. A relative path is below
-    /// the root of the package that is being tested.
+    /// Creates a template from a folder of migrations, which run in the order of their numbers.
     ///
     /// | the migrations of | are files like |
     /// | --- | --- |
@@ -147,10 +152,14 @@ impl Template {
     /// | diesel | `2026-01-31-120000_name/up.sql` |
     /// | refinery | `V1__name.sql` |
     ///
-    /// Files without a number are sorted by name, if none has a number. Other files are ignored. The files are read when
-    /// the template is built, so a changed migration needs no new build of the test, and no key. The table in which a
-    /// migration library notes what it has run is not created: for code that runs its migrations itself, use
-    /// [`build_on`](Template::build_on).
+    /// If no file has a number, the files run in the order of their names. Each migration runs in a transaction, unless it
+    /// begins with the line `-- no-transaction` (as for sqlx), or a `metadata.toml` beside it has
+    /// `run_in_transaction = false` (as for diesel). The files are read when the template is built, so a changed migration
+    /// needs no new build of the test, and no key. The table in which a migration library notes what it has run is not
+    /// created: for code that runs its migrations itself, use [`build_on`](Template::build_on).
+    ///
+    /// A relative path is below the root of the package that is being tested (`CARGO_MANIFEST_DIR`). For a folder of
+    /// another package, use `concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")` in that package.
     ///
     /// ```
     /// # use rusqlite_fixtures::Template;
@@ -161,8 +170,9 @@ impl Template {
     /// ```
     ///
     /// # Errors
-    /// Those of a build, if the folder can't be read or has no migrations, two migrations have the same number, only some
-    /// have a number, one is not UTF-8, or one fails. The message names the file.
+    /// The build fails if the folder can't be read or has no migrations, if two migrations have the same number, if only
+    /// some have a number, if a file has a number and is no migration in SQL, or if a migration is not UTF-8 or fails. The
+    /// message names the file.
     #[track_caller]
     pub const fn directory(folder: &'static str) -> Template {
         Template::new(Start::Directory(folder))
@@ -291,7 +301,7 @@ impl Template {
     /// by other programs of the package, until the key changes. So change the key when that content changes. The place
     /// of the key in the source is part of the identity. So templates that a macro or a function creates at one place
     /// need different keys. The text of the source, `.key(include_str!("migrations.rs"))`, is a key that changes
-    /// automatically.
+    /// automatically. A key is only for the steps of its own template: if a parent has functions, it needs a key, too.
     pub const fn key(mut self, key: &'static str) -> Template {
         self.recipe.key = Some(key);
         self

@@ -57,6 +57,10 @@ pub(super) type Build = fn(&mut Connection) -> Result<(), BoxError>;
 /// A function that opens its own connections to the engine.
 pub(super) type BuildOn = fn(&Engine) -> Result<(), BoxError>;
 
+/// How long a build waits for the transactions that a function has left. It may have dropped a pool, whose threads close
+/// its connections a little later.
+const SETTLES_WITHIN: Duration = Duration::from_secs(1);
+
 /// The largest number of steps of one template. A template that is based on it may have the same number of its own steps.
 pub(super) const MAX_STEPS: usize = 16;
 
@@ -149,7 +153,7 @@ impl Recipe {
             let work = || self.carry_out(before, &migrations, &name);
             let built = match self.has_functions() {
                 // A function may run a future to its end. That is an error on a thread that is running one.
-                true => once_map::on_new_thread(work),
+                true => once_map::on_new_thread(work).map_err(|cause| Error::no_thread(&name, cause))?,
                 false => catch_unwind(AssertUnwindSafe(work)),
             };
             built.unwrap_or_else(|payload| Err(Error::build_panicked(&name, &*payload)))
@@ -237,7 +241,7 @@ impl Step {
         let step = format_args!("the step given at {}", self.at);
         match self.action {
             Action::Script(script) => {
-                return run(connection, script, template, &format_args!("the script given at {}", self.at), &step);
+                run(connection, script, template, &format_args!("the script given at {}", self.at))?;
             }
             Action::Function(build) => {
                 build(connection).map_err(failed)?;
@@ -247,8 +251,8 @@ impl Step {
             }
             Action::FunctionOfEngine(build) => {
                 build(engine).map_err(failed)?;
-                // The function may have dropped a pool, whose threads close its connections a little later.
-                engine.settled(Purpose::Build(self.at)).map_err(|_| Error::transaction_left_open(template, &step))?;
+                let ended = engine.wait_for_writers(Purpose::Build(self.at), SETTLES_WITHIN);
+                ended.map_err(|refusal| Error::transaction_not_ended(template, self.at, &refusal))?;
             }
         }
         check_ended(connection, template, &step)
@@ -258,24 +262,27 @@ impl Step {
 impl Migration {
     fn carry_out(&self, connection: &Connection, template: &str) -> Result<()> {
         let migration = format_args!("the migration `{}`", self.path.display());
-        run(connection, &self.sql, template, &migration, &migration)
+        let in_transaction = |command| -> Result<()> {
+            if self.runs_in_transaction {
+                let done = connection.execute_batch(command);
+                done.map_err(|cause| Error::migration_not_in_transaction(template, &migration, cause))?;
+            }
+            Ok(())
+        };
+        in_transaction("BEGIN")?;
+        run(connection, &self.sql, template, &migration)?;
+        in_transaction("COMMIT")?;
+        check_ended(connection, template, &migration)
     }
 }
 
-/// Runs a script; `name` and `step` are its names in messages.
-fn run(
-    connection: &Connection,
-    script: &str,
-    template: &str,
-    name: &impl fmt::Display,
-    step: &impl fmt::Display,
-) -> Result<()> {
+/// Runs a script; `name` is its name in messages.
+fn run(connection: &Connection, script: &str, template: &str, name: &impl fmt::Display) -> Result<()> {
     script::run(connection, script).map_err(|failure| {
         let lines_before = script.as_bytes()[..failure.at].iter().filter(|byte| **byte == b'\n').count();
         let statement = script.get(failure.statement).unwrap_or_default().trim_end();
         Error::script_failed(template, name, 1 + lines_before, statement, failure.cause)
-    })?;
-    check_ended(connection, template, step)
+    })
 }
 
 fn check_ended(connection: &Connection, template: &str, step: &impl fmt::Display) -> Result<()> {

@@ -26,7 +26,7 @@ impl Recipe {
 
     /// Returns the identity of the content, if everything that decides the content is known. If functions without a key
     /// decide it, it is known only within a test run.
-    fn identity(&self, migrations: &[Migration], run: Option<&TestRun>) -> Option<Identity> {
+    fn identity<'a>(&self, migrations: &[Migration], run: Option<&'a TestRun>) -> Option<Identity<'a>> {
         let mut identity = match self.start {
             Start::Parent(parent) => parent.identity(&parent.built().ok()?.ok()?.migrations, run)?,
             _ => Identity::new(),
@@ -36,6 +36,7 @@ impl Recipe {
         }
         for migration in migrations {
             identity.add("migration", &migration.sql);
+            identity.add("in a transaction", if migration.runs_in_transaction { "yes" } else { "no" });
         }
         identity.add("foreign keys", if self.setup().foreign_keys { "on" } else { "off" });
         if let Some(key) = self.key {
@@ -60,7 +61,7 @@ impl Recipe {
 
     /// Returns whether no template with other functions has this identity in this process. A macro or a function may make
     /// several templates at one place with one key.
-    fn is_alone_with(&self, identity: &Identity) -> bool {
+    fn is_alone_with(&self, identity: &Identity<'_>) -> bool {
         static FUNCTIONS: Mutex<BTreeMap<u128, Vec<usize>>> = Mutex::new(BTreeMap::new());
         let functions = self.functions();
         let mut all = FUNCTIONS.lock().recovered();
@@ -111,7 +112,8 @@ mod tests {
     #[test]
     fn templates_of_migrations_share_an_image_only_if_the_migrations_are_the_same() {
         let identity = |scripts: &[&str]| {
-            let migration = |sql: &&str| Migration { path: "1.sql".into(), sql: (*sql).to_owned() };
+            let migration =
+                |sql: &&str| Migration { path: "1.sql".into(), sql: (*sql).to_owned(), runs_in_transaction: true };
             let migrations: Vec<Migration> = scripts.iter().map(migration).collect();
             Template::directory("migrations").recipe.identity(&migrations, None).unwrap().number()
         };

@@ -12,7 +12,7 @@ use crate::support::{engine_with_entries, entries, in_thread};
 /// Returns the message with numbers, which differ from run to run, replaced by `N`, and units of time by `ms`.
 fn normalised(error: &Error) -> String {
     let mut text = String::new();
-    for letter in format!("{error:?}").chars() {
+    for letter in format!("{error:?}").replace(env!("CARGO_MANIFEST_DIR"), "ROOT").chars() {
         let repeats = letter.is_ascii_digit() && text.ends_with('N');
         if !repeats {
             text.push(if letter.is_ascii_digit() { 'N' } else { letter });
@@ -95,6 +95,38 @@ fn every_message_reads_as_expected() {
             Template::sql("BEGIN").new_engine().unwrap_err(),
             "can't build the template at tests/it/errors.rs:N:N: the step given at tests/it/errors.rs:N:N has left a \
              transaction open; commit it or roll it back in that step",
+        ),
+        (
+            Template::directory("examples").new_engine().unwrap_err(),
+            "can't build the template at tests/it/errors.rs:N:N: the folder `ROOT/examples` has no migrations; their names are \
+             like N_name.sql, N_name.up.sql, VN__name.sql or N-N-N-N_name/up.sql",
+        ),
+        (
+            Template::directory("example").new_engine().unwrap_err(),
+            "can't build the template at tests/it/errors.rs:N:N: can't read the folder `ROOT/example`: No such file or directory \
+             (os error N); a relative folder is below the root of the package that is being tested (CARGO_MANIFEST_DIR); for a \
+             folder of another package, use an absolute path, by concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/migrations\") in that \
+             package",
+        ),
+        (
+            Template::build_on(|engine| {
+                let connection = engine.connect()?;
+                connection.execute_batch("BEGIN IMMEDIATE")?;
+                std::mem::forget(connection);
+                Ok(())
+            })
+            .new_engine()
+            .unwrap_err(),
+            "can't build the template at tests/it/errors.rs:N:N: the function given at tests/it/errors.rs:N:N has left a \
+             transaction open; end all transactions before it returns: can't write to the template at tests/it/errors.rs:N:N: \
+             waited Ns for its writer slot, which was taken by thread `errors::every_message_reads_as_expected`, this very one, \
+             in the connection opened at tests/it/errors.rs:N:N, Ns ago; this thread waits for itself: commit, roll back or drop \
+             that one first",
+        ),
+        (
+            Engine::shared(Engine::new().uri()).unwrap_err(),
+            "can't use the database URL \"file:/rusqlite-fixtures/engine-N?vfs=rusqlite-fixtures-N.N\": it opens an engine that \
+             exists; clone that Engine, or give the URL to the library that connects to it",
         ),
         (
             Engine::shared_with(conflict, &Template::sql("SELECT 1")).unwrap_err(),

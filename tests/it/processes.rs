@@ -115,6 +115,10 @@ nameless! {
     NAMELESS_TWENTY makes "CREATE TABLE account (id INTEGER PRIMARY KEY); INSERT INTO account VALUES (20)";
 }
 
+static DIRECTORY: Template = Template::directory("migrations");
+static OF_DIRECTORY: Template = Template::based_on(&DIRECTORY).seed("CREATE TABLE extra (a)");
+static KEYED_OF_DIRECTORY: Template = Template::based_on(&DIRECTORY).seed_with(|_| Ok(())).key("of-directory");
+
 static TIME_DEPENDENT_FUNCTION: Template =
     Template::build(|connection| Ok(connection.execute_batch("CREATE TABLE account AS SELECT datetime('now') AS at")?));
 
@@ -137,11 +141,16 @@ fn child() {
         Ok("namesakes") => assert_eq!((id(&TEN), id(&TWENTY)), (10, 20)),
         Ok("without a key: 10") => assert_eq!(id(&NAMELESS_TEN), 10),
         Ok("without a key: 20") => assert_eq!(id(&NAMELESS_TWENTY), 20),
+        Ok("directory") => {
+            let expected = fs::read_to_string(PathBuf::from(env::var(BUILDS).unwrap()).with_file_name("expected"));
+            let expected: i64 = expected.unwrap().parse().unwrap();
+            assert_eq!((id(&DIRECTORY), id(&OF_DIRECTORY), id(&KEYED_OF_DIRECTORY)), (expected, expected, expected));
+        }
         Ok("impatient by a variable") => {
             let engine = Engine::new();
             let _writer = engine.begin(Immediate).unwrap();
-            let error = engine.begin(Immediate).unwrap_err();
-            assert!(error.to_string().contains("ms for its writer slot"), "{error}");
+            let (start, error) = (Instant::now(), engine.begin(Immediate).unwrap_err());
+            assert!(start.elapsed() < Duration::from_secs(4), "the default is 5 s: {error}");
             assert!(format!("{:?}", Hammer::new()).contains("deadline: 250ms"), "{:?}", Hammer::new());
         }
         Ok("engine") => drop(Engine::new()),
@@ -210,6 +219,8 @@ impl Folder {
             .args(["--exact", "processes::child", "--ignored"])
             .env("CARGO_PKG_NAME", "one-package")
             .env_remove("NEXTEST_RUN_ID")
+            .env_remove("NEXTEST_ATTEMPT")
+            .env_remove("NEXTEST_STRESS_CURRENT")
             .env(ROLE, role)
             .env(BUILDS, self.folder.path().join("builds"))
             .env("RUSQLITE_FIXTURES_DIR", &self.images);
@@ -243,6 +254,17 @@ impl Folder {
     fn image(&self) -> PathBuf {
         let [image] = self.files("sqlite3").try_into().expect("there is one image");
         image
+    }
+}
+
+/// Runs a copy of the program. A process that another test has just forked has the copy open for writing, until it
+/// executes another program.
+fn output_of_copy(command: &mut Command) -> Output {
+    loop {
+        match command.output() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
+            output => return output.unwrap(),
+        }
     }
 }
 
@@ -325,10 +347,10 @@ fn templates_of_functions_without_a_key_are_not_shared_with_another_build_of_the
         File::open(&program).unwrap().set_modified(built).unwrap();
         for _ in 0..2 {
             let mut command = folder.command_of(&program, "unknown", None);
-            succeeded(command.env("NEXTEST_RUN_ID", "1").output().unwrap());
+            succeeded(output_of_copy(command.env("NEXTEST_RUN_ID", "1")));
         }
     }
-    assert_eq!(folder.builds(), 2);
+    assert_eq!((folder.builds(), folder.files("sqlite3").len()), (2, 3), "the images of the first build are gone");
 }
 
 /// A macro makes them at one place. Their functions distinguish them, also in a process that builds only one of them.
@@ -338,7 +360,7 @@ fn functions_without_a_key_at_one_place_are_distinguished() {
     for role in ["without a key: 10", "without a key: 20", "without a key: 10", "without a key: 20"] {
         folder.run_in("1", role);
     }
-    assert_eq!(folder.files("sqlite3").len(), 1, "they replace each other");
+    assert_eq!(folder.files("sqlite3").len(), 2);
 }
 
 #[test]
@@ -346,6 +368,60 @@ fn a_function_that_depends_on_the_time_is_shared_within_a_run_of_nextest() {
     let folder = Folder::new();
     folder.run_in("1", "time-dependent function");
     assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (1, 0));
+}
+
+#[test]
+fn a_test_that_nextest_repeats_runs_the_functions_again() {
+    let folder = Folder::new();
+    for (attempt, iteration) in [("1", "0"), ("1", "0"), ("2", "0"), ("1", "1")] {
+        let mut command = folder.command("unknown", None);
+        command.env("NEXTEST_RUN_ID", "1").env("NEXTEST_ATTEMPT", attempt).env("NEXTEST_STRESS_CURRENT", iteration);
+        succeeded(command.output().unwrap());
+    }
+    assert_eq!(folder.builds(), 3);
+}
+
+#[test]
+fn a_changed_migration_is_noticed_also_by_templates_that_are_based_on_the_folder() {
+    let folder = Folder::new();
+    let migrations = folder.folder.path().join("migrations");
+    fs::create_dir(&migrations).unwrap();
+    let run = || {
+        let mut command = folder.command("directory", None);
+        succeeded(command.env("CARGO_MANIFEST_DIR", folder.folder.path()).output().unwrap())
+    };
+    let images = |count| assert_eq!(folder.files("sqlite3").len(), count);
+    for (count, id) in [(3, 1), (6, 2)] {
+        let sql = format!("CREATE TABLE account (id INTEGER PRIMARY KEY); INSERT INTO account VALUES ({id})");
+        fs::write(migrations.join("1_account.sql"), sql).unwrap();
+        fs::write(folder.folder.path().join("expected"), id.to_string()).unwrap();
+        run();
+        run();
+        images(count);
+    }
+    fs::write(migrations.join("2_another.sql"), "UPDATE account SET id = 3").unwrap();
+    fs::write(folder.folder.path().join("expected"), "3").unwrap();
+    run();
+    images(9);
+}
+
+/// They are not kept as long as others, and do not use up the number of those.
+#[test]
+fn images_of_runs_are_kept_for_an_hour() {
+    let folder = Folder::new();
+    folder.run("share");
+    let make = |name: String, hours: u64| {
+        let path = folder.images.join(format!("{name}-0123456789abcdef0123456789abcdef.sqlite3"));
+        File::create(&path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
+        path
+    };
+    let lasting = make("lasting".to_owned(), 48);
+    let of_runs: Vec<_> =
+        (0..240).map(|n| make(format!("image{n}-run-0123456789abcdef-fedcba9876543210"), 0)).collect();
+    let old = make("image-run-0123456789abcdef-fedcba9876543210".to_owned(), 2);
+    folder.run("other key");
+    assert!(lasting.exists() && !old.exists());
+    assert_eq!(of_runs.iter().filter(|path| !path.exists()).count(), 0);
 }
 
 #[test]
@@ -729,14 +805,7 @@ fn images_are_in_the_target_folder_by_default() {
         let mut command = Command::new(&copy);
         command.args(["--exact", "processes::child", "--ignored"]).env(ROLE, "share");
         command.env(BUILDS, folder.folder.path().join("builds")).env_remove("RUSQLITE_FIXTURES_DIR");
-        // A process that another test has just forked has the copy open for writing, until it executes another program.
-        let output = loop {
-            match command.output() {
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
-                output => break output.unwrap(),
-            }
-        };
-        assert_eq!(succeeded(output), "");
+        assert_eq!(succeeded(output_of_copy(&mut command)), "");
     };
     run();
     assert!(!target.join("rusqlite-fixtures").exists(), "without CACHEDIR.TAG, the folder may not be Cargo's");

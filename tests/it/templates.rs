@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::TransactionBehavior::Immediate;
 use rusqlite::functions::FunctionFlags;
@@ -564,7 +564,7 @@ fn a_build_waits_until_the_connections_have_ended_their_transactions() {
         let connection = Connection::open(engine.uri())?;
         connection.execute_batch("CREATE TABLE account (id); BEGIN; INSERT INTO account VALUES (1)")?;
         thread::spawn(move || {
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(50)); // longer than the function takes to return, nearly always
             connection.execute_batch("COMMIT").unwrap();
         });
         Ok(())
@@ -589,9 +589,38 @@ fn a_failing_migration_is_named_with_its_line() {
     let error = Template::directory(path).new_engine().unwrap_err().to_string();
     let place = format!("line 2 of the migration `{path}/2_broken.sql` failed: SQLite says: no such table: acount");
     assert!(error.contains(&place) && error.ends_with("the statement:\nDROP TABLE acount;"), "{error}");
-    std::fs::write(folder.path().join("2_broken.sql"), "BEGIN").unwrap();
-    let error = Template::directory(path).seed("SELECT 1").new_engine().unwrap_err().to_string();
-    assert!(error.contains("2_broken.sql` has left a transaction open"), "{error}");
+    for (sql, flaw) in [
+        ("BEGIN", "line 1 of the migration"),
+        (
+            "COMMIT",
+            "2_broken.sql` runs in a transaction, which it must not begin or end itself: SQLite says: cannot commit",
+        ),
+        ("-- no-transaction\nBEGIN", "2_broken.sql` has left a transaction open"),
+    ] {
+        std::fs::write(folder.path().join("2_broken.sql"), sql).unwrap();
+        let error = Template::directory(path).seed("SELECT 1").key(sql).new_engine().unwrap_err().to_string();
+        assert!(error.contains(flaw), "{error}");
+    }
+}
+
+/// As migration libraries run them. Outside of a transaction, the pragma would keep the entries.
+#[test]
+fn a_migration_runs_in_a_transaction() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, sql: &str| std::fs::write(folder.path().join(name), sql).unwrap();
+    write("1_account.sql", "CREATE TABLE account (id INTEGER PRIMARY KEY); INSERT INTO account VALUES (1);");
+    write(
+        "2_entry.sql",
+        "CREATE TABLE entry (account REFERENCES account ON DELETE CASCADE); INSERT INTO entry VALUES (1);",
+    );
+    let replace = "CREATE TABLE new (id INTEGER PRIMARY KEY, owner); INSERT INTO new (id) SELECT id FROM account;
+        DROP TABLE account; ALTER TABLE new RENAME TO account;";
+    write("3_owner.sql", &format!("PRAGMA foreign_keys = OFF; {replace} PRAGMA foreign_keys = ON;"));
+    write("4_vacuum.sql", "-- no-transaction\nVACUUM;");
+    let path: &'static str = folder.path().to_str().unwrap().to_owned().leak();
+    let work = Template::directory(path).unit_of_work().unwrap();
+    assert_eq!(number(&work, "SELECT count(*) FROM account"), 1);
+    assert_eq!(number(&work, "SELECT count(*) FROM entry"), 0, "the pragma does nothing within a transaction");
 }
 
 #[test]
@@ -600,18 +629,19 @@ fn the_lock_timeout_of_a_template_applies_to_all_its_engines() {
     static CHILD: Template = Template::based_on(&IMPATIENT);
     let assert_impatient = |engine: &Engine| {
         let _writer = engine.begin(Immediate).unwrap();
-        let error = engine.begin(Immediate).unwrap_err();
+        let (start, error) = (Instant::now(), engine.begin(Immediate).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::LockTimeout);
-        assert!(error.to_string().contains("ms for its writer slot"), "by default it is 5.0s: {error}");
+        assert!(start.elapsed() < Duration::from_secs(4), "the default is 5 s: {error}");
     };
     let engine = IMPATIENT.new_engine().unwrap();
+    assert_impatient(&engine);
+    assert_impatient(&engine.fork());
     engine.set_lock_timeout(Duration::from_secs(60));
-    engine.pooled_connection().unwrap();
+    engine.pooled_connection().unwrap().execute("INSERT INTO account VALUES (1)", []).unwrap();
     drop(engine);
-    for _ in 0..2 {
-        assert_impatient(&IMPATIENT.new_engine().unwrap()); // the second is a warm one
-    }
-    assert_impatient(&IMPATIENT.new_engine().unwrap().fork());
+    let warm = IMPATIENT.new_engine().unwrap();
+    assert_eq!(number(&warm.unit_of_work().unwrap(), "SELECT total_changes()"), 1, "it is a warm one");
+    assert_impatient(&warm);
     assert_impatient(&CHILD.new_engine().unwrap());
     let url = "file:impatient?mode=memory";
     assert_impatient(&Engine::shared_with(url, &IMPATIENT).unwrap());

@@ -20,6 +20,7 @@ use rusqlite::Connection;
 use twox_hash::XxHash3_128;
 
 use self::lock::LockFile;
+use self::run::OF_RUN;
 pub(crate) use self::run::TestRun;
 use self::seal::Seal;
 use super::recipe::Content;
@@ -32,19 +33,20 @@ use crate::error::Result;
 const VARIABLE: &str = "RUSQLITE_FIXTURES_DIR";
 
 /// Hashes of everything that decides the content of a template.
-pub(crate) struct Identity {
+pub(crate) struct Identity<'a> {
     content: XxHash3_128,
     /// The part that stays the same from one test run to the next. It names the file, so that the image of a run
     /// replaces the image of the run before.
     lasting: XxHash3_128,
-    is_of_run: bool,
+    /// `None` if the content does not depend on the run.
+    run: Option<&'a TestRun>,
 }
 
-impl Identity {
+impl<'a> Identity<'a> {
     /// Returns the identity of the software that builds the template.
-    pub(crate) fn new() -> Identity {
+    pub(crate) fn new() -> Identity<'a> {
         let hash = XxHash3_128::new;
-        let mut identity = Identity { content: hash(), lasting: hash(), is_of_run: false };
+        let mut identity = Identity { content: hash(), lasting: hash(), run: None };
         identity.add("rusqlite-fixtures", env!("CARGO_PKG_VERSION"));
         identity.add("SQLite", rusqlite::version());
         identity.add("compiled with", compile_options().unwrap_or_default());
@@ -61,14 +63,14 @@ impl Identity {
     }
 
     /// Adds functions, which are known only within a run of one program.
-    pub(crate) fn add_run(&mut self, run: &TestRun, functions: &[usize]) {
-        self.is_of_run = true;
-        self.add("program", &run.program);
+    pub(crate) fn add_run(&mut self, run: &'a TestRun, functions: &[usize]) {
+        self.run = Some(run);
+        self.add("build", &run.of_build);
         add(&mut self.content, "run", run.id.as_bytes());
         for function in functions {
             // The system loads the program at another address in each process.
             let offset = function.wrapping_sub(add as fn(_, _, _) as usize);
-            add(&mut self.content, "function", &offset.to_le_bytes());
+            self.add("function", offset.to_le_bytes());
         }
     }
 }
@@ -92,7 +94,7 @@ fn compile_options() -> rusqlite::Result<String> {
 /// The only errors are those of `build`. If an image fails, the process builds the content itself.
 pub(crate) fn get_or_build(
     label: &str,
-    identity: &Identity,
+    identity: &Identity<'_>,
     build: impl FnOnce() -> Result<Content>,
 ) -> Result<Content> {
     let Some(folder) = folder() else { return build() };
@@ -110,12 +112,13 @@ pub(crate) fn get_or_build(
         }
     };
     let content = build()?;
-    let is_forbidden = content.depends_on_time && !identity.is_of_run;
+    // A run is short.
+    let is_forbidden = content.depends_on_time && identity.run.is_none();
     let kept = if is_forbidden { image.forbid() } else { image.save(&content.snapshot) };
     if let Err(error) = kept {
         warn(&image.path, &error);
     }
-    prune(image.folder);
+    prune(image.folder, identity.run);
     // A large image is mapped, so it takes no memory in addition.
     Ok(image.load().unwrap_or(content))
 }
@@ -181,10 +184,11 @@ enum Lock {
 }
 
 impl Image<'_> {
-    fn new<'a>(folder: &'a Path, label: &str, identity: &Identity) -> Image<'a> {
+    fn new<'a>(folder: &'a Path, label: &str, identity: &Identity<'_>) -> Image<'a> {
         let label: String = label.chars().take(40).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let lasting = identity.lasting.finish_128();
-        let file = |extension: &str| folder.join(format!("{label}-{lasting:032x}.{extension}"));
+        let run = identity.run.map_or("-", |run| &run.of_build);
+        let file = |extension: &str| folder.join(format!("{label}{run}{lasting:032x}.{extension}"));
         Image {
             folder,
             identity: identity.number(),
@@ -209,7 +213,8 @@ impl Image<'_> {
             return None;
         }
         let snapshot = Snapshot::from_base(bytes, len).ok()?;
-        Some(Content { snapshot, depends_on_time: false }) // otherwise it would not have an image
+        // Only the image of a run may depend on the time, and a template that is based on it has one of the run too.
+        Some(Content { snapshot, depends_on_time: false })
     }
 
     /// Waits until no other process builds the image. Gives up if that process waits for this one, or takes too long.
@@ -266,21 +271,27 @@ fn bytes_of(mut file: &File, len: u64) -> io::Result<Base> {
 
 /// How long files are kept after their last modification.
 const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The number of newest files that are kept for that long. Others are kept for an hour.
+/// The number of newest files that are kept for that long. Others, and the images of a run, are kept for an hour.
 const KEPT: usize = 200;
 
 /// Removes old images and the files that belong to them. A process that has an image open can still use it.
-fn prune(folder: &Path) {
+fn prune(folder: &Path, run: Option<&TestRun>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    let mut files: Vec<(Duration, PathBuf)> = entries
+    let (of_runs, mut lasting): (Vec<_>, Vec<_>) = entries
         .flatten()
-        .filter(|entry| is_ours(&entry.file_name().to_string_lossy()))
-        .filter_map(|entry| Some((age(&entry)?, entry.path())))
-        .collect();
-    files.sort();
-    for (rank, (age, path)) in files.iter().enumerate() {
-        if *age > KEPT_FOR || (rank >= KEPT && *age > Duration::from_secs(3600)) {
-            let _ = fs::remove_file(path); // which another process may have done
+        .filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            is_ours(&name).then_some((age(&entry)?, name))
+        })
+        .partition(|(_, name)| name.contains(OF_RUN));
+    let remove = |name: &String| drop(fs::remove_file(folder.join(name))); // another process may have done it
+    const HOUR: Duration = Duration::from_secs(3600);
+    let is_superseded = |name: &str| run.is_some_and(|run| run.supersedes(name));
+    of_runs.iter().filter(|(age, name)| *age > HOUR || is_superseded(name)).for_each(|(_, name)| remove(name));
+    lasting.sort();
+    for (rank, (age, name)) in lasting.iter().enumerate() {
+        if *age > KEPT_FOR || (rank >= KEPT && *age > HOUR) {
+            remove(name);
         }
     }
 }

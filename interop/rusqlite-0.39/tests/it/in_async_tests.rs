@@ -1,8 +1,10 @@
 //! The fixtures in async tests, as docs/other-libraries.md shows them.
 
+use std::time::Duration;
+
 use rstest::{fixture, rstest};
 use rusqlite_fixtures::fixtures::{fresh_connection, fresh_engine, fresh_unit_of_work};
-use rusqlite_fixtures::{Engine, PooledConnection, UnitOfWork};
+use rusqlite_fixtures::{Engine, ErrorKind, PooledConnection, Template, UnitOfWork};
 use sqlx::SqlitePool;
 use tokio::task::JoinSet;
 
@@ -27,14 +29,15 @@ async fn an_engine_in_an_async_test(#[with(&BANK)] fresh_engine: Engine, #[case]
 }
 
 #[fixture]
-async fn pool(#[with(&BANK)] fresh_engine: Engine) -> SqlitePool {
-    SqlitePool::connect(fresh_engine.sqlite_url()).await.unwrap()
+async fn bank(#[with(&BANK)] fresh_engine: Engine) -> (Engine, SqlitePool) {
+    let pool = SqlitePool::connect(fresh_engine.sqlite_url()).await.unwrap();
+    (fresh_engine, pool) // the database lives as long as the engine
 }
 
 #[rstest]
 #[tokio::test]
-async fn a_fixture_that_is_a_future(#[future] pool: SqlitePool) {
-    let pool = pool.await;
+async fn a_fixture_that_is_a_future(#[future] bank: (Engine, SqlitePool)) {
+    let (_engine, pool) = bank.await;
     sqlx::query(DEPOSIT).execute(&pool).await.unwrap();
     assert_eq!(balance(&pool).await, 1);
 }
@@ -42,7 +45,8 @@ async fn a_fixture_that_is_a_future(#[future] pool: SqlitePool) {
 #[rstest]
 #[awt]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_awaited_fixture(#[future] pool: SqlitePool) {
+async fn an_awaited_fixture(#[future] bank: (Engine, SqlitePool)) {
+    let (_engine, pool) = bank;
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
         let pool = pool.clone();
@@ -66,11 +70,20 @@ async fn code_that_blocks(#[with(&BANK)] mut fresh_connection: PooledConnection)
 
 /// On a runtime of one thread, a unit of work that has written must end before another task writes.
 #[rstest]
+#[case::committed(true)]
+#[case::open(false)]
 #[tokio::test]
-async fn a_unit_of_work_ends_before_another_task_writes(#[with(&BANK)] fresh_unit_of_work: UnitOfWork) {
+async fn a_unit_of_work_ends_before_another_task_writes(
+    #[with(&IMPATIENT)] fresh_unit_of_work: UnitOfWork,
+    #[case] commits: bool,
+) {
     let engine = fresh_unit_of_work.engine().clone();
     fresh_unit_of_work.execute(DEPOSIT, []).unwrap();
-    fresh_unit_of_work.commit().unwrap();
+    let open = if commits { fresh_unit_of_work.commit().map(|()| None) } else { Ok(Some(fresh_unit_of_work)) };
     let task = tokio::spawn(async move { engine.transaction(|work| Ok(work.execute(DEPOSIT, [])?)) });
-    assert_eq!(task.await.unwrap().unwrap(), 1);
+    let deposited = task.await.unwrap().map_err(|error| error.kind());
+    assert_eq!(deposited, if commits { Ok(1) } else { Err(ErrorKind::LockTimeout) });
+    drop(open);
 }
+
+static IMPATIENT: Template = Template::based_on(&BANK).lock_timeout(Duration::from_millis(20));

@@ -1,7 +1,7 @@
 use rusqlite_fixtures::{Engine, Template};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ActiveModelTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait,
+    ActiveModelTrait, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait,
     QueryFilter, Set, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
@@ -68,7 +68,7 @@ async fn deposit(database: &DatabaseConnection, id: i64, amount: i64) -> Result<
 async fn add(transaction: &impl ConnectionTrait, id: i64, amount: i64) -> Result<(), DbErr> {
     use account::{Column, Entity};
     let sum = Expr::cust_with_values("balance + ?", [amount]);
-    let update = Entity::update_many().col_expr(Column::Balance, sum).filter(Expr::col(Column::Id).eq(id));
+    let update = Entity::update_many().col_expr(Column::Balance, sum).filter(Column::Id.eq(id));
     update.exec(transaction).await?;
     Ok(())
 }
@@ -143,9 +143,8 @@ fn a_test_that_panics_releases_a_shared_engine() {
 
 #[tokio::test]
 async fn a_template_migrates_once_for_all_tests() {
-    let migrated = readme!(Template::build_on(|engine| Runtime::new()?.block_on(async {
-        Ok(Migrator::up(&Database::connect(engine.sqlite_url()).await?, None).await?)
-    })));
+    let migrated = readme!(Template::build_on(|engine| Runtime::new()?
+        .block_on(async { Ok(Migrator::up(&Database::connect(engine.sqlite_url()).await?, None).await?) })));
     let (one, other) = (migrated.new_engine().unwrap(), migrated.new_engine().unwrap());
     let database = connect(&one).await;
     assert!(Migrator::get_pending_migrations(&database).await.unwrap().is_empty());

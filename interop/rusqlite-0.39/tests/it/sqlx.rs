@@ -96,9 +96,8 @@ static MIGRATOR: Migrator = sqlx::migrate!("../migrations/sqlx");
 
 #[tokio::test]
 async fn a_template_migrates_once_for_all_tests() {
-    let migrated = readme!(Template::build_on(|engine| Runtime::new()?.block_on(async {
-        Ok(MIGRATOR.run(&SqlitePool::connect(engine.sqlite_url()).await?).await?)
-    })));
+    let migrated = readme!(Template::build_on(|engine| Runtime::new()?
+        .block_on(async { Ok(MIGRATOR.run(&SqlitePool::connect(engine.sqlite_url()).await?).await?) })));
     let (one, other) = (migrated.new_engine().unwrap(), migrated.new_engine().unwrap());
     let pool = pool(&one).await;
     let versions = sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version");
@@ -111,15 +110,20 @@ async fn a_template_migrates_once_for_all_tests() {
     assert_eq!((balances(&one), balances(&other)), (vec![5, 0], vec![0, 0]));
 }
 
+#[test]
+fn a_folder_of_migrations_is_a_template_too() {
+    static FOLDER: Template = Template::directory("../migrations/sqlx");
+    assert_eq!(balances(&FOLDER.new_engine().unwrap()), [0, 0]);
+}
+
 #[tokio::test]
 async fn a_template_says_which_migration_failed() {
     let broken = Template::sql("CREATE TABLE account (id)").seed_on(|engine| {
-        Runtime::new()?.block_on(async {
-            Ok(MIGRATOR.run(&SqlitePool::connect(engine.sqlite_url()).await?).await?)
-        })
+        Runtime::new()?.block_on(async { Ok(MIGRATOR.run(&SqlitePool::connect(engine.sqlite_url()).await?).await?) })
     });
     let error = broken.new_engine().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BuildFailed);
+    assert!(error.to_string().contains("while executing migration 1"), "{error}");
     assert!(error.to_string().contains("table account already exists"), "{error}");
 }
 

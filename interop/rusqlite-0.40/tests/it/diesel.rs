@@ -121,7 +121,7 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/diesel")
 #[test]
 fn a_template_migrates_once_for_all_tests() {
     let migrated = readme!(Template::build_on(|engine| {
-        Ok(SqliteConnection::establish(engine.uri())?.run_pending_migrations(MIGRATIONS).map(drop)?)
+        SqliteConnection::establish(engine.uri())?.run_pending_migrations(MIGRATIONS).map(drop)
     }));
     let (one, other) = (migrated.new_engine().unwrap(), migrated.new_engine().unwrap());
     let mut connection = establish(&one);
@@ -133,6 +133,12 @@ fn a_template_migrates_once_for_all_tests() {
     assert_eq!((balances(&one), balances(&other)), (vec![5, 0], vec![0, 0]));
     connection.revert_all_migrations(MIGRATIONS).unwrap();
     assert_eq!(balances(&other), [0, 0]);
+}
+
+#[test]
+fn a_folder_of_migrations_is_a_template_too() {
+    static FOLDER: Template = Template::directory("../migrations/diesel");
+    assert_eq!(balances(&FOLDER.new_engine().unwrap()), [0, 0]);
 }
 
 #[test]

@@ -17,6 +17,12 @@ fn a_template_migrates_once_for_all_tests() {
 }
 
 #[test]
+fn a_folder_of_migrations_is_a_template_too() {
+    static FOLDER: Template = Template::directory("../migrations/refinery");
+    assert_eq!(balances(&FOLDER.new_engine().unwrap()), [0, 0]);
+}
+
+#[test]
 fn an_application_may_migrate_an_engine_itself() {
     let engine = Engine::new();
     let mut connection = rusqlite::Connection::open(engine.uri()).unwrap();
