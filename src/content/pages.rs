@@ -294,6 +294,17 @@ mod tests {
         Back { to: usize },
     }
 
+    #[test]
+    fn a_range_that_begins_within_a_page_is_compared_beyond_it() {
+        let pages = Pages::from_base(Arc::new(vec![7; 3 * PAGE]), 3 * PAGE);
+        let mut other = pages.clone();
+        other.write(PAGE + 10, &[8]);
+        for start in [100, PAGE - 1] {
+            assert!(!pages.same_bytes(&other, start, PAGE + 20));
+        }
+        assert!(pages.same_bytes(&other, 100, PAGE - 100 + 10));
+    }
+
     fn step() -> impl Strategy<Value = Step> {
         // The offsets need up to three levels of nodes, and are often at the edges of pages.
         let offset = prop_oneof![0..3 * PAGE, 0..2_000_000usize, (0..300usize).prop_map(|page| page * PAGE)];

@@ -71,3 +71,103 @@ fn dispatch<K, V>(executor: &mut impl Executor<K, V>, operation: &Operation<K, V
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Has one engine, a connection for each client, and a list of the clients that it was called for.
+    #[derive(Default)]
+    struct Recorder {
+        clients: Vec<usize>,
+    }
+
+    impl Recorder {
+        fn record(&mut self, client: usize) -> Outcome<i64, i64> {
+            self.clients.push(client);
+            Outcome::Done
+        }
+    }
+
+    impl Executor<i64, i64> for Recorder {
+        type Version = ();
+
+        fn version(&self, _: usize) {}
+
+        fn is_current(&self, _: usize, (): &()) -> bool {
+            true
+        }
+
+        fn engines(&self) -> usize {
+            1
+        }
+
+        fn snapshots(&self) -> usize {
+            1
+        }
+
+        fn engine_of(&self, client: usize) -> Option<usize> {
+            (client < CLIENTS).then_some(0)
+        }
+
+        fn open(&mut self, client: usize, _: usize, _: Kind) -> Outcome<i64, i64> {
+            self.record(client)
+        }
+
+        fn execute(&mut self, client: usize, _: &RowStatement<i64, i64>) -> Outcome<i64, i64> {
+            self.record(client)
+        }
+
+        fn begin(&mut self, client: usize, _: bool) -> Outcome<i64, i64> {
+            self.record(client)
+        }
+
+        fn commit(&mut self, client: usize) -> Outcome<i64, i64> {
+            self.record(client)
+        }
+
+        fn rollback(&mut self, client: usize) -> Outcome<i64, i64> {
+            self.record(client)
+        }
+
+        fn close(&mut self, client: usize) -> Outcome<i64, i64> {
+            self.record(client)
+        }
+
+        fn vacuum(&mut self, client: usize) -> Outcome<i64, i64> {
+            self.record(client)
+        }
+
+        fn take_snapshot(&mut self, _: usize) {}
+
+        fn restore(&mut self, _: usize, _: usize) -> Outcome<i64, i64> {
+            Outcome::Done
+        }
+
+        fn reset(&mut self, _: usize) -> Outcome<i64, i64> {
+            Outcome::Done
+        }
+
+        fn fork(&mut self, _: usize) {}
+    }
+
+    #[test]
+    fn clients_are_numbered_modulo_their_count() {
+        for client in [0, 1, CLIENTS - 1, CLIENTS, CLIENTS + 1, 5 * CLIENTS + 2] {
+            let mut recorder = Recorder::default();
+            let operations = [
+                Operation::Open { client, engine: 0, kind: Kind::Connection },
+                Operation::Begin { client, immediate: true },
+                Operation::Commit { client },
+                Operation::Rollback { client },
+                Operation::Vacuum { client },
+                Operation::Drop { client },
+                Operation::Panic { client },
+            ];
+            for operation in &operations {
+                apply(&mut recorder, operation);
+            }
+            assert_eq!(recorder.clients, [client % CLIENTS; 7]);
+        }
+    }
+}

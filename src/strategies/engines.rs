@@ -137,14 +137,7 @@ impl<'a, R: Rows> Engines<'a, R> {
         client: usize,
         work: impl FnOnce(&R, &mut Client) -> Outcome<R::Key, R::Value>,
     ) -> Outcome<R::Key, R::Value> {
-        let Some(client) = &mut self.clients[client] else { return Outcome::Closed };
-        let outcome = work(self.rows, client);
-        if outcome == Outcome::Locked {
-            // The slot is reserved for a short time for a connection that polls and retries later. This connection
-            // retries now.
-            read_schema(client.connection());
-        }
-        outcome
+        self.clients[client].as_mut().map_or(Outcome::Closed, |client| work(self.rows, client))
     }
 
     fn drop_client(&mut self, client: usize, drop: fn(Client)) -> Outcome<R::Key, R::Value> {
@@ -319,5 +312,21 @@ mod tests {
         }
         let is_pooled = |client: &Option<Client>| matches!(client, Some(Client { held: Held::Pooled(_), .. }));
         assert_eq!(engines.clients.each_ref().map(is_pooled), [true, false, false]);
+    }
+    /// Nothing is reserved for it, because it does not wait.
+    #[test]
+    fn a_client_that_was_refused_does_not_keep_others_from_the_slot() {
+        let engine = Engine::new();
+        engine.connect().unwrap().execute_batch("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INTEGER)").unwrap();
+        let table: Table = Table::new("entry", "key", "value");
+        let mut engines = Engines::new(&table, engine).unwrap();
+        assert!(format!("{engines:?}").starts_with("Engines { engines: [Engine {"), "{engines:?}");
+        let mut apply = |operation| engines.apply(&operation).outcome;
+        apply(Operation::Open { client: 1, engine: 0, kind: Kind::Uri });
+        assert_eq!(apply(Operation::Begin { client: 0, immediate: true }), Outcome::Done);
+        let insert = RowStatement::Insert { key: 1, value: 1 };
+        assert_eq!(apply(Operation::Do { client: 1, statement: insert }), Outcome::Locked);
+        assert_eq!(apply(Operation::Rollback { client: 0 }), Outcome::Done);
+        assert_eq!(apply(Operation::Begin { client: 2, immediate: true }), Outcome::Done);
     }
 }

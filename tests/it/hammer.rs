@@ -267,7 +267,8 @@ fn random_numbers_are_in_their_range() {
         let mut deck = [0, 1, 2, 3];
         random.shuffle(&mut deck);
         assert_eq!(deck.iter().collect::<BTreeSet<_>>().len(), 4);
-        assert!((0.0..1.0).contains(&random.f64()));
+        let fractions = [random.f64(), random.f64()];
+        assert!(fractions.iter().all(|fraction| (0.0..1.0).contains(fraction)) && fractions[0] != fractions[1]);
         Ok((random.u64(5..=6), random.bool(), deck))
     });
     report.assert_no_failures();

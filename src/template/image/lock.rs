@@ -153,12 +153,16 @@ impl Wait<'_> {
             report(&format!("{holder} waits for a template that this process builds; this process builds both"));
             return false;
         }
-        if waited >= REPORTED_AFTER && !std::mem::replace(&mut self.is_reported, true) {
+        if self.is_to_be_reported(waited) {
             report(&format!("waiting for {}, which builds a template", self.holder()));
         }
-        // The sleep is in proportion to the wait so far, so that it adds little to the wait.
-        std::thread::sleep((waited / 8).clamp(Duration::from_millis(1), Duration::from_millis(50)));
+        std::thread::sleep(pause_after(waited));
         true
+    }
+
+    /// Returns whether a message has to be printed now, which is once.
+    fn is_to_be_reported(&mut self, waited: Duration) -> bool {
+        waited >= REPORTED_AFTER && !std::mem::replace(&mut self.is_reported, true)
     }
 
     fn holder(&self) -> String {
@@ -189,6 +193,11 @@ impl Wait<'_> {
         })
         .collect()
     }
+}
+
+/// Returns how long to sleep before the next check: in proportion to the wait so far, so that it adds little to the wait.
+fn pause_after(waited: Duration) -> Duration {
+    (waited / 8).clamp(Duration::from_millis(1), Duration::from_millis(50))
 }
 
 impl Drop for Wait<'_> {
@@ -225,6 +234,19 @@ mod tests {
         let path = |letter: &str| folder.path().join(format!("{letter}-0123456789abcdef0123456789abcdef.lock"));
         let paths = ["a", "b", "c"].map(path);
         (folder, paths)
+    }
+
+    #[test]
+    fn a_long_wait_is_reported_once() {
+        let mut wait = Wait::begin(Path::new("a.lock"));
+        let seconds = [0, 4, 5, 6, 60].map(|seconds| wait.is_to_be_reported(Duration::from_secs(seconds)));
+        assert_eq!(seconds, [false, false, true, false, false]);
+    }
+
+    #[test]
+    fn a_wait_checks_less_and_less_often() {
+        let pauses = [0, 8, 160, 400, 60_000].map(|waited| pause_after(Duration::from_millis(waited)).as_millis());
+        assert_eq!(pauses, [1, 1, 20, 50, 50]);
     }
 
     #[test]
