@@ -76,10 +76,12 @@ fn dispatch<K, V>(executor: &mut impl Executor<K, V>, operation: &Operation<K, V
 mod tests {
     use super::*;
 
-    /// Has one engine, a connection for each client, and a list of the clients that it was called for.
+    /// Has two engines, three snapshots, a connection for each client, and lists of the numbers that it was called with.
     #[derive(Default)]
     struct Recorder {
         clients: Vec<usize>,
+        engines: Vec<usize>,
+        snapshots: Vec<usize>,
     }
 
     impl Recorder {
@@ -99,11 +101,11 @@ mod tests {
         }
 
         fn engines(&self) -> usize {
-            1
+            2
         }
 
         fn snapshots(&self) -> usize {
-            1
+            3
         }
 
         fn engine_of(&self, client: usize) -> Option<usize> {
@@ -138,17 +140,23 @@ mod tests {
             self.record(client)
         }
 
-        fn take_snapshot(&mut self, _: usize) {}
+        fn take_snapshot(&mut self, engine: usize) {
+            self.engines.push(engine);
+        }
 
-        fn restore(&mut self, _: usize, _: usize) -> Outcome<i64, i64> {
+        fn restore(&mut self, engine: usize, snapshot: usize) -> Outcome<i64, i64> {
+            self.snapshots.push(snapshot);
+            self.reset(engine)
+        }
+
+        fn reset(&mut self, engine: usize) -> Outcome<i64, i64> {
+            self.engines.push(engine);
             Outcome::Done
         }
 
-        fn reset(&mut self, _: usize) -> Outcome<i64, i64> {
-            Outcome::Done
+        fn fork(&mut self, engine: usize) {
+            self.engines.push(engine);
         }
-
-        fn fork(&mut self, _: usize) {}
     }
 
     #[test]
@@ -163,11 +171,29 @@ mod tests {
                 Operation::Vacuum { client },
                 Operation::Drop { client },
                 Operation::Panic { client },
+                Operation::Do { client, statement: RowStatement::Read },
             ];
             for operation in &operations {
                 apply(&mut recorder, operation);
             }
-            assert_eq!(recorder.clients, [client % CLIENTS; 7]);
+            assert_eq!(recorder.clients, [client % CLIENTS; 8]);
+        }
+    }
+
+    #[test]
+    fn engines_and_snapshots_are_numbered_modulo_their_count() {
+        for (engine, snapshot) in [(0, 0), (1, 2), (2, 3), (7, 10)] {
+            let mut recorder = Recorder::default();
+            let operations = [
+                Operation::Snapshot { engine },
+                Operation::Restore { engine, snapshot },
+                Operation::Reset { engine },
+                Operation::Fork { engine },
+            ];
+            for operation in &operations {
+                apply(&mut recorder, operation);
+            }
+            assert_eq!((recorder.engines, recorder.snapshots), (vec![engine % 2; 4], vec![snapshot % 3]));
         }
     }
 }

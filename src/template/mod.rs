@@ -380,3 +380,26 @@ impl fmt::Debug for Template {
         write!(f, "Template({self})")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_with_any_step_or_setting_is_not_empty() {
+        assert!(Template::empty().is_empty() && Template::empty().key("a").is_empty());
+        for template in [
+            Template::sql(""),
+            Template::database(b""),
+            Template::directory("examples/migrations"),
+            Template::empty().on_connect(|_| Ok(())),
+            Template::empty().foreign_keys(true),
+            Template::empty().lock_timeout(Duration::ZERO),
+            Template::empty().seed_with(|_| Ok(())),
+            Template::empty().seed_on(|_| Ok(())),
+            Template::build_on(|_| Ok(())),
+        ] {
+            assert!(!template.is_empty(), "{template}");
+        }
+    }
+}
