@@ -65,3 +65,17 @@ where
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_printed_in_words() {
+        let difference = Difference::new("the end", &1, &2);
+        assert_eq!(
+            (difference.to_string(), format!("{difference:?}")),
+            ("the end: expected 1, got 2".into(), difference.to_string())
+        );
+    }
+}

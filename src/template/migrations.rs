@@ -189,6 +189,7 @@ mod tests {
             scripts(&[("2026-01-31_b.sql", "b"), ("2026-01-04_a.sql", "a"), ("20260201.sql", "c")]),
             ["a", "b", "c"]
         );
+        assert_eq!(scripts(&[("100.sql", "100"), ("2-0-0_a.sql", "2")]), ["2", "100"], "that is no date");
         assert_eq!(scripts(&[("b.sql", "b"), ("a.sql", "a"), ("c.up.sql", "c")]), ["a", "b", "c"]);
         assert_eq!(scripts(&[("schema2.sql", "2")]), ["2"], "one file needs no order");
     }
