@@ -109,6 +109,7 @@ fn unit(longest: Duration) -> (&'static str, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hammer::Lane;
     use crate::hammer::timeline::tests::timeline;
 
     /// Returns each shape with this tag as its first attributes that are numbers: its place and size.
@@ -116,6 +117,16 @@ mod tests {
         let shapes = svg.lines().filter(|line| line.starts_with(tag)).filter_map(|line| line.split(" opacity").next());
         let numbers = |shape: &str| shape.split('"').skip(1).step_by(2).map_while(|value| value.parse().ok()).collect();
         shapes.map(numbers).collect()
+    }
+
+    #[test]
+    fn a_row_of_one_engine_shows_the_commits_to_that_engine() {
+        let committed = |ms, engine| Arrival { at: Duration::from_millis(ms), mark: COMMITTED, engine: Some(engine) };
+        let lane =
+            Lane { marks: vec![committed(1, 7), committed(2, 8), committed(3, 7)], ..timeline().lanes()[0].clone() };
+        let of =
+            |engine| commits(&Row { lane: &lane, engine, is_first: true }).map(|at| at.as_millis()).collect::<Vec<_>>();
+        assert_eq!((of(Some(7)), of(Some(8)), of(None)), (vec![1, 3], vec![2], vec![1, 2, 3]));
     }
 
     /// Lanes are 30 pixels high. Each of the 10 ms has 107.9 pixels, starting at pixel 96.
