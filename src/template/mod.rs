@@ -53,8 +53,8 @@ use crate::vfs::OnConnect;
 /// ```
 ///
 /// # How it is built
-/// The first call runs the steps in order. Meanwhile, calls from other threads wait. A
-/// failure is final: all calls in the process return the same error. Templates with the same steps, wherever they are written, are built once.
+/// The first call runs the steps in order. Meanwhile, calls from other threads wait. A failure is final: all calls in the
+/// process return the same error. Templates with the same steps, wherever they are written, are built once.
 ///
 /// # Between processes
 /// Under cargo-nextest, each test is a process. The first process leaves an *image* for the others: a SQLite file in

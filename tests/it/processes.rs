@@ -415,10 +415,10 @@ fn images_of_runs_are_kept_for_an_hour() {
         File::create(&path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
         path
     };
-    let lasting = make("lasting".to_owned(), 48);
+    let lasting = make("dry-run-of-a-key".to_owned(), 48);
     let of_runs: Vec<_> =
-        (0..240).map(|n| make(format!("image{n}-run-0123456789abcdef-fedcba9876543210"), 0)).collect();
-    let old = make("image-run-0123456789abcdef-fedcba9876543210".to_owned(), 2);
+        (0..240).map(|n| make(format!("image{n}_run-0123456789abcdef-fedcba9876543210"), 0)).collect();
+    let old = make("image_run-0123456789abcdef-fedcba9876543210".to_owned(), 2);
     folder.run("other key");
     assert!(lasting.exists() && !old.exists());
     assert_eq!(of_runs.iter().filter(|path| !path.exists()).count(), 0);

@@ -48,5 +48,5 @@ impl TestRun {
     }
 }
 
-/// The start of the part of an image's name that only images of a run have.
-pub(super) const OF_RUN: &str = "-run-";
+/// The start of the part of an image's name that only images of a run have. A label has no underscore.
+pub(super) const OF_RUN: &str = "_run-";
