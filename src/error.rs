@@ -85,6 +85,8 @@ pub enum ErrorKind {
     BuildFailed,
     /// A connection that can't be set up: the function of [`Template::on_connect`](crate::Template::on_connect) failed.
     SetupFailed,
+    /// A value of [`KeptValues`](crate::KeptValues) that can't be made: the function that makes it failed.
+    MakeFailed,
     /// A shared engine that was created from another template than the given one, or without a template.
     OtherTemplate,
     /// Any other error of SQLite; [`Error::sqlite`] returns it.
@@ -281,6 +283,14 @@ impl Error {
             }
             NoConnection::NotSetUp { at, cause } => Error::not_set_up(ErrorKind::BuildFailed, &operation, at, cause),
         }
+    }
+
+    pub(crate) fn not_made(engine: &str, cause: BoxError) -> Error {
+        let message = format!(
+            "can't make a value from {engine}: the function given to KeptValues failed: {}",
+            words_of_any(&cause)
+        );
+        Error::new(ErrorKind::MakeFailed, message).caused_by(Source::of(cause))
     }
 
     pub(crate) fn other_template(engine: &str, has: Option<&str>, asked_for: &str) -> Error {

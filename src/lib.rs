@@ -33,4 +33,4 @@ pub use rusqlite;
 pub use crate::content::Snapshot;
 pub use crate::engine::{DatabaseUrl, Engine, MEMORY_ENGINES, MemoryEngines, PooledConnection, UnitOfWork};
 pub use crate::error::{BoxError, Error, ErrorKind, Result};
-pub use crate::template::Template;
+pub use crate::template::{Kept, KeptValues, Template};

@@ -129,6 +129,10 @@ impl<T> Idle<T> {
         self.take()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.lock().items.len()
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().is_closed
     }

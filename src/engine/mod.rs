@@ -4,6 +4,7 @@
 //!   Both use `lease`, which returns the connection.
 //! * `idle`: the connections that an engine keeps for the next unit of work, and their limits.
 //! * `warm_pool`: the stores that a template keeps for the next engine, with their connections.
+//! * `standby`: an engine that waits for the next test while other code keeps connections to it.
 //! * `registry`: the engines that the process shares, one for each `url`.
 //!
 //! This layer uses `vfs`, `content` and the layers below them.
@@ -18,6 +19,7 @@ mod idle;
 mod lease;
 mod pooled_connection;
 mod registry;
+mod standby;
 mod unit_of_work;
 mod url;
 mod warm_pool;
@@ -34,6 +36,7 @@ use self::idle::{Budget, Idle};
 use self::lease::Lease;
 pub use self::pooled_connection::PooledConnection;
 pub use self::registry::{MEMORY_ENGINES, MemoryEngines};
+pub(crate) use self::standby::Standby;
 pub use self::unit_of_work::UnitOfWork;
 pub use self::url::DatabaseUrl;
 use self::warm_pool::Warm;
@@ -114,23 +117,35 @@ impl Engine {
         Engine::cold(template.content().clone(), Name::Given(name), Some(template.clone()))
     }
 
+    /// Creates an engine with the template's content, which is not returned to the warm pool.
+    pub(crate) fn numbered_of(template: &Arc<WarmPool>) -> Engine {
+        let name = Name::OfTemplate(template.name().into());
+        Engine::cold(template.content().clone(), name, Some(template.clone()))
+    }
+
     fn cold(content: Snapshot, name: Name, template: Option<Arc<WarmPool>>) -> Engine {
         vfs::register();
         Engine::assemble(Warm { sessions: Vec::new(), mount: Mount::new(content, name) }, template, false)
     }
 
     fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<WarmPool>>, returns_store: bool) -> Engine {
-        if let Some(timeout) = template.as_ref().and_then(|template| template.setup().lock_timeout) {
-            mount.store.set_lock_timeout(timeout);
-        }
-        Engine(Arc::new(Inner {
+        let engine = Engine(Arc::new(Inner {
             idle: Idle::new(&IDLE, sessions),
             mount: Some(mount),
             uri: OnceLock::new(),
             sqlite_url: OnceLock::new(),
             template,
             returns_store,
-        }))
+        }));
+        engine.set_template_lock_timeout();
+        engine
+    }
+
+    /// Sets the lock timeout of the template, if it has one.
+    fn set_template_lock_timeout(&self) {
+        if let Some(timeout) = self.setup().lock_timeout {
+            self.mount().store.set_lock_timeout(timeout);
+        }
     }
 
     /// Returns a URI that opens this database from any code in the process that uses the same SQLite library: rusqlite,

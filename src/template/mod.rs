@@ -1,6 +1,7 @@
 //! Templates: databases that are built once. Each test gets a private engine with the content.
 //!
 //! * `Template` (here): the builder that users see.
+//! * `kept`: values made from engines, such as pools, that later tests use again.
 //! * `migrations`: reads a folder of migrations.
 //! * `recipe`: the steps of a template, what identifies it, and how it is built.
 //! * `sharing`: which templates share an image between processes (feature `images`).
@@ -14,6 +15,7 @@
 
 #[cfg(feature = "images")]
 mod image;
+mod kept;
 mod migrations;
 mod recipe;
 #[cfg(feature = "images")]
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+pub use self::kept::{Kept, KeptValues};
 use self::recipe::{Action, Built, MAX_STEPS, Recipe, Start, Step};
 use crate::content::Snapshot;
 use crate::engine::{Engine, MEMORY_ENGINES, UnitOfWork};
@@ -331,6 +334,10 @@ impl Template {
     /// As [`new_engine`](Template::new_engine).
     pub fn snapshot(&self) -> Result<Snapshot> {
         Ok(self.built()?.pool.content().clone())
+    }
+
+    fn observed_engine(&self) -> Result<Engine> {
+        Ok(Engine::observed_of(&self.built()?.pool))
     }
 
     fn is_empty(&self) -> bool {

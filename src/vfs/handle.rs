@@ -7,6 +7,7 @@ use rusqlite::ffi;
 
 use super::io_methods::Code;
 use super::mount::Mount;
+use super::observation::{Observation, Observed};
 use super::waiting::{self, Caller, Claimant, Wait};
 use crate::content::origin::Purpose;
 use crate::content::pages::Pages;
@@ -91,11 +92,15 @@ pub(super) struct Handle {
     has_met_fault: bool,
     /// The number of calls on this thread that a fault plan had failed when the connection began to read.
     faults_before: usize,
+    /// What others may know of the connection, if the engine is observed.
+    observed: Option<Arc<Observed>>,
 }
 
 impl Handle {
     pub(super) fn new(mount: Arc<Mount>, is_read_only: bool) -> Handle {
+        let observed = mount.observation().map(Observation::add);
         Handle {
+            observed,
             claimant: Claimant::new(mount),
             lock: Lock::None,
             read: None,
@@ -115,6 +120,10 @@ impl Handle {
     pub(super) fn set_purpose(&mut self, purpose: Purpose) {
         self.claimant.purpose = purpose;
         self.wait.end(); // that of the last user
+    }
+
+    pub(super) fn observed(&self) -> Option<&Observed> {
+        self.observed.as_deref()
     }
 
     pub(super) fn is_on(&self, mount: &Mount) -> bool {
@@ -141,8 +150,12 @@ impl Handle {
 
     /// Applies what a file control sets.
     pub(super) fn set_settings(&mut self, settings: Settings) {
-        self.pragma_changed |= settings != self.settings;
+        let is_change = settings != self.settings;
+        self.pragma_changed |= is_change;
         self.settings = settings;
+        if let Some(observed) = self.observed.as_ref().filter(|_| is_change) {
+            observed.alter();
+        }
     }
 
     /// Passes `len` bytes from `offset` on to `take`, in parts, with zeros beyond the end. Returns whether there were
@@ -207,6 +220,7 @@ impl Handle {
             self.come_back(caller);
             self.read = Some(self.claimant.mount.store.current());
             self.lock = Lock::Shared;
+            self.set_reads(true);
         }
         if self.lock < Lock::Reserved && level >= Lock::Reserved {
             let acquired = self.wait.acquire(&self.claimant, self.read.as_ref(), caller);
@@ -233,7 +247,16 @@ impl Handle {
 
     /// Fails if a fault plan fails this call.
     pub(super) fn check_faults(&mut self, call: Call) -> Result<(), Code> {
-        faults::check(call).inspect_err(|_| self.has_met_fault = true)
+        faults::check(call).inspect_err(|_| self.set_met_fault())
+    }
+
+    fn set_met_fault(&mut self) {
+        self.has_met_fault = true;
+        self.observed.iter().for_each(|observed| observed.alter());
+    }
+
+    fn set_reads(&self, reads: bool) {
+        self.observed.iter().for_each(|observed| observed.set_reads(reads));
     }
 
     /// Called when the connection begins to read. It may have come back for the writer slot.
@@ -251,11 +274,14 @@ impl Handle {
             self.claimant.mount.store.release(self.claimant.token);
         }
         if level == Lock::None {
-            self.has_met_fault |= faults::count() != self.faults_before;
+            if faults::count() != self.faults_before {
+                self.set_met_fault();
+            }
             if std::mem::take(&mut self.may_hold_slot) {
                 self.claimant.mount.store.release(self.claimant.token);
             }
             self.read = None;
+            self.set_reads(false);
         }
         self.lock = self.lock.min(level);
     }
@@ -276,6 +302,11 @@ impl Handle {
     /// Decides about a pragma that SQLite is compiling for this database.
     pub(super) fn pragma(&mut self, name: &str, argument: Option<&str>, caller: &impl Caller) -> Pragma {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
+        if let (Some(observed), Some(argument)) = (&self.observed, argument)
+            && !HARMLESS_PRAGMAS.iter().any(|harmless| is(harmless))
+        {
+            observed.note_pragma(name, argument);
+        }
         if is("journal_mode") {
             return self.journal_mode(argument, caller);
         }
@@ -284,7 +315,7 @@ impl Handle {
             return Pragma::MadeQuery;
         }
         self.synchronous_was_set |= is("synchronous");
-        self.pragma_changed |= !HARMLESS_PRAGMAS.iter().any(|harmless| is(harmless));
+        self.pragma_changed |= !HARMLESS_PRAGMAS.iter().chain(&RESTORED_PRAGMAS).any(|harmless| is(harmless));
         Pragma::LeftToSqlite
     }
 
@@ -350,15 +381,17 @@ fn requested_journal_mode(argument: &str, caller: &impl Caller) -> Option<Journa
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        if let (Some(observation), Some(observed)) = (self.claimant.mount.observation(), &self.observed) {
+            observation.remove(observed);
+        }
         self.claimant.mount.store.release(self.claimant.token);
     }
 }
 
 /// Pragmas with an argument that leave nothing behind in the connection. They only read, or they change the database,
-/// which belongs to the transaction, or the session restores the setting.
-const HARMLESS_PRAGMAS: [&str; 21] = [
+/// which belongs to the transaction.
+const HARMLESS_PRAGMAS: [&str; 18] = [
     "application_id",
-    "busy_timeout",
     "data_version",
     "foreign_key_check",
     "foreign_key_list",
@@ -371,14 +404,15 @@ const HARMLESS_PRAGMAS: [&str; 21] = [
     "optimize",
     "quick_check",
     "schema_version",
-    "synchronous",
     "table_info",
     "table_list",
     "table_xinfo",
     "user_version",
-    "wal_autocheckpoint",
     "wal_checkpoint",
 ];
+
+/// Pragmas whose setting a session restores.
+const RESTORED_PRAGMAS: [&str; 3] = ["busy_timeout", "synchronous", "wal_autocheckpoint"];
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@
 //! * `mount`: the file names under which SQLite finds engines.
 //! * `connection`: opens connections. `session`: a connection that is reused. `cleanliness`: detects what was left in
 //!   it. `watch`: its authorizer, which notes the statements that it compiles.
+//! * `observation`: notes what other libraries do to their connections.
 //! * `script`: runs a script so that an error can name the statement.
 //! * `external`: notes whether SQL depended on the time or on another file.
 //!
@@ -30,6 +31,7 @@ mod handle;
 mod io_methods;
 mod journal;
 mod mount;
+mod observation;
 mod report;
 pub(crate) mod script;
 mod session;
@@ -47,6 +49,7 @@ use rusqlite::ffi;
 pub(crate) use self::connection::set_busy_handler;
 pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};
 pub(crate) use self::mount::{Mount, Name};
+pub(crate) use self::observation::AtRest;
 pub(crate) use self::session::Session;
 
 /// The name contains the version, so that two versions of this crate in one program don't replace each other.

@@ -4,8 +4,9 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
+use super::observation::Observation;
 use crate::content::Snapshot;
 use crate::content::store::Store;
 use crate::sync::Recovered;
@@ -18,6 +19,8 @@ const PREFIX: &str = "/rusqlite-fixtures/engine-";
 pub(crate) struct Mount {
     pub(crate) store: Store,
     name: Name,
+    /// The engine's connections, if they are observed.
+    observation: OnceLock<Observation>,
 }
 
 /// The name of an engine in messages.
@@ -41,7 +44,7 @@ static REPORTED_GONE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 impl Mount {
     /// Creates a store, and registers its file name.
     pub(crate) fn new(snapshot: Snapshot, name: Name) -> Arc<Mount> {
-        let mount = Arc::new(Mount { store: Store::new(snapshot), name });
+        let mount = Arc::new(Mount { store: Store::new(snapshot), name, observation: OnceLock::new() });
         mount.register_name();
         mount
     }
@@ -62,6 +65,15 @@ impl Mount {
             mounts.remove(&self.id());
         }
         is_alone
+    }
+
+    /// Observes the connections that are opened from now on.
+    pub(crate) fn observe(&self) {
+        self.observation.get_or_init(Observation::new);
+    }
+
+    pub(crate) fn observation(&self) -> Option<&Observation> {
+        self.observation.get()
     }
 
     /// Returns the engine's name for messages.

@@ -2,6 +2,7 @@
 //! Callbacks").
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
@@ -26,12 +27,29 @@ impl Watch {
     pub(super) fn set(connection: &Connection) -> Arc<Watch> {
         // SAFETY: the handle is kept for calls on this same connection, by its own authorizer.
         let db = unsafe { connection.handle() };
-        let not_yet = || AtomicBool::new(false);
-        let watch =
-            Arc::new(Watch { db: AtomicPtr::new(db), schema: not_yet(), statistics: not_yet(), settings: not_yet() });
+        let watch = Watch::new(db);
         // SAFETY: the connection is open, and the caller keeps the watch as long as the connection.
         unsafe { ffi::sqlite3_set_authorizer(db, Some(on_authorize), Arc::as_ptr(&watch) as *mut c_void) };
         watch
+    }
+
+    /// Sets an authorizer that only records. It is in use until `take_off` is called.
+    pub(super) fn observe(db: *mut sqlite3) -> Arc<Watch> {
+        let watch = Watch::new(db);
+        // SAFETY: the connection is open, and the caller keeps the watch until it takes it off.
+        unsafe { ffi::sqlite3_set_authorizer(db, Some(on_observe), Arc::as_ptr(&watch) as *mut c_void) };
+        watch
+    }
+
+    /// Takes the authorizer off its connection, which must be open.
+    pub(super) fn take_off(&self) {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_set_authorizer(self.db.load(Ordering::Relaxed), None, ptr::null_mut()) };
+    }
+
+    fn new(db: *mut sqlite3) -> Arc<Watch> {
+        let not_yet = || AtomicBool::new(false);
+        Arc::new(Watch { db: AtomicPtr::new(db), schema: not_yet(), statistics: not_yet(), settings: not_yet() })
     }
 
     /// Returns whether this still is the connection's authorizer after a setup that may have set another. After such a
@@ -57,7 +75,15 @@ impl Watch {
         self.statistics.load(Ordering::Relaxed) || self.settings.load(Ordering::Relaxed)
     }
 
-    fn authorize(&self, action: c_int, [first, second, database]: [Option<&CStr>; 3]) -> c_int {
+    fn authorize(&self, action: c_int, texts: [Option<&CStr>; 3]) -> c_int {
+        self.record(action, texts);
+        match (action, texts) {
+            (ffi::SQLITE_PRAGMA, [Some(pragma), Some(argument), _]) => self.authorize_pragma(pragma, argument),
+            _ => ffi::SQLITE_OK,
+        }
+    }
+
+    fn record(&self, action: c_int, [first, second, database]: [Option<&CStr>; 3]) {
         if SCHEMA_CHANGES.contains(&action) {
             self.schema.store(true, Ordering::Relaxed);
         }
@@ -68,18 +94,15 @@ impl Watch {
         if action == ffi::SQLITE_INSERT && first.is_some_and(is_of_fts5_settings) {
             self.settings.store(true, Ordering::Relaxed);
         }
-        match (action, first, second) {
-            (ffi::SQLITE_PRAGMA, Some(pragma), Some(argument)) => self.authorize_pragma(pragma, argument, database),
-            _ => ffi::SQLITE_OK,
+        // SQLite passes a pragma on `main`, or on no database, to the VFS (`Handle::pragma`).
+        let is_of_other = database.is_some_and(|database| !database.to_bytes().eq_ignore_ascii_case(b"main"));
+        if action == ffi::SQLITE_PRAGMA && second.is_some() && is_of_other {
+            self.settings.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Decides about a pragma. SQLite passes a pragma on `main`, or on no database, to the VFS as well
-    /// (`Handle::pragma`).
-    fn authorize_pragma(&self, pragma: &CStr, argument: &CStr, database: Option<&CStr>) -> c_int {
-        if database.is_some_and(|database| !database.to_bytes().eq_ignore_ascii_case(b"main")) {
-            self.settings.store(true, Ordering::Relaxed);
-        }
+    /// Decides about a pragma with an argument.
+    fn authorize_pragma(&self, pragma: &CStr, argument: &CStr) -> c_int {
         // Code under test often begins with this pragma. After it, SQLite would compile all statements again, as
         // after a change.
         let is_foreign_keys = pragma.to_bytes().eq_ignore_ascii_case(b"foreign_keys");
@@ -113,9 +136,30 @@ unsafe extern "C" fn on_authorize(
 ) -> c_int {
     // SAFETY: `Watch::set` was given it for as long as the connection lives.
     let watch = unsafe { &*watch.cast::<Watch>() };
-    // SAFETY: each is NULL or a C string that lives until the callback returns.
-    let texts = [first, second, database].map(|text| (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }));
-    watch.authorize(action, texts)
+    // SAFETY: SQLite's own arguments.
+    watch.authorize(action, unsafe { texts([first, second, database]) })
+}
+
+unsafe extern "C" fn on_observe(
+    watch: *mut c_void,
+    action: c_int,
+    first: *const c_char,
+    second: *const c_char,
+    database: *const c_char,
+    _: *const c_char,
+) -> c_int {
+    // SAFETY: it lives until the authorizer is taken off.
+    let watch = unsafe { &*watch.cast::<Watch>() };
+    // SAFETY: SQLite's own arguments.
+    watch.record(action, unsafe { texts([first, second, database]) });
+    ffi::SQLITE_OK
+}
+
+/// # Safety
+/// Each is NULL or a C string that lives as long as the result.
+unsafe fn texts<'a>(texts: [*const c_char; 3]) -> [Option<&'a CStr>; 3] {
+    // SAFETY: as the caller promises.
+    texts.map(|text| (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }))
 }
 
 /// The "Authorizer Action Codes" of changes to the schema, or to the statistics beside it.
