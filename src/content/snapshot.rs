@@ -67,6 +67,7 @@ const FORMAT_VERSIONS: usize = 18;
 const CHANGE_COUNTER: usize = 24;
 const PAGE_COUNT: usize = 28;
 const SCHEMA_COOKIE: usize = 40;
+const DEFAULT_CACHE_SIZE: usize = 48;
 const LARGEST_ROOT: usize = 52; // not zero if the database has automatic vacuum
 const TEXT_ENCODING: usize = 56;
 const INCREMENTAL_VACUUM: usize = 64;
@@ -238,6 +239,11 @@ impl Snapshot {
 
     pub(crate) fn stamp(&self) -> Stamp {
         Stamp::of(&self.0.pages)
+    }
+
+    /// Returns the header's default cache size (`PRAGMA default_cache_size`).
+    pub(crate) fn default_cache_size(&self) -> u32 {
+        number(&self.0.pages, DEFAULT_CACHE_SIZE)
     }
 
     /// Returns SQLite's number of the text encoding; an empty database has none yet.

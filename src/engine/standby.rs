@@ -23,14 +23,17 @@ pub(crate) struct Standby {
     waiting: Option<Snapshot>,
 }
 
+/// Why an engine can't wait for the next test.
+pub(crate) type Reason = &'static str;
+
 impl Standby {
-    /// Makes the engine's current state the one to return to. `None` if a connection is in a transaction, or can't be
-    /// observed.
-    pub(crate) fn of(engine: &Engine) -> Option<Standby> {
-        let observation = engine.mount().observation()?;
-        observation.approve();
-        Some(Standby {
-            content: engine.snapshot(),
+    /// Makes the engine's current state the one to return to.
+    pub(crate) fn of(engine: &Engine) -> Result<Standby, Reason> {
+        let content = engine.snapshot();
+        let observation = engine.mount().observe();
+        observation.approve(&content);
+        Ok(Standby {
+            content,
             at_rest: observation.at_rest()?,
             handles: engine.handles(),
             format_changes: engine.mount().store.format_changes(),
@@ -39,38 +42,51 @@ impl Standby {
         })
     }
 
-    /// Returns the engine to this state, without waiting. Returns `false` if that can't be done, or if a connection may
-    /// behave in another way than a new one.
-    pub(crate) fn restore(&mut self, engine: &Engine) -> bool {
-        if engine.is_retired() || engine.handles() != self.handles {
-            return false;
+    /// Returns the engine to this state, without waiting. Fails if that can't be done, or if a connection may behave in
+    /// another way than a new one.
+    pub(crate) fn restore(&mut self, engine: &Engine) -> Result<(), Reason> {
+        if engine.is_retired() {
+            return Err("the engine was retired");
         }
         engine.close_changed_sessions();
         let store = &engine.mount().store;
         let claim = Claim { token: Token::new(), purpose: Purpose::Uri, read: None, reserve: None };
-        if store.try_acquire(&claim).is_err() {
-            return false;
-        }
+        store.try_acquire(&claim).map_err(|_| "another connection holds the writer slot")?;
         // From here on, no connection can begin to write.
-        let is_restored = self.fits(engine) && store.restore(&self.content);
-        if is_restored {
-            store.set_lock_timeout(self.lock_timeout);
-            self.waiting = Some(engine.snapshot());
-        }
+        let restored = self.check(engine).and_then(|()| self.restore_content(engine));
         store.release(claim.token);
-        is_restored && store.format_changes() == self.format_changes
+        restored
     }
 
-    /// Returns whether the engine is still in the state that `restore` has left.
-    pub(crate) fn holds(&self, engine: &Engine) -> bool {
+    fn restore_content(&mut self, engine: &Engine) -> Result<(), Reason> {
+        let store = &engine.mount().store;
+        if !store.restore(&self.content) || store.format_changes() != self.format_changes {
+            return Err("the content had another text encoding, page size or vacuum mode, or was empty");
+        }
+        store.set_lock_timeout(self.lock_timeout);
+        self.waiting = Some(engine.snapshot());
+        Ok(())
+    }
+
+    /// Checks that the engine is still in the state that `restore` has left.
+    pub(crate) fn check_waiting(&self, engine: &Engine) -> Result<(), Reason> {
         let is_same = |waiting: &Snapshot| waiting.ptr_eq(&engine.snapshot());
-        engine.handles() == self.handles && self.waiting.as_ref().is_some_and(is_same) && self.fits(engine)
+        if !self.waiting.as_ref().is_some_and(is_same) {
+            return Err("it was written to after the test");
+        }
+        self.check(engine)
     }
 
-    fn fits(&self, engine: &Engine) -> bool {
-        let Some(now) = engine.mount().observation().and_then(|observation| observation.at_rest()) else { return false };
+    fn check(&self, engine: &Engine) -> Result<(), Reason> {
+        let now = engine.mount().observe().at_rest()?;
         // Idle sessions are clean. Others are lent out.
-        now.sessions == engine.idle_sessions() && now.setups.is_subset(&self.at_rest.setups)
+        if engine.handles() != self.handles || now.sessions != engine.idle_sessions() {
+            return Err("a unit of work, a connection or a clone of the engine is still there");
+        }
+        if !now.setups.is_subset(&self.at_rest.setups) {
+            return Err("a connection has other pragmas than those that there were when the value was made");
+        }
+        Ok(())
     }
 }
 

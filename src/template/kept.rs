@@ -1,18 +1,20 @@
+//! Values that were made from engines, and that later tests use again.
+
 use std::fmt;
 use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
 use super::Template;
-use crate::engine::{Engine, Standby};
+use crate::engine::{Engine, Reason, Standby};
 use crate::error::{BoxError, Error, Result};
 use crate::sync::Recovered;
 
-/// Values that were made from engines of a template, such as connection pools or a whole application, and that later
-/// tests use again.
+/// Values that are made from engines of a template, such as connection pools or a whole application, and that later
+/// tests reuse.
 ///
-/// To open a pool takes longer than all else in a short test. So a value stays with its engine when a test ends, and the
-/// engine's content is restored. The next test gets both.
+/// Opening a pool takes longer than anything else in a short test. So the value stays with its engine when a test ends,
+/// and the engine's content is restored. The next test gets both.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Engine, Kept, KeptValues, Template, rusqlite};
@@ -32,32 +34,41 @@ use crate::sync::Recovered;
 /// # }
 /// ```
 ///
-/// # What is used again
-/// When a [`Kept`] is dropped, value and engine are kept if nothing of the test is left in them. Otherwise both are
-/// dropped, and the next test makes a new value. They are dropped if
+/// # Isolation
+///
+/// When a [`Kept`] is dropped, its value and engine are kept if the connections to the engine are as they were when the
+/// value was made. Otherwise both are dropped, and the next test makes a new value. They are dropped if
 ///
 /// * the test panics, or calls [`Engine::retire`],
-/// * a connection to the engine is in a transaction, or a unit of work, a pooled connection or a clone of the engine is
-///   still there,
-/// * a connection has run SQL that leaves something in it: temporary tables, `ATTACH`, changes of the schema or of the
-///   statistics, pragmas. The pragmas of a connection that is opened later must be those of a connection that was open
-///   when the value was made.
+/// * a connection is in a transaction, or a unit of work, a pooled connection or a clone of the engine is still there,
+/// * a connection has run SQL that leaves something behind in it: temporary tables, `ATTACH`, changes of the schema or
+///   of the planner's statistics, a pragma. A connection that is opened later must have the same pragmas as one that was
+///   open when the value was made. So a pool that opens its first connection during a test is not reused.
 ///
-/// These stay in the connections, and can't be detected: `changes()`, `total_changes()`, `last_insert_rowid()`, and what
-/// was set by SQLite's C functions instead of SQL, as rusqlite's functions, hooks, collations, limits, authorizer and
-/// busy handler are. So keep values whose connections are used by SQL: of sqlx, sea-orm, diesel. If the test leaves a
-/// thread or a task that still uses the value, it disturbs the next test.
+/// [`why_dropped`](KeptValues::why_dropped) returns the reason.
+///
+/// These stay in a connection and can't be detected: `changes()`, `total_changes()`, `last_insert_rowid()`, a statement
+/// that reads no table and was neither finished nor reset, and what is set by SQLite's C functions instead of SQL (in
+/// rusqlite: functions, collations, hooks, limits, an authorizer, the busy handler). The value's own state is not reset either. A thread or a task of a test that continues to use the
+/// value disturbs the next test.
 pub struct KeptValues<T: 'static> {
     template: &'static Template,
-    waiting: Mutex<Vec<Value<T>>>,
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    /// The values that no test uses.
+    waiting: Vec<Value<T>>,
+    /// Why the latest value that was dropped was not kept.
+    why_dropped: Option<Reason>,
 }
 
 struct Value<T> {
     value: T,
     /// Dropped after the value, which has connections to it.
     engine: Engine,
-    /// `None` if the value can't be used again.
-    standby: Option<Standby>,
+    /// The reason, if the value can't be reused.
+    standby: Result<Standby, Reason>,
 }
 
 /// The maximum number of values that wait. A test thread uses one or two, so more would stay unused.
@@ -66,15 +77,15 @@ const MAX_WAITING: usize = 32;
 impl<T: Send> KeptValues<T> {
     /// Creates an empty set of values, for a `static`.
     pub const fn new(template: &'static Template) -> KeptValues<T> {
-        KeptValues { template, waiting: Mutex::new(Vec::new()) }
+        KeptValues { template, state: Mutex::new(State { waiting: Vec::new(), why_dropped: None }) }
     }
 
-    /// Returns a value of an earlier test, or makes one with `make`, which gets a new engine. The content to which the
-    /// engine returns is the content when `make` has returned.
+    /// Returns the value of an earlier test, or makes one with `make`, which gets a new engine of the template. The
+    /// content when `make` returns is the content that each test begins with.
     ///
     /// # Errors
-    /// As [`Template::new_engine`]; [`MakeFailed`](crate::ErrorKind::MakeFailed) if `make` fails, which the next call
-    /// tries again.
+    /// As [`Template::new_engine`]; [`MakeFailed`](crate::ErrorKind::MakeFailed) if `make` fails. The next call tries
+    /// again.
     pub fn get_or_make<E: Into<BoxError>>(
         &'static self,
         make: impl FnOnce(&Engine) -> Result<T, E>,
@@ -87,7 +98,10 @@ impl<T: Send> KeptValues<T> {
         self.keep(engine, made)
     }
 
-    /// Like [`get_or_make`](KeptValues::get_or_make), for an async function.
+    /// Like [`get_or_make`](KeptValues::get_or_make), with an async function.
+    ///
+    /// With `#[tokio::test]`, each test has a runtime of its own. So the value must work in another runtime than the one
+    /// that it was made in. Pools of sqlx and sea-orm do.
     ///
     /// # Errors
     /// As [`get_or_make`](KeptValues::get_or_make).
@@ -103,12 +117,15 @@ impl<T: Send> KeptValues<T> {
         self.keep(engine, made)
     }
 
-    /// Returns a waiting value. Drops those whose engine is no longer as it was.
+    /// Takes a waiting value. Drops those whose engine is no longer as it was.
     fn take(&'static self) -> Option<Kept<T>> {
         loop {
-            let value = self.lock().pop()?;
-            if value.standby.as_ref().is_some_and(|standby| standby.holds(&value.engine)) {
-                return Some(Kept { of: self, value: Some(value) });
+            let value = self.lock().waiting.pop()?;
+            let checked =
+                value.standby.as_ref().map_err(|reason| *reason).and_then(|it| it.check_waiting(&value.engine));
+            match checked {
+                Ok(()) => return Some(Kept { of: self, value: Some(value) }),
+                Err(reason) => self.lock().why_dropped = Some(reason),
             }
         }
     }
@@ -121,8 +138,29 @@ impl<T: Send> KeptValues<T> {
 }
 
 impl<T> KeptValues<T> {
-    fn lock(&self) -> MutexGuard<'_, Vec<Value<T>>> {
-        self.waiting.lock().recovered()
+    /// Returns why the latest value that was dropped was not kept. `None` if all values are kept so far.
+    pub fn why_dropped(&self) -> Option<String> {
+        self.lock().why_dropped.map(str::to_owned)
+    }
+
+    /// Keeps the value for the next test, or drops it.
+    fn put_back(&self, mut value: Value<T>) {
+        let restored = match &mut value.standby {
+            _ if thread::panicking() => Err("the test panicked"),
+            Ok(standby) => standby.restore(&value.engine),
+            Err(reason) => Err(*reason),
+        };
+        let mut state = self.lock();
+        match restored {
+            Ok(()) if state.waiting.len() < MAX_WAITING => return state.waiting.push(value),
+            Ok(()) => state.why_dropped = Some("32 others wait already"),
+            Err(reason) => state.why_dropped = Some(reason),
+        }
+        drop(state); // before the value
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().recovered()
     }
 }
 
@@ -154,22 +192,13 @@ impl<T> Deref for Kept<T> {
 
 impl<T> Drop for Kept<T> {
     fn drop(&mut self) {
-        let Some(mut value) = self.value.take() else { return };
-        let Value { engine, standby: Some(standby), .. } = &mut value else { return };
-        if thread::panicking() || !standby.restore(engine) {
-            return;
-        }
-        let mut waiting = self.of.lock();
-        if waiting.len() < MAX_WAITING {
-            waiting.push(value);
-        }
-        // Beyond the limit, the value is dropped after the lock is released.
+        self.value.take().into_iter().for_each(|value| self.of.put_back(value));
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Kept<T> {
+impl<T> fmt::Debug for Kept<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").field("value", &**self).field("engine", &self.engine().name()).finish()
+        f.debug_struct("Kept").field("engine", &self.engine().name()).finish_non_exhaustive()
     }
 }
 

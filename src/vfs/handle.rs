@@ -122,8 +122,8 @@ impl Handle {
         self.wait.end(); // that of the last user
     }
 
-    pub(super) fn observed(&self) -> Option<&Observed> {
-        self.observed.as_deref()
+    pub(super) fn observed(&self) -> Option<&Arc<Observed>> {
+        self.observed.as_ref()
     }
 
     pub(super) fn is_on(&self, mount: &Mount) -> bool {
@@ -218,9 +218,12 @@ impl Handle {
         self.meet_fault(level, caller)?;
         if self.lock < Lock::Shared {
             self.come_back(caller);
-            self.read = Some(self.claimant.mount.store.current());
+            let read = self.claimant.mount.store.current();
+            if let Some((observation, observed)) = self.observation() {
+                observation.begin_read(observed, &read);
+            }
+            self.read = Some(read);
             self.lock = Lock::Shared;
-            self.set_reads(true);
         }
         if self.lock < Lock::Reserved && level >= Lock::Reserved {
             let acquired = self.wait.acquire(&self.claimant, self.read.as_ref(), caller);
@@ -255,8 +258,8 @@ impl Handle {
         self.observed.iter().for_each(|observed| observed.alter());
     }
 
-    fn set_reads(&self, reads: bool) {
-        self.observed.iter().for_each(|observed| observed.set_reads(reads));
+    fn observation(&self) -> Option<(&Observation, &Arc<Observed>)> {
+        self.claimant.mount.observation().zip(self.observed.as_ref())
     }
 
     /// Called when the connection begins to read. It may have come back for the writer slot.
@@ -281,7 +284,7 @@ impl Handle {
                 self.claimant.mount.store.release(self.claimant.token);
             }
             self.read = None;
-            self.set_reads(false);
+            self.observed.iter().for_each(|observed| observed.end_read());
         }
         self.lock = self.lock.min(level);
     }
@@ -381,7 +384,7 @@ fn requested_journal_mode(argument: &str, caller: &impl Caller) -> Option<Journa
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if let (Some(observation), Some(observed)) = (self.claimant.mount.observation(), &self.observed) {
+        if let Some((observation, observed)) = self.observation() {
             observation.remove(observed);
         }
         self.claimant.mount.store.release(self.claimant.token);

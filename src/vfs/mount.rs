@@ -68,11 +68,11 @@ impl Mount {
     }
 
     /// Observes the connections that are opened from now on.
-    pub(crate) fn observe(&self) {
-        self.observation.get_or_init(Observation::new);
+    pub(crate) fn observe(&self) -> &Observation {
+        self.observation.get_or_init(|| Observation::of(&self.store.current()))
     }
 
-    pub(crate) fn observation(&self) -> Option<&Observation> {
+    pub(super) fn observation(&self) -> Option<&Observation> {
         self.observation.get()
     }
 

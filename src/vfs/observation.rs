@@ -9,37 +9,59 @@ use std::collections::BTreeSet;
 use std::ffi::{c_char, c_int, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::catch_unwind;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock};
 
 use rusqlite::ffi::{self, sqlite3};
 
 use super::connection::{find_file_of, handle};
 use super::watch::Watch;
+use crate::content::Snapshot;
 use crate::sync::Recovered;
 
-/// The connections of an engine.
+/// The connections to an engine.
 #[derive(Default)]
 pub(crate) struct Observation {
     connections: Mutex<Vec<Arc<Observed>>>,
+    /// Whether a connection continues without being observed.
+    has_lost_one: AtomicBool,
+    /// The default cache size in the header of the initial content. A connection keeps the first one that it reads.
+    cache_size: AtomicU32,
 }
 
 /// What is known of a connection. Its own thread writes it, any thread reads it.
 #[derive(Default)]
 pub(super) struct Observed {
-    /// The connection, from the end of its opening on. It is not freed before it is removed from the observation.
-    db: AtomicPtr<sqlite3>,
+    connection: Mutex<State>,
     /// Its authorizer, from the end of its opening on.
     watch: OnceLock<Arc<Watch>>,
     /// Whether it is a session, which its engine cleans.
     is_session: AtomicBool,
     /// Whether it is in a transaction that has read.
     reads: AtomicBool,
-    /// Whether a file control or a fault may have changed it.
+    /// Whether a file control, a fault or a header may have changed it.
     is_altered: AtomicBool,
     /// A hash of the pragmas that may have changed it, in their order.
     pragmas: AtomicU64,
 }
+
+#[derive(Default)]
+enum State {
+    /// It is being opened. (Also if the engine is not its main database, but attached.)
+    #[default]
+    Opening,
+    /// SQLite does not free it while the mutex is locked.
+    Open(Pointer),
+    /// SQLite is closing it. Statements may keep its file open for long (sqlite3_close_v2).
+    Closing,
+    /// It is one of several connections that share a cache and a file.
+    Shared,
+}
+
+struct Pointer(*mut sqlite3);
+
+// SAFETY: the pointer is passed to sqlite3_get_autocommit only, which any thread may call.
+unsafe impl Send for Pointer {}
 
 /// The state of all connections to an engine, when none is in a transaction.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,14 +73,16 @@ pub(crate) struct AtRest {
 }
 
 impl Observation {
-    /// Prepares the observation of the connections that are opened from now on.
-    pub(crate) fn new() -> Observation {
+    /// Prepares the observation of the connections that are opened from now on to an engine with this content.
+    pub(crate) fn of(content: &Snapshot) -> Observation {
         static REGISTERED: Once = Once::new();
         // SAFETY: the function has the signature that "Automatically Load Statically Linked Extensions" asks for.
         REGISTERED.call_once(|| unsafe {
             sqlite3_auto_extension(Some(std::mem::transmute::<EntryPoint, unsafe extern "C" fn()>(on_open)));
         });
-        Observation::default()
+        let observation = Observation::default();
+        observation.expect(content);
+        observation
     }
 
     pub(super) fn add(&self) -> Arc<Observed> {
@@ -67,22 +91,43 @@ impl Observation {
         observed
     }
 
+    /// Called when the connection's file is closed.
     pub(super) fn remove(&self, observed: &Arc<Observed>) {
         self.connections().retain(|other| !Arc::ptr_eq(other, observed));
+        // sqlite3_deserialize closes the file of a connection that stays open, with another main database.
+        if matches!(*observed.state(), State::Open(_)) && !observed.is_session() {
+            self.has_lost_one.store(true, Ordering::Release);
+        }
     }
 
-    /// Makes the current state of all connections their initial state.
-    pub(crate) fn approve(&self) {
+    /// Notes that a connection begins to read this content.
+    pub(super) fn begin_read(&self, observed: &Observed, content: &Snapshot) {
+        observed.reads.store(true, Ordering::Release);
+        if content.default_cache_size() != self.cache_size.load(Ordering::Relaxed) {
+            observed.alter();
+        }
+    }
+
+    /// Makes the current state of all connections their initial state, with this content.
+    pub(crate) fn approve(&self, content: &Snapshot) {
+        self.expect(content);
         self.connections().iter().for_each(|connection| connection.approve());
     }
 
-    /// Returns the state of all connections, if each is as it was set up, and in no transaction.
-    pub(crate) fn at_rest(&self) -> Option<AtRest> {
+    fn expect(&self, content: &Snapshot) {
+        self.cache_size.store(content.default_cache_size(), Ordering::Relaxed);
+    }
+
+    /// Returns the state of all connections, if each is as it was set up, and in no transaction. Otherwise returns what
+    /// one of them does or has done.
+    pub(crate) fn at_rest(&self) -> Result<AtRest, &'static str> {
+        if self.has_lost_one.load(Ordering::Acquire) {
+            return Err("a connection has another main database now");
+        }
         let connections = self.connections();
-        let (sessions, others): (Vec<_>, Vec<_>) =
-            connections.iter().partition(|connection| connection.is_session.load(Ordering::Acquire));
-        let is_at_rest = others.iter().all(|connection| connection.is_at_rest());
-        is_at_rest.then(|| AtRest {
+        let (sessions, others): (Vec<_>, Vec<_>) = connections.iter().partition(|connection| connection.is_session());
+        others.iter().try_for_each(|connection| connection.check())?;
+        Ok(AtRest {
             sessions: sessions.len(),
             setups: others.iter().map(|connection| connection.pragmas.load(Ordering::Acquire)).collect(),
         })
@@ -98,8 +143,8 @@ impl Observed {
         self.is_session.store(true, Ordering::Release);
     }
 
-    pub(super) fn set_reads(&self, reads: bool) {
-        self.reads.store(reads, Ordering::Release);
+    pub(super) fn end_read(&self) {
+        self.reads.store(false, Ordering::Release);
     }
 
     pub(super) fn alter(&self) {
@@ -112,6 +157,10 @@ impl Observed {
         self.pragmas.store(hash.finish(), Ordering::Release);
     }
 
+    fn is_session(&self) -> bool {
+        self.is_session.load(Ordering::Acquire)
+    }
+
     fn approve(&self) {
         self.is_altered.store(false, Ordering::Release);
         if let Some(watch) = self.watch.get() {
@@ -119,19 +168,33 @@ impl Observed {
         }
     }
 
-    /// Returns whether it is in no transaction, and nothing was done to it that may have left something behind, apart
+    /// Checks that it is in no transaction, and that nothing was done to it that may have left something behind, apart
     /// from the pragmas that are noted.
-    fn is_at_rest(&self) -> bool {
-        let Some(watch) = self.watch.get() else { return self.is_session.load(Ordering::Acquire) };
-        let is_changed = watch.saw_schema_change() || watch.saw_leftovers() || self.is_altered.load(Ordering::Acquire);
-        !self.reads.load(Ordering::Acquire) && !is_changed && self.is_in_autocommit_mode()
+    fn check(&self) -> Result<(), &'static str> {
+        let is_in_transaction = match *self.state() {
+            // SAFETY: the connection is open as long as its state is locked. "If another thread changes the autocommit
+            // status of the database connection while this routine is running, then the return value is undefined"
+            // (sqlite3_get_autocommit), so the call is allowed.
+            State::Open(Pointer(db)) => unsafe { ffi::sqlite3_get_autocommit(db) == 0 },
+            State::Opening => return Err("the engine is attached to a connection"),
+            State::Closing => return Err("a connection is being closed, or has statements that were not finalized"),
+            State::Shared => return Err("several connections share a cache"),
+        };
+        if is_in_transaction || self.reads.load(Ordering::Acquire) {
+            return Err("a connection is in a transaction, or has a statement that was not reset");
+        }
+        let Some(watch) = self.watch.get() else { return Err("a connection is being opened") };
+        if watch.saw_schema_change() {
+            return Err("a connection has changed a schema, or attached a database");
+        }
+        if watch.saw_leftovers() || self.is_altered.load(Ordering::Acquire) {
+            return Err("a connection has changed statistics or settings, or a call to it failed");
+        }
+        Ok(())
     }
 
-    fn is_in_autocommit_mode(&self) -> bool {
-        // SAFETY: the connection is open: SQLite closes its file first, which removes it from the observation, whose
-        // lock the caller has. "If another thread changes the autocommit status of the database connection while this
-        // routine is running, then the return value is undefined" (sqlite3_get_autocommit), so the call is allowed.
-        unsafe { ffi::sqlite3_get_autocommit(self.db.load(Ordering::Acquire)) != 0 }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.connection.lock().recovered()
     }
 }
 
@@ -144,24 +207,32 @@ unsafe extern "C" fn on_open(db: *mut sqlite3, _: *mut *mut c_char, _: *const c_
         let Some(file) = (unsafe { find_file_of(db) }) else { return };
         // SAFETY: the file is the connection's, which is not in use.
         let Some(observed) = (unsafe { handle(file) }).observed() else { return };
-        observed.db.store(db, Ordering::Release);
-        let watch = Watch::observe(db);
-        let data = Arc::into_raw(watch.clone()).cast_mut().cast::<c_void>();
+        let mut state = observed.state();
+        if !matches!(*state, State::Opening) {
+            *state = State::Shared;
+            return;
+        }
+        *state = State::Open(Pointer(db));
+        drop(state);
+        let watch = observed.watch.get_or_init(|| Watch::observe(db));
+        let data = Arc::into_raw(observed.clone()).cast_mut().cast::<c_void>();
         // SAFETY: SQLite gives the data back once: when it closes the connection, or now if memory runs out.
-        let code = unsafe { sqlite3_set_clientdata(db, c"rusqlite-fixtures".as_ptr(), data, Some(forget)) };
-        if code == ffi::SQLITE_OK {
-            let _ = observed.watch.set(watch); // it is the first
+        let code = unsafe { sqlite3_set_clientdata(db, c"rusqlite-fixtures".as_ptr(), data, Some(on_close)) };
+        if code != ffi::SQLITE_OK {
+            watch.take_off();
         }
     });
     ffi::SQLITE_OK
 }
 
-/// Takes the authorizer off a connection that is being closed, and frees it.
-unsafe extern "C" fn forget(watch: *mut c_void) {
+/// Called when SQLite begins to close a connection.
+///
+/// The authorizer remains set, because taking it off would make statements fail that are still used after
+/// sqlite3_close_v2. Nothing can be compiled any more that calls it.
+unsafe extern "C" fn on_close(observed: *mut c_void) {
     // SAFETY: it comes from `on_open`, and SQLite gives it back once.
-    let watch = unsafe { Arc::from_raw(watch.cast_const().cast::<Watch>()) };
-    // Statements may outlive sqlite3_close_v2.
-    watch.take_off();
+    let observed = unsafe { Arc::from_raw(observed.cast_const().cast::<Observed>()) };
+    *observed.state() = State::Closing; // from here on, no other thread uses the connection
 }
 
 unsafe extern "C" {

@@ -9,7 +9,6 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::cleanliness::{self, Settings, auto_checkpoint_of, synchronous_of};
 use super::connection::{Setup, check, file_of, find_file, handle, open};
-use super::observation::Observed;
 use super::watch::Watch;
 use crate::content::origin::Purpose;
 use crate::content::refusal::Refusal;
@@ -68,7 +67,7 @@ impl Session {
         let file = file_of(&connection);
         // SAFETY: the file is open as long as the connection is, and not in use.
         let handle_of_file = unsafe { handle(file) };
-        handle_of_file.observed().into_iter().for_each(Observed::set_session);
+        handle_of_file.observed().into_iter().for_each(|observed| observed.set_session());
         let format_changes = handle_of_file.format_changes(); // before anything reads the schema
         let watch = Watch::set(&connection);
         setup.carry_out(&connection)?;

@@ -18,7 +18,8 @@ pub(super) struct Watch {
     /// A statement that may leave the connection with other planner statistics than a new connection. For example,
     /// SQLite drops the statistics when it fails to create an index.
     statistics: AtomicBool,
-    /// A pragma that changes the connection and that SQLite does not pass to the VFS, or a setting of FTS5.
+    /// A pragma that changes the connection and that SQLite does not pass to the VFS, a setting of FTS5, or an
+    /// extension.
     settings: AtomicBool,
 }
 
@@ -33,15 +34,16 @@ impl Watch {
         watch
     }
 
-    /// Sets an authorizer that only records. It is in use until `take_off` is called.
+    /// Sets an authorizer that only records. SQLite calls it with the returned value, which must live as long as the
+    /// connection.
     pub(super) fn observe(db: *mut sqlite3) -> Arc<Watch> {
         let watch = Watch::new(db);
-        // SAFETY: the connection is open, and the caller keeps the watch until it takes it off.
+        // SAFETY: the connection is open, and the caller keeps the watch as long as the connection.
         unsafe { ffi::sqlite3_set_authorizer(db, Some(on_observe), Arc::as_ptr(&watch) as *mut c_void) };
         watch
     }
 
-    /// Takes the authorizer off its connection, which must be open.
+    /// Removes the authorizer of its connection, which must be open.
     pub(super) fn take_off(&self) {
         // SAFETY: the connection is open.
         unsafe { ffi::sqlite3_set_authorizer(self.db.load(Ordering::Relaxed), None, ptr::null_mut()) };
@@ -92,6 +94,9 @@ impl Watch {
             self.statistics.store(true, Ordering::Relaxed);
         }
         if action == ffi::SQLITE_INSERT && first.is_some_and(is_of_fts5_settings) {
+            self.settings.store(true, Ordering::Relaxed);
+        }
+        if action == ffi::SQLITE_FUNCTION && second.is_some_and(|name| name.to_bytes() == b"load_extension") {
             self.settings.store(true, Ordering::Relaxed);
         }
         // SQLite passes a pragma on `main`, or on no database, to the VFS (`Handle::pragma`).
@@ -148,7 +153,7 @@ unsafe extern "C" fn on_observe(
     database: *const c_char,
     _: *const c_char,
 ) -> c_int {
-    // SAFETY: it lives until the authorizer is taken off.
+    // SAFETY: `Watch::observe` was given it for as long as the connection lives.
     let watch = unsafe { &*watch.cast::<Watch>() };
     // SAFETY: SQLite's own arguments.
     watch.record(action, unsafe { texts([first, second, database]) });
@@ -163,16 +168,22 @@ unsafe fn texts<'a>(texts: [*const c_char; 3]) -> [Option<&'a CStr>; 3] {
 }
 
 /// The "Authorizer Action Codes" of changes to the schema, or to the statistics beside it.
-const SCHEMA_CHANGES: [c_int; 16] = [
+const SCHEMA_CHANGES: [c_int; 22] = [
     ffi::SQLITE_CREATE_INDEX,
     ffi::SQLITE_CREATE_TABLE,
     ffi::SQLITE_CREATE_TEMP_INDEX,
+    ffi::SQLITE_CREATE_TEMP_TABLE,
+    ffi::SQLITE_CREATE_TEMP_TRIGGER,
+    ffi::SQLITE_CREATE_TEMP_VIEW,
     ffi::SQLITE_CREATE_TRIGGER,
     ffi::SQLITE_CREATE_VIEW,
     ffi::SQLITE_CREATE_VTABLE,
     ffi::SQLITE_DROP_INDEX,
     ffi::SQLITE_DROP_TABLE,
     ffi::SQLITE_DROP_TEMP_INDEX,
+    ffi::SQLITE_DROP_TEMP_TABLE,
+    ffi::SQLITE_DROP_TEMP_TRIGGER,
+    ffi::SQLITE_DROP_TEMP_VIEW,
     ffi::SQLITE_DROP_TRIGGER,
     ffi::SQLITE_DROP_VIEW,
     ffi::SQLITE_DROP_VTABLE,

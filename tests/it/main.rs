@@ -9,6 +9,8 @@ mod file_controls;
 mod fixtures;
 mod guide;
 mod hammer;
+mod kept;
+mod leaks;
 mod lifetime;
 mod operations;
 mod pragmas;
