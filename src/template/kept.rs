@@ -17,15 +17,14 @@ use crate::sync::Recovered;
 /// and the engine's content is restored. The next test gets both.
 ///
 /// ```
-/// # use rusqlite_fixtures::{Engine, Kept, KeptValues, Template, rusqlite};
+/// # use rusqlite_fixtures::{Kept, KeptValues, Template, rusqlite};
 /// static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY)");
 /// static BANKS: KeptValues<Bank> = KeptValues::new(&BANK);
 ///
 /// struct Bank(rusqlite::Connection); // the application
 ///
 /// fn bank() -> Kept<Bank> {
-///     let open = |engine: &Engine| rusqlite::Connection::open(engine.uri()).map(Bank);
-///     BANKS.get_or_make(open).unwrap()
+///     BANKS.get_or_make(|engine| Ok(Bank(rusqlite::Connection::open(engine.uri())?))).unwrap()
 /// }
 ///
 /// # for _ in 0..2 {
@@ -86,10 +85,7 @@ impl<T: Send> KeptValues<T> {
     /// # Errors
     /// As [`Template::new_engine`]; [`MakeFailed`](crate::ErrorKind::MakeFailed) if `make` fails. The next call tries
     /// again.
-    pub fn get_or_make<E: Into<BoxError>>(
-        &'static self,
-        make: impl FnOnce(&Engine) -> Result<T, E>,
-    ) -> Result<Kept<T>> {
+    pub fn get_or_make(&'static self, make: impl FnOnce(&Engine) -> Result<T, BoxError>) -> Result<Kept<T>> {
         if let Some(kept) = self.take() {
             return Ok(kept);
         }
@@ -105,9 +101,9 @@ impl<T: Send> KeptValues<T> {
     ///
     /// # Errors
     /// As [`get_or_make`](KeptValues::get_or_make).
-    pub async fn get_or_make_async<E: Into<BoxError>>(
+    pub async fn get_or_make_async(
         &'static self,
-        make: impl AsyncFnOnce(&Engine) -> Result<T, E>,
+        make: impl AsyncFnOnce(&Engine) -> Result<T, BoxError>,
     ) -> Result<Kept<T>> {
         if let Some(kept) = self.take() {
             return Ok(kept);
@@ -130,8 +126,8 @@ impl<T: Send> KeptValues<T> {
         }
     }
 
-    fn keep<E: Into<BoxError>>(&'static self, engine: Engine, made: Result<T, E>) -> Result<Kept<T>> {
-        let value = made.map_err(|cause| Error::not_made(&engine.name(), cause.into()))?;
+    fn keep(&'static self, engine: Engine, made: Result<T, BoxError>) -> Result<Kept<T>> {
+        let value = made.map_err(|cause| Error::not_made(&engine.name(), cause))?;
         let standby = Standby::of(&engine);
         Ok(Kept { of: self, value: Some(Value { value, engine, standby }) })
     }

@@ -1,7 +1,6 @@
 //! Values that were made from an engine are reused with it, and nothing of one test reaches the next.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rusqlite_fixtures::rusqlite::{self, Connection, TransactionBehavior, ffi};
-use rusqlite_fixtures::{Engine, ErrorKind, Kept, KeptValues, Template, UnitOfWork};
+use rusqlite_fixtures::{BoxError, Engine, ErrorKind, Kept, KeptValues, Template, UnitOfWork};
 
 use crate::leaks::{SCHEMA, SQL, leave_unfinished, view_of};
 use crate::support::{deserialize, number};
@@ -23,21 +22,22 @@ struct Pool {
 }
 
 impl Pool {
-    fn of(engine: &Engine) -> rusqlite::Result<Pool> {
+    fn of(engine: &Engine) -> Result<Pool, BoxError> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let uri = engine.uri().to_owned();
         let pool = Pool { number: NEXT.fetch_add(1, Ordering::Relaxed), uri, connections: RefCell::default() };
-        pool.grow();
-        pool.grow();
+        pool.grow()?;
+        pool.grow()?;
         Ok(pool)
     }
 
     /// Opens another connection.
-    fn grow(&self) {
-        let connection = Connection::open(&self.uri).unwrap();
-        connection.busy_timeout(Duration::ZERO).unwrap(); // a test must not wait for itself
-        connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL").unwrap();
+    fn grow(&self) -> rusqlite::Result<()> {
+        let connection = Connection::open(&self.uri)?;
+        connection.busy_timeout(Duration::ZERO)?; // a test must not wait for itself
+        connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL")?;
         self.connections.borrow_mut().push(connection);
+        Ok(())
     }
 
     fn execute(&self, sql: &str) {
@@ -159,7 +159,7 @@ fn the_reason_is_told() {
     ] {
         assert_eq!(why_dropped_after(|pool| pool.execute(sql)), reason, "{sql}");
     }
-    assert_eq!(why_dropped_after(|pool| pool.grow()), "it was kept");
+    assert_eq!(why_dropped_after(|pool| pool.grow().unwrap()), "it was kept");
     assert_eq!(why_dropped_after(|pool| drop(pool.connections.borrow_mut().pop())), "it was kept");
     assert_eq!(why_dropped_after(|pool| pool.engine().reset().unwrap()), "it was kept");
     assert_eq!(why_dropped_after(|pool| pool.engine().retire()), "the engine was retired");
@@ -266,7 +266,7 @@ fn a_connection_that_was_opened_on_other_content_may_prevent_reuse() {
     let grow_on = |default: i64| {
         move |pool: &Kept<Pool>| {
             pool.engine().restore(&other(default)).unwrap();
-            pool.grow();
+            pool.grow().unwrap();
             assert_eq!(number(&pool.connections.borrow()[2], "PRAGMA cache_size"), default);
             pool.engine().reset().unwrap();
         }
@@ -319,7 +319,7 @@ fn a_value_that_was_made_in_a_transaction_is_not_reused() {
 fn a_value_that_was_made_without_a_connection_is_not_reused() {
     static LAZY: KeptValues<RefCell<Option<Connection>>> = KeptValues::new(&TEMPLATE);
     for expected in [None, Some(OTHER_PRAGMAS)] {
-        let lazy = LAZY.get_or_make(|_| Ok::<_, Infallible>(RefCell::new(None))).unwrap();
+        let lazy = LAZY.get_or_make(|_| Ok(RefCell::new(None))).unwrap();
         assert_eq!(LAZY.why_dropped().as_deref(), expected);
         *lazy.borrow_mut() = Some(Connection::open(lazy.engine().uri()).unwrap());
     }
@@ -328,7 +328,7 @@ fn a_value_that_was_made_without_a_connection_is_not_reused() {
 #[test]
 fn a_value_that_can_not_be_made_is_an_error_once() {
     static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
-    let error = POOLS.get_or_make(|_| Err("the port is in use")).unwrap_err();
+    let error = POOLS.get_or_make(|_| Err("the port is in use".into())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::MakeFailed);
     let message = error.to_string();
     assert!(
@@ -336,9 +336,9 @@ fn a_value_that_can_not_be_made_is_an_error_once() {
         "{message}"
     );
     let failed = Connection::open_in_memory().unwrap().execute_batch("SELEC").unwrap_err();
-    let error = POOLS.get_or_make(|_| Err(failed)).unwrap_err();
+    let error = POOLS.get_or_make(|_| Err(failed.into())).unwrap_err();
     assert!(error.to_string().contains("syntax error") && error.sqlite().is_some(), "{error}");
-    let panicked = catch_unwind(|| POOLS.get_or_make(|_| -> Result<Pool, Infallible> { resume_unwind(Box::new(7)) }));
+    let panicked = catch_unwind(|| POOLS.get_or_make(|_| resume_unwind(Box::new(7))));
     assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&7));
     assert_eq!(take(&POOLS).number(ACCOUNTS), 2);
 }
@@ -354,9 +354,36 @@ fn a_broken_template_is_the_error_of_the_template() {
 #[test]
 fn it_is_shown_with_its_engine() {
     static NUMBERS: KeptValues<u8> = KeptValues::new(&TEMPLATE);
-    let kept = NUMBERS.get_or_make(|_| Ok::<_, Infallible>(7)).unwrap();
+    let kept = NUMBERS.get_or_make(|_| Ok(7)).unwrap();
     let shown = format!("{kept:?} of {NUMBERS:?}");
     assert!(*kept == 7 && shown.starts_with("Kept { engine: \"engine ") && shown.contains("of KeptValues("), "{shown}");
+}
+
+/// The property below would prove nothing if each value were a new one.
+#[test]
+fn the_property_runs_on_reused_values() {
+    let is_kept = |sql: &&str| {
+        let run = |pool: &Kept<Pool>| drop(pool.connections.borrow()[0].execute_batch(sql));
+        why_dropped_after(run) == "it was kept"
+    };
+    let kept: Vec<&str> = SQL.into_iter().filter(is_kept).collect();
+    let expected = [
+        "COMMIT; CREATE UNIQUE INDEX not_unique ON entry (amount)", // there is no transaction to commit
+        "INSERT INTO account (owner) VALUES (random())",
+        "INSERT OR IGNORE INTO account (owner) VALUES ('Ada')",
+        "DELETE FROM account",
+        "UPDATE sqlite_sequence SET seq = 1000",
+        "UPDATE entry SET amount = 7",
+        "COMMIT",
+        "ROLLBACK",
+        "RELEASE s",
+        "DETACH other",
+        "CREATE TABLE other.t (a)",
+        "PRAGMA user_version = 7",
+        "PRAGMA application_id = 7",
+        "PRAGMA schema_version = 77",
+    ];
+    assert_eq!(kept, expected);
 }
 
 /// What one test may do.
@@ -397,11 +424,11 @@ fn leave(pool: &Kept<Pool>, leak: Leak, which: usize, works: &mut Vec<UnitOfWork
         (Leak::Reset, _) => drop(pool.engine().reset()),
         (Leak::Grow, _) => {
             drop(connections);
-            pool.grow();
+            drop(pool.grow()); // the schema may be malformed
         }
         (Leak::Shrink, Some(_)) => drop(connections.remove(which % len)),
         (Leak::UnitOfWork(sql), _) => {
-            let work = pool.engine().unit_of_work().unwrap();
+            let Ok(work) = pool.engine().unit_of_work() else { return };
             drop(work.execute_batch(sql));
             if which == 0 {
                 works.push(work);
@@ -414,7 +441,7 @@ fn leave(pool: &Kept<Pool>, leak: Leak, which: usize, works: &mut Vec<UnitOfWork
 /// Returns what a test could observe by each connection of the pool. What can't be reset is overwritten first.
 fn view(pool: &Kept<Pool>) -> Vec<String> {
     while pool.connections.borrow().len() < 2 {
-        pool.grow();
+        pool.grow().unwrap();
     }
     let snapshot = pool.engine().snapshot();
     let connections = pool.connections.borrow();
