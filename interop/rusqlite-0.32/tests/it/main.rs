@@ -6,6 +6,10 @@ mod bank;
 mod diesel;
 #[path = "../../../rusqlite-0.39/tests/it/in_async_tests.rs"]
 mod in_async_tests;
+#[path = "../../../rusqlite-0.40/tests/it/kept.rs"]
+mod kept;
+#[path = "../../../rusqlite-0.39/tests/it/kept_in_async_tests.rs"]
+mod kept_in_async_tests;
 #[path = "../../../rusqlite-0.40/tests/it/r2d2_sqlite.rs"]
 mod r2d2_sqlite;
 #[path = "../../../rusqlite-0.40/tests/it/rusqlite_migration.rs"]

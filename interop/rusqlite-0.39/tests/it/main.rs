@@ -1,7 +1,7 @@
 //! Code that uses sqlx or sea-orm, tested on engines. Each file shows what a test suite of such code can look like.
 
 mod in_async_tests;
-mod kept;
+mod kept_in_async_tests;
 mod sea_orm;
 mod sqlx;
 #[path = "../../../support.rs"]

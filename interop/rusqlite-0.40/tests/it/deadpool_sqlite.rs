@@ -1,7 +1,7 @@
 use std::panic::resume_unwind;
 
 use deadpool_sqlite::{Config, InteractError, Pool, PoolConfig, Runtime};
-use rusqlite_fixtures::Engine;
+use rusqlite_fixtures::{Engine, KeptValues};
 use tokio::task::JoinSet;
 
 use crate::bank::{add, balance, deposit};
@@ -110,4 +110,23 @@ async fn a_dropped_engine_can_not_be_opened() {
     let pool = pool(&BANK.new_engine().unwrap());
     let error = pool.get().await.err().unwrap();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
+}
+
+/// The pool opens its first connection when one is needed, so the value is made with one.
+#[test]
+fn a_pool_is_reused_in_other_runtimes() {
+    static POOLS: KeptValues<Pool> = KeptValues::new(&BANK);
+    for _ in 0..4 {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let open = async |engine: &Engine| {
+                let pool = pool(engine);
+                pool.get().await?;
+                Ok(pool)
+            };
+            let pool = POOLS.get_or_make_async(open).await.unwrap();
+            deposit_by(&pool, 1, 5).await;
+            assert_eq!(balances(pool.engine()), [5, 0]);
+        });
+    }
+    assert_eq!(POOLS.why_dropped(), None);
 }

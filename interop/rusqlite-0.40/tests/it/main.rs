@@ -4,6 +4,7 @@
 mod bank;
 mod deadpool_sqlite;
 mod diesel;
+mod kept;
 mod r2d2_sqlite;
 mod refinery;
 mod rusqlite_migration;

@@ -1,4 +1,4 @@
-use rusqlite_fixtures::{Engine, rusqlite};
+use rusqlite_fixtures::{Engine, KeptValues, rusqlite};
 use tokio::task::JoinSet;
 use tokio_rusqlite::{Connection, Error};
 
@@ -102,4 +102,18 @@ async fn a_dropped_engine_can_not_be_opened() {
     let uri = BANK.new_engine().unwrap().uri().to_owned();
     let error = Connection::open(uri).await.err().unwrap();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
+}
+
+#[test]
+fn a_connection_is_reused_in_other_runtimes() {
+    static CONNECTIONS: KeptValues<Connection> = KeptValues::new(&BANK);
+    for _ in 0..4 {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let open = async |engine: &Engine| Ok(open(engine).await);
+            let connection = CONNECTIONS.get_or_make_async(open).await.unwrap();
+            deposit_by(&connection, 1, 5).await;
+            assert_eq!(balances(connection.engine()), [5, 0]);
+        });
+    }
+    assert_eq!(CONNECTIONS.why_dropped(), None);
 }
