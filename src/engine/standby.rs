@@ -8,7 +8,7 @@ use super::warm_pool::WarmPool;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Token};
-use crate::vfs::{AtRest, Session};
+use crate::vfs::{self, AtRest, Session};
 
 /// The state to which an engine returns, with the connections that other code keeps.
 pub(crate) struct Standby {
@@ -30,7 +30,7 @@ impl Standby {
     /// Makes the engine's current state the one to return to.
     pub(crate) fn of(engine: &Engine) -> Result<Standby, Reason> {
         let content = engine.snapshot();
-        let observation = engine.mount().observe();
+        let observation = vfs::observe(engine.mount());
         observation.approve(&content);
         Ok(Standby {
             content,
@@ -78,7 +78,7 @@ impl Standby {
     }
 
     fn check(&self, engine: &Engine) -> Result<(), Reason> {
-        let now = engine.mount().observe().at_rest()?;
+        let now = vfs::observe(engine.mount()).at_rest()?;
         // Idle sessions are clean. Others are lent out.
         if engine.handles() != self.handles || now.sessions != engine.idle_sessions() {
             return Err("a unit of work, a connection or a clone of the engine is still there");
@@ -94,7 +94,7 @@ impl Engine {
     /// Creates an engine with the template's content, whose connections are observed.
     pub(crate) fn observed_of(template: &Arc<WarmPool>) -> Engine {
         let engine = Engine::numbered_of(template);
-        engine.mount().observe();
+        vfs::observe(engine.mount());
         engine
     }
 

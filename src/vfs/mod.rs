@@ -7,7 +7,7 @@
 //! * `mount`: the file names under which SQLite finds engines.
 //! * `connection`: opens connections. `session`: a connection that is reused. `cleanliness`: detects what was left in
 //!   it. `watch`: its authorizer, which notes the statements that it compiles.
-//! * `observation`: notes what other libraries do to their connections.
+//! * `observation`: notes what other libraries do to their connections. `auto_extension`: begins it when they are opened.
 //! * `script`: runs a script so that an error can name the statement.
 //! * `external`: notes whether SQL depended on the time or on another file.
 //!
@@ -23,6 +23,7 @@
 //! * No `Mount` is kept alive by its name: opening an engine that was dropped is an error.
 #![allow(unsafe_code, reason = "SQLite is a C library; this module and those in it are where that is crossed")]
 
+mod auto_extension;
 mod cleanliness;
 mod connection;
 mod database;
@@ -45,6 +46,7 @@ use std::sync::OnceLock;
 
 use rusqlite::ffi;
 
+pub(crate) use self::auto_extension::observe;
 #[cfg(feature = "proptest")]
 pub(crate) use self::connection::set_busy_handler;
 pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};

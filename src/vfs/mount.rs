@@ -68,7 +68,7 @@ impl Mount {
     }
 
     /// Observes the connections that are opened from now on.
-    pub(crate) fn observe(&self) -> &Observation {
+    pub(super) fn observe(&self) -> &Observation {
         self.observation.get_or_init(|| Observation::of(&self.store.current()))
     }
 

@@ -1,20 +1,13 @@
-//! Observes the connections of other libraries to an engine, to find out whether they are as they were when they were
-//! opened.
-//!
-//! SQLite calls an "automatic extension" at the end of each opening, on the thread that opens. There, a connection to an
-//! observed engine gets an authorizer, which sees each statement that is compiled. The rest is noted by the methods of
-//! the engine's file, on the connection's thread.
+//! Notes what other libraries do to their connections to an engine, to find out whether the connections are as they
+//! were when they were opened. The connection's authorizer and the methods of its file note it, on its own thread.
 
 use std::collections::BTreeSet;
-use std::ffi::{c_char, c_int, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use rusqlite::ffi::{self, sqlite3};
 
-use super::connection::{find_file_of, handle};
 use super::watch::Watch;
 use crate::content::Snapshot;
 use crate::sync::Recovered;
@@ -73,13 +66,8 @@ pub(crate) struct AtRest {
 }
 
 impl Observation {
-    /// Prepares the observation of the connections that are opened from now on to an engine with this content.
-    pub(crate) fn of(content: &Snapshot) -> Observation {
-        static REGISTERED: Once = Once::new();
-        // SAFETY: the function has the signature that "Automatically Load Statically Linked Extensions" asks for.
-        REGISTERED.call_once(|| unsafe {
-            sqlite3_auto_extension(Some(std::mem::transmute::<EntryPoint, unsafe extern "C" fn()>(on_open)));
-        });
+    /// Creates an observation of the connections that are opened from now on to an engine with this content.
+    pub(super) fn of(content: &Snapshot) -> Observation {
         let observation = Observation::default();
         observation.expect(content);
         observation
@@ -139,6 +127,24 @@ impl Observation {
 }
 
 impl Observed {
+    /// Notes that the connection is open, and returns its new authorizer. Returns `None` if the file has a connection:
+    /// then both share a cache.
+    pub(super) fn open(&self, db: *mut sqlite3) -> Option<&Watch> {
+        let mut state = self.state();
+        if !matches!(*state, State::Opening) {
+            *state = State::Shared;
+            return None;
+        }
+        *state = State::Open(Pointer(db));
+        drop(state);
+        Some(self.watch.get_or_init(|| Watch::observe(db)))
+    }
+
+    /// Called when SQLite begins to close the connection. When this returns, no other thread uses it.
+    pub(super) fn close(&self) {
+        *self.state() = State::Closing;
+    }
+
     pub(super) fn set_session(&self) {
         self.is_session.store(true, Ordering::Release);
     }
@@ -196,53 +202,4 @@ impl Observed {
     fn state(&self) -> MutexGuard<'_, State> {
         self.connection.lock().recovered()
     }
-}
-
-type EntryPoint = unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const c_void) -> c_int;
-
-/// Called at the end of the opening of any connection in the process.
-unsafe extern "C" fn on_open(db: *mut sqlite3, _: *mut *mut c_char, _: *const c_void) -> c_int {
-    let _ = catch_unwind(|| {
-        // SAFETY: SQLite gives the connection that is being opened, on its thread.
-        let Some(file) = (unsafe { find_file_of(db) }) else { return };
-        // SAFETY: the file is the connection's, which is not in use.
-        let Some(observed) = (unsafe { handle(file) }).observed() else { return };
-        let mut state = observed.state();
-        if !matches!(*state, State::Opening) {
-            *state = State::Shared;
-            return;
-        }
-        *state = State::Open(Pointer(db));
-        drop(state);
-        let watch = observed.watch.get_or_init(|| Watch::observe(db));
-        let data = Arc::into_raw(observed.clone()).cast_mut().cast::<c_void>();
-        // SAFETY: SQLite gives the data back once: when it closes the connection, or now if memory runs out.
-        let code = unsafe { sqlite3_set_clientdata(db, c"rusqlite-fixtures".as_ptr(), data, Some(on_close)) };
-        if code != ffi::SQLITE_OK {
-            watch.take_off();
-        }
-    });
-    ffi::SQLITE_OK
-}
-
-/// Called when SQLite begins to close a connection.
-///
-/// The authorizer remains set, because taking it off would make statements fail that are still used after
-/// sqlite3_close_v2. Nothing can be compiled any more that calls it.
-unsafe extern "C" fn on_close(observed: *mut c_void) {
-    // SAFETY: it comes from `on_open`, and SQLite gives it back once.
-    let observed = unsafe { Arc::from_raw(observed.cast_const().cast::<Observed>()) };
-    *observed.state() = State::Closing; // from here on, no other thread uses the connection
-}
-
-unsafe extern "C" {
-    // Declared here, because the bindings declare its argument differently from version to version.
-    fn sqlite3_auto_extension(entry_point: Option<unsafe extern "C" fn()>) -> c_int;
-    // Since 3.44.
-    fn sqlite3_set_clientdata(
-        db: *mut sqlite3,
-        name: *const c_char,
-        data: *mut c_void,
-        destructor: Option<unsafe extern "C" fn(*mut c_void)>,
-    ) -> c_int;
 }

@@ -15,9 +15,12 @@ const DEPOSIT: &str = "UPDATE account SET balance = balance + 1 WHERE id = 1";
 
 static BANKS: KeptValues<SqlitePool> = KeptValues::new(&BANK);
 
+async fn connect(engine: &Engine) -> Result<SqlitePool, BoxError> {
+    Ok(SqlitePool::connect(engine.sqlite_url()).await?)
+}
+
 #[fixture]
 async fn bank() -> Kept<SqlitePool> {
-    let connect = async |engine: &Engine| Ok(SqlitePool::connect(engine.sqlite_url()).await?);
     BANKS.get_or_make_async(connect).await.unwrap()
 }
 

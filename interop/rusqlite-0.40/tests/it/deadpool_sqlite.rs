@@ -120,7 +120,7 @@ fn a_pool_is_reused_in_other_runtimes() {
         tokio::runtime::Runtime::new().unwrap().block_on(async {
             let open = async |engine: &Engine| {
                 let pool = pool(engine);
-                pool.get().await?;
+                drop(pool.get().await?);
                 Ok(pool)
             };
             let pool = POOLS.get_or_make_async(open).await.unwrap();
