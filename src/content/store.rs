@@ -130,6 +130,17 @@ impl Store {
         result
     }
 
+    /// Takes the writer slot if no connection holds it or waits for it.
+    pub(crate) fn try_acquire_unused(&self, claim: &Claim) -> bool {
+        let mut state = self.lock();
+        let is_taken = state.slot.is_unused() && state.acquire(claim, None).is_ok();
+        drop(state);
+        if is_taken {
+            self.reached_taken(claim);
+        }
+        is_taken
+    }
+
     /// Takes the writer slot. Waits for it at this place in the queue, for `patience` at most. A claim that builds on
     /// content it has read is refused as soon as that content is replaced. A refused claimant may return to the same
     /// place.
@@ -392,6 +403,19 @@ mod tests {
         assert!(store.try_acquire(&claim(other, Some(&now))).is_err(), "only the holder can release it");
         store.release(one);
         store.try_acquire(&claim(other, Some(&now))).unwrap();
+    }
+
+    #[test]
+    fn a_slot_that_is_free_but_awaited_is_not_unused() {
+        let (store, holder, waiter) = (store(), Token::new(), Token::new());
+        assert!(store.try_acquire_unused(&claim(holder, None)));
+        assert!(!store.try_acquire_unused(&claim(waiter, None)), "it is held");
+        let place = enqueue(&mut store.lock(), &claim(waiter, None));
+        store.release(holder);
+        assert!(!store.try_acquire_unused(&claim(holder, None)), "the waiter was called");
+        assert!(store.lock().slot.holder().is_none());
+        store.lock().slot.leave_queue(place);
+        assert!(store.try_acquire_unused(&claim(holder, None)));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::vfs::{self, AtRest, Session};
 /// The state to which an engine returns, with the connections that other code keeps.
 pub(crate) struct Standby {
     content: Snapshot,
-    /// How the connections were set up. Those that are opened later must be set up like one of them.
-    at_rest: AtRest,
+    /// How the connections were set up. Those that are opened later must be set up like one of them. If they were in
+    /// use, the engine never waits.
+    at_rest: Result<AtRest, Reason>,
     /// The number of handles on the engine, of which the other code may keep some.
     handles: usize,
     format_changes: usize,
@@ -28,18 +29,18 @@ pub(crate) type Reason = &'static str;
 
 impl Standby {
     /// Makes the engine's current state the one to return to.
-    pub(crate) fn of(engine: &Engine) -> Result<Standby, Reason> {
+    pub(crate) fn of(engine: &Engine) -> Standby {
         let content = engine.snapshot();
         let observation = vfs::observe(engine.mount());
         observation.approve(&content);
-        Ok(Standby {
+        Standby {
             content,
-            at_rest: observation.at_rest()?,
+            at_rest: observation.at_rest(),
             handles: engine.handles(),
             format_changes: engine.mount().store.format_changes(),
             lock_timeout: engine.mount().store.lock_timeout(),
             waiting: None,
-        })
+        }
     }
 
     /// Returns the engine to this state, without waiting. Fails if that can't be done, or if a connection may behave in
@@ -51,7 +52,9 @@ impl Standby {
         engine.close_changed_sessions();
         let store = &engine.mount().store;
         let claim = Claim { token: Token::new(), purpose: Purpose::Uri, read: None, reserve: None };
-        store.try_acquire(&claim).map_err(|_| "another connection holds the writer slot")?;
+        if !store.try_acquire_unused(&claim) {
+            return Err("a connection holds the writer slot, or waits for it");
+        }
         // From here on, no connection can begin to write.
         let restored = self.check(engine).and_then(|()| self.restore_content(engine));
         store.release(claim.token);
@@ -78,12 +81,13 @@ impl Standby {
     }
 
     fn check(&self, engine: &Engine) -> Result<(), Reason> {
+        let initial = self.at_rest.as_ref().map_err(|reason| *reason)?;
         let now = vfs::observe(engine.mount()).at_rest()?;
         // Idle sessions are clean. Others are lent out.
         if engine.handles() != self.handles || now.sessions != engine.idle_sessions() {
             return Err("a unit of work, a connection or a clone of the engine is still there");
         }
-        if !now.setups.is_subset(&self.at_rest.setups) {
+        if !now.setups.is_subset(&initial.setups) {
             return Err("a connection has other pragmas than those that there were when the value was made");
         }
         Ok(())

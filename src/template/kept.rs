@@ -17,14 +17,14 @@ use crate::sync::Recovered;
 /// and the engine's content is restored. The next test gets both.
 ///
 /// ```
-/// # use rusqlite_fixtures::{Kept, KeptValues, Template, rusqlite};
+/// # use rusqlite_fixtures::{Kept, KeptValues, Template, rusqlite::Connection};
 /// static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY)");
 /// static BANKS: KeptValues<Bank> = KeptValues::new(&BANK);
 ///
-/// struct Bank(rusqlite::Connection); // the application
+/// struct Bank(Connection); // the application
 ///
 /// fn bank() -> Kept<Bank> {
-///     BANKS.get_or_make(|engine| Ok(Bank(rusqlite::Connection::open(engine.uri())?))).unwrap()
+///     BANKS.get_or_make(|engine| Ok(Bank(Connection::open(engine.uri())?))).unwrap()
 /// }
 ///
 /// # for _ in 0..2 {
@@ -48,8 +48,8 @@ use crate::sync::Recovered;
 ///
 /// These stay in a connection and can't be detected: `changes()`, `total_changes()`, `last_insert_rowid()`, a statement
 /// that reads no table and was neither finished nor reset, and what is set by SQLite's C functions instead of SQL (in
-/// rusqlite: functions, collations, hooks, limits, an authorizer, the busy handler). The value's own state is not reset either. A thread or a task of a test that continues to use the
-/// value disturbs the next test.
+/// rusqlite: functions, collations, hooks, limits, an authorizer, the busy handler). The value's own state is not reset
+/// either. A thread or a task of a test that continues to use the value disturbs the next test.
 pub struct KeptValues<T: 'static> {
     template: &'static Template,
     state: Mutex<State<T>>,
@@ -66,8 +66,7 @@ struct Value<T> {
     value: T,
     /// Dropped after the value, which has connections to it.
     engine: Engine,
-    /// The reason, if the value can't be reused.
-    standby: Result<Standby, Reason>,
+    standby: Standby,
 }
 
 /// The maximum number of values that wait. A test thread uses one or two, so more would stay unused.
@@ -117,9 +116,7 @@ impl<T: Send> KeptValues<T> {
     fn take(&'static self) -> Option<Kept<T>> {
         loop {
             let value = self.lock().waiting.pop()?;
-            let checked =
-                value.standby.as_ref().map_err(|reason| *reason).and_then(|it| it.check_waiting(&value.engine));
-            match checked {
+            match value.standby.check_waiting(&value.engine) {
                 Ok(()) => return Some(Kept { of: self, value: Some(value) }),
                 Err(reason) => self.lock().why_dropped = Some(reason),
             }
@@ -141,11 +138,8 @@ impl<T> KeptValues<T> {
 
     /// Keeps the value for the next test, or drops it.
     fn put_back(&self, mut value: Value<T>) {
-        let restored = match &mut value.standby {
-            _ if thread::panicking() => Err("the test panicked"),
-            Ok(standby) => standby.restore(&value.engine),
-            Err(reason) => Err(*reason),
-        };
+        let is_panicking = thread::panicking();
+        let restored = if is_panicking { Err("the test panicked") } else { value.standby.restore(&value.engine) };
         let mut state = self.lock();
         match restored {
             Ok(()) if state.waiting.len() < MAX_WAITING => return state.waiting.push(value),
@@ -161,6 +155,7 @@ impl<T> KeptValues<T> {
 }
 
 /// A value of [`KeptValues`], to which it returns when it is dropped.
+#[must_use = "the value is put back when this is dropped"]
 pub struct Kept<T: 'static> {
     of: &'static KeptValues<T>,
     /// `None` only within `drop`.

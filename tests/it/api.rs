@@ -1,5 +1,6 @@
 //! What every public type is: `Send`, `Sync` and `Debug`, or not.
 
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
@@ -9,7 +10,8 @@ use rusqlite_fixtures::hammer::{
 };
 use rusqlite_fixtures::strategies::{self, Difference, Engines, Table};
 use rusqlite_fixtures::{
-    DatabaseUrl, Engine, Error, ErrorKind, MemoryEngines, PooledConnection, Snapshot, Template, UnitOfWork,
+    DatabaseUrl, Engine, Error, ErrorKind, Kept, KeptValues, MemoryEngines, PooledConnection, Snapshot, Template,
+    UnitOfWork,
 };
 
 /// Which of the traits a type has. An inherent constant is found before one of a trait, if its bounds are met.
@@ -50,6 +52,7 @@ macro_rules! assert_traits {
 #[test]
 fn types_that_threads_share() {
     assert_traits!(true, true: Engine, Snapshot, Template, DatabaseUrl, MemoryEngines, Error, ErrorKind);
+    assert_traits!(true, true: Kept<i64>, KeptValues<i64>, KeptValues<Cell<i64>>);
     assert_traits!(true, true: Fault, Hammer, Pause, Report<i64>, Attempt<i64>, Failure, Orders<'static>, Random);
     assert_traits!(true, true: Timeline, Lane, Span, Arrival);
     assert_traits!(true, true: Difference, Table, strategies::Operation<i64, i64>, strategies::RowStatement<i64, i64>);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::faults::Fault;
 use rusqlite_fixtures::rusqlite::{self, ffi};
-use rusqlite_fixtures::{DatabaseUrl, Engine, Error, ErrorKind, MemoryEngines, Snapshot, Template};
+use rusqlite_fixtures::{DatabaseUrl, Engine, Error, ErrorKind, KeptValues, MemoryEngines, Snapshot, Template};
 
 use crate::support::{engine_with_entries, entries, in_thread};
 
@@ -20,6 +20,9 @@ fn normalised(error: &Error) -> String {
     }
     text.replace("N.N", "N").replace("µs", "ms").replace("Nns", "Nms")
 }
+
+static TEMPLATE: Template = Template::sql("CREATE TABLE t (a)");
+static KEPT: KeptValues<()> = KeptValues::new(&TEMPLATE);
 
 #[test]
 fn every_message_reads_as_expected() {
@@ -70,6 +73,11 @@ fn every_message_reads_as_expected() {
             "can't create the shared engine `file:orders?mode=memory&cache=shared`: its creation needs the same engine, \
              on this thread or through the creation of another engine, and would wait for itself; use the engine that is \
              being created, or another URL",
+        ),
+        (
+            KEPT.get_or_make(|_| Err("the port is in use".into())).unwrap_err(),
+            "can't make a value from engine N of the template at tests/it/errors.rs:N:N: the function given to \
+             KeptValues failed: the port is in use",
         ),
         (
             Template::sql("CREATE TABLE t (a);\nINSERT INTO t VALUES (1, 2);").new_engine().unwrap_err(),

@@ -144,7 +144,7 @@ fn the_reason_is_told() {
         ("BEGIN", IN_TRANSACTION),
         ("BEGIN; SELECT 1 FROM account", IN_TRANSACTION),
         ("SAVEPOINT s", IN_TRANSACTION),
-        ("BEGIN IMMEDIATE", "another connection holds the writer slot"),
+        ("BEGIN IMMEDIATE", "a connection holds the writer slot, or waits for it"),
         ("CREATE TABLE other (a)", HAS_CHANGED_SCHEMA),
         ("CREATE TEMP TABLE other (a)", HAS_CHANGED_SCHEMA),
         ("CREATE TEMP TABLE other (a); DROP TABLE other", HAS_CHANGED_SCHEMA),

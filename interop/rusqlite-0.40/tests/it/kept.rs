@@ -62,7 +62,7 @@ fn a_test_transaction_of_diesel_is_not_reused() {
         connection.begin_test_transaction().unwrap();
         sql_query(DEPOSIT).execute(&mut *connection).unwrap();
     }
-    assert_eq!(CONNECTIONS.why_dropped().as_deref(), Some("another connection holds the writer slot"));
+    assert_eq!(CONNECTIONS.why_dropped().as_deref(), Some("a connection holds the writer slot, or waits for it"));
 }
 
 fn rusqlite_pool(engine: &Engine) -> Result<Pool<SqliteConnectionManager>, BoxError> {
