@@ -36,7 +36,7 @@ use self::idle::{Budget, Idle};
 use self::lease::Lease;
 pub use self::pooled_connection::PooledConnection;
 pub use self::registry::{MEMORY_ENGINES, MemoryEngines};
-pub(crate) use self::standby::{Reason, Standby};
+pub(crate) use self::standby::Standby;
 pub use self::unit_of_work::UnitOfWork;
 pub use self::url::DatabaseUrl;
 use self::warm_pool::Warm;

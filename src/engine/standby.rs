@@ -1,31 +1,33 @@
 //! An engine that waits for the next test while other code keeps connections to it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::warm_pool::WarmPool;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Token};
-use crate::vfs::{self, AtRest, Session};
+use crate::vfs::{self, AtRest, Obstacle, Session};
 
 /// The state to which an engine returns, with the connections that other code keeps.
 pub(crate) struct Standby {
     content: Snapshot,
     /// How the connections were set up. Those that are opened later must be set up like one of them. If they were in
-    /// use, the engine never waits.
-    at_rest: Result<AtRest, Reason>,
+    /// use, the engine is not reused.
+    at_rest: Result<AtRest, Obstacle>,
     /// The number of handles on the engine, of which the other code may keep some.
     handles: usize,
     format_changes: usize,
     lock_timeout: Duration,
-    /// The content while it waits. It is no longer the same if something was written meanwhile.
-    waiting: Option<Snapshot>,
+    /// The content when the test ended.
+    left: Option<Snapshot>,
 }
 
-/// Why an engine can't wait for the next test.
-pub(crate) type Reason = &'static str;
+/// How long the next test waits for connections that are still in use. Pools end transactions and close connections on
+/// threads of their own, which takes some 50 µs.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 impl Standby {
     /// Makes the engine's current state the one to return to.
@@ -39,21 +41,32 @@ impl Standby {
             handles: engine.handles(),
             format_changes: engine.mount().store.format_changes(),
             lock_timeout: engine.mount().store.lock_timeout(),
-            waiting: None,
+            left: None,
         }
     }
 
-    /// Returns the engine to this state, without waiting. Fails if that can't be done, or if a connection may behave in
-    /// another way than a new one.
-    pub(crate) fn restore(&mut self, engine: &Engine) -> Result<(), Reason> {
-        if engine.is_retired() {
-            return Err("the engine was retired");
+    /// Called when the test ends. What is written from now on is an error of the test.
+    pub(crate) fn begin(&mut self, engine: &Engine) {
+        self.left = Some(engine.snapshot());
+    }
+
+    /// Returns the engine to this state, for the next test. Fails with the reason if that can't be done soon, or if a
+    /// connection may behave in another way than a new one.
+    pub(crate) fn end(&mut self, engine: &Engine) -> Result<(), &'static str> {
+        let start = Instant::now();
+        loop {
+            match self.restore(engine) {
+                Err(Obstacle { may_pass: true, .. }) if start.elapsed() < PATIENCE => thread::yield_now(),
+                restored => return restored.map_err(|obstacle| obstacle.reason),
+            }
         }
-        engine.close_changed_sessions();
+    }
+
+    fn restore(&self, engine: &Engine) -> Result<(), Obstacle> {
         let store = &engine.mount().store;
         let claim = Claim { token: Token::new(), purpose: Purpose::Uri, read: None, reserve: None };
         if !store.try_acquire_unused(&claim) {
-            return Err("a connection holds the writer slot, or waits for it");
+            return Err(Obstacle::passing("a connection holds the writer slot, or waits for it"));
         }
         // From here on, no connection can begin to write.
         let restored = self.check(engine).and_then(|()| self.restore_content(engine));
@@ -61,35 +74,34 @@ impl Standby {
         restored
     }
 
-    fn restore_content(&mut self, engine: &Engine) -> Result<(), Reason> {
-        let store = &engine.mount().store;
-        if !store.restore(&self.content) || store.format_changes() != self.format_changes {
-            return Err("the content had another text encoding, page size or vacuum mode, or was empty");
+    fn check(&self, engine: &Engine) -> Result<(), Obstacle> {
+        if engine.is_retired() {
+            return Err(Obstacle::lasting("the engine was retired"));
         }
-        store.set_lock_timeout(self.lock_timeout);
-        self.waiting = Some(engine.snapshot());
-        Ok(())
-    }
-
-    /// Checks that the engine is still in the state that `restore` has left.
-    pub(crate) fn check_waiting(&self, engine: &Engine) -> Result<(), Reason> {
-        let is_same = |waiting: &Snapshot| waiting.ptr_eq(&engine.snapshot());
-        if !self.waiting.as_ref().is_some_and(is_same) {
-            return Err("it was written to after the test");
+        if !self.left.as_ref().is_some_and(|left| left.ptr_eq(&engine.snapshot())) {
+            return Err(Obstacle::lasting("it was written to after the test"));
         }
-        self.check(engine)
-    }
-
-    fn check(&self, engine: &Engine) -> Result<(), Reason> {
-        let initial = self.at_rest.as_ref().map_err(|reason| *reason)?;
+        let initial = self.at_rest.as_ref().map_err(|obstacle| *obstacle)?;
+        engine.close_changed_sessions();
         let now = vfs::observe(engine.mount()).at_rest()?;
         // Idle sessions are clean. Others are lent out.
         if engine.handles() != self.handles || now.sessions != engine.idle_sessions() {
-            return Err("a unit of work, a connection or a clone of the engine is still there");
+            return Err(Obstacle::passing("a unit of work, a connection or a clone of the engine is still there"));
         }
         if !now.setups.is_subset(&initial.setups) {
-            return Err("a connection has other pragmas than those that there were when the value was made");
+            let reason = "a connection has other pragmas than those that there were when the value was made";
+            return Err(Obstacle::lasting(reason));
         }
+        Ok(())
+    }
+
+    fn restore_content(&self, engine: &Engine) -> Result<(), Obstacle> {
+        let store = &engine.mount().store;
+        if !store.restore(&self.content) || store.format_changes() != self.format_changes {
+            let reason = "the content had another text encoding, page size or vacuum mode, or was empty";
+            return Err(Obstacle::lasting(reason));
+        }
+        store.set_lock_timeout(self.lock_timeout);
         Ok(())
     }
 }

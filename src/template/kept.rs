@@ -6,15 +6,15 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
 use super::Template;
-use crate::engine::{Engine, Reason, Standby};
+use crate::engine::{Engine, Standby};
 use crate::error::{BoxError, Error, Result};
 use crate::sync::Recovered;
 
 /// Values that are made from engines of a template, such as connection pools or a whole application, and that later
 /// tests reuse.
 ///
-/// Opening a pool takes longer than anything else in a short test. So the value stays with its engine when a test ends,
-/// and the engine's content is restored. The next test gets both.
+/// Opening a pool takes longer than anything else in a short test. So the value waits with its engine when a test ends.
+/// The next test gets both, after the engine's content is restored.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Kept, KeptValues, Template, rusqlite::Connection};
@@ -35,11 +35,13 @@ use crate::sync::Recovered;
 ///
 /// # Isolation
 ///
-/// When a [`Kept`] is dropped, its value and engine are kept if the connections to the engine are as they were when the
-/// value was made. Otherwise both are dropped, and the next test makes a new value. They are dropped if
+/// The next test gets the value and its engine if the connections to the engine are as they were when the value was
+/// made. Otherwise both are dropped, and a new value is made. They are dropped if
 ///
 /// * the test panics, or calls [`Engine::retire`],
-/// * a connection is in a transaction, or a unit of work, a pooled connection or a clone of the engine is still there,
+/// * 1 ms after the next test has asked, a connection is still in a transaction, or there is still a unit of work, a
+///   pooled connection or a clone of the engine,
+/// * something was written after the test,
 /// * a connection has run SQL that leaves something behind in it: temporary tables, `ATTACH`, changes of the schema or
 ///   of the planner's statistics, a pragma. A connection that is opened later must have the same pragmas as one that was
 ///   open when the value was made. So a pool that opens its first connection during a test is not reused.
@@ -58,8 +60,8 @@ pub struct KeptValues<T: 'static> {
 struct State<T> {
     /// The values that no test uses.
     waiting: Vec<Value<T>>,
-    /// Why the latest value that was dropped was not kept.
-    why_dropped: Option<Reason>,
+    /// Why the latest value that was dropped was not reused.
+    why_dropped: Option<&'static str>,
 }
 
 struct Value<T> {
@@ -112,11 +114,11 @@ impl<T: Send> KeptValues<T> {
         self.keep(engine, made)
     }
 
-    /// Takes a waiting value. Drops those whose engine is no longer as it was.
+    /// Takes a waiting value, whose engine returns to its first state. Drops those that can't.
     fn take(&'static self) -> Option<Kept<T>> {
         loop {
-            let value = self.lock().waiting.pop()?;
-            match value.standby.check_waiting(&value.engine) {
+            let mut value = self.lock().waiting.pop()?;
+            match value.standby.end(&value.engine) {
                 Ok(()) => return Some(Kept { of: self, value: Some(value) }),
                 Err(reason) => self.lock().why_dropped = Some(reason),
             }
@@ -131,20 +133,22 @@ impl<T: Send> KeptValues<T> {
 }
 
 impl<T> KeptValues<T> {
-    /// Returns why the latest value that was dropped was not kept. `None` if all values are kept so far.
+    /// Returns why the latest value that was dropped was not reused. `None` if none was dropped. Most reasons are found
+    /// when the next test asks for a value.
     pub fn why_dropped(&self) -> Option<String> {
         self.lock().why_dropped.map(str::to_owned)
     }
 
     /// Keeps the value for the next test, or drops it.
     fn put_back(&self, mut value: Value<T>) {
-        let is_panicking = thread::panicking();
-        let restored = if is_panicking { Err("the test panicked") } else { value.standby.restore(&value.engine) };
+        value.standby.begin(&value.engine);
         let mut state = self.lock();
-        match restored {
-            Ok(()) if state.waiting.len() < MAX_WAITING => return state.waiting.push(value),
-            Ok(()) => state.why_dropped = Some("32 others wait already"),
-            Err(reason) => state.why_dropped = Some(reason),
+        if thread::panicking() {
+            state.why_dropped = Some("the test panicked");
+        } else if state.waiting.len() == MAX_WAITING {
+            state.why_dropped = Some("32 others wait already");
+        } else {
+            return state.waiting.push(value);
         }
         drop(state); // before the value
     }

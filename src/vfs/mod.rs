@@ -51,7 +51,7 @@ pub(crate) use self::auto_extension::observe;
 pub(crate) use self::connection::set_busy_handler;
 pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};
 pub(crate) use self::mount::{Mount, Name};
-pub(crate) use self::observation::AtRest;
+pub(crate) use self::observation::{AtRest, Obstacle};
 pub(crate) use self::session::Session;
 
 /// The name contains the version, so that two versions of this crate in one program don't replace each other.

@@ -65,6 +65,24 @@ pub(crate) struct AtRest {
     pub(crate) setups: BTreeSet<u64>,
 }
 
+/// Why the connections are not at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Obstacle {
+    pub(crate) reason: &'static str,
+    /// Whether it may pass by itself, because a pool ends transactions and closes connections on threads of its own.
+    pub(crate) may_pass: bool,
+}
+
+impl Obstacle {
+    pub(crate) const fn lasting(reason: &'static str) -> Obstacle {
+        Obstacle { reason, may_pass: false }
+    }
+
+    pub(crate) const fn passing(reason: &'static str) -> Obstacle {
+        Obstacle { reason, may_pass: true }
+    }
+}
+
 impl Observation {
     /// Creates an observation of the connections that are opened from now on to an engine with this content.
     pub(super) fn of(content: &Snapshot) -> Observation {
@@ -106,11 +124,10 @@ impl Observation {
         self.cache_size.store(content.default_cache_size(), Ordering::Relaxed);
     }
 
-    /// Returns the state of all connections, if each is as it was set up, and in no transaction. Otherwise returns what
-    /// one of them does or has done.
-    pub(crate) fn at_rest(&self) -> Result<AtRest, &'static str> {
+    /// Returns the state of all connections, if each is as it was set up, and in no transaction.
+    pub(crate) fn at_rest(&self) -> Result<AtRest, Obstacle> {
         if self.has_lost_one.load(Ordering::Acquire) {
-            return Err("a connection has another main database now");
+            return Err(Obstacle::lasting("a connection has another main database now"));
         }
         let connections = self.connections();
         let (sessions, others): (Vec<_>, Vec<_>) = connections.iter().partition(|connection| connection.is_session());
@@ -135,9 +152,9 @@ impl Observed {
             *state = State::Shared;
             return None;
         }
+        let watch = self.watch.get_or_init(|| Watch::observe(db));
         *state = State::Open(Pointer(db));
-        drop(state);
-        Some(self.watch.get_or_init(|| Watch::observe(db)))
+        Some(watch)
     }
 
     /// Called when SQLite begins to close the connection. When this returns, no other thread uses it.
@@ -174,27 +191,33 @@ impl Observed {
         }
     }
 
-    /// Checks that it is in no transaction, and that nothing was done to it that may have left something behind, apart
-    /// from the pragmas that are noted.
-    fn check(&self) -> Result<(), &'static str> {
+    /// Checks that nothing was done to it that may have left something behind, apart from the pragmas that are noted,
+    /// and that it is in no transaction.
+    fn check(&self) -> Result<(), Obstacle> {
+        if self.watch.get().is_some_and(|watch| watch.saw_schema_change()) {
+            return Err(Obstacle::lasting("a connection has changed a schema, or attached a database"));
+        }
+        if self.is_altered.load(Ordering::Acquire) || self.watch.get().is_some_and(|watch| watch.saw_leftovers()) {
+            let reason = "a connection has changed statistics or settings, or a call to it failed";
+            return Err(Obstacle::lasting(reason));
+        }
         let is_in_transaction = match *self.state() {
             // SAFETY: the connection is open as long as its state is locked. "If another thread changes the autocommit
             // status of the database connection while this routine is running, then the return value is undefined"
             // (sqlite3_get_autocommit), so the call is allowed.
             State::Open(Pointer(db)) => unsafe { ffi::sqlite3_get_autocommit(db) == 0 },
-            State::Opening => return Err("the engine is attached to a connection"),
-            State::Closing => return Err("a connection is being closed, or has statements that were not finalized"),
-            State::Shared => return Err("several connections share a cache"),
+            State::Opening => {
+                return Err(Obstacle::passing("a connection is being opened, or the engine is attached to one"));
+            }
+            State::Closing => {
+                let reason = "a connection is being closed, or has statements that were not finalized";
+                return Err(Obstacle::passing(reason));
+            }
+            State::Shared => return Err(Obstacle::lasting("several connections share a cache")),
         };
         if is_in_transaction || self.reads.load(Ordering::Acquire) {
-            return Err("a connection is in a transaction, or has a statement that was not reset");
-        }
-        let Some(watch) = self.watch.get() else { return Err("a connection is being opened") };
-        if watch.saw_schema_change() {
-            return Err("a connection has changed a schema, or attached a database");
-        }
-        if watch.saw_leftovers() || self.is_altered.load(Ordering::Acquire) {
-            return Err("a connection has changed statistics or settings, or a call to it failed");
+            let reason = "a connection is in a transaction, or has a statement that was not reset";
+            return Err(Obstacle::passing(reason));
         }
         Ok(())
     }

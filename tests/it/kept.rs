@@ -185,7 +185,7 @@ fn what_uses_the_engine_prevents_reuse() {
         other.execute("ATTACH ?1 AS bank", [pool.engine().uri()]).unwrap();
         kept.push(Box::new(other));
     };
-    assert_eq!(why_dropped_after(attach), "the engine is attached to a connection");
+    assert_eq!(why_dropped_after(attach), "a connection is being opened, or the engine is attached to one");
 }
 
 #[test]
@@ -286,11 +286,6 @@ fn a_write_after_the_test_prevents_reuse() {
     assert_ne!(next.number, number);
     assert_eq!(next.number(ACCOUNTS), 2);
     assert_eq!(POOLS.why_dropped().as_deref(), Some("it was written to after the test"));
-    let late = Connection::open(next.engine().uri()).unwrap();
-    drop(next);
-    late.execute_batch("BEGIN").unwrap();
-    drop(take(&POOLS));
-    assert_eq!(POOLS.why_dropped().as_deref(), Some(OTHER_PRAGMAS), "it was not opened by the pool");
 }
 
 #[test]
@@ -303,6 +298,25 @@ fn a_transaction_that_begins_after_the_test_prevents_reuse() {
     late.execute_batch("BEGIN").unwrap();
     drop(take(&POOLS));
     assert_eq!(POOLS.why_dropped().as_deref(), Some(IN_TRANSACTION));
+}
+
+/// Pools of async libraries end transactions on threads of their own, a little after the test.
+#[test]
+fn a_transaction_that_ends_soon_after_the_test_does_not_prevent_reuse() {
+    static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    let pool = take(&POOLS);
+    let (number, mut late_ones) = (pool.number, Vec::new());
+    for begin in ["BEGIN; SELECT count(*) FROM account", "BEGIN IMMEDIATE; DELETE FROM account"] {
+        let late = Connection::open(pool.engine().uri()).unwrap();
+        late.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL").unwrap();
+        late.execute_batch(begin).unwrap();
+        late_ones.push(late);
+    }
+    drop(pool);
+    drop(late_ones);
+    let next = take(&POOLS);
+    assert_eq!((next.number, next.number(ACCOUNTS)), (number, 2));
+    assert_eq!(POOLS.why_dropped(), None);
 }
 
 #[test]

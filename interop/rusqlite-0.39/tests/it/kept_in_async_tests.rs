@@ -86,18 +86,21 @@ fn a_transaction_that_is_dropped_is_no_part_of_the_next_test() {
 #[test]
 fn a_connection_of_sqlx_that_was_changed_is_not_reused() {
     static POOLS: KeptValues<SqlitePool> = KeptValues::new(&BANK);
-    for change in ["CREATE TEMP TABLE account (id, balance)", "PRAGMA query_only = ON", "ATTACH ':memory:' AS other"] {
+    let pool = || Runtime::new().unwrap().block_on(POOLS.get_or_make_async(pool_of_four)).unwrap();
+    for (change, reason) in [
+        ("CREATE TEMP TABLE account (id, balance)", "a connection has changed a schema, or attached a database"),
+        ("ATTACH ':memory:' AS other", "a connection has changed a schema, or attached a database"),
+        ("PRAGMA query_only = ON", "a connection has other pragmas than those that there were when the value was made"),
+    ] {
         Runtime::new().unwrap().block_on(async {
             let pool = POOLS.get_or_make_async(pool_of_four).await.unwrap();
             sqlx::query(DEPOSIT).execute(&*pool).await.unwrap();
             sqlx::query(change).execute(&*pool).await.unwrap();
-        });
-        let reason = match change {
-            "PRAGMA query_only = ON" => {
-                "a connection has other pragmas than those that there were when the value was made"
+            while pool.num_idle() < 4 {
+                tokio::task::yield_now().await; // or the connection would be closed with the runtime
             }
-            _ => "a connection has changed a schema, or attached a database",
-        };
+        });
+        assert_eq!(balances(pool().engine()), [0, 0]);
         assert_eq!(POOLS.why_dropped().as_deref(), Some(reason), "{change}");
     }
 }

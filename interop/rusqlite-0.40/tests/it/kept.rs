@@ -36,6 +36,7 @@ fn a_pool_of_diesel_is_reused() {
     let pool = POOLS.get_or_make(diesel_pool).unwrap();
     sql_query("CREATE TEMP TABLE account (id, balance)").execute(&mut pool.get().unwrap()).unwrap();
     drop(pool);
+    assert_eq!(balances(POOLS.get_or_make(diesel_pool).unwrap().engine()), [0, 0]);
     assert_eq!(POOLS.why_dropped().as_deref(), Some(CHANGED));
 }
 
