@@ -18,6 +18,7 @@ sqlx     sqlx_test      test nextest
 sqlx     sqlx_by_hand   test
 sqlx     sqlx           test
 sqlx     sqlx_kept      test
+sqlx     sqlx_kept_rt   test
 sqlx     sea_orm        test
 sqlx     sea_orm_kept   test
 pools    empty          test
@@ -66,7 +67,7 @@ SQL
 package rusqlite 'rusqlite = { version = "0.43", features = ["bundled"] }'
 package sqlx 'sea-orm = { version = "2.0", default-features = false, features = ["runtime-tokio", "sqlx-sqlite"] }
 sqlx = { version = "0.9", default-features = false, features = ["sqlite", "macros", "migrate", "runtime-tokio"] }
-tokio = { version = "1", features = ["macros", "rt"] }'
+tokio = { version = "1", features = ["macros", "rt-multi-thread"] }'
 package pools 'deadpool-sqlite = "0.14"
 diesel = { version = "2.3", features = ["r2d2", "sqlite"] }
 r2d2 = "0.8"
@@ -143,7 +144,7 @@ async fn work() {
 }
 RUST
     ;;
-  sqlx | sqlx_kept)
+  sqlx | sqlx_kept | sqlx_kept_rt)
     cat <<RUST
 use rusqlite_fixtures::{BoxError, Engine, KeptValues, Template};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
@@ -172,6 +173,19 @@ static POOLS: KeptValues<SqlitePool> = KeptValues::new(&DATABASE);
 
 async fn work() {
     use_pool(&POOLS.get_or_make_async(pool).await.unwrap()).await
+}
+RUST
+    ;;
+  sqlx_kept_rt)
+    cat <<RUST
+use std::sync::LazyLock;
+use tokio::runtime::Runtime;
+
+static POOLS: KeptValues<SqlitePool> = KeptValues::new(&DATABASE);
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
+fn work() {
+    RUNTIME.block_on(async { use_pool(&POOLS.get_or_make_async(pool).await.unwrap()).await })
 }
 RUST
     ;;
@@ -396,6 +410,7 @@ while read -r package suite _; do
     for number in $(seq "$tests"); do
       case $suite in
       sqlx_test) printf '\n#[sqlx::test]\nasync fn test_%d(pool: SqlitePool) {\n    work(pool).await\n}\n' "$number" ;;
+      sqlx_kept_rt) printf '\n#[test]\nfn test_%d() {\n    work()\n}\n' "$number" ;;
       sqlx* | sea_orm* | deadpool* | tokio*)
         printf '\n#[tokio::test]\nasync fn test_%d() {\n    work().await\n}\n' "$number" ;;
       *) printf '\n#[test]\nfn test_%d() {\n    work()\n}\n' "$number" ;;

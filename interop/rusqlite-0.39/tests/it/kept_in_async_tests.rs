@@ -69,6 +69,21 @@ fn a_pool_of_sqlx_is_reused_in_other_runtimes() {
     assert_eq!(names, [(); 4].map(|()| names[0].clone()), "{:?}", POOLS.why_dropped());
 }
 
+/// `#[tokio::test]` drops the task in which sqlx returns a connection to its pool.
+#[test]
+fn tests_that_share_a_runtime_lose_no_connection() {
+    static POOLS: KeptValues<SqlitePool> = KeptValues::new(&BANK);
+    let runtime = Runtime::new().unwrap();
+    for _ in 0..8 {
+        runtime.block_on(async {
+            let pool = POOLS.get_or_make_async(pool_of_four).await.unwrap();
+            sqlx::query(DEPOSIT).execute(&*pool).await.unwrap();
+            assert_eq!(pool.size(), 4);
+        });
+    }
+    assert_eq!(POOLS.why_dropped(), None);
+}
+
 #[test]
 fn a_transaction_that_is_dropped_is_no_part_of_the_next_test() {
     static POOLS: KeptValues<SqlitePool> = KeptValues::new(&BANK);
