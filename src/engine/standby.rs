@@ -53,13 +53,7 @@ impl Standby {
     /// Returns the engine to this state, for the next test. Fails with the reason if that can't be done soon, or if a
     /// connection may behave in another way than a new one.
     pub(crate) fn end(&mut self, engine: &Engine) -> Result<(), &'static str> {
-        let start = Instant::now();
-        loop {
-            match self.restore(engine) {
-                Err(Obstacle { may_pass: true, .. }) if start.elapsed() < PATIENCE => thread::yield_now(),
-                restored => return restored.map_err(|obstacle| obstacle.reason),
-            }
-        }
+        until_passed(PATIENCE, || self.restore(engine)).map_err(|obstacle| obstacle.reason)
     }
 
     fn restore(&self, engine: &Engine) -> Result<(), Obstacle> {
@@ -106,6 +100,17 @@ impl Standby {
     }
 }
 
+/// Repeats an attempt for this time, as long as its obstacle may pass.
+fn until_passed(patience: Duration, mut attempt: impl FnMut() -> Result<(), Obstacle>) -> Result<(), Obstacle> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Err(Obstacle { may_pass: true, .. }) if start.elapsed() < patience => thread::yield_now(),
+            result => return result,
+        }
+    }
+}
+
 impl Engine {
     /// Creates an engine with the template's content, whose connections are observed.
     pub(crate) fn observed_of(template: &Arc<WarmPool>) -> Engine {
@@ -130,5 +135,29 @@ impl Engine {
     fn close_changed_sessions(&self) {
         let sessions = self.0.idle.take();
         sessions.into_iter().filter(Session::knows_baseline).for_each(|session| self.0.idle.push(session));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_obstacle_that_may_pass_is_waited_for() {
+        const LONG: Duration = Duration::from_secs(60);
+        let (passing, lasting) = (Obstacle::passing("it may pass"), Obstacle::lasting("it remains"));
+        let mut results = vec![Ok(()), Err(passing), Err(passing)];
+        assert_eq!(until_passed(LONG, || results.pop().unwrap()), Ok(()));
+        assert!(results.is_empty());
+        let mut results = vec![Ok(()), Err(lasting), Err(passing)];
+        assert_eq!(until_passed(LONG, || results.pop().unwrap()), Err(lasting));
+        assert_eq!(results, [Ok(())]);
+        let (start, mut attempts) = (Instant::now(), 0);
+        let count = || {
+            attempts += 1;
+            Err(passing)
+        };
+        assert_eq!(until_passed(Duration::from_millis(5), count), Err(passing));
+        assert!(attempts > 1 && start.elapsed() >= Duration::from_millis(5));
     }
 }

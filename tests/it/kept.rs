@@ -76,6 +76,37 @@ fn a_value_is_reused_with_its_engine() {
     assert_eq!(POOLS.why_dropped(), None);
 }
 
+/// Their sessions are idle when the test ends.
+#[test]
+fn units_of_work_that_have_ended_do_not_prevent_reuse() {
+    static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    let numbers = [(); 3].map(|()| {
+        let pool = take(&POOLS);
+        let work = pool.engine().unit_of_work().unwrap();
+        work.execute("DELETE FROM account", []).unwrap();
+        work.commit().unwrap();
+        let changes = number(&pool.engine().unit_of_work().unwrap(), "SELECT total_changes()");
+        (pool.number, changes)
+    });
+    let (pool, changes) = numbers[0];
+    assert!(changes > 0);
+    assert_eq!(numbers, [1, 2, 3].map(|tests| (pool, tests * changes)), "the session is reused too");
+}
+
+#[test]
+fn sessions_that_have_changed_the_schema_are_not_reused() {
+    static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    let numbers = [(); 3].map(|()| {
+        let pool = take(&POOLS);
+        let work = pool.engine().unit_of_work().unwrap();
+        assert_eq!(number(&work, "SELECT total_changes()"), 0, "it is a new session");
+        work.execute_batch("CREATE TABLE other (a); INSERT INTO other VALUES (1)").unwrap();
+        work.commit().unwrap();
+        pool.number
+    });
+    assert_eq!(numbers, [numbers[0]; 3], "{:?}", POOLS.why_dropped());
+}
+
 /// Not the template's, if `make` has written to it.
 #[test]
 fn each_test_begins_with_the_content_when_the_value_was_made() {
