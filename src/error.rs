@@ -89,6 +89,8 @@ pub enum ErrorKind {
     MakeFailed,
     /// A shared engine that was created from another template than the given one, or without a template.
     OtherTemplate,
+    /// A path for which an engine can't stand in ([`Engine::stand_in_for`](crate::Engine::stand_in_for)).
+    NoStandIn,
     /// Any other error of SQLite; [`Error::sqlite`] returns it.
     Sqlite,
 }
@@ -291,6 +293,10 @@ impl Error {
             words_of_any(&cause)
         );
         Error::new(ErrorKind::MakeFailed, message).caused_by(Source::of(cause))
+    }
+
+    pub(crate) fn no_stand_in(engine: &str, path: &Path, flaw: &str) -> Error {
+        Error::new(ErrorKind::NoStandIn, format!("{engine} can't stand in for {path:?}: {flaw}"))
     }
 
     pub(crate) fn other_template(engine: &str, has: Option<&str>, asked_for: &str) -> Error {

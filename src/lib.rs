@@ -26,11 +26,12 @@ mod once_map;
 pub mod strategies;
 mod sync;
 mod template;
+mod test_thread;
 mod vfs;
 
 pub use rusqlite;
 
 pub use crate::content::Snapshot;
-pub use crate::engine::{DatabaseUrl, Engine, MEMORY_ENGINES, MemoryEngines, PooledConnection, UnitOfWork};
+pub use crate::engine::{DatabaseUrl, Engine, MEMORY_ENGINES, MemoryEngines, PooledConnection, StandIn, UnitOfWork};
 pub use crate::error::{BoxError, Error, ErrorKind, Result};
 pub use crate::template::{Kept, KeptValues, Template};

@@ -5,6 +5,7 @@
 //! * `idle`: the connections that an engine keeps for the next unit of work, and their limits.
 //! * `warm_pool`: the stores that a template keeps for the next engine, with their connections.
 //! * `standby`: an engine that waits for the next test while other code keeps connections to it.
+//! * `stand_in`: engines in the place of files.
 //! * `registry`: the engines that the process shares, one for each `url`.
 //!
 //! This layer uses `vfs`, `content` and the layers below them.
@@ -19,6 +20,7 @@ mod idle;
 mod lease;
 mod pooled_connection;
 mod registry;
+mod stand_in;
 mod standby;
 mod unit_of_work;
 mod url;
@@ -36,6 +38,7 @@ use self::idle::{Budget, Idle};
 use self::lease::Lease;
 pub use self::pooled_connection::PooledConnection;
 pub use self::registry::{MEMORY_ENGINES, MemoryEngines};
+pub use self::stand_in::StandIn;
 pub(crate) use self::standby::Standby;
 pub use self::unit_of_work::UnitOfWork;
 pub use self::url::DatabaseUrl;

@@ -15,6 +15,7 @@ use super::worker::{Random, Worker};
 use crate::error::{BoxError, Error, words_of_panic};
 use crate::marks;
 use crate::sync::Recovered;
+use crate::test_thread;
 
 /// The worker threads of a run, which stay for all rounds. `S` is the state that the workers share in a round.
 pub(super) struct Threads<S, T> {
@@ -37,11 +38,16 @@ impl<S: Send + Sync + 'static, T: Send + 'static> Threads<S, T> {
     {
         let (run, work) = (Arc::new(run), Arc::new(work));
         let (done, finished) = mpsc::channel();
+        let test = test_thread::id();
         let start = |number| {
             let (start, starts) = mpsc::channel();
             let (run, done, work) = (run.clone(), done.clone(), work.clone());
             let name = format!("hammer {number}"); // errors of the writer slot name the thread
-            let thread = thread::Builder::new().name(name).spawn(move || run.work(number, &starts, &done, &*work));
+            let work = move || {
+                test_thread::act_for(test);
+                run.work(number, &starts, &done, &*work);
+            };
+            let thread = thread::Builder::new().name(name).spawn(work);
             (start, thread.expect("the system starts a thread"))
         };
         let (starts, threads) = (0..run.threads).map(start).unzip();

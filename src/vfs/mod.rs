@@ -4,7 +4,7 @@
 //!   `handle`'s.
 //! * `handle`: one connection's view of an engine, which implements SQLite's file operations in safe code.
 //! * `waiting`: the state machine of a connection that waits for the writer slot; `report`: the messages about waits.
-//! * `mount`: the file names under which SQLite finds engines.
+//! * `mount`: the file names under which SQLite finds engines. `stand_in`: files in whose place it finds them.
 //! * `connection`: opens connections. `session`: a connection that is reused. `cleanliness`: detects what was left in
 //!   it. `watch`: its authorizer, which notes the statements that it compiles.
 //! * `observation`: notes what other libraries do to their connections. `auto_extension`: begins it when they are opened.
@@ -36,15 +36,17 @@ mod observation;
 mod report;
 pub(crate) mod script;
 mod session;
+mod stand_in;
 mod vfs_methods;
 mod waiting;
 mod watch;
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
-use rusqlite::ffi;
+use rusqlite::ffi::{self, sqlite3_vfs};
 
 pub(crate) use self::auto_extension::observe;
 #[cfg(feature = "proptest")]
@@ -53,6 +55,7 @@ pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};
 pub(crate) use self::mount::{Mount, Name};
 pub(crate) use self::observation::{AtRest, Obstacle};
 pub(crate) use self::session::Session;
+pub(crate) use self::stand_in::{Refused, Scope, StandIn};
 
 /// The name contains the version, so that two versions of this crate in one program don't replace each other.
 const NAME: &CStr =
@@ -61,21 +64,71 @@ const NAME: &CStr =
         Err(_) => unreachable!(),
     };
 
+/// The VFS, and the one to which it passes the files that are no engine's: SQLite's default one before.
+struct Registered {
+    vfs: AtomicPtr<sqlite3_vfs>,
+    default: AtomicPtr<sqlite3_vfs>,
+}
+
 /// Registers the VFS with SQLite, once in a process.
 ///
 /// # Panics
 /// When SQLite refuses. It does so only if it is out of memory, or if it was built without automatic initialisation.
 pub(crate) fn register() {
-    static REGISTERED: OnceLock<()> = OnceLock::new();
+    registered();
+}
+
+fn registered() -> &'static Registered {
+    static REGISTERED: OnceLock<Registered> = OnceLock::new();
     REGISTERED.get_or_init(|| {
-        // SAFETY: sqlite3_vfs_find may be called at any time; NULL asks for the default VFS.
-        let default = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
+        let default = current_default();
         assert!(!default.is_null(), "SQLite has no default VFS");
         let vfs = Box::leak(Box::new(vfs_methods::new_vfs(default)));
         // SAFETY: the structure is complete, and lives and stays in its place for ever, as sqlite3_vfs_register asks.
         let code = unsafe { ffi::sqlite3_vfs_register(vfs, 0) };
         assert_eq!(code, ffi::SQLITE_OK, "SQLite did not register the VFS {NAME:?}");
-    });
+        Registered { vfs: AtomicPtr::new(vfs), default: AtomicPtr::new(default) }
+    })
+}
+
+fn current_default() -> *mut sqlite3_vfs {
+    // SAFETY: sqlite3_vfs_find may be called at any time; NULL asks for the default VFS.
+    unsafe { ffi::sqlite3_vfs_find(ptr::null()) }
+}
+
+/// Makes the VFS the one that SQLite uses for files, until `restore_default`. Fails with the name of the present one if
+/// that is neither this VFS nor the one to which it passes files: then it would pass them to the wrong one.
+fn become_default() -> Result<(), String> {
+    let Registered { vfs, default } = registered();
+    let (vfs, default, now) = (vfs.load(Ordering::Relaxed), default.load(Ordering::Relaxed), current_default());
+    if now != vfs && now != default {
+        // SAFETY: a registered VFS has a name.
+        return Err(unsafe { CStr::from_ptr((*now).zName) }.to_string_lossy().into_owned());
+    }
+    // SAFETY: "the same VFS can be registered multiple times without injury" (sqlite3_vfs_register).
+    unsafe { ffi::sqlite3_vfs_register(vfs, 1) };
+    Ok(())
+}
+
+/// Makes the VFS that was SQLite's default one before `become_default` the default one again.
+fn restore_default() {
+    let Registered { vfs, default } = registered();
+    if current_default() == vfs.load(Ordering::Relaxed) {
+        // SAFETY: as above.
+        unsafe { ffi::sqlite3_vfs_register(default.load(Ordering::Relaxed), 1) };
+    }
+}
+
+/// Returns the full name of a file, by the VFS to which this VFS passes files.
+fn full_name_of_file(name: &CStr) -> Option<CString> {
+    let default = registered().default.load(Ordering::Relaxed);
+    // SAFETY: the VFS is registered, so it is valid.
+    let (method, max) = unsafe { ((*default).xFullPathname?, (*default).mxPathname) };
+    let mut out = vec![0u8; max as usize + 1];
+    // SAFETY: `name` is a C string, and `out` has one byte more than mxPathname, as SQLite's own buffer.
+    let code = unsafe { method(default, name.as_ptr(), max + 1, out.as_mut_ptr().cast()) };
+    let is_ok = code & 0xff == ffi::SQLITE_OK; // SQLITE_OK_SYMLINK too
+    is_ok.then(|| CStr::from_bytes_until_nul(&out).ok().map(CStr::to_owned))?
 }
 
 /// Returns the URI by which SQLite opens the engine.

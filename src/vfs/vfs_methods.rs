@@ -11,7 +11,7 @@ use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_vfs};
 use super::handle::Handle;
 use super::io_methods::guard;
 use super::mount::{self, FileName, Mount};
-use super::{NAME, database, external, journal, waiting};
+use super::{NAME, database, external, journal, stand_in, waiting};
 use crate::faults::{self, Call};
 
 /// Returns the VFS. Engines are found by their names, and every other file by the default VFS, which `pAppData`
@@ -243,16 +243,31 @@ unsafe extern "C" fn access(vfs: *mut sqlite3_vfs, name: *const c_char, flags: c
 
 unsafe extern "C" fn full_pathname(vfs: *mut sqlite3_vfs, name: *const c_char, size: c_int, out: *mut c_char) -> c_int {
     // SAFETY: sqlite3_vfs says that the name is a C string.
-    if let FileName::Other = unsafe { parse(name) } {
-        // SAFETY: SQLite's own arguments.
-        return unsafe { default_full_pathname(vfs, name, size, out) };
+    if !matches!(unsafe { parse(name) }, FileName::Other) {
+        // SAFETY: not NULL, or it would have been `Other`; `out` is SQLite's own buffer of `size` bytes.
+        return unsafe { copy(CStr::from_ptr(name), size, out) };
     }
-    // SAFETY: as above; and not NULL, or it would have been `Other`.
-    let name = unsafe { CStr::from_ptr(name) }.to_bytes_with_nul();
+    // SAFETY: SQLite's own arguments.
+    let code = unsafe { default_full_pathname(vfs, name, size, out) };
+    if code & 0xff != ffi::SQLITE_OK {
+        return code; // SQLITE_OK_SYMLINK is OK
+    }
+    // SAFETY: the default VFS has written a C string to `out`.
+    let engine = catch_unwind(|| stand_in::find(unsafe { CStr::from_ptr(out) })).unwrap_or_default();
+    // SAFETY: as above.
+    engine.map_or(code, |engine| unsafe { copy(&engine, size, out) })
+}
+
+/// Copies a name to the buffer of a full name.
+///
+/// # Safety
+/// `out` has `size` bytes, and is not the name.
+unsafe fn copy(name: &CStr, size: c_int, out: *mut c_char) -> c_int {
+    let name = name.to_bytes_with_nul();
     if name.len() > size as usize {
         return ffi::SQLITE_CANTOPEN;
     }
-    // SAFETY: the name with its NUL fits into the `size` bytes of `out`, which is SQLite's own buffer, not the name.
+    // SAFETY: the name with its NUL fits.
     unsafe { ptr::copy_nonoverlapping(name.as_ptr().cast(), out, name.len()) };
     ffi::SQLITE_OK
 }

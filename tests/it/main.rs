@@ -24,6 +24,7 @@ mod serializable;
 mod snapshots;
 mod sqlite_features;
 mod stamps;
+mod stand_in;
 mod support;
 mod templates;
 mod unit_of_work;

@@ -1,0 +1,128 @@
+//! Files for which engines stand in.
+//!
+//! While there are any, this VFS is SQLite's default one. It gives the engine's file name as the full name of such a
+//! file (`sqlite3_vfs`, xFullPathname). So SQLite opens the engine in its place, under the engine's name, and everything
+//! that follows is as with the engine's URI.
+
+use std::ffi::{CStr, CString};
+use std::panic::Location;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::thread::{self, Thread, ThreadId};
+
+use super::mount::{FileName, Mount};
+use crate::sync::Recovered;
+use crate::test_thread;
+
+/// The full name of a file, and the thread for which an engine stands in for it. Without a thread it is the process.
+type Key = (CString, Option<ThreadId>);
+
+/// Which opens of the file an engine takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Thread,
+    Process,
+}
+
+/// An engine stands in for a file as long as this exists.
+#[derive(Debug)]
+pub(crate) struct StandIn {
+    key: Key,
+}
+
+/// Who stands in for a file.
+#[derive(Clone, Debug)]
+pub(crate) struct By {
+    /// The engine's file name.
+    file_name: CString,
+    /// The engine's name in messages.
+    pub(crate) engine: String,
+    pub(crate) at: &'static Location<'static>,
+    pub(crate) thread: Thread,
+}
+
+/// Why no engine can stand in for a file.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// The path can't be the name of a file, for this reason.
+    NoFile(&'static str),
+    /// SQLite can't make a full name of the path.
+    NoFullName,
+    /// An engine stands in for the file already.
+    Taken(By),
+    /// SQLite's default VFS is not the one to which this VFS passes other files.
+    OtherDefault(String),
+}
+
+static STAND_INS: Mutex<Vec<(Key, By)>> = Mutex::new(Vec::new());
+
+/// The number of `STAND_INS`, so that opening a file takes no lock if there is none.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+impl StandIn {
+    pub(crate) fn new(
+        mount: &Mount,
+        path: &Path,
+        scope: Scope,
+        at: &'static Location<'static>,
+    ) -> Result<StandIn, Refused> {
+        let full_name = full_name(path)?;
+        let key = (full_name, (scope == Scope::Thread).then(test_thread::id));
+        let mut stand_ins = lock();
+        if let Some((_, by)) = stand_ins.iter().find(|(other, _)| *other == key) {
+            return Err(Refused::Taken(by.clone()));
+        }
+        if stand_ins.is_empty() {
+            super::become_default().map_err(Refused::OtherDefault)?;
+        }
+        let file_name = CString::new(mount.file_name()).expect("the name of an engine has no NUL");
+        let by = By { file_name, engine: mount.name(), at, thread: thread::current() };
+        stand_ins.push((key.clone(), by));
+        COUNT.store(stand_ins.len(), Ordering::Release);
+        Ok(StandIn { key })
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        let mut stand_ins = lock();
+        stand_ins.retain(|(key, _)| *key != self.key);
+        COUNT.store(stand_ins.len(), Ordering::Release);
+        if stand_ins.is_empty() {
+            super::restore_default();
+        }
+    }
+}
+
+/// Returns the name of the engine that stands in for the file with this full name, on this thread.
+pub(super) fn find(full_name: &CStr) -> Option<CString> {
+    if COUNT.load(Ordering::Acquire) == 0 {
+        return None;
+    }
+    let stand_ins = lock();
+    let find = |thread| stand_ins.iter().find(|((name, of), _)| **name == *full_name && *of == thread);
+    find(Some(test_thread::id())).or_else(|| find(None)).map(|(_, by)| by.file_name.clone())
+}
+
+/// Returns the full name that SQLite gives a file, relative to the current folder.
+fn full_name(path: &Path) -> Result<CString, Refused> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    match bytes {
+        b"" | b":memory:" => return Err(Refused::NoFile("SQLite opens a private database by this name, not a file")),
+        _ if bytes.starts_with(b"file:") => {
+            return Err(Refused::NoFile("it is a URI; give the path alone, and URIs of that path are included"));
+        }
+        _ => {}
+    }
+    let Ok(name) = CString::new(bytes) else { return Err(Refused::NoFile("it contains a NUL byte")) };
+    let full_name = super::full_name_of_file(&name).ok_or(Refused::NoFullName)?;
+    match FileName::parse(full_name.to_bytes()) {
+        FileName::Other => Ok(full_name),
+        _ => Err(Refused::NoFile("it is the name of an engine")),
+    }
+}
+
+fn lock() -> MutexGuard<'static, Vec<(Key, By)>> {
+    STAND_INS.lock().recovered()
+}
