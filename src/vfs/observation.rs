@@ -84,13 +84,6 @@ impl Obstacle {
 }
 
 impl Observation {
-    /// Creates an observation of the connections that are opened from now on to an engine with this content.
-    pub(super) fn of(content: &Snapshot) -> Observation {
-        let observation = Observation::default();
-        observation.expect(content);
-        observation
-    }
-
     pub(super) fn add(&self) -> Arc<Observed> {
         let observed = Arc::new(Observed::default());
         self.connections().push(observed.clone());
@@ -116,12 +109,8 @@ impl Observation {
 
     /// Makes the current state of all connections their initial state, with this content.
     pub(crate) fn approve(&self, content: &Snapshot) {
-        self.expect(content);
-        self.connections().iter().for_each(|connection| connection.approve());
-    }
-
-    fn expect(&self, content: &Snapshot) {
         self.cache_size.store(content.default_cache_size(), Ordering::Relaxed);
+        self.connections().iter().for_each(|connection| connection.approve());
     }
 
     /// Returns the state of all connections, if each is as it was set up, and in no transaction.

@@ -306,6 +306,18 @@ fn a_connection_that_was_opened_on_other_content_may_prevent_reuse() {
 }
 
 #[test]
+fn a_template_may_have_a_default_cache_size() {
+    static CACHED: Template = Template::sql("CREATE TABLE account (id); PRAGMA default_cache_size = 777");
+    static POOLS: KeptValues<Pool> = KeptValues::new(&CACHED);
+    for _ in 0..3 {
+        let pool = take(&POOLS);
+        assert_eq!((pool.number("PRAGMA cache_size"), pool.number(ACCOUNTS)), (777, 0));
+        pool.execute("INSERT INTO account VALUES (1)");
+    }
+    assert_eq!(POOLS.why_dropped(), None);
+}
+
+#[test]
 fn a_write_after_the_test_prevents_reuse() {
     static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
     let pool = take(&POOLS);
