@@ -241,9 +241,10 @@ impl Snapshot {
         Stamp::of(&self.0.pages)
     }
 
-    /// Returns the header's default cache size (`PRAGMA default_cache_size`).
-    pub(crate) fn default_cache_size(&self) -> u32 {
-        number(&self.0.pages, DEFAULT_CACHE_SIZE)
+    /// Returns what a connection keeps of the header with the schema: the cookie, and the default cache size.
+    pub(crate) fn schema_header(&self) -> u64 {
+        let [cookie, cache_size] = [SCHEMA_COOKIE, DEFAULT_CACHE_SIZE].map(|at| u64::from(number(&self.0.pages, at)));
+        cookie << 32 | cache_size
     }
 
     /// Returns SQLite's number of the text encoding; an empty database has none yet.

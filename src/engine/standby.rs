@@ -95,6 +95,7 @@ impl Standby {
             let reason = "the content had another text encoding, page size or vacuum mode, or was empty";
             return Err(Obstacle::lasting(reason));
         }
+        vfs::observe(engine.mount()).expect(&store.current());
         store.set_lock_timeout(self.lock_timeout);
         Ok(())
     }

@@ -69,7 +69,7 @@ impl Mount {
 
     /// Observes the connections that are opened from now on.
     pub(super) fn observe(&self) -> &Observation {
-        self.observation.get_or_init(|| Observation::of(&self.store.current()))
+        self.observation.get_or_init(Observation::default)
     }
 
     pub(super) fn observation(&self) -> Option<&Observation> {

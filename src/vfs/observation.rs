@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use rusqlite::ffi::{self, sqlite3};
@@ -18,8 +18,10 @@ pub(crate) struct Observation {
     connections: Mutex<Vec<Arc<Observed>>>,
     /// Whether a connection continues without being observed.
     has_lost_one: AtomicBool,
-    /// The default cache size in the header of the initial content. A connection keeps the first one that it reads.
-    cache_size: AtomicU32,
+    /// The schema header of the initial content. A connection that reads another one keeps its default cache size. It
+    /// may keep its schema too, until it runs a statement: SQLite compiles statements by the schema that it has, and not
+    /// each error of the compiler makes it compare the cookies.
+    schema_header: AtomicU64,
 }
 
 /// What is known of a connection. Its own thread writes it, any thread reads it.
@@ -84,13 +86,6 @@ impl Obstacle {
 }
 
 impl Observation {
-    /// Creates an observation of the connections that are opened from now on to an engine with this content.
-    pub(super) fn of(content: &Snapshot) -> Observation {
-        let observation = Observation::default();
-        observation.expect(content);
-        observation
-    }
-
     pub(super) fn add(&self) -> Arc<Observed> {
         let observed = Arc::new(Observed::default());
         self.connections().push(observed.clone());
@@ -109,7 +104,7 @@ impl Observation {
     /// Notes that a connection begins to read this content.
     pub(super) fn begin_read(&self, observed: &Observed, content: &Snapshot) {
         observed.reads.store(true, Ordering::Release);
-        if content.default_cache_size() != self.cache_size.load(Ordering::Relaxed) {
+        if content.schema_header() != self.schema_header.load(Ordering::Acquire) {
             observed.alter();
         }
     }
@@ -120,8 +115,9 @@ impl Observation {
         self.connections().iter().for_each(|connection| connection.approve());
     }
 
-    fn expect(&self, content: &Snapshot) {
-        self.cache_size.store(content.default_cache_size(), Ordering::Relaxed);
+    /// Makes this the content with which a connection may begin to read. It has the schema of the initial content.
+    pub(crate) fn expect(&self, content: &Snapshot) {
+        self.schema_header.store(content.schema_header(), Ordering::Release);
     }
 
     /// Returns the state of all connections, if each is as it was set up, and in no transaction.
@@ -198,7 +194,8 @@ impl Observed {
             return Err(Obstacle::lasting("a connection has changed a schema, or attached a database"));
         }
         if self.is_altered.load(Ordering::Acquire) || self.watch.get().is_some_and(|watch| watch.saw_leftovers()) {
-            let reason = "a connection has changed statistics or settings, or a call to it failed";
+            let reason =
+                "a connection has changed statistics or settings, has read another schema, or a call to it failed";
             return Err(Obstacle::lasting(reason));
         }
         let is_in_transaction = match *self.state() {

@@ -162,7 +162,8 @@ fn why_dropped_after(test: impl FnOnce(&Kept<Pool>)) -> String {
 
 const IN_TRANSACTION: &str = "a connection is in a transaction, or has a statement that was not reset";
 const HAS_CHANGED_SCHEMA: &str = "a connection has changed a schema, or attached a database";
-const HAS_CHANGED_SETTINGS: &str = "a connection has changed statistics or settings, or a call to it failed";
+const HAS_CHANGED_SETTINGS: &str =
+    "a connection has changed statistics or settings, has read another schema, or a call to it failed";
 const OTHER_PRAGMAS: &str = "a connection has other pragmas than those that there were when the value was made";
 const STILL_THERE: &str = "a unit of work, a connection or a clone of the engine is still there";
 
@@ -303,6 +304,42 @@ fn a_connection_that_was_opened_on_other_content_may_prevent_reuse() {
         }
     };
     assert_eq!(why_dropped_after(grow_on(777)), HAS_CHANGED_SETTINGS);
+}
+
+/// SQLite compiles a statement by the schema that the connection has, and finds that it is stale only for some errors.
+#[test]
+fn a_connection_that_has_read_another_schema_prevents_reuse() {
+    const ADD: &str = "ALTER TABLE account ADD COLUMN age";
+    let grow = |pool: &Kept<Pool>| {
+        drop(pool.connections.borrow_mut().remove(0)); // which has changed it
+        pool.grow().unwrap();
+        assert_eq!(pool.connections.borrow()[1].prepare("SELECT age FROM account").unwrap().column_count(), 1);
+    };
+    let by_the_pool = |pool: &Kept<Pool>| {
+        pool.execute(ADD);
+        grow(pool);
+    };
+    assert_eq!(why_dropped_after(by_the_pool), HAS_CHANGED_SETTINGS);
+    let by_a_unit_of_work = |pool: &Kept<Pool>| {
+        pool.engine().try_transaction(|work| work.execute_batch(ADD)).unwrap();
+        assert_eq!(pool.number("SELECT count(age) FROM account"), 0);
+    };
+    assert_eq!(why_dropped_after(by_a_unit_of_work), HAS_CHANGED_SETTINGS);
+    let unseen = |pool: &Kept<Pool>| pool.engine().try_transaction(|work| work.execute_batch(ADD)).unwrap();
+    assert_eq!(why_dropped_after(unseen), "it was kept");
+    assert_eq!(why_dropped_after(|pool| pool.execute("INSERT INTO account VALUES (9, 'x')")), "it was kept");
+}
+
+#[test]
+fn a_template_may_have_a_default_cache_size() {
+    static CACHED: Template = Template::sql("CREATE TABLE account (id); PRAGMA default_cache_size = 777");
+    static POOLS: KeptValues<Pool> = KeptValues::new(&CACHED);
+    for _ in 0..3 {
+        let pool = take(&POOLS);
+        assert_eq!((pool.number("PRAGMA cache_size"), pool.number(ACCOUNTS)), (777, 0));
+        pool.execute("INSERT INTO account VALUES (1)");
+    }
+    assert_eq!(POOLS.why_dropped(), None);
 }
 
 #[test]
