@@ -8,6 +8,7 @@
 //! | [`property_tests`] | a database for each case; operations and transactions with a model |
 //! | [`faults`] | tests of what code does when SQLite fails |
 //! | [`other_libraries`] | sqlx, sea-orm, diesel, r2d2, tokio-rusqlite and others; async |
+//! | [`any_code`] | an engine in place of the file that the code opens |
 //! | [`runners`] | cargo-nextest, CI, several machines, debug builds |
 //! | [`errors`] | each error message, and what to do |
 //!
@@ -30,6 +31,9 @@ pub mod faults {}
 
 #[doc = include_str!("../docs/other-libraries.md")]
 pub mod other_libraries {}
+
+#[doc = include_str!("../docs/any-code.md")]
+pub mod any_code {}
 
 #[doc = include_str!("../docs/runners.md")]
 pub mod runners {}

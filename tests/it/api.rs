@@ -51,7 +51,7 @@ macro_rules! assert_traits {
 
 #[test]
 fn types_that_threads_share() {
-    assert_traits!(true, true: Engine, Snapshot, Template, DatabaseUrl, MemoryEngines, Error, ErrorKind);
+    assert_traits!(true, true: Engine, StandIn, Snapshot, Template, DatabaseUrl, MemoryEngines, Error, ErrorKind);
     assert_traits!(true, true: Kept<i64>, KeptValues<i64>, KeptValues<Cell<i64>>);
     assert_traits!(true, true: Fault, Hammer, Pause, Report<i64>, Attempt<i64>, Failure, Orders<'static>, Random);
     assert_traits!(true, true: Timeline, Lane, Span, Arrival);

@@ -18,6 +18,8 @@ mod rusqlite_migration;
 mod sea_orm;
 #[path = "../../../rusqlite-0.39/tests/it/sqlx.rs"]
 mod sqlx;
+#[path = "../../../rusqlite-0.39/tests/it/stand_in.rs"]
+mod stand_in;
 #[path = "../../../support.rs"]
 mod support;
 #[path = "../../../rusqlite-0.39/tests/it/together.rs"]

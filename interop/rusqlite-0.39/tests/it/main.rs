@@ -4,6 +4,7 @@ mod in_async_tests;
 mod kept_in_async_tests;
 mod sea_orm;
 mod sqlx;
+mod stand_in;
 #[path = "../../../support.rs"]
 mod support;
 mod together;

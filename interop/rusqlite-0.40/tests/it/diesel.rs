@@ -179,3 +179,14 @@ fn a_dropped_engine_can_not_be_opened() {
     let error = pool.build(ConnectionManager::<SqliteConnection>::new(uri)).err().unwrap();
     assert!(error.to_string().to_lowercase().contains("unable to open"), "{error}");
 }
+
+#[test]
+fn an_engine_stands_in_for_a_file() {
+    let engine = BANK.new_engine().unwrap();
+    let _stand_in = engine.stand_in_for("data/diesel.db").unwrap();
+    for url in ["data/diesel.db", "./data/diesel.db", "file:data/diesel.db?mode=rw"] {
+        deposit(&mut SqliteConnection::establish(url).unwrap(), 1, 5).unwrap();
+    }
+    assert_eq!(balances(&engine), [15, 0]);
+    assert!(!std::path::Path::new("data").exists());
+}
