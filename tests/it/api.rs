@@ -10,8 +10,8 @@ use rusqlite_fixtures::hammer::{
 };
 use rusqlite_fixtures::strategies::{self, Difference, Engines, Table};
 use rusqlite_fixtures::{
-    DatabaseUrl, Engine, Error, ErrorKind, Kept, KeptValues, MemoryEngines, PooledConnection, Snapshot, Template,
-    UnitOfWork,
+    DatabaseUrl, Engine, Error, ErrorKind, Kept, KeptValues, MemoryEngines, PooledConnection, Snapshot, StandIn,
+    Template, UnitOfWork,
 };
 
 /// Which of the traits a type has. An inherent constant is found before one of a trait, if its bounds are met.
