@@ -91,6 +91,8 @@ pub enum ErrorKind {
     OtherTemplate,
     /// A path for which an engine can't stand in ([`Engine::stand_in_for`](crate::Engine::stand_in_for)).
     NoStandIn,
+    /// A time for an engine's [`Clock`](crate::Clock) that is no time, or an engine without a clock.
+    NoTime,
     /// Any other error of SQLite; [`Error::sqlite`] returns it.
     Sqlite,
 }
@@ -297,6 +299,20 @@ impl Error {
 
     pub(crate) fn no_stand_in(engine: &str, path: &Path, flaw: &str) -> Error {
         Error::new(ErrorKind::NoStandIn, format!("{engine} can't stand in for {path:?}: {flaw}"))
+    }
+
+    pub(crate) fn no_time(engine: &str, time: &dyn fmt::Display, flaw: &str) -> Error {
+        Error::new(ErrorKind::NoTime, format!("can't set the clock of {engine} to {time}: {flaw}"))
+    }
+
+    pub(crate) fn no_clock(engine: &str) -> Error {
+        let message = format!("{engine} has no clock; create it by a template with Template::clock");
+        Error::new(ErrorKind::NoTime, message)
+    }
+
+    pub(crate) fn no_time_of_template(template: &str, time: &str, flaw: &str) -> Error {
+        let message = format!("can't build {template}: its clock can't stand at {time:?}: {flaw}");
+        Error::new(ErrorKind::BuildFailed, message)
     }
 
     pub(crate) fn other_template(engine: &str, has: Option<&str>, asked_for: &str) -> Error {

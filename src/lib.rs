@@ -32,6 +32,8 @@ mod vfs;
 pub use rusqlite;
 
 pub use crate::content::Snapshot;
-pub use crate::engine::{DatabaseUrl, Engine, MEMORY_ENGINES, MemoryEngines, PooledConnection, StandIn, UnitOfWork};
+pub use crate::engine::{
+    Clock, DatabaseUrl, Engine, MEMORY_ENGINES, MemoryEngines, PooledConnection, StandIn, UnitOfWork,
+};
 pub use crate::error::{BoxError, Error, ErrorKind, Result};
 pub use crate::template::{Kept, KeptValues, Template};

@@ -5,6 +5,7 @@
 //! * `idle`: the connections that an engine keeps for the next unit of work, and their limits.
 //! * `warm_pool`: the stores that a template keeps for the next engine, with their connections.
 //! * `standby`: an engine that waits for the next test while other code keeps connections to it.
+//! * `clock`: the time that SQL gets.
 //! * `stand_in`: engines in the place of files.
 //! * `registry`: the engines that the process shares, one for each `url`.
 //!
@@ -16,6 +17,7 @@
 //! * No user code runs while a lock of these modules is held: sessions are closed, and engines created, outside the
 //!   lock.
 
+mod clock;
 mod idle;
 mod lease;
 mod pooled_connection;
@@ -34,6 +36,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
+pub use self::clock::Clock;
 use self::idle::{Budget, Idle};
 use self::lease::Lease;
 pub use self::pooled_connection::PooledConnection;
@@ -128,7 +131,9 @@ impl Engine {
 
     fn cold(content: Snapshot, name: Name, template: Option<Arc<WarmPool>>) -> Engine {
         vfs::register();
-        Engine::assemble(Warm { sessions: Vec::new(), mount: Mount::new(content, name) }, template, false)
+        let time = template.as_ref().and_then(|template| template.setup().clock);
+        let mount = Mount::with_clock(content, name, time);
+        Engine::assemble(Warm { sessions: Vec::new(), mount }, template, false)
     }
 
     fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<WarmPool>>, returns_store: bool) -> Engine {
@@ -416,9 +421,13 @@ impl Engine {
 
     /// Creates an engine with the committed content of this one. The two engines share pages until one of them writes,
     /// so a fork takes the same time for any size. Its connections have the same setup as this engine's (by
-    /// [`Template::on_connect`](crate::Template::on_connect)).
+    /// [`Template::on_connect`](crate::Template::on_connect)), and its clock shows the same time.
     pub fn fork(&self) -> Engine {
-        Engine::cold(self.snapshot(), Name::Numbered, self.0.template.clone())
+        let fork = Engine::cold(self.snapshot(), Name::Numbered, self.0.template.clone());
+        if let (Some(clock), Some(clock_of_fork)) = (&self.mount().clock, &fork.mount().clock) {
+            clock_of_fork.set(clock.time());
+        }
+        fork
     }
 
     /// Closes this engine's pooled connections from now on, instead of reusing them. The engine of a

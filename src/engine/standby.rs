@@ -9,7 +9,7 @@ use super::warm_pool::WarmPool;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Token};
-use crate::vfs::{self, AtRest, Obstacle, Session};
+use crate::vfs::{self, AtRest, Clock, Obstacle, Session, Time};
 
 /// The state to which an engine returns, with the connections that other code keeps.
 pub(crate) struct Standby {
@@ -21,6 +21,7 @@ pub(crate) struct Standby {
     handles: usize,
     format_changes: usize,
     lock_timeout: Duration,
+    time: Option<Time>,
     /// The content when the test ended.
     left: Option<Snapshot>,
 }
@@ -41,6 +42,7 @@ impl Standby {
             handles: engine.handles(),
             format_changes: engine.mount().store.format_changes(),
             lock_timeout: engine.mount().store.lock_timeout(),
+            time: engine.mount().clock.as_ref().and_then(Clock::time),
             left: None,
         }
     }
@@ -97,6 +99,7 @@ impl Standby {
         }
         vfs::observe(engine.mount()).expect(&store.current());
         store.set_lock_timeout(self.lock_timeout);
+        engine.mount().clock.iter().for_each(|clock| clock.set(self.time));
         Ok(())
     }
 }

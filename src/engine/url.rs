@@ -186,7 +186,7 @@ fn parse_query(url: &str, name: &str, query: &str) -> Result<Place> {
                 return Err(invalid(&format!("its mode is {other:?}; use mode=memory")));
             }
             ("vfs", "memdb") => place = Place::Memdb,
-            ("vfs", other) if other == vfs::vfs_name() => return Err(invalid(OF_AN_ENGINE)),
+            ("vfs", other) if vfs::is_vfs_name(other) => return Err(invalid(OF_AN_ENGINE)),
             ("vfs", other) => {
                 return Err(invalid(&format!("its VFS is {other:?}; remove vfs= and use mode=memory")));
             }

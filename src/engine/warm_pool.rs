@@ -56,7 +56,7 @@ impl WarmPool {
             }
             None => {
                 let name = Name::OfTemplate(self.name.clone());
-                Warm { sessions: Vec::new(), mount: Mount::new(self.content.clone(), name) }
+                Warm { sessions: Vec::new(), mount: Mount::with_clock(self.content.clone(), name, self.setup.clock) }
             }
         }
     }
@@ -76,6 +76,9 @@ impl WarmPool {
         let references = 1 + warm.sessions.len();
         if !warm.mount.unregister_name(references) || !warm.mount.store.renew() {
             return;
+        }
+        if let Some(clock) = &warm.mount.clock {
+            clock.set(self.setup.clock);
         }
         let mut waiting = self.lock();
         if waiting.len() < MAX_WAITING {

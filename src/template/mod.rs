@@ -212,7 +212,16 @@ impl Template {
     #[track_caller]
     const fn new(start: Start) -> Template {
         let (at, steps) = (Location::caller(), [None; MAX_STEPS]);
-        let recipe = Recipe { at, start, steps, on_connect: None, foreign_keys: None, lock_timeout: None, key: None };
+        let recipe = Recipe {
+            at,
+            start,
+            steps,
+            on_connect: None,
+            foreign_keys: None,
+            lock_timeout: None,
+            clock: None,
+            key: None,
+        };
         Template { recipe, built: OnceLock::new() }
     }
 
@@ -299,6 +308,19 @@ impl Template {
         self
     }
 
+    /// Gives each engine a clock that stands at this time, as RFC 3339 writes it: `2026-01-31T12:00:00Z`. The time that
+    /// SQL asks for is this, also while the template is built. [`Engine::clock`] changes it. The default is the parent's
+    /// clock, or the system's.
+    ///
+    /// A script that asks for the time has an image then, without a [`key`](Template::key).
+    ///
+    /// # Errors
+    /// The build fails if the text is no time of the years 0000 to 9999.
+    pub const fn clock(mut self, time: &'static str) -> Template {
+        self.recipe.clock = Some(time);
+        self
+    }
+
     /// Sets the key that identifies the content that the functions of the steps, and `on_connect`, put into the
     /// database. With a key, an image of the content is used in later test runs, after new builds of the program, and
     /// by other programs of the package, until the key changes. So change the key when that content changes. The place
@@ -341,8 +363,8 @@ impl Template {
     }
 
     fn is_empty(&self) -> bool {
-        let Recipe { start, steps: [first, ..], on_connect, foreign_keys, lock_timeout, .. } = &self.recipe;
-        let has_settings = on_connect.is_some() || foreign_keys.is_some() || lock_timeout.is_some();
+        let Recipe { start, steps: [first, ..], on_connect, foreign_keys, lock_timeout, clock, .. } = &self.recipe;
+        let has_settings = on_connect.is_some() || foreign_keys.is_some() || lock_timeout.is_some() || clock.is_some();
         matches!(start, Start::Empty) && first.is_none() && !has_settings
     }
 

@@ -14,7 +14,7 @@ use crate::engine::{Engine, WarmPool};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::faults;
 use crate::once_map::{self, OnceMap};
-use crate::vfs::{self, OnConnect, Setup, external, script};
+use crate::vfs::{self, OnConnect, Setup, Time, external, script};
 
 #[derive(Clone, Copy)]
 pub(super) struct Recipe {
@@ -26,6 +26,8 @@ pub(super) struct Recipe {
     pub(super) foreign_keys: Option<bool>,
     /// `None`: as in the parent, or the default time.
     pub(super) lock_timeout: Option<Duration>,
+    /// `None`: as in the parent, or the system's time.
+    pub(super) clock: Option<&'static str>,
     pub(super) key: Option<&'static str>,
 }
 
@@ -93,6 +95,7 @@ struct Combination {
     on_connect: Option<usize>,
     foreign_keys: Option<bool>,
     lock_timeout: Option<Duration>,
+    clock: Option<&'static str>,
     key: Option<&'static str>,
 }
 
@@ -117,6 +120,7 @@ impl Recipe {
             on_connect: self.on_connect.map(|on_connect| on_connect.function as usize),
             foreign_keys: self.foreign_keys,
             lock_timeout: self.lock_timeout,
+            clock: self.clock,
             key: self.key,
         }
     }
@@ -147,6 +151,7 @@ impl Recipe {
 
     fn build(&self) -> Result<Arc<Built>> {
         let before = self.content_before()?;
+        self.check_clock()?;
         let migrations = self.migrations()?;
         let name = self.to_string();
         let build = || {
@@ -161,6 +166,11 @@ impl Recipe {
         let content = self.shared_or_built(&migrations, build)?;
         let pool = Arc::new(WarmPool::new(&name, content.snapshot, self.setup()));
         Ok(Arc::new(Built { pool, migrations, depends_on_time: content.depends_on_time }))
+    }
+
+    fn check_clock(&self) -> Result<()> {
+        let Some(time) = self.clock else { return Ok(()) };
+        Time::parse(time).map(drop).map_err(|flaw| Error::no_time_of_template(&self.to_string(), time, flaw))
     }
 
     fn migrations(&self) -> Result<Vec<Migration>> {
@@ -197,6 +207,7 @@ impl Recipe {
         let mut setup = self.parent().map_or_else(|| Setup::DEFAULT, |parent| parent.setup());
         setup.foreign_keys = self.foreign_keys.unwrap_or(setup.foreign_keys);
         setup.lock_timeout = self.lock_timeout.or(setup.lock_timeout);
+        setup.clock = self.clock.and_then(|time| Time::parse(time).ok()).or(setup.clock);
         setup.on_connect.extend(self.on_connect);
         setup
     }

@@ -39,6 +39,9 @@ impl Recipe {
             identity.add("in a transaction", if migration.runs_in_transaction { "yes" } else { "no" });
         }
         identity.add("foreign keys", if self.setup().foreign_keys { "on" } else { "off" });
+        if let Some(time) = self.clock {
+            identity.add("clock", time);
+        }
         if let Some(key) = self.key {
             // The identity includes the place and the package, because templates may have the same key, even in
             // packages that share a folder.

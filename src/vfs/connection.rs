@@ -9,6 +9,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::ffi::{self, sqlite3_file};
 use rusqlite::{Connection, OpenFlags};
 
+use super::clock::Time;
 use super::database;
 use super::handle::Handle;
 use super::mount::Mount;
@@ -23,6 +24,8 @@ pub(crate) struct Setup {
     pub(crate) on_connect: Vec<OnConnect>,
     /// How long a writer waits for the writer slot. `None`: the default time.
     pub(crate) lock_timeout: Option<Duration>,
+    /// The time at which the clock stands for each new engine.
+    pub(crate) clock: Option<Time>,
 }
 
 /// A template's function for each connection, and the place in the source where it was given.
@@ -44,7 +47,8 @@ impl OnConnect {
 
 impl Setup {
     /// The setup of engines without a template, and of a template that sets nothing.
-    pub(crate) const DEFAULT: Setup = Setup { foreign_keys: true, on_connect: Vec::new(), lock_timeout: None };
+    pub(crate) const DEFAULT: Setup =
+        Setup { foreign_keys: true, on_connect: Vec::new(), lock_timeout: None, clock: None };
 
     pub(crate) fn carry_out(&self, connection: &Connection) -> Result<(), NoConnection> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;

@@ -1,10 +1,11 @@
 //! SQLite's interface to the content of engines: a VFS, and the connections that use it.
 //!
-//! * `vfs_methods`, `io_methods`, `database`, `journal`: the C functions that SQLite calls, with all their logic except
+//! * `vfs_methods`, `default_vfs`, `io_methods`, `database`, `journal`: the C functions that SQLite calls, with all their logic except
 //!   `handle`'s.
 //! * `handle`: one connection's view of an engine, which implements SQLite's file operations in safe code.
 //! * `waiting`: the state machine of a connection that waits for the writer slot; `report`: the messages about waits.
 //! * `mount`: the file names under which SQLite finds engines. `stand_in`: files in whose place it finds them.
+//! * `clock`: the time that SQL gets.
 //! * `connection`: opens connections. `session`: a connection that is reused. `cleanliness`: detects what was left in
 //!   it. `watch`: its authorizer, which notes the statements that it compiles.
 //! * `observation`: notes what other libraries do to their connections. `auto_extension`: begins it when they are opened.
@@ -25,8 +26,10 @@
 
 mod auto_extension;
 mod cleanliness;
+mod clock;
 mod connection;
 mod database;
+mod default_vfs;
 pub(crate) mod external;
 mod handle;
 mod io_methods;
@@ -49,6 +52,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use rusqlite::ffi::{self, sqlite3_vfs};
 
 pub(crate) use self::auto_extension::observe;
+pub(crate) use self::clock::{Clock, Time};
 #[cfg(feature = "proptest")]
 pub(crate) use self::connection::set_busy_handler;
 pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};
@@ -58,15 +62,21 @@ pub(crate) use self::session::Session;
 pub(crate) use self::stand_in::{Refused, Scope, StandIn};
 
 /// The name contains the version, so that two versions of this crate in one program don't replace each other.
-const NAME: &CStr =
-    match CStr::from_bytes_with_nul(concat!("rusqlite-fixtures-", env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+const NAME: &CStr = c_str(concat!("rusqlite-fixtures-", env!("CARGO_PKG_VERSION"), "\0"));
+
+const NAME_OF_FILES: &CStr = c_str(concat!("rusqlite-fixtures-", env!("CARGO_PKG_VERSION"), "-files\0"));
+
+const fn c_str(name: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(name.as_bytes()) {
         Ok(name) => name,
         Err(_) => unreachable!(),
-    };
+    }
+}
 
-/// The VFS, and the one to which it passes the files that are no engine's: SQLite's default one before.
+/// The VFS that is SQLite's default one while engines stand in for files, and the one to which this crate's VFSs pass
+/// the files that are no engine's: SQLite's default one before.
 struct Registered {
-    vfs: AtomicPtr<sqlite3_vfs>,
+    of_files: AtomicPtr<sqlite3_vfs>,
     default: AtomicPtr<sqlite3_vfs>,
 }
 
@@ -83,12 +93,34 @@ fn registered() -> &'static Registered {
     REGISTERED.get_or_init(|| {
         let default = current_default();
         assert!(!default.is_null(), "SQLite has no default VFS");
-        let vfs = Box::leak(Box::new(vfs_methods::new_vfs(default)));
-        // SAFETY: the structure is complete, and lives and stays in its place for ever, as sqlite3_vfs_register asks.
-        let code = unsafe { ffi::sqlite3_vfs_register(vfs, 0) };
-        assert_eq!(code, ffi::SQLITE_OK, "SQLite did not register the VFS {NAME:?}");
-        Registered { vfs: AtomicPtr::new(vfs), default: AtomicPtr::new(default) }
+        add(vfs_methods::new_vfs(default));
+        let of_files = add(sqlite3_vfs {
+            zName: NAME_OF_FILES.as_ptr(),
+            xCurrentTimeInt64: Some(stand_in::current_time_int64),
+            xCurrentTime: Some(stand_in::current_time),
+            ..vfs_methods::new_vfs(default)
+        });
+        Registered { of_files: AtomicPtr::new(of_files), default: AtomicPtr::new(default) }
     })
+}
+
+/// Registers a VFS with SQLite.
+fn add(vfs: sqlite3_vfs) -> *mut sqlite3_vfs {
+    let vfs = Box::leak(Box::new(vfs));
+    // SAFETY: the structure is complete, and lives and stays in its place for ever, as sqlite3_vfs_register asks.
+    let code = unsafe { ffi::sqlite3_vfs_register(vfs, 0) };
+    assert_eq!(code, ffi::SQLITE_OK, "SQLite did not register the VFS {NAME:?}");
+    vfs
+}
+
+/// Returns a VFS of this crate that is not registered yet.
+fn new_vfs() -> sqlite3_vfs {
+    vfs_methods::new_vfs(default_vfs())
+}
+
+/// Returns the VFS to which this crate's VFSs pass files.
+fn default_vfs() -> *mut sqlite3_vfs {
+    registered().default.load(Ordering::Relaxed)
 }
 
 fn current_default() -> *mut sqlite3_vfs {
@@ -96,32 +128,30 @@ fn current_default() -> *mut sqlite3_vfs {
     unsafe { ffi::sqlite3_vfs_find(ptr::null()) }
 }
 
-/// Makes the VFS the one that SQLite uses for files, until `restore_default`. Fails with the name of the present one if
-/// that is neither this VFS nor the one to which it passes files: then it would pass them to the wrong one.
+/// Makes the VFS for files SQLite's default one, until `restore_default`. Fails with the name of the present one if that
+/// is not the one to which it passes files.
 fn become_default() -> Result<(), String> {
-    let Registered { vfs, default } = registered();
-    let (vfs, default, now) = (vfs.load(Ordering::Relaxed), default.load(Ordering::Relaxed), current_default());
-    if now != vfs && now != default {
+    let (of_files, now) = (registered().of_files.load(Ordering::Relaxed), current_default());
+    if now != of_files && now != default_vfs() {
         // SAFETY: a registered VFS has a name.
         return Err(unsafe { CStr::from_ptr((*now).zName) }.to_string_lossy().into_owned());
     }
     // SAFETY: "the same VFS can be registered multiple times without injury" (sqlite3_vfs_register).
-    unsafe { ffi::sqlite3_vfs_register(vfs, 1) };
+    unsafe { ffi::sqlite3_vfs_register(of_files, 1) };
     Ok(())
 }
 
 /// Makes the VFS that was SQLite's default one before `become_default` the default one again.
 fn restore_default() {
-    let Registered { vfs, default } = registered();
-    if current_default() == vfs.load(Ordering::Relaxed) {
+    if current_default() == registered().of_files.load(Ordering::Relaxed) {
         // SAFETY: as above.
-        unsafe { ffi::sqlite3_vfs_register(default.load(Ordering::Relaxed), 1) };
+        unsafe { ffi::sqlite3_vfs_register(default_vfs(), 1) };
     }
 }
 
 /// Returns the full name of a file, by the VFS to which this VFS passes files.
 fn full_name_of_file(name: &CStr) -> Option<CString> {
-    let default = registered().default.load(Ordering::Relaxed);
+    let default = default_vfs();
     // SAFETY: the VFS is registered, so it is valid.
     let (method, max) = unsafe { ((*default).xFullPathname?, (*default).mxPathname) };
     let mut out = vec![0u8; max as usize + 1];
@@ -133,16 +163,21 @@ fn full_name_of_file(name: &CStr) -> Option<CString> {
 
 /// Returns the URI by which SQLite opens the engine.
 pub(crate) fn uri(mount: &Mount) -> String {
-    format!("file:{}?vfs={}", mount.file_name(), vfs_name())
+    format!("file:{}?vfs={}", mount.file_name(), mount.vfs_name())
 }
 
 /// Returns the URL by which libraries that take a `DATABASE_URL` open the engine.
 pub(crate) fn sqlite_url(mount: &Mount) -> String {
-    format!("sqlite://{}?vfs={}", mount.file_name(), vfs_name())
+    format!("sqlite://{}?vfs={}", mount.file_name(), mount.vfs_name())
 }
 
-/// Returns the name of the VFS, as URIs of engines have it.
-pub(crate) fn vfs_name() -> &'static str {
+/// Returns whether a URI with this VFS is that of an engine.
+pub(crate) fn is_vfs_name(name: &str) -> bool {
+    CString::new(name).is_ok_and(|name| clock::is_vfs_name(&name))
+}
+
+/// Returns the name of the VFS of engines without a clock, as their URIs have it.
+fn vfs_name() -> &'static str {
     NAME.to_str().expect("the version of a package is ASCII")
 }
 

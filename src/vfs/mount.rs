@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
+use super::clock::{Clock, Time};
 use super::observation::Observation;
 use crate::content::Snapshot;
 use crate::content::store::Store;
@@ -19,6 +20,8 @@ const PREFIX: &str = "/rusqlite-fixtures/engine-";
 pub(crate) struct Mount {
     pub(crate) store: Store,
     name: Name,
+    /// The time that SQL gets, if it is not the system's.
+    pub(crate) clock: Option<Clock>,
     /// The engine's connections, if they are observed.
     observation: OnceLock<Observation>,
 }
@@ -42,9 +45,15 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 static REPORTED_GONE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
 impl Mount {
-    /// Creates a store, and registers its file name.
+    #[cfg(test)]
     pub(crate) fn new(snapshot: Snapshot, name: Name) -> Arc<Mount> {
-        let mount = Arc::new(Mount { store: Store::new(snapshot), name, observation: OnceLock::new() });
+        Mount::with_clock(snapshot, name, None)
+    }
+
+    /// Creates a store with a clock that stands at this time, and registers its file name.
+    pub(crate) fn with_clock(snapshot: Snapshot, name: Name, time: Option<Time>) -> Arc<Mount> {
+        let (store, clock) = (Store::new(snapshot), time.map(|time| Clock::at(Some(time))));
+        let mount = Arc::new(Mount { store, name, clock, observation: OnceLock::new() });
         mount.register_name();
         mount
     }
@@ -83,6 +92,11 @@ impl Mount {
             Name::Numbered => format!("engine {}", self.id()),
             Name::OfTemplate(template) => format!("engine {} of {template}", self.id()),
         }
+    }
+
+    /// Returns the name of the VFS by which its connections are opened.
+    pub(super) fn vfs_name(&self) -> &str {
+        self.clock.as_ref().map_or(super::vfs_name(), |clock| clock.vfs_name())
     }
 
     /// Returns the name of the database file, as SQLite knows it.

@@ -1,16 +1,20 @@
 //! Files for which engines stand in.
 //!
-//! While there are any, this VFS is SQLite's default one. It gives the engine's file name as the full name of such a
-//! file (`sqlite3_vfs`, xFullPathname). So SQLite opens the engine in its place, under the engine's name, and everything
-//! that follows is as with the engine's URI.
+//! While there are any, a VFS for files is SQLite's default one. It gives the engine's file name as the full name of such
+//! a file (`sqlite3_vfs`, xFullPathname). So SQLite opens the engine in its place, under the engine's name, and
+//! everything that follows is as with the engine's URI. Only the time is another matter: the VFS does not know for which
+//! connection it is asked, so it takes the clock of the engine that stands in on the thread that asks.
 
-use std::ffi::{CStr, CString};
-use std::panic::Location;
+use std::ffi::{CStr, CString, c_int};
+use std::panic::{Location, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread::{self, Thread, ThreadId};
 
+use rusqlite::ffi::{sqlite3_int64, sqlite3_vfs};
+
+use super::clock::{self, Time};
 use super::mount::{FileName, Mount};
 use crate::sync::Recovered;
 use crate::test_thread;
@@ -32,10 +36,12 @@ pub(crate) struct StandIn {
 }
 
 /// Who stands in for a file.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct By {
     /// The engine's file name.
     file_name: CString,
+    /// The engine. (It is kept by the stand-in's owner.)
+    mount: Weak<Mount>,
     /// The engine's name in messages.
     pub(crate) engine: String,
     pub(crate) at: &'static Location<'static>,
@@ -43,7 +49,6 @@ pub(crate) struct By {
 }
 
 /// Why no engine can stand in for a file.
-#[derive(Debug)]
 pub(crate) enum Refused {
     /// The path can't be the name of a file, for this reason.
     NoFile(&'static str),
@@ -62,7 +67,7 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 impl StandIn {
     pub(crate) fn new(
-        mount: &Mount,
+        mount: &Arc<Mount>,
         path: &Path,
         scope: Scope,
         at: &'static Location<'static>,
@@ -77,7 +82,7 @@ impl StandIn {
             super::become_default().map_err(Refused::OtherDefault)?;
         }
         let file_name = CString::new(mount.file_name()).expect("the name of an engine has no NUL");
-        let by = By { file_name, engine: mount.name(), at, thread: thread::current() };
+        let by = By { file_name, mount: Arc::downgrade(mount), engine: mount.name(), at, thread: thread::current() };
         stand_ins.push((key.clone(), by));
         COUNT.store(stand_ins.len(), Ordering::Release);
         Ok(StandIn { key })
@@ -103,6 +108,29 @@ pub(super) fn find(full_name: &CStr) -> Option<CString> {
     let stand_ins = lock();
     let find = |thread| stand_ins.iter().find(|((name, of), _)| **name == *full_name && *of == thread);
     find(Some(test_thread::id())).or_else(|| find(None)).map(|(_, by)| by.file_name.clone())
+}
+
+/// Returns the time of the engine that stands in for a file on this thread, or else in the process. `None` is the
+/// system's.
+fn time() -> Option<Time> {
+    let stand_ins = lock();
+    let time = |thread| {
+        let of_thread = stand_ins.iter().rev().filter(|((_, of), _)| *of == thread);
+        of_thread.filter_map(|(_, by)| by.mount.upgrade()).find_map(|mount| mount.clock.as_ref()?.time())
+    };
+    time(Some(test_thread::id())).or_else(|| time(None))
+}
+
+pub(super) unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
+    let time = catch_unwind(time).unwrap_or_default();
+    // SAFETY: SQLite's own arguments.
+    unsafe { clock::answer_int64(time, vfs, out) }
+}
+
+pub(super) unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
+    let time = catch_unwind(time).unwrap_or_default();
+    // SAFETY: SQLite's own arguments.
+    unsafe { clock::answer(time, vfs, out) }
 }
 
 /// Returns the full name that SQLite gives a file, relative to the current folder.

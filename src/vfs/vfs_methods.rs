@@ -1,17 +1,18 @@
 //! The methods that SQLite calls on the VFS (`sqlite3_vfs`): they find engines and their journals by their names, and
 //! pass every other file to the default VFS.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int};
 use std::panic::catch_unwind;
 use std::ptr;
 use std::time::Duration;
 
-use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_vfs};
+use rusqlite::ffi::{self, sqlite3_file, sqlite3_vfs};
 
+use super::default_vfs::{self, default_access, default_delete, default_full_pathname, default_open, default_sleep};
 use super::handle::Handle;
 use super::io_methods::guard;
 use super::mount::{self, FileName, Mount};
-use super::{NAME, database, external, journal, stand_in, waiting};
+use super::{NAME, clock, database, external, journal, stand_in, waiting};
 use crate::faults::{self, Call};
 
 /// Returns the VFS. Engines are found by their names, and every other file by the default VFS, which `pAppData`
@@ -30,62 +31,19 @@ pub(super) fn new_vfs(default: *mut sqlite3_vfs) -> sqlite3_vfs {
         xDelete: Some(delete),
         xAccess: Some(access),
         xFullPathname: Some(full_pathname),
-        xDlOpen: Some(dl_open),
-        xDlError: Some(dl_error),
-        xDlSym: Some(dl_sym),
-        xDlClose: Some(dl_close),
-        xRandomness: Some(randomness),
+        xDlOpen: Some(default_vfs::dl_open),
+        xDlError: Some(default_vfs::dl_error),
+        xDlSym: Some(default_vfs::dl_sym),
+        xDlClose: Some(default_vfs::dl_close),
+        xRandomness: Some(default_vfs::randomness),
         xSleep: Some(sleep),
-        xCurrentTime: Some(current_time),
-        xGetLastError: Some(get_last_error),
-        xCurrentTimeInt64: Some(current_time_int64),
+        xCurrentTime: Some(default_vfs::current_time),
+        xGetLastError: Some(default_vfs::get_last_error),
+        xCurrentTimeInt64: Some(default_vfs::current_time_int64),
         xSetSystemCall: None,
         xGetSystemCall: None,
         xNextSystemCall: None,
     }
-}
-
-/// # Safety
-/// `vfs` is the one that `register` made.
-unsafe fn default_vfs(vfs: *mut sqlite3_vfs) -> *mut sqlite3_vfs {
-    // SAFETY: `new_vfs` put the default VFS there, and it is never changed.
-    unsafe { (*vfs).pAppData.cast() }
-}
-
-/// Defines methods that call the same method of the default VFS.
-macro_rules! delegate {
-    ($($name:ident is $method:ident($($arg:ident: $type:ty),*) -> $result:ty, or $otherwise:expr;)*) => {$(
-        unsafe extern "C" fn $name(vfs: *mut sqlite3_vfs $(, $arg: $type)*) -> $result {
-            // SAFETY: SQLite calls a VFS's methods with that VFS.
-            let default = unsafe { default_vfs(vfs) };
-            // SAFETY: the default VFS is registered, so it is valid.
-            match unsafe { (*default).$method } {
-                // SAFETY: the arguments are those that SQLite gave for the same method.
-                Some(method) => unsafe { method(default $(, $arg)*) },
-                None => $otherwise,
-            }
-        }
-    )*};
-}
-
-type Symbol = Option<unsafe extern "C" fn(*mut sqlite3_vfs, *mut c_void, *const c_char)>;
-
-delegate! {
-    default_open is xOpen(name: *const c_char, file: *mut sqlite3_file, flags: c_int, out_flags: *mut c_int) -> c_int,
-        or ffi::SQLITE_CANTOPEN;
-    default_delete is xDelete(name: *const c_char, sync: c_int) -> c_int, or ffi::SQLITE_IOERR_DELETE;
-    default_access is xAccess(name: *const c_char, flags: c_int, result: *mut c_int) -> c_int, or ffi::SQLITE_IOERR;
-    default_full_pathname is xFullPathname(name: *const c_char, size: c_int, out: *mut c_char) -> c_int,
-        or ffi::SQLITE_CANTOPEN;
-    dl_open is xDlOpen(name: *const c_char) -> *mut c_void, or ptr::null_mut();
-    dl_error is xDlError(size: c_int, message: *mut c_char) -> (), or ();
-    dl_sym is xDlSym(library: *mut c_void, name: *const c_char) -> Symbol, or None;
-    dl_close is xDlClose(library: *mut c_void) -> (), or ();
-    randomness is xRandomness(size: c_int, out: *mut c_char) -> c_int, or 0;
-    default_sleep is xSleep(microseconds: c_int) -> c_int, or 0;
-    default_current_time is xCurrentTime(out: *mut f64) -> c_int, or ffi::SQLITE_ERROR;
-    get_last_error is xGetLastError(size: c_int, out: *mut c_char) -> c_int, or 0;
-    default_current_time_int64 is xCurrentTimeInt64(out: *mut sqlite3_int64) -> c_int, or ffi::SQLITE_ERROR;
 }
 
 /// SQLite's own busy handler (`sqlite3_busy_timeout`) calls this between two tries. If an engine's connection called
@@ -97,18 +55,6 @@ unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int 
     }
     // SAFETY: SQLite's own arguments.
     unsafe { default_sleep(vfs, microseconds) }
-}
-
-unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
-    external::note();
-    // SAFETY: SQLite's own arguments.
-    unsafe { default_current_time(vfs, out) }
-}
-
-unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
-    external::note();
-    // SAFETY: SQLite's own arguments.
-    unsafe { default_current_time_int64(vfs, out) }
 }
 
 /// Parses a file name.
@@ -206,7 +152,7 @@ unsafe fn asks_for_an_engine(name: *const c_char) -> bool {
     // SAFETY: sqlite3_uri_parameter takes the name that xOpen was given.
     let vfs = unsafe { ffi::sqlite3_uri_parameter(name, c"vfs".as_ptr()) };
     // SAFETY: not NULL, so it is a C string that lives as long as the name.
-    !vfs.is_null() && unsafe { CStr::from_ptr(vfs) } == NAME
+    !vfs.is_null() && clock::is_vfs_name(unsafe { CStr::from_ptr(vfs) })
 }
 
 unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_int) -> c_int {

@@ -2,6 +2,7 @@
 
 mod api;
 mod callers;
+mod clock;
 mod concurrent_instantiation;
 mod edited_schema;
 mod errors;

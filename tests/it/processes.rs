@@ -15,7 +15,7 @@ use rusqlite_fixtures::rusqlite::{Connection, OpenFlags};
 use rusqlite_fixtures::{BoxError, Engine, Snapshot, Template};
 use tempfile::TempDir;
 
-use crate::support::{assert_integrity, number};
+use crate::support::{assert_integrity, number, text};
 
 const ROLE: &str = "FIXTURES_TEST_ROLE";
 const BUILDS: &str = "FIXTURES_TEST_BUILDS";
@@ -48,6 +48,10 @@ static ATTACHING: Template = Template::sql(
 );
 static ZONED: Template =
     Template::sql("CREATE TABLE account AS SELECT datetime('2020-06-01 12:00', 'localtime') AS at");
+static CLOCKED: Template = Template::sql("CREATE TABLE account AS SELECT datetime('now') AS id").clock("2026-01-31");
+static CLOCKED_LATER: Template =
+    Template::sql("CREATE TABLE account AS SELECT datetime('now') AS id").clock("2026-02-01");
+static FROM_CLOCKED: Template = Template::based_on(&CLOCKED).seed("INSERT INTO account VALUES (datetime('now'))");
 static FROM_TIME_DEPENDENT: Template = Template::based_on(&TIME_DEPENDENT).seed("DELETE FROM account WHERE id > 10");
 static TIME_DEPENDENT_WITH_KEY: Template =
     Template::based_on(&TIME_DEPENDENT_PARENT).seed("INSERT INTO visit VALUES (2)").key("time-dependent");
@@ -133,6 +137,11 @@ fn child() {
         Ok("derive") => assert_eq!((count(&DERIVED), count(&KEYED)), (10, 1000)),
         Ok("unknown") => assert_eq!((count(&UNKNOWN), count(&SET_UP), count(&UNKNOWN_PARENT)), (1000, 1000, 10)),
         Ok("time-dependent") => assert_eq!(count(&TIME_DEPENDENT), 1000),
+        Ok("clocked") => {
+            let ids = [&CLOCKED, &CLOCKED_LATER, &FROM_CLOCKED]
+                .map(|template| text(&template.unit_of_work().unwrap(), "SELECT group_concat(date(id)) FROM account"));
+            assert_eq!(ids, ["2026-01-31", "2026-02-01", "2026-01-31,2026-01-31"]);
+        }
         Ok("attach") => assert_eq!((count(&ATTACHING), count(&ZONED)), (1, 1)),
         Ok("from time-dependent") => assert_eq!(count(&FROM_TIME_DEPENDENT), 10),
         Ok("time-dependent with key") => {
@@ -444,6 +453,15 @@ fn a_time_dependent_template_is_not_shared_unless_it_has_a_key() {
     assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (0, 2));
     folder.run("time-dependent with key");
     assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (2, 2));
+}
+
+#[test]
+fn a_template_with_a_clock_is_shared_by_its_time() {
+    let folder = Folder::new();
+    for _ in 0..2 {
+        folder.run("clocked");
+        assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (3, 0));
+    }
 }
 
 /// One template attaches a file; the other depends on the time zone.

@@ -1,6 +1,7 @@
 //! An application whose path is a constant, tested as it is.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite_fixtures::Template;
 use sqlx::SqlitePool;
@@ -54,4 +55,20 @@ async fn a_url_of_a_file_is_the_engine_too() {
     sqlx::query("UPDATE account SET balance = 7 WHERE id = 2").execute(&pool).await.unwrap();
     assert_eq!(balances(&engine), [0, 7]);
     assert!(!Path::new("data").exists());
+}
+
+/// On all threads of sqlx, whether the pool was opened by the engine's URL or by a path.
+#[tokio::test]
+async fn sql_gets_the_time_of_the_engine_s_clock() {
+    static CLOCKED: Template = Template::based_on(&BANK).clock("2026-01-31T12:00:00Z");
+    let engine = CLOCKED.new_engine().unwrap();
+    let _stand_in = engine.stand_in_for_all("data/clocked.db").unwrap();
+    for url in [engine.sqlite_url(), "sqlite://data/clocked.db"] {
+        engine.clock().set_text("2026-01-31T12:00:00Z").unwrap();
+        let pool = SqlitePool::connect(url).await.unwrap();
+        let now = || sqlx::query_scalar::<_, String>("SELECT datetime('now')").fetch_one(&pool);
+        assert_eq!(now().await.unwrap(), "2026-01-31 12:00:00");
+        engine.clock().advance(Duration::from_secs(90)).unwrap();
+        assert_eq!(now().await.unwrap(), "2026-01-31 12:01:30");
+    }
 }

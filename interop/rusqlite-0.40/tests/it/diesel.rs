@@ -190,3 +190,11 @@ fn an_engine_stands_in_for_a_file() {
     assert_eq!(balances(&engine), [15, 0]);
     assert!(!std::path::Path::new("data").exists());
 }
+
+#[test]
+fn sql_gets_the_time_of_the_engine_s_clock() {
+    static CLOCKED: Template = Template::based_on(&BANK).clock("2026-01-31T12:00:00Z");
+    let engine = CLOCKED.new_engine().unwrap();
+    let now = diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>("datetime('now')"));
+    assert_eq!(now.get_result(&mut establish(&engine)), Ok("2026-01-31 12:00:00".to_owned()));
+}
