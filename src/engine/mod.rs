@@ -94,6 +94,9 @@ struct Inner {
     returns_store: bool,
 }
 
+/// The setup of engines without a template.
+static DEFAULT: Setup = Setup::DEFAULT;
+
 /// The maximum numbers of idle connections: in one engine, and in all engines together. A connection takes about 100
 /// KB, and a suite may have thousands of engines.
 static IDLE: Budget<Session> = Budget::new(32, 256);
@@ -131,8 +134,8 @@ impl Engine {
 
     fn cold(content: Snapshot, name: Name, template: Option<Arc<WarmPool>>) -> Engine {
         vfs::register();
-        let time = template.as_ref().and_then(|template| template.setup().clock);
-        let mount = Mount::with_clock(content, name, time);
+        let setup = template.as_ref().map_or(&DEFAULT, |template| template.setup());
+        let mount = Mount::in_surroundings(content, name, setup.surroundings);
         Engine::assemble(Warm { sessions: Vec::new(), mount }, template, false)
     }
 
@@ -455,8 +458,6 @@ impl Engine {
     }
 
     pub(crate) fn setup(&self) -> &Setup {
-        /// For engines without a template.
-        static DEFAULT: Setup = Setup::DEFAULT;
         self.template().map_or(&DEFAULT, |template| template.setup())
     }
 

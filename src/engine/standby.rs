@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
+
 use super::Engine;
 use super::warm_pool::WarmPool;
 use crate::content::Snapshot;
@@ -22,6 +24,7 @@ pub(crate) struct Standby {
     format_changes: usize,
     lock_timeout: Duration,
     time: Option<Time>,
+    random: Option<Rng>,
     /// The content when the test ended.
     left: Option<Snapshot>,
 }
@@ -43,6 +46,7 @@ impl Standby {
             format_changes: engine.mount().store.format_changes(),
             lock_timeout: engine.mount().store.lock_timeout(),
             time: engine.mount().clock.as_ref().and_then(Clock::time),
+            random: engine.mount().random.as_ref().map(|random| random.state()),
             left: None,
         }
     }
@@ -100,6 +104,8 @@ impl Standby {
         vfs::observe(engine.mount()).expect(&store.current());
         store.set_lock_timeout(self.lock_timeout);
         engine.mount().clock.iter().for_each(|clock| clock.set(self.time));
+        let random = engine.mount().random.iter().zip(&self.random);
+        random.for_each(|(random, state)| random.set_state(state.clone()));
         Ok(())
     }
 }

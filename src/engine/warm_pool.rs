@@ -56,7 +56,10 @@ impl WarmPool {
             }
             None => {
                 let name = Name::OfTemplate(self.name.clone());
-                Warm { sessions: Vec::new(), mount: Mount::with_clock(self.content.clone(), name, self.setup.clock) }
+                Warm {
+                    sessions: Vec::new(),
+                    mount: Mount::in_surroundings(self.content.clone(), name, self.setup.surroundings),
+                }
             }
         }
     }
@@ -77,9 +80,7 @@ impl WarmPool {
         if !warm.mount.unregister_name(references) || !warm.mount.store.renew() {
             return;
         }
-        if let Some(clock) = &warm.mount.clock {
-            clock.set(self.setup.clock);
-        }
+        warm.mount.restart(self.setup.surroundings);
         let mut waiting = self.lock();
         if waiting.len() < MAX_WAITING {
             waiting.push((thread::current().id(), warm));

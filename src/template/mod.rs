@@ -220,6 +220,7 @@ impl Template {
             foreign_keys: None,
             lock_timeout: None,
             clock: None,
+            random_seed: None,
             key: None,
         };
         Template { recipe, built: OnceLock::new() }
@@ -321,6 +322,16 @@ impl Template {
         self
     }
 
+    /// Makes `random()` and `randomblob()` return the same numbers for each test, and when the template is built. All
+    /// connections to an engine, of any library, draw from one sequence, which begins with each new engine. So they repeat
+    /// if the test calls them in the same order. The default is the parent's seed, or the numbers of SQLite.
+    ///
+    /// The numbers are the same for each version of this crate's dependency fastrand 2.
+    pub const fn random_seed(mut self, seed: u64) -> Template {
+        self.recipe.random_seed = Some(seed);
+        self
+    }
+
     /// Sets the key that identifies the content that the functions of the steps, and `on_connect`, put into the
     /// database. With a key, an image of the content is used in later test runs, after new builds of the program, and
     /// by other programs of the package, until the key changes. So change the key when that content changes. The place
@@ -363,8 +374,13 @@ impl Template {
     }
 
     fn is_empty(&self) -> bool {
-        let Recipe { start, steps: [first, ..], on_connect, foreign_keys, lock_timeout, clock, .. } = &self.recipe;
-        let has_settings = on_connect.is_some() || foreign_keys.is_some() || lock_timeout.is_some() || clock.is_some();
+        let Recipe { start, steps: [first, ..], on_connect, foreign_keys, lock_timeout, clock, random_seed, .. } =
+            &self.recipe;
+        let has_settings = on_connect.is_some()
+            || foreign_keys.is_some()
+            || lock_timeout.is_some()
+            || clock.is_some()
+            || random_seed.is_some();
         matches!(start, Start::Empty) && first.is_none() && !has_settings
     }
 

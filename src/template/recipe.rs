@@ -28,6 +28,8 @@ pub(super) struct Recipe {
     pub(super) lock_timeout: Option<Duration>,
     /// `None`: as in the parent, or the system's time.
     pub(super) clock: Option<&'static str>,
+    /// `None`: as in the parent, or SQLite's numbers.
+    pub(super) random_seed: Option<u64>,
     pub(super) key: Option<&'static str>,
 }
 
@@ -96,6 +98,7 @@ struct Combination {
     foreign_keys: Option<bool>,
     lock_timeout: Option<Duration>,
     clock: Option<&'static str>,
+    random_seed: Option<u64>,
     key: Option<&'static str>,
 }
 
@@ -121,6 +124,7 @@ impl Recipe {
             foreign_keys: self.foreign_keys,
             lock_timeout: self.lock_timeout,
             clock: self.clock,
+            random_seed: self.random_seed,
             key: self.key,
         }
     }
@@ -207,7 +211,9 @@ impl Recipe {
         let mut setup = self.parent().map_or_else(|| Setup::DEFAULT, |parent| parent.setup());
         setup.foreign_keys = self.foreign_keys.unwrap_or(setup.foreign_keys);
         setup.lock_timeout = self.lock_timeout.or(setup.lock_timeout);
-        setup.clock = self.clock.and_then(|time| Time::parse(time).ok()).or(setup.clock);
+        let surroundings = &mut setup.surroundings;
+        surroundings.clock = self.clock.and_then(|time| Time::parse(time).ok()).or(surroundings.clock);
+        surroundings.random_seed = self.random_seed.or(surroundings.random_seed);
         setup.on_connect.extend(self.on_connect);
         setup
     }

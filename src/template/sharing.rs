@@ -42,6 +42,9 @@ impl Recipe {
         if let Some(time) = self.clock {
             identity.add("clock", time);
         }
+        if let Some(seed) = self.random_seed {
+            identity.add("random seed", seed.to_string());
+        }
         if let Some(key) = self.key {
             // The identity includes the place and the package, because templates may have the same key, even in
             // packages that share a folder.

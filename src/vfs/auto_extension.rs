@@ -1,4 +1,4 @@
-//! Has the connections to an engine observed from the time of their opening, whoever opens them.
+//! Sets up the connections to an engine when they are opened, whoever opens them: their observation, and functions.
 //!
 //! SQLite calls an "automatic extension" at the end of each opening, on the thread that opens.
 
@@ -11,35 +11,59 @@ use rusqlite::ffi::{self, sqlite3};
 use super::connection::{find_file_of, handle};
 use super::mount::Mount;
 use super::observation::{Observation, Observed};
+use super::random;
 
 /// Observes the connections to this engine that are opened from now on.
 pub(crate) fn observe(mount: &Mount) -> &Observation {
+    register();
+    mount.observe()
+}
+
+/// Has SQLite call `on_open` for each connection from now on.
+pub(super) fn register() {
     static REGISTERED: Once = Once::new();
     // SAFETY: the function has the signature that "Automatically Load Statically Linked Extensions" asks for.
     REGISTERED.call_once(|| unsafe {
         sqlite3_auto_extension(Some(std::mem::transmute::<EntryPoint, unsafe extern "C" fn()>(on_open)));
     });
-    mount.observe()
 }
 
 type EntryPoint = unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const c_void) -> c_int;
 
-/// Called at the end of the opening of any connection in the process.
+/// Called at the end of the opening of any connection in the process. If it returns an error, the opening fails.
 unsafe extern "C" fn on_open(db: *mut sqlite3, _: *mut *mut c_char, _: *const c_void) -> c_int {
-    let _ = catch_unwind(|| {
-        // SAFETY: SQLite gives the connection that is being opened, on its thread.
-        let Some(file) = (unsafe { find_file_of(db) }) else { return };
-        // SAFETY: the file is the connection's, which is not in use.
-        let Some(observed) = (unsafe { handle(file) }).observed() else { return };
-        let Some(watch) = observed.open(db) else { return };
-        let data = Arc::into_raw(observed.clone()).cast_mut().cast::<c_void>();
-        // SAFETY: SQLite gives the data back once: when it closes the connection, or now if memory runs out.
-        let code = unsafe { sqlite3_set_clientdata(db, c"rusqlite-fixtures".as_ptr(), data, Some(on_close)) };
-        if code != ffi::SQLITE_OK {
-            watch.take_off();
-        }
-    });
-    ffi::SQLITE_OK
+    // SAFETY: SQLite gives the connection that is being opened, on its thread.
+    catch_unwind(|| unsafe { set_up(db) }).unwrap_or(ffi::SQLITE_ERROR)
+}
+
+/// # Safety
+/// The connection is open, and this thread may use it.
+unsafe fn set_up(db: *mut sqlite3) -> c_int {
+    // SAFETY: as the caller promises.
+    let Some(file) = (unsafe { find_file_of(db) }) else { return ffi::SQLITE_OK };
+    // SAFETY: the file is the connection's, which is not in use.
+    let handle = unsafe { handle(file) };
+    if let Some(observed) = handle.observed() {
+        // SAFETY: as the caller promises.
+        unsafe { observe_connection(db, observed) };
+    }
+    match handle.random() {
+        // SAFETY: as the caller promises.
+        Some(random) => unsafe { random::define(db, random) },
+        None => ffi::SQLITE_OK,
+    }
+}
+
+/// # Safety
+/// As for `set_up`.
+unsafe fn observe_connection(db: *mut sqlite3, observed: &Arc<Observed>) {
+    let Some(watch) = observed.open(db) else { return };
+    let data = Arc::into_raw(observed.clone()).cast_mut().cast::<c_void>();
+    // SAFETY: SQLite gives the data back once: when it closes the connection, or now if memory runs out.
+    let code = unsafe { sqlite3_set_clientdata(db, c"rusqlite-fixtures".as_ptr(), data, Some(on_close)) };
+    if code != ffi::SQLITE_OK {
+        watch.take_off();
+    }
 }
 
 /// Called when SQLite begins to close a connection.

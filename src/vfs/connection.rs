@@ -9,10 +9,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::ffi::{self, sqlite3_file};
 use rusqlite::{Connection, OpenFlags};
 
-use super::clock::Time;
 use super::database;
 use super::handle::Handle;
-use super::mount::Mount;
+use super::mount::{Mount, Surroundings};
 use super::waiting::wait_in_turn;
 use crate::content::origin::Purpose;
 use crate::error::{BoxError, NoConnection};
@@ -24,8 +23,7 @@ pub(crate) struct Setup {
     pub(crate) on_connect: Vec<OnConnect>,
     /// How long a writer waits for the writer slot. `None`: the default time.
     pub(crate) lock_timeout: Option<Duration>,
-    /// The time at which the clock stands for each new engine.
-    pub(crate) clock: Option<Time>,
+    pub(crate) surroundings: Surroundings,
 }
 
 /// A template's function for each connection, and the place in the source where it was given.
@@ -47,8 +45,12 @@ impl OnConnect {
 
 impl Setup {
     /// The setup of engines without a template, and of a template that sets nothing.
-    pub(crate) const DEFAULT: Setup =
-        Setup { foreign_keys: true, on_connect: Vec::new(), lock_timeout: None, clock: None };
+    pub(crate) const DEFAULT: Setup = Setup {
+        foreign_keys: true,
+        on_connect: Vec::new(),
+        lock_timeout: None,
+        surroundings: Surroundings { clock: None, random_seed: None },
+    };
 
     pub(crate) fn carry_out(&self, connection: &Connection) -> Result<(), NoConnection> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;

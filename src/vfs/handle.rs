@@ -8,6 +8,7 @@ use rusqlite::ffi;
 use super::io_methods::Code;
 use super::mount::Mount;
 use super::observation::{Observation, Observed};
+use super::random::Random;
 use super::waiting::{self, Caller, Claimant, Wait};
 use crate::content::origin::Purpose;
 use crate::content::pages::Pages;
@@ -124,6 +125,10 @@ impl Handle {
 
     pub(super) fn observed(&self) -> Option<&Arc<Observed>> {
         self.observed.as_ref()
+    }
+
+    pub(super) fn random(&self) -> Option<&Arc<Random>> {
+        self.claimant.mount.random.as_ref()
     }
 
     pub(super) fn is_on(&self, mount: &Mount) -> bool {

@@ -5,10 +5,11 @@
 //! * `handle`: one connection's view of an engine, which implements SQLite's file operations in safe code.
 //! * `waiting`: the state machine of a connection that waits for the writer slot; `report`: the messages about waits.
 //! * `mount`: the file names under which SQLite finds engines. `stand_in`: files in whose place it finds them.
-//! * `clock`: the time that SQL gets.
+//! * `clock`, `random`: the time and the random numbers that SQL gets.
 //! * `connection`: opens connections. `session`: a connection that is reused. `cleanliness`: detects what was left in
 //!   it. `watch`: its authorizer, which notes the statements that it compiles.
-//! * `observation`: notes what other libraries do to their connections. `auto_extension`: begins it when they are opened.
+//! * `observation`: notes what other libraries do to their connections. `auto_extension`: sets up connections when they
+//!   are opened.
 //! * `script`: runs a script so that an error can name the statement.
 //! * `external`: notes whether SQL depended on the time or on another file.
 //!
@@ -36,6 +37,7 @@ mod io_methods;
 mod journal;
 mod mount;
 mod observation;
+mod random;
 mod report;
 pub(crate) mod script;
 mod session;

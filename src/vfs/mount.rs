@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use super::clock::{Clock, Time};
 use super::observation::Observation;
+use super::random::Random;
 use crate::content::Snapshot;
 use crate::content::store::Store;
 use crate::sync::Recovered;
@@ -22,8 +23,19 @@ pub(crate) struct Mount {
     name: Name,
     /// The time that SQL gets, if it is not the system's.
     pub(crate) clock: Option<Clock>,
+    /// The random numbers that SQL gets, if they are not SQLite's.
+    pub(crate) random: Option<Arc<Random>>,
     /// The engine's connections, if they are observed.
     observation: OnceLock<Observation>,
+}
+
+/// What SQL gets from outside of the database, for each new engine.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Surroundings {
+    /// The time at which the clock stands. `None`: there is no clock, and SQL gets the system's time.
+    pub(crate) clock: Option<Time>,
+    /// The seed of the random numbers. `None`: SQL gets SQLite's.
+    pub(crate) random_seed: Option<u64>,
 }
 
 /// The name of an engine in messages.
@@ -47,15 +59,33 @@ static REPORTED_GONE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 impl Mount {
     #[cfg(test)]
     pub(crate) fn new(snapshot: Snapshot, name: Name) -> Arc<Mount> {
-        Mount::with_clock(snapshot, name, None)
+        Mount::in_surroundings(snapshot, name, Surroundings::default())
     }
 
-    /// Creates a store with a clock that stands at this time, and registers its file name.
-    pub(crate) fn with_clock(snapshot: Snapshot, name: Name, time: Option<Time>) -> Arc<Mount> {
-        let (store, clock) = (Store::new(snapshot), time.map(|time| Clock::at(Some(time))));
-        let mount = Arc::new(Mount { store, name, clock, observation: OnceLock::new() });
+    /// Creates a store in these surroundings, and registers its file name.
+    pub(crate) fn in_surroundings(snapshot: Snapshot, name: Name, surroundings: Surroundings) -> Arc<Mount> {
+        if surroundings.random_seed.is_some() {
+            super::auto_extension::register();
+        }
+        let mount = Arc::new(Mount {
+            store: Store::new(snapshot),
+            name,
+            clock: surroundings.clock.map(|time| Clock::at(Some(time))),
+            random: surroundings.random_seed.map(|seed| Arc::new(Random::with_seed(seed))),
+            observation: OnceLock::new(),
+        });
         mount.register_name();
         mount
+    }
+
+    /// Sets the clock and the random numbers to those at the beginning.
+    pub(crate) fn restart(&self, surroundings: Surroundings) {
+        if let Some(clock) = &self.clock {
+            clock.set(surroundings.clock);
+        }
+        if let Some((random, seed)) = self.random.as_ref().zip(surroundings.random_seed) {
+            random.restart(seed);
+        }
     }
 
     /// Gives the store a file name that no other store has had, by which it can be opened.

@@ -17,6 +17,7 @@ mod operations;
 mod pragmas;
 mod printed;
 mod processes;
+mod random;
 mod readers;
 mod recycling;
 mod registry;
