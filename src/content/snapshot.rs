@@ -67,7 +67,6 @@ const FORMAT_VERSIONS: usize = 18;
 const CHANGE_COUNTER: usize = 24;
 const PAGE_COUNT: usize = 28;
 const SCHEMA_COOKIE: usize = 40;
-const DEFAULT_CACHE_SIZE: usize = 48;
 const LARGEST_ROOT: usize = 52; // not zero if the database has automatic vacuum
 const TEXT_ENCODING: usize = 56;
 const INCREMENTAL_VACUUM: usize = 64;
@@ -241,10 +240,14 @@ impl Snapshot {
         Stamp::of(&self.0.pages)
     }
 
-    /// Returns what a connection keeps of the header with the schema: the cookie, and the default cache size.
-    pub(crate) fn schema_header(&self) -> u64 {
-        let [cookie, cache_size] = [SCHEMA_COOKIE, DEFAULT_CACHE_SIZE].map(|at| u64::from(number(&self.0.pages, at)));
-        cookie << 32 | cache_size
+    /// Returns whether both are known to have the same schema and the same fields of the header that a connection reads
+    /// with it. A connection that reads one after the other then keeps nothing of the first.
+    pub(crate) fn has_schema_of(&self, other: &Snapshot) -> bool {
+        self.0.schema.ptr_eq(&other.0.schema)
+    }
+
+    pub(crate) fn has_virtual_tables(&self) -> bool {
+        self.0.schema.has_virtual_tables(&self.0.pages)
     }
 
     /// Returns SQLite's number of the text encoding; an empty database has none yet.

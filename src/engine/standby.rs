@@ -11,14 +11,13 @@ use super::warm_pool::WarmPool;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Token};
-use crate::vfs::{self, AtRest, Clock, Obstacle, Session, Time};
+use crate::vfs::{self, Clock, Obstacle, Session, Time};
 
 /// The state to which an engine returns, with the connections that other code keeps.
 pub(crate) struct Standby {
     content: Snapshot,
-    /// How the connections were set up. Those that are opened later must be set up like one of them. If they were in
-    /// use, the engine is not reused.
-    at_rest: Result<AtRest, Obstacle>,
+    /// Why the engine can't be reused: what the connections did when the value was made.
+    obstacle: Option<Obstacle>,
     /// The number of handles on the engine, of which the other code may keep some.
     handles: usize,
     format_changes: usize,
@@ -41,7 +40,7 @@ impl Standby {
         observation.approve(&content);
         Standby {
             content,
-            at_rest: observation.at_rest(),
+            obstacle: observation.sessions_at_rest().err(),
             handles: engine.handles(),
             format_changes: engine.mount().store.format_changes(),
             lock_timeout: engine.mount().store.lock_timeout(),
@@ -81,16 +80,14 @@ impl Standby {
         if !self.left.as_ref().is_some_and(|left| left.ptr_eq(&engine.snapshot())) {
             return Err(Obstacle::lasting("it was written to after the test"));
         }
-        let initial = self.at_rest.as_ref().map_err(|obstacle| *obstacle)?;
-        engine.close_changed_sessions();
-        let now = vfs::observe(engine.mount()).at_rest()?;
-        // Idle sessions are clean. Others are lent out.
-        if engine.handles() != self.handles || now.sessions != engine.idle_sessions() {
-            return Err(Obstacle::passing("a unit of work, a connection or a clone of the engine is still there"));
+        if let Some(obstacle) = self.obstacle {
+            return Err(obstacle);
         }
-        if !now.setups.is_subset(&initial.setups) {
-            let reason = "a connection has other pragmas than those that there were when the value was made";
-            return Err(Obstacle::lasting(reason));
+        engine.close_changed_sessions();
+        let sessions = vfs::observe(engine.mount()).sessions_at_rest()?;
+        // Idle sessions are clean. Others are lent out.
+        if engine.handles() != self.handles || sessions != engine.idle_sessions() {
+            return Err(Obstacle::passing("a unit of work, a connection or a clone of the engine is still there"));
         }
         Ok(())
     }
@@ -101,7 +98,6 @@ impl Standby {
             let reason = "the content had another text encoding, page size or vacuum mode, or was empty";
             return Err(Obstacle::lasting(reason));
         }
-        vfs::observe(engine.mount()).expect(&store.current());
         store.set_lock_timeout(self.lock_timeout);
         engine.mount().clock.iter().for_each(|clock| clock.set(self.time));
         let random = engine.mount().random.iter().zip(&self.random);

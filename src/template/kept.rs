@@ -42,16 +42,25 @@ use crate::sync::Recovered;
 /// * 1 ms after the next test has asked, a connection is still in a transaction, or there is still a unit of work, a
 ///   pooled connection or a clone of the engine,
 /// * something was written after the test,
-/// * a connection has run SQL that leaves something behind in it: temporary tables, `ATTACH`, changes of the schema or
-///   of the planner's statistics, a pragma. A connection that is opened later must have the same pragmas as one that was
-///   open when the value was made. So a pool that opens its first connection during a test is not reused.
+/// * a connection has compiled a change of the schema (`CREATE TABLE IF NOT EXISTS` too), of the planner's statistics or of
+///   settings of FTS5, or has read a schema that another connection has changed,
+/// * a connection has used a temporary table or an attached database, in the test or when the value was made,
+/// * a connection has run a pragma that sets something. A connection that is opened later must have the same pragmas as one
+///   that was open when the value was made. So a pool that opens its first connection during a test is not reused.
 ///
 /// [`why_dropped`](KeptValues::why_dropped) returns the reason.
 ///
-/// These stay in a connection and can't be detected: `changes()`, `total_changes()`, `last_insert_rowid()`, a statement
-/// that reads no table and was neither finished nor reset, and what is set by SQLite's C functions instead of SQL (in
-/// rusqlite: functions, collations, hooks, limits, an authorizer, the busy handler). The value's own state is not reset
-/// either. A thread or a task of a test that continues to use the value disturbs the next test.
+/// These stay in a connection and can't be detected:
+///
+/// * `changes()`, `total_changes()`, `last_insert_rowid()`, `PRAGMA data_version`,
+/// * a statement that reads no table and was neither finished nor reset,
+/// * what is set by SQLite's C functions instead of SQL. In rusqlite: functions, collations, hooks, limits, an authorizer,
+///   the busy handler, a backup into `temp`,
+/// * which tables `PRAGMA optimize` would analyze.
+///
+/// Pragmas that set a limit for the process (`soft_heap_limit`) reach all tests. The value's own state is not reset. A
+/// thread or a task of a test that continues to use the value disturbs the next test. If the last owner of an `Arc<Kept>` is
+/// a thread that does not panic, the panic of the test is not noticed.
 pub struct KeptValues<T: 'static> {
     template: &'static Template,
     state: Mutex<State<T>>,

@@ -4,7 +4,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::catch_unwind;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use rusqlite::ffi::{self, sqlite3};
 
@@ -21,11 +21,9 @@ pub(crate) fn observe(mount: &Mount) -> &Observation {
 
 /// Has SQLite call `on_open` for each connection from now on.
 pub(super) fn register() {
-    static REGISTERED: Once = Once::new();
-    // SAFETY: the function has the signature that "Automatically Load Statically Linked Extensions" asks for.
-    REGISTERED.call_once(|| unsafe {
-        sqlite3_auto_extension(Some(std::mem::transmute::<EntryPoint, unsafe extern "C" fn()>(on_open)));
-    });
+    // SAFETY: the function has the signature that "Automatically Load Statically Linked Extensions" asks for. "Repeated
+    // calls with the same entry point are harmless", and necessary if the program has reset the list.
+    unsafe { sqlite3_auto_extension(Some(std::mem::transmute::<EntryPoint, unsafe extern "C" fn()>(on_open))) };
 }
 
 type EntryPoint = unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const c_void) -> c_int;

@@ -314,6 +314,9 @@ impl Handle {
             && !HARMLESS_PRAGMAS.iter().any(|harmless| is(harmless))
         {
             observed.note_pragma(name, argument);
+            if is("max_page_count") {
+                observed.make_unpredictable(); // as the mode below, it is set when the statement runs
+            }
         }
         if is("journal_mode") {
             return self.journal_mode(argument, caller);
@@ -338,7 +341,9 @@ impl Handle {
             }
             store.set_journal_mode(new);
         }
-        self.pragma_changed |= new == JournalMode::Rollback && argument.is_some();
+        let is_set_by_sqlite = new == JournalMode::Rollback && argument.is_some();
+        self.pragma_changed |= is_set_by_sqlite;
+        self.observed.iter().filter(|_| is_set_by_sqlite).for_each(|observed| observed.make_unpredictable());
         if new == JournalMode::Wal { Pragma::Answered(c"wal") } else { Pragma::LeftToSqlite }
     }
 

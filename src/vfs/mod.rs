@@ -59,7 +59,7 @@ pub(crate) use self::clock::{Clock, Time};
 pub(crate) use self::connection::set_busy_handler;
 pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};
 pub(crate) use self::mount::{Mount, Name};
-pub(crate) use self::observation::{AtRest, Obstacle};
+pub(crate) use self::observation::Obstacle;
 pub(crate) use self::session::Session;
 pub(crate) use self::stand_in::{Refused, Scope, StandIn};
 

@@ -16,12 +16,16 @@ use crate::sync::Recovered;
 #[derive(Default)]
 pub(crate) struct Observation {
     connections: Mutex<Vec<Arc<Observed>>>,
+    /// The state that the connections should be in, once it was approved.
+    initial: Mutex<Option<Initial>>,
     /// Whether a connection continues without being observed.
     has_lost_one: AtomicBool,
-    /// The schema header of the initial content. A connection that reads another one keeps its default cache size. It
-    /// may keep its schema too, until it runs a statement: SQLite compiles statements by the schema that it has, and not
-    /// each error of the compiler makes it compare the cookies.
-    schema_header: AtomicU64,
+}
+
+struct Initial {
+    content: Snapshot,
+    /// How the connections were set up: the hashes of their pragmas.
+    setups: BTreeSet<u64>,
 }
 
 /// What is known of a connection. Its own thread writes it, any thread reads it.
@@ -34,10 +38,14 @@ pub(super) struct Observed {
     is_session: AtomicBool,
     /// Whether it is in a transaction that has read.
     reads: AtomicBool,
-    /// Whether a file control, a fault or a header may have changed it.
+    /// Whether a file control, a fault or another schema may have changed it.
     is_altered: AtomicBool,
+    /// Whether it has a statement that may change it when it runs, though the statement was compiled before.
+    is_unpredictable: AtomicBool,
     /// A hash of the pragmas that may have changed it, in their order.
     pragmas: AtomicU64,
+    /// That hash when the state of all connections was approved, if the connection was open then.
+    approved_pragmas: OnceLock<u64>,
 }
 
 #[derive(Default)]
@@ -57,15 +65,6 @@ struct Pointer(*mut sqlite3);
 
 // SAFETY: the pointer is passed to sqlite3_get_autocommit only, which any thread may call.
 unsafe impl Send for Pointer {}
-
-/// The state of all connections to an engine, when none is in a transaction.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct AtRest {
-    /// The number of sessions.
-    pub(crate) sessions: usize,
-    /// How the other connections were set up: the hashes of their pragmas.
-    pub(crate) setups: BTreeSet<u64>,
-}
 
 /// Why the connections are not at rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,42 +95,42 @@ impl Observation {
     pub(super) fn remove(&self, observed: &Arc<Observed>) {
         self.connections().retain(|other| !Arc::ptr_eq(other, observed));
         // sqlite3_deserialize closes the file of a connection that stays open, with another main database.
-        if matches!(*observed.state(), State::Open(_)) && !observed.is_session() {
+        if matches!(*observed.state(), State::Open(_) | State::Shared) && !observed.is_session() {
             self.has_lost_one.store(true, Ordering::Release);
         }
     }
 
-    /// Notes that a connection begins to read this content.
+    /// Notes that a connection begins to read this content. It keeps the default cache size of the first content that it
+    /// reads. It may keep the schema too, until it runs a statement: SQLite compiles statements by the schema that it
+    /// has, and not each error of the compiler makes it compare the cookies.
     pub(super) fn begin_read(&self, observed: &Observed, content: &Snapshot) {
         observed.reads.store(true, Ordering::Release);
-        if content.schema_header() != self.schema_header.load(Ordering::Acquire) {
+        if self.initial().as_ref().is_some_and(|initial| !content.has_schema_of(&initial.content)) {
             observed.alter();
         }
     }
 
     /// Makes the current state of all connections their initial state, with this content.
     pub(crate) fn approve(&self, content: &Snapshot) {
-        self.expect(content);
-        self.connections().iter().for_each(|connection| connection.approve());
+        let connections = self.connections();
+        let setups = connections.iter().map(|connection| connection.approve()).collect();
+        *self.initial() = Some(Initial { content: content.clone(), setups });
     }
 
-    /// Makes this the content with which a connection may begin to read. It has the schema of the initial content.
-    pub(crate) fn expect(&self, content: &Snapshot) {
-        self.schema_header.store(content.schema_header(), Ordering::Release);
-    }
-
-    /// Returns the state of all connections, if each is as it was set up, and in no transaction.
-    pub(crate) fn at_rest(&self) -> Result<AtRest, Obstacle> {
+    /// Returns the number of sessions, if each other connection is as it was set up, and in no transaction.
+    pub(crate) fn sessions_at_rest(&self) -> Result<usize, Obstacle> {
         if self.has_lost_one.load(Ordering::Acquire) {
             return Err(Obstacle::lasting("a connection has another main database now"));
         }
         let connections = self.connections();
         let (sessions, others): (Vec<_>, Vec<_>) = connections.iter().partition(|connection| connection.is_session());
-        others.iter().try_for_each(|connection| connection.check())?;
-        Ok(AtRest {
-            sessions: sessions.len(),
-            setups: others.iter().map(|connection| connection.pragmas.load(Ordering::Acquire)).collect(),
-        })
+        let initial = self.initial();
+        others.iter().try_for_each(|connection| connection.check(initial.as_ref()))?;
+        Ok(sessions.len())
+    }
+
+    fn initial(&self) -> MutexGuard<'_, Option<Initial>> {
+        self.initial.lock().recovered()
     }
 
     fn connections(&self) -> MutexGuard<'_, Vec<Arc<Observed>>> {
@@ -155,7 +154,10 @@ impl Observed {
 
     /// Called when SQLite begins to close the connection. When this returns, no other thread uses it.
     pub(super) fn close(&self) {
-        *self.state() = State::Closing;
+        let mut state = self.state();
+        if !matches!(*state, State::Shared) {
+            *state = State::Closing;
+        }
     }
 
     pub(super) fn set_session(&self) {
@@ -170,6 +172,11 @@ impl Observed {
         self.is_altered.store(true, Ordering::Release);
     }
 
+    /// Notes that it has compiled a statement that may change it each time that it runs.
+    pub(super) fn make_unpredictable(&self) {
+        self.is_unpredictable.store(true, Ordering::Release);
+    }
+
     pub(super) fn note_pragma(&self, name: &str, argument: &str) {
         let mut hash = DefaultHasher::new();
         (self.pragmas.load(Ordering::Acquire), name.to_ascii_lowercase(), argument).hash(&mut hash);
@@ -180,22 +187,35 @@ impl Observed {
         self.is_session.load(Ordering::Acquire)
     }
 
-    fn approve(&self) {
+    /// Forgets what was done to it until now, and returns the hash of its pragmas.
+    fn approve(&self) -> u64 {
         self.is_altered.store(false, Ordering::Release);
-        if let Some(watch) = self.watch.get() {
-            watch.restart();
-        }
+        self.watch.get().into_iter().for_each(|watch| watch.restart());
+        *self.approved_pragmas.get_or_init(|| self.pragmas.load(Ordering::Acquire))
     }
 
     /// Checks that nothing was done to it that may have left something behind, apart from the pragmas that are noted,
     /// and that it is in no transaction.
-    fn check(&self) -> Result<(), Obstacle> {
-        if self.watch.get().is_some_and(|watch| watch.saw_schema_change()) {
-            return Err(Obstacle::lasting("a connection has changed a schema, or attached a database"));
+    fn check(&self, initial: Option<&Initial>) -> Result<(), Obstacle> {
+        let has_virtual_tables = initial.is_some_and(|initial| initial.content.has_virtual_tables());
+        if has_virtual_tables && self.watch.get().is_some_and(|watch| watch.has_seen_fts5_settings()) {
+            let reason = "a connection may have changed settings of FTS5: it has written to a table `…_config`";
+            return Err(Obstacle::lasting(reason));
         }
-        if self.is_altered.load(Ordering::Acquire) || self.watch.get().is_some_and(|watch| watch.saw_leftovers()) {
+        let saw_unpredictable = self.watch.get().is_some_and(|watch| watch.has_seen_unpredictable());
+        if saw_unpredictable || self.is_unpredictable.load(Ordering::Acquire) {
+            let reason = "a connection has used a temporary table or an attached database, or a pragma or another \
+                          statement that may change it when it runs again";
+            return Err(Obstacle::lasting(reason));
+        }
+        if self.watch.get().is_some_and(|watch| watch.saw_schema_change()) {
+            return Err(Obstacle::lasting("a connection has changed the schema"));
+        }
+        if self.is_altered.load(Ordering::Acquire)
+            || self.watch.get().is_some_and(|watch| watch.saw_statistics_change())
+        {
             let reason =
-                "a connection has changed statistics or settings, has read another schema, or a call to it failed";
+                "a connection has changed the planner's statistics, has read another schema, or a call to it failed";
             return Err(Obstacle::lasting(reason));
         }
         let is_in_transaction = match *self.state() {
@@ -216,7 +236,18 @@ impl Observed {
             let reason = "a connection is in a transaction, or has a statement that was not reset";
             return Err(Obstacle::passing(reason));
         }
-        Ok(())
+        initial.map_or(Ok(()), |initial| self.check_setup(initial))
+    }
+
+    /// Checks that its pragmas are those that it had, or if it was opened later, those of one of the others.
+    fn check_setup(&self, initial: &Initial) -> Result<(), Obstacle> {
+        const REASON: &str = "a connection has other pragmas than when the value was made";
+        let pragmas = self.pragmas.load(Ordering::Acquire);
+        match self.approved_pragmas.get() {
+            Some(approved) if *approved != pragmas => Err(Obstacle::lasting(REASON)),
+            None if !initial.setups.contains(&pragmas) => Err(Obstacle::passing(REASON)), // it may be set up now
+            _ => Ok(()),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -4,7 +4,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
 use rusqlite::Connection;
 use rusqlite::ffi::{self, sqlite3};
@@ -13,15 +13,23 @@ use rusqlite::ffi::{self, sqlite3};
 pub(super) struct Watch {
     /// The connection. Never changed; it is atomic so that the watch is Send.
     db: AtomicPtr<sqlite3>,
-    /// A statement that changes a schema.
-    schema: AtomicBool,
-    /// A statement that may leave the connection with other planner statistics than a new connection. For example,
-    /// SQLite drops the statistics when it fails to create an index.
-    statistics: AtomicBool,
-    /// A pragma that changes the connection and that SQLite does not pass to the VFS, a setting of FTS5, or an
-    /// extension.
-    settings: AtomicBool,
+    /// The kinds of statements since the last restart: bits.
+    seen: AtomicU8,
+    /// The kinds of statements since the authorizer was set. SQLite may run them again without compiling them again.
+    ever: AtomicU8,
 }
+
+/// A statement that changes a schema.
+const SCHEMA: u8 = 1;
+/// A statement that may leave the connection with other planner statistics than a new connection. For example, SQLite
+/// drops the statistics when it fails to create an index.
+const STATISTICS: u8 = 2;
+/// A pragma that changes the connection and that SQLite does not pass to the VFS, or an extension.
+const SETTINGS: u8 = 4;
+/// A setting of FTS5, if the database has such a table.
+const FTS5: u8 = 8;
+/// A statement that changes the connection outside of the engine's content.
+const OUTSIDE: u8 = 16;
 
 impl Watch {
     /// Sets the authorizer. SQLite calls it with the returned value, which must live as long as the connection.
@@ -50,31 +58,50 @@ impl Watch {
     }
 
     fn new(db: *mut sqlite3) -> Arc<Watch> {
-        let not_yet = || AtomicBool::new(false);
-        Arc::new(Watch { db: AtomicPtr::new(db), schema: not_yet(), statistics: not_yet(), settings: not_yet() })
+        Arc::new(Watch { db: AtomicPtr::new(db), seen: AtomicU8::new(0), ever: AtomicU8::new(0) })
     }
 
     /// Returns whether this still is the connection's authorizer after a setup that may have set another. After such a
     /// change, SQLite compiles all statements again. This detects a change by the test.
     pub(super) fn is_set(&self, connection: &Connection) -> bool {
-        self.schema.store(false, Ordering::Relaxed);
+        self.seen.fetch_and(!SCHEMA, Ordering::Relaxed);
         drop(connection.prepare("CREATE VIEW rusqlite_fixtures_probe AS SELECT 1")); // compiled, not run
-        self.schema.load(Ordering::Relaxed)
+        self.saw_schema_change()
     }
 
     /// Clears the record of compiled statements.
     pub(super) fn restart(&self) {
-        [&self.schema, &self.statistics, &self.settings].iter().for_each(|seen| seen.store(false, Ordering::Relaxed));
+        self.seen.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn saw_schema_change(&self) -> bool {
-        self.schema.load(Ordering::Relaxed)
+        self.seen.load(Ordering::Relaxed) & SCHEMA != 0
     }
 
     /// Returns whether something was compiled after which the connection must not be used for another unit of work on
     /// the same engine.
     pub(super) fn saw_leftovers(&self) -> bool {
-        self.statistics.load(Ordering::Relaxed) || self.settings.load(Ordering::Relaxed)
+        self.seen.load(Ordering::Relaxed) & (STATISTICS | SETTINGS | FTS5) != 0
+    }
+
+    pub(super) fn saw_statistics_change(&self) -> bool {
+        self.seen.load(Ordering::Relaxed) & STATISTICS != 0
+    }
+
+    /// Returns whether a statement was compiled that changes the connection outside of the engine's content, each time
+    /// that it runs, even since before the last restart. Other changes make SQLite compile the statement again.
+    pub(super) fn has_seen_unpredictable(&self) -> bool {
+        self.ever.load(Ordering::Relaxed) & (SETTINGS | OUTSIDE) != 0
+    }
+
+    /// Returns whether FTS5 may have changed its settings, even before the last restart. It keeps the statement.
+    pub(super) fn has_seen_fts5_settings(&self) -> bool {
+        self.ever.load(Ordering::Relaxed) & FTS5 != 0
+    }
+
+    fn note(&self, kind: u8) {
+        self.seen.fetch_or(kind, Ordering::Relaxed);
+        self.ever.fetch_or(kind, Ordering::Relaxed);
     }
 
     fn authorize(&self, action: c_int, texts: [Option<&CStr>; 3]) -> c_int {
@@ -87,22 +114,35 @@ impl Watch {
 
     fn record(&self, action: c_int, [first, second, database]: [Option<&CStr>; 3]) {
         if SCHEMA_CHANGES.contains(&action) {
-            self.schema.store(true, Ordering::Relaxed);
+            self.note(SCHEMA);
         }
         let is_row_change = [ffi::SQLITE_INSERT, ffi::SQLITE_UPDATE, ffi::SQLITE_DELETE].contains(&action);
         if STATISTICS_CHANGES.contains(&action) || is_row_change && first.is_some_and(is_of_statistics) {
-            self.statistics.store(true, Ordering::Relaxed);
+            self.note(STATISTICS);
         }
         if action == ffi::SQLITE_INSERT && first.is_some_and(is_of_fts5_settings) {
-            self.settings.store(true, Ordering::Relaxed);
+            self.note(FTS5);
         }
         if action == ffi::SQLITE_FUNCTION && second.is_some_and(|name| name.to_bytes() == b"load_extension") {
-            self.settings.store(true, Ordering::Relaxed);
+            self.note(SETTINGS);
         }
         // SQLite passes a pragma on `main`, or on no database, to the VFS (`Handle::pragma`).
-        let is_of_other = database.is_some_and(|database| !database.to_bytes().eq_ignore_ascii_case(b"main"));
-        if action == ffi::SQLITE_PRAGMA && second.is_some() && is_of_other {
-            self.settings.store(true, Ordering::Relaxed);
+        if action == ffi::SQLITE_PRAGMA && second.is_some() && !is_of_engine(database) {
+            self.note(SETTINGS);
+        }
+    }
+
+    /// Records what is done outside of the engine, too. (A session's temporary and attached databases are found
+    /// otherwise.)
+    fn observe_action(&self, action: c_int, texts: [Option<&CStr>; 3]) {
+        self.record(action, texts);
+        let [first, _, database] = texts;
+        if OUTSIDE_ACTIONS.contains(&action) {
+            self.note(OUTSIDE);
+        }
+        if !is_of_engine(database) {
+            // ALTER TABLE looks for temporary views and triggers of the table, which does no more than open `temp`.
+            self.note(if first.is_some_and(is_temporary_schema) { STATISTICS } else { OUTSIDE });
         }
     }
 
@@ -156,7 +196,7 @@ unsafe extern "C" fn on_observe(
     // SAFETY: `Watch::observe` was given it for as long as the connection lives.
     let watch = unsafe { &*watch.cast::<Watch>() };
     // SAFETY: SQLite's own arguments.
-    watch.record(action, unsafe { texts([first, second, database]) });
+    watch.observe_action(action, unsafe { texts([first, second, database]) });
     ffi::SQLITE_OK
 }
 
@@ -193,7 +233,31 @@ const SCHEMA_CHANGES: [c_int; 22] = [
     ffi::SQLITE_ATTACH,
 ];
 
+/// What changes more of a connection than the engine's content. (Other actions on temporary tables and attached databases
+/// name that database.)
+const OUTSIDE_ACTIONS: [c_int; 11] = [
+    ffi::SQLITE_CREATE_TEMP_INDEX,
+    ffi::SQLITE_CREATE_TEMP_TABLE,
+    ffi::SQLITE_CREATE_TEMP_TRIGGER,
+    ffi::SQLITE_CREATE_TEMP_VIEW,
+    ffi::SQLITE_DROP_TEMP_INDEX,
+    ffi::SQLITE_DROP_TEMP_TABLE,
+    ffi::SQLITE_DROP_TEMP_TRIGGER,
+    ffi::SQLITE_DROP_TEMP_VIEW,
+    ffi::SQLITE_ANALYZE,
+    ffi::SQLITE_ATTACH,
+    ffi::SQLITE_DETACH,
+];
+
 const STATISTICS_CHANGES: [c_int; 3] = [ffi::SQLITE_CREATE_INDEX, ffi::SQLITE_REINDEX, ffi::SQLITE_ANALYZE];
+
+fn is_of_engine(database: Option<&CStr>) -> bool {
+    database.is_none_or(|database| database.to_bytes().eq_ignore_ascii_case(b"main"))
+}
+
+fn is_temporary_schema(table: &CStr) -> bool {
+    [&b"sqlite_temp_master"[..], b"sqlite_temp_schema"].iter().any(|name| table.to_bytes().eq_ignore_ascii_case(name))
+}
 
 fn is_of_statistics(table: &CStr) -> bool {
     const PREFIX: &[u8] = b"sqlite_stat";

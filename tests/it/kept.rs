@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -161,10 +162,13 @@ fn why_dropped_after(test: impl FnOnce(&Kept<Pool>)) -> String {
 }
 
 const IN_TRANSACTION: &str = "a connection is in a transaction, or has a statement that was not reset";
-const HAS_CHANGED_SCHEMA: &str = "a connection has changed a schema, or attached a database";
-const HAS_CHANGED_SETTINGS: &str =
-    "a connection has changed statistics or settings, has read another schema, or a call to it failed";
-const OTHER_PRAGMAS: &str = "a connection has other pragmas than those that there were when the value was made";
+const HAS_CHANGED_SCHEMA: &str = "a connection has changed the schema";
+const OUTSIDE: &str = "a connection has used a temporary table or an attached database, or a pragma or another statement \
+    that may change it when it runs again";
+const FTS5_SETTINGS: &str = "a connection may have changed settings of FTS5: it has written to a table `…_config`";
+const OTHER_SCHEMA: &str =
+    "a connection has changed the planner's statistics, has read another schema, or a call to it failed";
+const OTHER_PRAGMAS: &str = "a connection has other pragmas than when the value was made";
 const STILL_THERE: &str = "a unit of work, a connection or a clone of the engine is still there";
 
 #[test]
@@ -178,14 +182,19 @@ fn the_reason_is_told() {
         ("SAVEPOINT s", IN_TRANSACTION),
         ("BEGIN IMMEDIATE", "a connection holds the writer slot, or waits for it"),
         ("CREATE TABLE other (a)", HAS_CHANGED_SCHEMA),
-        ("CREATE TEMP TABLE other (a)", HAS_CHANGED_SCHEMA),
-        ("CREATE TEMP TABLE other (a); DROP TABLE other", HAS_CHANGED_SCHEMA),
-        ("CREATE TEMP VIEW other AS SELECT 1", HAS_CHANGED_SCHEMA),
-        ("CREATE TEMP TRIGGER other AFTER INSERT ON account BEGIN SELECT 1; END", HAS_CHANGED_SCHEMA),
-        ("ATTACH ':memory:' AS other; DETACH other", HAS_CHANGED_SCHEMA),
-        ("ANALYZE", HAS_CHANGED_SCHEMA),
-        ("DELETE FROM sqlite_stat1", HAS_CHANGED_SETTINGS),
-        ("PRAGMA temp.cache_size = 5", HAS_CHANGED_SETTINGS),
+        ("CREATE TEMP TABLE other (a)", OUTSIDE),
+        ("CREATE TEMP TABLE other (a); DROP TABLE other", OUTSIDE),
+        ("CREATE TEMP VIEW other AS SELECT 1", OUTSIDE),
+        ("CREATE TEMP TRIGGER other AFTER INSERT ON account BEGIN SELECT 1; END", OUTSIDE),
+        ("ATTACH ':memory:' AS other; DETACH other", OUTSIDE),
+        ("ANALYZE", OUTSIDE),
+        ("DELETE FROM sqlite_stat1", OTHER_SCHEMA),
+        ("PRAGMA temp.cache_size = 5", OUTSIDE),
+        ("SELECT name FROM sqlite_temp_schema", OTHER_SCHEMA), // opens `temp`, which `database_list` shows
+        ("PRAGMA max_page_count = 1000", OUTSIDE),
+        ("PRAGMA journal_mode = MEMORY", OUTSIDE),
+        ("PRAGMA journal_mode = WAL", OTHER_PRAGMAS),
+        ("ALTER TABLE account RENAME TO customer", HAS_CHANGED_SCHEMA),
         ("PRAGMA cache_size = 5", OTHER_PRAGMAS),
         ("PRAGMA foreign_keys = ON", OTHER_PRAGMAS), // in doubt
     ] {
@@ -218,6 +227,58 @@ fn what_uses_the_engine_prevents_reuse() {
         kept.push(Box::new(other));
     };
     assert_eq!(why_dropped_after(attach), "a connection is being opened, or the engine is attached to one");
+}
+
+/// One of a pool may be read-only.
+#[test]
+fn each_connection_keeps_its_own_pragmas() {
+    static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    let make = |engine: &Engine| {
+        let pool = Pool::of(engine)?;
+        pool.connections.borrow()[1].execute_batch("PRAGMA query_only = ON")?;
+        Ok(pool)
+    };
+    for _ in 0..3 {
+        let pool = POOLS.get_or_make(make).unwrap();
+        pool.execute("INSERT INTO account (owner) VALUES ('Edsger')");
+        pool.grow().unwrap();
+        pool.connections.borrow().last().unwrap().execute_batch("PRAGMA query_only = ON").unwrap();
+    }
+    assert_eq!(POOLS.why_dropped(), None, "a new connection may be as either of the two");
+    POOLS.get_or_make(make).unwrap().execute("PRAGMA query_only = ON");
+    POOLS.get_or_make(make).unwrap().execute("DELETE FROM entry");
+    assert_eq!(POOLS.why_dropped().as_deref(), Some(OTHER_PRAGMAS));
+}
+
+/// What is compiled when the value is made can run in a test without the authorizer.
+#[test]
+fn a_value_that_was_made_with_a_statement_for_outside_of_the_engine_is_not_reused() {
+    for sql in [
+        "CREATE TEMP TABLE scratch (a)",
+        "CREATE TEMP TABLE IF NOT EXISTS scratch (a)",
+        "CREATE TEMP TRIGGER log AFTER INSERT ON account BEGIN DELETE FROM entry; END",
+        "ATTACH ':memory:' AS other",
+        "PRAGMA max_page_count = 60",
+        "PRAGMA journal_mode = OFF",
+        "PRAGMA temp.cache_size = 5",
+        "ANALYZE",
+    ] {
+        let pools: &'static KeptValues<Pool> = Box::leak(Box::new(KeptValues::new(&TEMPLATE)));
+        for runs in [true, false] {
+            let make = |engine: &Engine| {
+                let pool = Pool::of(engine)?;
+                if runs {
+                    pool.execute(sql);
+                } else {
+                    pool.connections.borrow()[0].prepare_cached(sql)?;
+                }
+                Ok(pool)
+            };
+            drop(pools.get_or_make(make).unwrap());
+            drop(take(pools));
+            assert_eq!(pools.why_dropped().as_deref(), Some(OUTSIDE), "{sql}");
+        }
+    }
 }
 
 #[test]
@@ -303,7 +364,7 @@ fn a_connection_that_was_opened_on_other_content_may_prevent_reuse() {
             pool.engine().reset().unwrap();
         }
     };
-    assert_eq!(why_dropped_after(grow_on(777)), HAS_CHANGED_SETTINGS);
+    assert_eq!(why_dropped_after(grow_on(777)), OTHER_SCHEMA);
 }
 
 /// SQLite compiles a statement by the schema that the connection has, and finds that it is stale only for some errors.
@@ -319,15 +380,103 @@ fn a_connection_that_has_read_another_schema_prevents_reuse() {
         pool.execute(ADD);
         grow(pool);
     };
-    assert_eq!(why_dropped_after(by_the_pool), HAS_CHANGED_SETTINGS);
+    assert_eq!(why_dropped_after(by_the_pool), OTHER_SCHEMA);
     let by_a_unit_of_work = |pool: &Kept<Pool>| {
         pool.engine().try_transaction(|work| work.execute_batch(ADD)).unwrap();
         assert_eq!(pool.number("SELECT count(age) FROM account"), 0);
     };
-    assert_eq!(why_dropped_after(by_a_unit_of_work), HAS_CHANGED_SETTINGS);
+    assert_eq!(why_dropped_after(by_a_unit_of_work), OTHER_SCHEMA);
     let unseen = |pool: &Kept<Pool>| pool.engine().try_transaction(|work| work.execute_batch(ADD)).unwrap();
     assert_eq!(why_dropped_after(unseen), "it was kept");
     assert_eq!(why_dropped_after(|pool| pool.execute("INSERT INTO account VALUES (9, 'x')")), "it was kept");
+}
+
+const SEARCH: &str =
+    "CREATE TABLE note (text); CREATE VIRTUAL TABLE search USING fts5(text); CREATE TABLE app_config (k, v)";
+
+/// A restore gives them a new schema cookie each time.
+#[test]
+fn a_template_may_have_virtual_tables() {
+    static TEMPLATE: Template = Template::sql(SEARCH);
+    static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    for _ in 0..3 {
+        let pool = take(&POOLS);
+        let before = pool.engine().snapshot();
+        pool.execute("INSERT INTO search VALUES ('rain'); INSERT INTO note VALUES (1)");
+        pool.engine().reset().unwrap();
+        pool.execute("INSERT INTO search VALUES ('rain and sun')");
+        pool.engine().restore(&before).unwrap();
+        assert_eq!(pool.number("SELECT count(*) FROM search('rain')"), 0);
+    }
+    assert_eq!(POOLS.why_dropped(), None);
+}
+
+/// FTS5 keeps the statement by which it writes them.
+#[test]
+fn settings_of_fts5_prevent_reuse() {
+    static TEMPLATE: Template = Template::sql(SEARCH);
+    static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    const SET: &str = "BEGIN; INSERT INTO search (search, rank) VALUES ('rank', 'bm25(10.0)'); ROLLBACK";
+    take(&POOLS).execute(SET);
+    drop(take(&POOLS));
+    assert_eq!(POOLS.why_dropped().as_deref(), Some(FTS5_SETTINGS));
+    static MADE: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    let make = |engine: &Engine| Pool::of(engine).inspect(|pool| pool.execute(SET));
+    drop(MADE.get_or_make(make).unwrap());
+    drop(MADE.get_or_make(make).unwrap());
+    assert_eq!(MADE.why_dropped().as_deref(), Some(FTS5_SETTINGS));
+}
+
+/// Without FTS5 it is a table like any other.
+#[test]
+fn a_table_of_settings_does_not_prevent_reuse() {
+    static TEMPLATE: Template = Template::sql("CREATE TABLE app_config (k, v)");
+    static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    for _ in 0..3 {
+        take(&POOLS).execute("INSERT INTO app_config VALUES ('colour', 'blue')");
+    }
+    assert_eq!(POOLS.why_dropped(), None);
+}
+
+/// A pool may be opening one when the next test asks.
+#[test]
+fn a_connection_that_is_being_set_up_is_waited_for() {
+    static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    let pool = take(&POOLS);
+    let late = Connection::open(pool.engine().uri()).unwrap();
+    drop(pool);
+    thread::scope(|scope| {
+        let taken = scope.spawn(|| take(&POOLS).number);
+        late.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL").unwrap();
+        taken.join().unwrap();
+    });
+    let (kept, reason) = (POOLS.why_dropped().is_none(), POOLS.why_dropped());
+    assert!(kept || reason.as_deref() == Some(OTHER_PRAGMAS), "{reason:?}"); // after 1 ms
+}
+
+/// Several connections of one thread may share a cache, and so a file.
+#[test]
+fn connections_that_share_a_cache_prevent_reuse() {
+    static CONNECTIONS: KeptValues<RefCell<Connection>> = KeptValues::new(&TEMPLATE);
+    let open = |engine: &Engine| Connection::open(format!("{}&cache=shared", engine.uri()));
+    let bytes = Engine::new().snapshot().to_bytes();
+    for deserializes in [false, true] {
+        let first = CONNECTIONS.get_or_make(|engine| Ok(RefCell::new(open(engine)?))).unwrap();
+        assert_eq!(number(&first.borrow(), ACCOUNTS), 2);
+        let second = open(first.engine()).unwrap();
+        assert_eq!(number(&second, ACCOUNTS), 2);
+        if deserializes {
+            deserialize(&mut first.borrow_mut(), &bytes).unwrap();
+        }
+        drop(second);
+        drop(first);
+        drop(CONNECTIONS.get_or_make(|engine| Ok(RefCell::new(open(engine)?))).unwrap());
+        let reason = CONNECTIONS.why_dropped().unwrap();
+        assert!(
+            ["several connections share a cache", "a connection has another main database now"].contains(&&*reason),
+            "{reason}"
+        );
+    }
 }
 
 #[test]
@@ -459,7 +608,6 @@ fn the_property_runs_on_reused_values() {
         "COMMIT",
         "ROLLBACK",
         "RELEASE s",
-        "DETACH other",
         "CREATE TABLE other.t (a)",
         "PRAGMA user_version = 7",
         "PRAGMA application_id = 7",

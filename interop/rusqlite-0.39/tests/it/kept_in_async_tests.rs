@@ -13,6 +13,9 @@ use crate::support::{BANK, balances, run_test_that_panics};
 
 const DEPOSIT: &str = "UPDATE account SET balance = balance + 1 WHERE id = 1";
 
+const OUTSIDE: &str = "a connection has used a temporary table or an attached database, or a pragma or another statement \
+    that may change it when it runs again";
+
 static BANKS: KeptValues<SqlitePool> = KeptValues::new(&BANK);
 
 async fn connect(engine: &Engine) -> Result<SqlitePool, BoxError> {
@@ -103,9 +106,9 @@ fn a_connection_of_sqlx_that_was_changed_is_not_reused() {
     static POOLS: KeptValues<SqlitePool> = KeptValues::new(&BANK);
     let pool = || Runtime::new().unwrap().block_on(POOLS.get_or_make_async(pool_of_four)).unwrap();
     for (change, reason) in [
-        ("CREATE TEMP TABLE account (id, balance)", "a connection has changed a schema, or attached a database"),
-        ("ATTACH ':memory:' AS other", "a connection has changed a schema, or attached a database"),
-        ("PRAGMA query_only = ON", "a connection has other pragmas than those that there were when the value was made"),
+        ("CREATE TEMP TABLE account (id, balance)", OUTSIDE),
+        ("ATTACH ':memory:' AS other", OUTSIDE),
+        ("PRAGMA query_only = ON", "a connection has other pragmas than when the value was made"),
     ] {
         Runtime::new().unwrap().block_on(async {
             let pool = POOLS.get_or_make_async(pool_of_four).await.unwrap();
