@@ -13,6 +13,8 @@ pub(crate) enum Purpose {
     Restore(&'static Location<'static>),
     /// A step in the build of a template.
     Build(&'static Location<'static>),
+    /// The restore of a kept value's engine, for the next test.
+    Kept,
     /// A connection that another library, or the code under test, opened by the engine's URI.
     Uri,
 }
@@ -24,6 +26,7 @@ impl fmt::Display for Purpose {
             Purpose::Connection(at) => write!(f, "the connection opened at {at}"),
             Purpose::Restore(at) => write!(f, "the restore or reset called at {at}"),
             Purpose::Build(at) => write!(f, "the step given at {at}"),
+            Purpose::Kept => f.write_str("the restore of a kept value's engine"),
             Purpose::Uri => f.write_str("a connection that was opened by the engine's URI"),
         }
     }

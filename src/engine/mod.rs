@@ -4,7 +4,7 @@
 //!   Both use `lease`, which returns the connection.
 //! * `idle`: the connections that an engine keeps for the next unit of work, and their limits.
 //! * `warm_pool`: the stores that a template keeps for the next engine, with their connections.
-//! * `standby`: an engine that waits for the next test while other code keeps connections to it.
+//! * `initial_state`: the state to which an engine returns while other code keeps connections to it.
 //! * `clock`: the time that SQL gets.
 //! * `stand_in`: engines in the place of files.
 //! * `registry`: the engines that the process shares, one for each `url`.
@@ -19,11 +19,11 @@
 
 mod clock;
 mod idle;
+mod initial_state;
 mod lease;
 mod pooled_connection;
 mod registry;
 mod stand_in;
-mod standby;
 mod unit_of_work;
 mod url;
 mod warm_pool;
@@ -38,11 +38,11 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 pub use self::clock::Clock;
 use self::idle::{Budget, Idle};
+pub(crate) use self::initial_state::InitialState;
 use self::lease::Lease;
 pub use self::pooled_connection::PooledConnection;
 pub use self::registry::{MEMORY_ENGINES, MemoryEngines};
 pub use self::stand_in::StandIn;
-pub(crate) use self::standby::Standby;
 pub use self::unit_of_work::UnitOfWork;
 pub use self::url::DatabaseUrl;
 use self::warm_pool::Warm;
@@ -126,12 +126,6 @@ impl Engine {
         Engine::cold(template.content().clone(), Name::Given(name), Some(template.clone()))
     }
 
-    /// Creates an engine with the template's content, which is not returned to the warm pool.
-    pub(crate) fn numbered_of(template: &Arc<WarmPool>) -> Engine {
-        let name = Name::OfTemplate(template.name().into());
-        Engine::cold(template.content().clone(), name, Some(template.clone()))
-    }
-
     fn cold(content: Snapshot, name: Name, template: Option<Arc<WarmPool>>) -> Engine {
         vfs::register();
         let setup = template.as_ref().map_or(&DEFAULT, |template| template.setup());
@@ -140,23 +134,17 @@ impl Engine {
     }
 
     fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<WarmPool>>, returns_store: bool) -> Engine {
-        let engine = Engine(Arc::new(Inner {
+        if let Some(timeout) = template.as_ref().and_then(|template| template.setup().lock_timeout) {
+            mount.store.set_lock_timeout(timeout);
+        }
+        Engine(Arc::new(Inner {
             idle: Idle::new(&IDLE, sessions),
             mount: Some(mount),
             uri: OnceLock::new(),
             sqlite_url: OnceLock::new(),
             template,
             returns_store,
-        }));
-        engine.set_template_lock_timeout();
-        engine
-    }
-
-    /// Sets the lock timeout of the template, if it has one.
-    fn set_template_lock_timeout(&self) {
-        if let Some(timeout) = self.setup().lock_timeout {
-            self.mount().store.set_lock_timeout(timeout);
-        }
+        }))
     }
 
     /// Returns a URI that opens this database from any code in the process that uses the same SQLite library: rusqlite,

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
 use super::Template;
-use crate::engine::{Engine, Standby};
+use crate::engine::{Engine, InitialState};
 use crate::error::{BoxError, Error, Result};
 use crate::sync::Recovered;
 
@@ -46,7 +46,8 @@ use crate::sync::Recovered;
 ///   settings of FTS5, or has read a schema that another connection has changed,
 /// * a connection has used a temporary table or an attached database, in the test or when the value was made,
 /// * a connection has run a pragma that sets something. A connection that is opened later must have the same pragmas as one
-///   that was open when the value was made. So a pool that opens its first connection during a test is not reused.
+///   that was open when the value was made. So a pool that opens its first connection during a test is not reused,
+/// * for rarer reasons: for example, a fault plan has failed a call, or connections share a cache.
 ///
 /// [`why_dropped`](KeptValues::why_dropped) returns the reason.
 ///
@@ -77,7 +78,7 @@ struct Value<T> {
     value: T,
     /// Dropped after the value, which has connections to it.
     engine: Engine,
-    standby: Standby,
+    initial_state: InitialState,
 }
 
 /// The maximum number of values that wait. A test thread uses one or two, so more would stay unused.
@@ -126,8 +127,8 @@ impl<T: Send> KeptValues<T> {
     /// Takes a waiting value, whose engine returns to its first state. Drops those that can't.
     fn take(&'static self) -> Option<Kept<T>> {
         loop {
-            let mut value = self.lock().waiting.pop()?;
-            match value.standby.end(&value.engine) {
+            let value = self.lock().waiting.pop()?;
+            match value.initial_state.restore(&value.engine) {
                 Ok(()) => return Some(Kept { of: self, value: Some(value) }),
                 Err(reason) => self.lock().why_dropped = Some(reason),
             }
@@ -136,8 +137,8 @@ impl<T: Send> KeptValues<T> {
 
     fn keep(&'static self, engine: Engine, made: Result<T, BoxError>) -> Result<Kept<T>> {
         let value = made.map_err(|cause| Error::not_made(&engine.name(), cause))?;
-        let standby = Standby::of(&engine);
-        Ok(Kept { of: self, value: Some(Value { value, engine, standby }) })
+        let initial_state = InitialState::of(&engine);
+        Ok(Kept { of: self, value: Some(Value { value, engine, initial_state }) })
     }
 }
 
@@ -150,16 +151,15 @@ impl<T> KeptValues<T> {
 
     /// Keeps the value for the next test, or drops it.
     fn put_back(&self, mut value: Value<T>) {
-        value.standby.begin(&value.engine);
-        let mut state = self.lock();
+        value.initial_state.note_end_of_test(&value.engine);
+        let mut state = self.lock(); // unlocked before a value is dropped
         if thread::panicking() {
             state.why_dropped = Some("the test panicked");
         } else if state.waiting.len() == MAX_WAITING {
-            state.why_dropped = Some("32 others wait already");
+            state.why_dropped = Some("32 values wait already");
         } else {
-            return state.waiting.push(value);
+            state.waiting.push(value);
         }
-        drop(state); // before the value
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -176,7 +176,8 @@ pub struct Kept<T: 'static> {
 }
 
 impl<T> Kept<T> {
-    /// Returns the engine that the value was made from.
+    /// Returns the engine that the value was made from. Its [`reset`](Engine::reset) restores the content of the template,
+    /// without what was written when the value was made.
     pub fn engine(&self) -> &Engine {
         &self.value().engine
     }

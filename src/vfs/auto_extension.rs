@@ -1,4 +1,4 @@
-//! Sets up the connections to an engine when they are opened, whoever opens them: their observation, and functions.
+//! Sets up each connection to an engine when any library opens it: begins its observation, and defines functions.
 //!
 //! SQLite calls an "automatic extension" at the end of each opening, on the thread that opens.
 
@@ -8,22 +8,32 @@ use std::sync::Arc;
 
 use rusqlite::ffi::{self, sqlite3};
 
-use super::connection::{find_file_of, handle};
+use super::database;
+use super::handle::Extras;
 use super::mount::Mount;
-use super::observation::{Observation, Observed};
+use super::observation::Observed;
 use super::random;
 
-/// Observes the connections to this engine that are opened from now on.
-pub(crate) fn observe(mount: &Mount) -> &Observation {
+/// Begins the observation of the connections to this engine that are opened from now on.
+///
+/// # Panics
+/// If SQLite has no memory.
+pub(crate) fn begin_observation(mount: &Mount) {
     register();
-    mount.observe()
+    mount.begin_observation();
 }
 
-/// Has SQLite call `on_open` for each connection from now on.
+/// Registers `on_open`, which SQLite calls for each connection that is opened from now on.
+///
+/// # Panics
+/// If SQLite has no memory.
 pub(super) fn register() {
-    // SAFETY: the function has the signature that "Automatically Load Statically Linked Extensions" asks for. "Repeated
-    // calls with the same entry point are harmless", and necessary if the program has reset the list.
-    unsafe { sqlite3_auto_extension(Some(std::mem::transmute::<EntryPoint, unsafe extern "C" fn()>(on_open))) };
+    // SAFETY: the function has the signature that "Automatically Load Statically Linked Extensions" asks for. "Calling
+    // sqlite3_auto_extension(X) with an entry point X that is already on the list of automatic extensions is a harmless
+    // no-op", and the program may have reset the list.
+    let code =
+        unsafe { sqlite3_auto_extension(Some(std::mem::transmute::<EntryPoint, unsafe extern "C" fn()>(on_open))) };
+    assert_eq!(code, ffi::SQLITE_OK, "SQLite did not register an automatic extension");
 }
 
 type EntryPoint = unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const c_void) -> c_int;
@@ -38,38 +48,39 @@ unsafe extern "C" fn on_open(db: *mut sqlite3, _: *mut *mut c_char, _: *const c_
 /// The connection is open, and this thread may use it.
 unsafe fn set_up(db: *mut sqlite3) -> c_int {
     // SAFETY: as the caller promises.
-    let Some(file) = (unsafe { find_file_of(db) }) else { return ffi::SQLITE_OK };
-    // SAFETY: the file is the connection's, which is not in use.
-    let handle = unsafe { handle(file) };
-    if let Some(observed) = handle.observed() {
+    let Some(Extras { observed, random }) = (unsafe { database::extras_of(db) }) else { return ffi::SQLITE_OK };
+    if let Some(observed) = observed {
         // SAFETY: as the caller promises.
-        unsafe { observe_connection(db, observed) };
+        unsafe { observe(db, observed) };
     }
-    match handle.random() {
+    match random {
         // SAFETY: as the caller promises.
-        Some(random) => unsafe { random::define(db, random) },
+        Some(random) => unsafe { random::define(db, &random) },
         None => ffi::SQLITE_OK,
     }
 }
 
 /// # Safety
 /// As for `set_up`.
-unsafe fn observe_connection(db: *mut sqlite3, observed: &Arc<Observed>) {
-    let Some(watch) = observed.open(db) else { return };
+unsafe fn observe(db: *mut sqlite3, observed: Arc<Observed>) {
     let data = Arc::into_raw(observed.clone()).cast_mut().cast::<c_void>();
-    // SAFETY: SQLite gives the data back once: when it closes the connection, or now if memory runs out.
+    // First, because after sqlite3_deserialize has closed the file, only this keeps the authorizer's argument.
+    // SAFETY: SQLite gives the data back once: when it begins to close the connection, or now if memory runs out.
     let code = unsafe { sqlite3_set_clientdata(db, c"rusqlite-fixtures".as_ptr(), data, Some(on_close)) };
-    if code != ffi::SQLITE_OK {
-        watch.take_off();
+    if code == ffi::SQLITE_OK {
+        // SAFETY: as the caller promises. The client data keeps it until SQLite begins to close the connection, and then
+        // `on_close` calls `close`.
+        unsafe { observed.open(db) };
     }
 }
 
 /// Called when SQLite begins to close a connection.
 ///
-/// The authorizer remains set, because taking it off would make statements fail that are still used after
-/// sqlite3_close_v2. Nothing can be compiled any more that calls it.
+/// The authorizer stays set: removing it would expire the statements that can still run after sqlite3_close_v2. SQLite
+/// does not call it again, because a closed connection compiles nothing: sqlite3_prepare and the recompilation of a
+/// statement fail with SQLITE_MISUSE (`sqlite3LockAndPrepare`).
 unsafe extern "C" fn on_close(observed: *mut c_void) {
-    // SAFETY: it comes from `on_open`, and SQLite gives it back once.
+    // SAFETY: it comes from `observe`, and SQLite gives it back once.
     unsafe { Arc::from_raw(observed.cast_const().cast::<Observed>()) }.close();
 }
 

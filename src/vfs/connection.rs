@@ -98,19 +98,12 @@ pub(super) unsafe fn handle<'a>(file: *mut sqlite3_file) -> &'a mut Handle {
 
 /// Returns the file of the connection's main database, if the file belongs to this VFS.
 pub(super) fn find_file(connection: &Connection) -> Option<*mut sqlite3_file> {
-    // SAFETY: the connection is open.
-    unsafe { find_file_of(connection.handle()) }
-}
-
-/// Does the same for a connection of any library.
-///
-/// # Safety
-/// The connection is open, and this thread may use it.
-pub(super) unsafe fn find_file_of(db: *mut ffi::sqlite3) -> Option<*mut sqlite3_file> {
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     let out: *mut *mut ffi::sqlite3_file = &mut file;
-    // SAFETY: as the caller promises; with this opcode the argument is a sqlite3_file* to write to.
-    let code = unsafe { ffi::sqlite3_file_control(db, ptr::null(), ffi::SQLITE_FCNTL_FILE_POINTER, out.cast()) };
+    // SAFETY: the connection is open; with this opcode the argument is a sqlite3_file* to write to.
+    let code = unsafe {
+        ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_FILE_POINTER, out.cast())
+    };
     // SAFETY: where SQLite answered, the file is its main database's, which is open.
     let is_ours = code == ffi::SQLITE_OK && !file.is_null() && unsafe { database::of(file) }.is_some();
     is_ours.then_some(file)

@@ -6,7 +6,7 @@ use std::{iter, ptr};
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
 use super::NAME;
-use super::handle::{Handle, Lock, Pragma};
+use super::handle::{Extras, Handle, Lock, Pragma};
 use super::io_methods::{Code, Content, File, content, guard, methods, place};
 use super::waiting::Caller;
 use crate::faults::Call;
@@ -218,6 +218,8 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
             ffi::SQLITE_FCNTL_BUSYHANDLER => database.busy_handler = unsafe { *arg.cast() },
             // SAFETY: with this opcode the argument is a char* to write a string of sqlite3_malloc's to.
             ffi::SQLITE_FCNTL_VFSNAME => unsafe { *arg.cast::<*mut c_char>() = to_sqlite(NAME) },
+            // SAFETY: with this opcode the argument is that of `extras_of`.
+            EXTRAS => unsafe { *arg.cast() = Some(database.handle.extras()) },
             // SAFETY: with this opcode the argument is an array of three char*.
             ffi::SQLITE_FCNTL_PRAGMA => return unsafe { pragma(file, &mut *arg.cast::<[*mut c_char; 3]>()) },
             // SAFETY: as the opcode has it.
@@ -225,6 +227,21 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
         }
         Ok(())
     })
+}
+
+/// A file control of this VFS alone. SQLite passes on the opcodes that it does not know.
+const EXTRAS: c_int = 0x7266_7831;
+
+/// Returns what the new connection gets, if its main database is an engine. Several connections may share a cache and so the
+/// file: SQLite calls xFileControl under the mutex of that cache.
+///
+/// # Safety
+/// The connection is open, and this thread may use it.
+pub(super) unsafe fn extras_of(db: *mut ffi::sqlite3) -> Option<Extras> {
+    let mut extras: Option<Extras> = None;
+    // SAFETY: as the caller promises; the argument is what `file_control` writes to. Another VFS does not know the opcode.
+    unsafe { ffi::sqlite3_file_control(db, ptr::null(), EXTRAS, (&raw mut extras).cast()) };
+    extras
 }
 
 /// Answers a pragma. Its name and argument are the second and the third string; the first is for the answer.

@@ -59,6 +59,12 @@ impl Settings {
     const DEFAULT: Settings = Settings { persist_wal: false, powersafe_overwrite: true, mmap_size: 0 };
 }
 
+/// What a new connection gets, beside the file.
+pub(super) struct Extras {
+    pub(super) observed: Option<Arc<Observed>>,
+    pub(super) random: Option<Arc<Random>>,
+}
+
 /// What a connection has written in its transaction.
 struct Written {
     pages: Pages,
@@ -93,7 +99,7 @@ pub(super) struct Handle {
     has_met_fault: bool,
     /// The number of calls on this thread that a fault plan had failed when the connection began to read.
     faults_before: usize,
-    /// What others may know of the connection, if the engine is observed.
+    /// The record of what is done to the connection, if the engine is observed.
     observed: Option<Arc<Observed>>,
 }
 
@@ -127,8 +133,8 @@ impl Handle {
         self.observed.as_ref()
     }
 
-    pub(super) fn random(&self) -> Option<&Arc<Random>> {
-        self.claimant.mount.random.as_ref()
+    pub(super) fn extras(&self) -> Extras {
+        Extras { observed: self.observed.clone(), random: self.claimant.mount.random.clone() }
     }
 
     pub(super) fn is_on(&self, mount: &Mount) -> bool {
@@ -158,8 +164,8 @@ impl Handle {
         let is_change = settings != self.settings;
         self.pragma_changed |= is_change;
         self.settings = settings;
-        if let Some(observed) = self.observed.as_ref().filter(|_| is_change) {
-            observed.alter();
+        if let (true, Some(observed)) = (is_change, &self.observed) {
+            observed.alter("a file control has changed a connection");
         }
     }
 
@@ -260,7 +266,9 @@ impl Handle {
 
     fn set_met_fault(&mut self) {
         self.has_met_fault = true;
-        self.observed.iter().for_each(|observed| observed.alter());
+        if let Some(observed) = &self.observed {
+            observed.alter("a fault plan has failed a call of a connection");
+        }
     }
 
     fn observation(&self) -> Option<(&Observation, &Arc<Observed>)> {
@@ -289,7 +297,9 @@ impl Handle {
                 self.claimant.mount.store.release(self.claimant.token);
             }
             self.read = None;
-            self.observed.iter().for_each(|observed| observed.end_read());
+            if let Some(observed) = &self.observed {
+                observed.end_read();
+            }
         }
         self.lock = self.lock.min(level);
     }
@@ -315,7 +325,7 @@ impl Handle {
         {
             observed.note_pragma(name, argument);
             if is("max_page_count") {
-                observed.make_unpredictable(); // as the mode below, it is set when the statement runs
+                observed.note_outside_effect(); // as the mode below, it is set when the statement runs
             }
         }
         if is("journal_mode") {
@@ -343,7 +353,9 @@ impl Handle {
         }
         let is_set_by_sqlite = new == JournalMode::Rollback && argument.is_some();
         self.pragma_changed |= is_set_by_sqlite;
-        self.observed.iter().filter(|_| is_set_by_sqlite).for_each(|observed| observed.make_unpredictable());
+        if let (true, Some(observed)) = (is_set_by_sqlite, &self.observed) {
+            observed.note_outside_effect();
+        }
         if new == JournalMode::Wal { Pragma::Answered(c"wal") } else { Pragma::LeftToSqlite }
     }
 

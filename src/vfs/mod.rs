@@ -53,13 +53,13 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use rusqlite::ffi::{self, sqlite3_vfs};
 
-pub(crate) use self::auto_extension::observe;
+pub(crate) use self::auto_extension::begin_observation;
 pub(crate) use self::clock::{Clock, Time};
 #[cfg(feature = "proptest")]
 pub(crate) use self::connection::set_busy_handler;
 pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};
 pub(crate) use self::mount::{Mount, Name};
-pub(crate) use self::observation::Obstacle;
+pub(crate) use self::observation::{Observation, Obstacle};
 pub(crate) use self::session::Session;
 pub(crate) use self::stand_in::{Refused, Scope, StandIn};
 

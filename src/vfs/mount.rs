@@ -106,12 +106,12 @@ impl Mount {
         is_alone
     }
 
-    /// Observes the connections that are opened from now on.
-    pub(super) fn observe(&self) -> &Observation {
-        self.observation.get_or_init(Observation::default)
+    /// Begins the observation of the connections that are opened from now on.
+    pub(super) fn begin_observation(&self) {
+        self.observation.get_or_init(Observation::default);
     }
 
-    pub(super) fn observation(&self) -> Option<&Observation> {
+    pub(crate) fn observation(&self) -> Option<&Observation> {
         self.observation.get()
     }
 

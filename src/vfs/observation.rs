@@ -19,7 +19,7 @@ pub(crate) struct Observation {
     /// The state that the connections should be in, once it was approved.
     initial: Mutex<Option<Initial>>,
     /// Whether a connection continues without being observed.
-    has_lost_one: AtomicBool,
+    has_lost_a_connection: AtomicBool,
 }
 
 struct Initial {
@@ -28,7 +28,7 @@ struct Initial {
     setups: BTreeSet<u64>,
 }
 
-/// What is known of a connection. Its own thread writes it, any thread reads it.
+/// What is known of a connection. Its own thread records in it. `approve`, on any thread, clears the record.
 #[derive(Default)]
 pub(super) struct Observed {
     connection: Mutex<State>,
@@ -38,14 +38,14 @@ pub(super) struct Observed {
     is_session: AtomicBool,
     /// Whether it is in a transaction that has read.
     reads: AtomicBool,
-    /// Whether a file control, a fault or another schema may have changed it.
-    is_altered: AtomicBool,
-    /// Whether it has a statement that may change it when it runs, though the statement was compiled before.
-    is_unpredictable: AtomicBool,
+    /// What may have changed it, beside statements.
+    altered_by: Mutex<Option<&'static str>>,
+    /// Whether it has compiled a pragma that changes it again at each run, unseen by the authorizer.
+    has_outside_effects: AtomicBool,
     /// A hash of the pragmas that may have changed it, in their order.
     pragmas: AtomicU64,
     /// That hash when the state of all connections was approved, if the connection was open then.
-    approved_pragmas: OnceLock<u64>,
+    approved_pragmas: Mutex<Option<u64>>,
 }
 
 #[derive(Default)]
@@ -63,24 +63,24 @@ enum State {
 
 struct Pointer(*mut sqlite3);
 
-// SAFETY: the pointer is passed to sqlite3_get_autocommit only, which any thread may call.
+// SAFETY: the pointer is used in `is_in_transaction` only, which says why another thread may do that.
 unsafe impl Send for Pointer {}
 
 /// Why the connections are not at rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Obstacle {
     pub(crate) reason: &'static str,
-    /// Whether it may pass by itself, because a pool ends transactions and closes connections on threads of its own.
-    pub(crate) may_pass: bool,
+    /// Whether it may end soon: a pool ends transactions, opens and closes connections on threads of its own.
+    pub(crate) is_transient: bool,
 }
 
 impl Obstacle {
-    pub(crate) const fn lasting(reason: &'static str) -> Obstacle {
-        Obstacle { reason, may_pass: false }
+    pub(crate) const fn permanent(reason: &'static str) -> Obstacle {
+        Obstacle { reason, is_transient: false }
     }
 
-    pub(crate) const fn passing(reason: &'static str) -> Obstacle {
-        Obstacle { reason, may_pass: true }
+    pub(crate) const fn transient(reason: &'static str) -> Obstacle {
+        Obstacle { reason, is_transient: true }
     }
 }
 
@@ -93,11 +93,11 @@ impl Observation {
 
     /// Called when the connection's file is closed.
     pub(super) fn remove(&self, observed: &Arc<Observed>) {
-        self.connections().retain(|other| !Arc::ptr_eq(other, observed));
         // sqlite3_deserialize closes the file of a connection that stays open, with another main database.
         if matches!(*observed.state(), State::Open(_) | State::Shared) && !observed.is_session() {
-            self.has_lost_one.store(true, Ordering::Release);
+            self.has_lost_a_connection.store(true, Ordering::Release);
         }
+        self.connections().retain(|other| !Arc::ptr_eq(other, observed));
     }
 
     /// Notes that a connection begins to read this content. It keeps the default cache size of the first content that it
@@ -106,7 +106,7 @@ impl Observation {
     pub(super) fn begin_read(&self, observed: &Observed, content: &Snapshot) {
         observed.reads.store(true, Ordering::Release);
         if self.initial().as_ref().is_some_and(|initial| !content.has_schema_of(&initial.content)) {
-            observed.alter();
+            observed.alter("a connection has read another schema");
         }
     }
 
@@ -117,16 +117,20 @@ impl Observation {
         *self.initial() = Some(Initial { content: content.clone(), setups });
     }
 
-    /// Returns the number of sessions, if each other connection is as it was set up, and in no transaction.
-    pub(crate) fn sessions_at_rest(&self) -> Result<usize, Obstacle> {
-        if self.has_lost_one.load(Ordering::Acquire) {
-            return Err(Obstacle::lasting("a connection has another main database now"));
-        }
+    /// Checks that each connection is as it was set up, and in no transaction. Sessions are left to the engine.
+    pub(crate) fn check(&self) -> Result<(), Obstacle> {
         let connections = self.connections();
-        let (sessions, others): (Vec<_>, Vec<_>) = connections.iter().partition(|connection| connection.is_session());
+        if self.has_lost_a_connection.load(Ordering::Acquire) {
+            let reason = "a connection's main database was replaced (sqlite3_deserialize)";
+            return Err(Obstacle::permanent(reason));
+        }
         let initial = self.initial();
-        others.iter().try_for_each(|connection| connection.check(initial.as_ref()))?;
-        Ok(sessions.len())
+        let mut others = connections.iter().filter(|connection| !connection.is_session());
+        others.try_for_each(|connection| connection.check(initial.as_ref()))
+    }
+
+    pub(crate) fn sessions(&self) -> usize {
+        self.connections().iter().filter(|connection| connection.is_session()).count()
     }
 
     fn initial(&self) -> MutexGuard<'_, Option<Initial>> {
@@ -139,20 +143,24 @@ impl Observation {
 }
 
 impl Observed {
-    /// Notes that the connection is open, and returns its new authorizer. Returns `None` if the file has a connection:
-    /// then both share a cache.
-    pub(super) fn open(&self, db: *mut sqlite3) -> Option<&Watch> {
+    /// Notes that the connection is open, and sets its authorizer. If the file has a connection already, both share a
+    /// cache.
+    ///
+    /// # Safety
+    /// The connection is open, this thread may use it, and it calls `close` before it is freed. The caller keeps `self`
+    /// until then.
+    pub(super) unsafe fn open(&self, db: *mut sqlite3) {
         let mut state = self.state();
         if !matches!(*state, State::Opening) {
             *state = State::Shared;
-            return None;
+            return;
         }
-        let watch = self.watch.get_or_init(|| Watch::observe(db));
+        // SAFETY: as the caller promises; `self` keeps the watch.
+        self.watch.get_or_init(|| unsafe { Watch::observe(db) });
         *state = State::Open(Pointer(db));
-        Some(watch)
     }
 
-    /// Called when SQLite begins to close the connection. When this returns, no other thread uses it.
+    /// Called when SQLite begins to close the connection. When this returns, no other thread uses the pointer to it.
     pub(super) fn close(&self) {
         let mut state = self.state();
         if !matches!(*state, State::Shared) {
@@ -168,13 +176,13 @@ impl Observed {
         self.reads.store(false, Ordering::Release);
     }
 
-    pub(super) fn alter(&self) {
-        self.is_altered.store(true, Ordering::Release);
+    pub(super) fn alter(&self, reason: &'static str) {
+        *self.altered_by() = Some(reason);
     }
 
-    /// Notes that it has compiled a statement that may change it each time that it runs.
-    pub(super) fn make_unpredictable(&self) {
-        self.is_unpredictable.store(true, Ordering::Release);
+    /// Notes that it has compiled a pragma that changes it again at each run.
+    pub(super) fn note_outside_effect(&self) {
+        self.has_outside_effects.store(true, Ordering::Release);
     }
 
     pub(super) fn note_pragma(&self, name: &str, argument: &str) {
@@ -189,68 +197,152 @@ impl Observed {
 
     /// Forgets what was done to it until now, and returns the hash of its pragmas.
     fn approve(&self) -> u64 {
-        self.is_altered.store(false, Ordering::Release);
-        self.watch.get().into_iter().for_each(|watch| watch.restart());
-        *self.approved_pragmas.get_or_init(|| self.pragmas.load(Ordering::Acquire))
+        *self.altered_by() = None;
+        if let Some(watch) = self.watch.get() {
+            watch.restart();
+        }
+        let pragmas = self.pragmas.load(Ordering::Acquire);
+        *self.approved_pragmas() = Some(pragmas);
+        pragmas
     }
 
     /// Checks that nothing was done to it that may have left something behind, apart from the pragmas that are noted,
     /// and that it is in no transaction.
     fn check(&self, initial: Option<&Initial>) -> Result<(), Obstacle> {
-        let has_virtual_tables = initial.is_some_and(|initial| initial.content.has_virtual_tables());
-        if has_virtual_tables && self.watch.get().is_some_and(|watch| watch.has_seen_fts5_settings()) {
-            let reason = "a connection may have changed settings of FTS5: it has written to a table `…_config`";
-            return Err(Obstacle::lasting(reason));
+        let saw = |question: fn(&Watch) -> bool| self.watch.get().is_some_and(|watch| question(watch));
+        let has_virtual_tables = || initial.is_some_and(|initial| initial.content.has_virtual_tables());
+        let left = if saw(Watch::ever_saw_fts5_settings) && has_virtual_tables() {
+            Some("a connection may have changed settings of FTS5: it has written to a table `…_config`")
+        } else if saw(Watch::ever_saw_outside_effects) || self.has_outside_effects.load(Ordering::Acquire) {
+            Some(
+                "a connection has compiled a statement with effects outside of the engine: on a temporary table or an \
+                 attached database, ANALYZE, or a pragma such as journal_mode",
+            )
+        } else if saw(Watch::saw_schema_change) {
+            Some("a connection has changed the schema")
+        } else if saw(Watch::saw_statistics_change) {
+            Some("a connection has changed the planner's statistics, or has read the temporary schema")
+        } else {
+            *self.altered_by()
+        };
+        match left {
+            Some(reason) => Err(Obstacle::permanent(reason)),
+            None => self.check_transaction().and_then(|()| initial.map_or(Ok(()), |initial| self.check_setup(initial))),
         }
-        let saw_unpredictable = self.watch.get().is_some_and(|watch| watch.has_seen_unpredictable());
-        if saw_unpredictable || self.is_unpredictable.load(Ordering::Acquire) {
-            let reason = "a connection has used a temporary table or an attached database, or a pragma or another \
-                          statement that may change it when it runs again";
-            return Err(Obstacle::lasting(reason));
-        }
-        if self.watch.get().is_some_and(|watch| watch.saw_schema_change()) {
-            return Err(Obstacle::lasting("a connection has changed the schema"));
-        }
-        if self.is_altered.load(Ordering::Acquire)
-            || self.watch.get().is_some_and(|watch| watch.saw_statistics_change())
-        {
-            let reason =
-                "a connection has changed the planner's statistics, has read another schema, or a call to it failed";
-            return Err(Obstacle::lasting(reason));
-        }
+    }
+
+    fn check_transaction(&self) -> Result<(), Obstacle> {
         let is_in_transaction = match *self.state() {
-            // SAFETY: the connection is open as long as its state is locked. "If another thread changes the autocommit
-            // status of the database connection while this routine is running, then the return value is undefined"
-            // (sqlite3_get_autocommit), so the call is allowed.
-            State::Open(Pointer(db)) => unsafe { ffi::sqlite3_get_autocommit(db) == 0 },
+            // SAFETY: the connection is open as long as its state is locked.
+            State::Open(Pointer(db)) => unsafe { is_in_transaction(db) },
             State::Opening => {
-                return Err(Obstacle::passing("a connection is being opened, or the engine is attached to one"));
+                return Err(Obstacle::transient("a connection is being opened, or the engine is attached to one"));
             }
             State::Closing => {
                 let reason = "a connection is being closed, or has statements that were not finalized";
-                return Err(Obstacle::passing(reason));
+                return Err(Obstacle::transient(reason));
             }
-            State::Shared => return Err(Obstacle::lasting("several connections share a cache")),
+            State::Shared => return Err(Obstacle::permanent("several connections share a cache")),
         };
-        if is_in_transaction || self.reads.load(Ordering::Acquire) {
-            let reason = "a connection is in a transaction, or has a statement that was not reset";
-            return Err(Obstacle::passing(reason));
+        if is_in_transaction.is_none() {
+            return Err(Obstacle::transient("a connection is in use"));
         }
-        initial.map_or(Ok(()), |initial| self.check_setup(initial))
+        if is_in_transaction == Some(true) || self.reads.load(Ordering::Acquire) {
+            let reason = "a connection is in a transaction, or has a statement that was not reset";
+            return Err(Obstacle::transient(reason));
+        }
+        Ok(())
     }
 
     /// Checks that its pragmas are those that it had, or if it was opened later, those of one of the others.
     fn check_setup(&self, initial: &Initial) -> Result<(), Obstacle> {
         const REASON: &str = "a connection has other pragmas than when the value was made";
         let pragmas = self.pragmas.load(Ordering::Acquire);
-        match self.approved_pragmas.get() {
-            Some(approved) if *approved != pragmas => Err(Obstacle::lasting(REASON)),
-            None if !initial.setups.contains(&pragmas) => Err(Obstacle::passing(REASON)), // it may be set up now
+        match *self.approved_pragmas() {
+            Some(approved) if approved != pragmas => Err(Obstacle::permanent(REASON)),
+            None if !initial.setups.contains(&pragmas) => Err(Obstacle::transient(REASON)), // it may be set up now
             _ => Ok(()),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.connection.lock().recovered()
+    }
+
+    fn approved_pragmas(&self) -> MutexGuard<'_, Option<u64>> {
+        self.approved_pragmas.lock().recovered()
+    }
+
+    fn altered_by(&self) -> MutexGuard<'_, Option<&'static str>> {
+        self.altered_by.lock().recovered()
+    }
+}
+
+/// Returns whether the connection is in a transaction, or `None` if it is in use. Does not wait: the thread that uses the
+/// connection may be waiting for a lock of this module.
+///
+/// In serialized mode, the documentation allows this on any thread. In multi-thread mode it does not: there, this only
+/// reads one byte of the connection (SQLite 3.44 to 3.54). The answer may be wrong only while the connection's own thread
+/// begins or ends a transaction.
+///
+/// # Safety
+/// The connection is open until this returns.
+unsafe fn is_in_transaction(db: *mut sqlite3) -> Option<bool> {
+    // SAFETY: as the caller promises. In serialized mode, this is the mutex that sqlite3_get_autocommit may take. In
+    // multi-thread mode it is NULL, for which the functions do nothing ("Mutexes").
+    unsafe {
+        let mutex = ffi::sqlite3_db_mutex(db);
+        if ffi::sqlite3_mutex_try(mutex) != ffi::SQLITE_OK {
+            return None;
+        }
+        let is_in_transaction = ffi::sqlite3_get_autocommit(db) == 0;
+        ffi::sqlite3_mutex_leave(mutex);
+        Some(is_in_transaction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observed(observation: &Observation, pragmas: &[&str]) -> Arc<Observed> {
+        let observed = observation.add();
+        pragmas.iter().for_each(|name| observed.note_pragma(name, "1"));
+        observed
+    }
+
+    fn check_setup(observation: &Observation, observed: &Observed) -> Result<(), bool> {
+        let initial = observation.initial();
+        observed.check_setup(initial.as_ref().unwrap()).map_err(|obstacle| obstacle.is_transient)
+    }
+
+    /// A pool may be setting it up.
+    #[test]
+    fn a_later_connection_may_have_the_pragmas_of_any_earlier_one() {
+        let observation = Observation::default();
+        let [plain, read_only] = [&["a"][..], &["a", "b"]].map(|pragmas| observed(&observation, pragmas));
+        observation.approve(&Snapshot::empty());
+        assert_eq!(check_setup(&observation, &plain), Ok(()));
+        let later = observed(&observation, &[]);
+        for (pragma, result) in [(None, Err(true)), (Some("a"), Ok(())), (Some("b"), Ok(())), (Some("c"), Err(true))] {
+            pragma.into_iter().for_each(|name| later.note_pragma(name, "1"));
+            assert_eq!(check_setup(&observation, &later), result, "{pragma:?}");
+        }
+        plain.note_pragma("b", "1");
+        assert_eq!(check_setup(&observation, &plain), Err(false), "an earlier one keeps its own");
+        assert_eq!(check_setup(&observation, &read_only), Ok(()));
+    }
+
+    #[test]
+    fn a_lost_connection_is_remembered() {
+        let observation = Observation::default();
+        let [opening, shared] = [(); 2].map(|()| observed(&observation, &[]));
+        observation.remove(&opening);
+        assert!(observation.check().unwrap_err().is_transient, "the other one is being opened");
+        *shared.state() = State::Shared;
+        assert!(!observation.check().unwrap_err().is_transient);
+        shared.close();
+        observation.remove(&shared);
+        assert!(!observation.check().unwrap_err().is_transient, "one of the two may still be used");
     }
 }

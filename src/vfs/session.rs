@@ -67,7 +67,9 @@ impl Session {
         let file = file_of(&connection);
         // SAFETY: the file is open as long as the connection is, and not in use.
         let handle_of_file = unsafe { handle(file) };
-        handle_of_file.observed().into_iter().for_each(|observed| observed.set_session());
+        if let Some(observed) = handle_of_file.observed() {
+            observed.set_session();
+        }
         let format_changes = handle_of_file.format_changes(); // before anything reads the schema
         let watch = Watch::set(&connection);
         setup.carry_out(&connection)?;

@@ -1,8 +1,7 @@
-//! The authorizer of a session. It sees each statement when SQLite compiles it ("Compile-Time Authorization
-//! Callbacks").
+//! The authorizers of sessions and of observed connections. They note each statement that SQLite compiles
+//! ("Compile-Time Authorization Callbacks").
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
@@ -42,19 +41,16 @@ impl Watch {
         watch
     }
 
-    /// Sets an authorizer that only records. SQLite calls it with the returned value, which must live as long as the
+    /// Sets an authorizer that only records.
+    ///
+    /// # Safety
+    /// The connection is open, and this thread may use it. The caller keeps the result until SQLite begins to close the
     /// connection.
-    pub(super) fn observe(db: *mut sqlite3) -> Arc<Watch> {
+    pub(super) unsafe fn observe(db: *mut sqlite3) -> Arc<Watch> {
         let watch = Watch::new(db);
-        // SAFETY: the connection is open, and the caller keeps the watch as long as the connection.
+        // SAFETY: as the caller promises.
         unsafe { ffi::sqlite3_set_authorizer(db, Some(on_observe), Arc::as_ptr(&watch) as *mut c_void) };
         watch
-    }
-
-    /// Removes the authorizer of its connection, which must be open.
-    pub(super) fn take_off(&self) {
-        // SAFETY: the connection is open.
-        unsafe { ffi::sqlite3_set_authorizer(self.db.load(Ordering::Relaxed), None, ptr::null_mut()) };
     }
 
     fn new(db: *mut sqlite3) -> Arc<Watch> {
@@ -90,12 +86,12 @@ impl Watch {
 
     /// Returns whether a statement was compiled that changes the connection outside of the engine's content, each time
     /// that it runs, even since before the last restart. Other changes make SQLite compile the statement again.
-    pub(super) fn has_seen_unpredictable(&self) -> bool {
+    pub(super) fn ever_saw_outside_effects(&self) -> bool {
         self.ever.load(Ordering::Relaxed) & (SETTINGS | OUTSIDE) != 0
     }
 
     /// Returns whether FTS5 may have changed its settings, even before the last restart. It keeps the statement.
-    pub(super) fn has_seen_fts5_settings(&self) -> bool {
+    pub(super) fn ever_saw_fts5_settings(&self) -> bool {
         self.ever.load(Ordering::Relaxed) & FTS5 != 0
     }
 
@@ -193,7 +189,7 @@ unsafe extern "C" fn on_observe(
     database: *const c_char,
     _: *const c_char,
 ) -> c_int {
-    // SAFETY: `Watch::observe` was given it for as long as the connection lives.
+    // SAFETY: it lives until SQLite begins to close the connection (`Watch::observe`).
     let watch = unsafe { &*watch.cast::<Watch>() };
     // SAFETY: SQLite's own arguments.
     watch.observe_action(action, unsafe { texts([first, second, database]) });

@@ -64,7 +64,7 @@ fn types_that_threads_share() {
 /// They hold a connection, which one thread at a time may use; or count what one thread does.
 #[test]
 fn types_that_go_from_one_thread_to_another() {
-    assert_traits!(true, false: UnitOfWork, PooledConnection, Engines<'static, Table>, Plan);
+    assert_traits!(true, false: Kept<Cell<i64>>, UnitOfWork, PooledConnection, Engines<'static, Table>, Plan);
 }
 
 #[test]

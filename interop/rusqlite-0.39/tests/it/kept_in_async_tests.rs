@@ -13,8 +13,8 @@ use crate::support::{BANK, balances, run_test_that_panics};
 
 const DEPOSIT: &str = "UPDATE account SET balance = balance + 1 WHERE id = 1";
 
-const OUTSIDE: &str = "a connection has used a temporary table or an attached database, or a pragma or another statement \
-    that may change it when it runs again";
+const OUTSIDE: &str = "a connection has compiled a statement with effects outside of the engine: on a temporary table or an \
+    attached database, ANALYZE, or a pragma such as journal_mode";
 
 static BANKS: KeptValues<SqlitePool> = KeptValues::new(&BANK);
 

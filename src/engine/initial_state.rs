@@ -11,10 +11,10 @@ use super::warm_pool::WarmPool;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Token};
-use crate::vfs::{self, Clock, Obstacle, Session, Time};
+use crate::vfs::{self, Clock, Name, Observation, Obstacle, Session, Time};
 
 /// The state to which an engine returns, with the connections that other code keeps.
-pub(crate) struct Standby {
+pub(crate) struct InitialState {
     content: Snapshot,
     /// Why the engine can't be reused: what the connections did when the value was made.
     obstacle: Option<Obstacle>,
@@ -24,48 +24,52 @@ pub(crate) struct Standby {
     lock_timeout: Duration,
     time: Option<Time>,
     random: Option<Rng>,
-    /// The content when the test ended.
-    left: Option<Snapshot>,
+    content_at_end: Option<Snapshot>,
 }
 
-/// How long the next test waits for connections that are still in use. Pools end transactions and close connections on
-/// threads of their own, which takes some 50 µs.
-const PATIENCE: Duration = Duration::from_millis(1);
+/// How long to wait for connections that are still in use. Pools end transactions and close connections on threads of
+/// their own, which takes some 50 µs.
+const MAX_WAIT: Duration = Duration::from_millis(1);
 
-impl Standby {
+impl InitialState {
     /// Makes the engine's current state the one to return to.
-    pub(crate) fn of(engine: &Engine) -> Standby {
-        let content = engine.snapshot();
-        let observation = vfs::observe(engine.mount());
-        observation.approve(&content);
-        Standby {
+    pub(crate) fn of(engine: &Engine) -> InitialState {
+        let observation = engine.observation();
+        let mut content = engine.snapshot();
+        let approve = || {
+            content = engine.snapshot();
+            observation.approve(&content);
+            observation.check()
+        };
+        let obstacle = until_ended(MAX_WAIT, approve).err();
+        InitialState {
             content,
-            obstacle: observation.sessions_at_rest().err(),
+            obstacle: obstacle.map(|obstacle| Obstacle::permanent(obstacle.reason)),
             handles: engine.handles(),
             format_changes: engine.mount().store.format_changes(),
             lock_timeout: engine.mount().store.lock_timeout(),
             time: engine.mount().clock.as_ref().and_then(Clock::time),
             random: engine.mount().random.as_ref().map(|random| random.state()),
-            left: None,
+            content_at_end: None,
         }
     }
 
     /// Called when the test ends. What is written from now on is an error of the test.
-    pub(crate) fn begin(&mut self, engine: &Engine) {
-        self.left = Some(engine.snapshot());
+    pub(crate) fn note_end_of_test(&mut self, engine: &Engine) {
+        self.content_at_end = Some(engine.snapshot());
     }
 
     /// Returns the engine to this state, for the next test. Fails with the reason if that can't be done soon, or if a
     /// connection may behave in another way than a new one.
-    pub(crate) fn end(&mut self, engine: &Engine) -> Result<(), &'static str> {
-        until_passed(PATIENCE, || self.restore(engine)).map_err(|obstacle| obstacle.reason)
+    pub(crate) fn restore(&self, engine: &Engine) -> Result<(), &'static str> {
+        until_ended(MAX_WAIT, || self.try_restore(engine)).map_err(|obstacle| obstacle.reason)
     }
 
-    fn restore(&self, engine: &Engine) -> Result<(), Obstacle> {
+    fn try_restore(&self, engine: &Engine) -> Result<(), Obstacle> {
         let store = &engine.mount().store;
-        let claim = Claim { token: Token::new(), purpose: Purpose::Uri, read: None, reserve: None };
+        let claim = Claim { token: Token::new(), purpose: Purpose::Kept, read: None, reserve: None };
         if !store.try_acquire_unused(&claim) {
-            return Err(Obstacle::passing("a connection holds the writer slot, or waits for it"));
+            return Err(Obstacle::transient("a connection holds the writer slot, or waits for it"));
         }
         // From here on, no connection can begin to write.
         let restored = self.check(engine).and_then(|()| self.restore_content(engine));
@@ -75,19 +79,21 @@ impl Standby {
 
     fn check(&self, engine: &Engine) -> Result<(), Obstacle> {
         if engine.is_retired() {
-            return Err(Obstacle::lasting("the engine was retired"));
+            return Err(Obstacle::permanent("the engine was retired"));
         }
-        if !self.left.as_ref().is_some_and(|left| left.ptr_eq(&engine.snapshot())) {
-            return Err(Obstacle::lasting("it was written to after the test"));
+        if !self.content_at_end.as_ref().is_some_and(|content| content.ptr_eq(&engine.snapshot())) {
+            return Err(Obstacle::permanent("the engine was written to after the test"));
         }
         if let Some(obstacle) = self.obstacle {
             return Err(obstacle);
         }
         engine.close_changed_sessions();
-        let sessions = vfs::observe(engine.mount()).sessions_at_rest()?;
+        let observation = engine.observation();
+        observation.check()?;
         // Idle sessions are clean. Others are lent out.
-        if engine.handles() != self.handles || sessions != engine.idle_sessions() {
-            return Err(Obstacle::passing("a unit of work, a connection or a clone of the engine is still there"));
+        if engine.handles() != self.handles || observation.sessions() != engine.idle_sessions() {
+            let reason = "a unit of work, a pooled connection or a clone of the engine still exists";
+            return Err(Obstacle::transient(reason));
         }
         Ok(())
     }
@@ -96,7 +102,7 @@ impl Standby {
         let store = &engine.mount().store;
         if !store.restore(&self.content) || store.format_changes() != self.format_changes {
             let reason = "the content had another text encoding, page size or vacuum mode, or was empty";
-            return Err(Obstacle::lasting(reason));
+            return Err(Obstacle::permanent(reason));
         }
         store.set_lock_timeout(self.lock_timeout);
         engine.mount().clock.iter().for_each(|clock| clock.set(self.time));
@@ -106,23 +112,29 @@ impl Standby {
     }
 }
 
-/// Repeats an attempt for this time, as long as its obstacle may pass.
-fn until_passed(patience: Duration, mut attempt: impl FnMut() -> Result<(), Obstacle>) -> Result<(), Obstacle> {
+/// Repeats an attempt for this time, as long as its obstacle is transient.
+fn until_ended<T>(max_wait: Duration, mut attempt: impl FnMut() -> Result<T, Obstacle>) -> Result<T, Obstacle> {
     let start = Instant::now();
     loop {
         match attempt() {
-            Err(Obstacle { may_pass: true, .. }) if start.elapsed() < patience => thread::yield_now(),
+            Err(Obstacle { is_transient: true, .. }) if start.elapsed() < max_wait => thread::yield_now(),
             result => return result,
         }
     }
 }
 
 impl Engine {
-    /// Creates an engine with the template's content, whose connections are observed.
+    /// Creates an engine with the template's content, whose connections are observed. It is not returned to the warm
+    /// pool.
     pub(crate) fn observed_of(template: &Arc<WarmPool>) -> Engine {
-        let engine = Engine::numbered_of(template);
-        vfs::observe(engine.mount());
+        let name = Name::OfTemplate(template.name().into());
+        let engine = Engine::cold(template.content().clone(), name, Some(template.clone()));
+        vfs::begin_observation(engine.mount());
         engine
+    }
+
+    fn observation(&self) -> &Observation {
+        self.mount().observation().expect("it is observed since its creation")
     }
 
     fn handles(&self) -> usize {
@@ -149,21 +161,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_obstacle_that_may_pass_is_waited_for() {
+    fn a_transient_obstacle_is_waited_for() {
         const LONG: Duration = Duration::from_secs(60);
-        let (passing, lasting) = (Obstacle::passing("it may pass"), Obstacle::lasting("it remains"));
-        let mut results = vec![Ok(()), Err(passing), Err(passing)];
-        assert_eq!(until_passed(LONG, || results.pop().unwrap()), Ok(()));
+        let (transient, permanent) = (Obstacle::transient("it may end"), Obstacle::permanent("it remains"));
+        let mut results = vec![Ok(()), Err(transient), Err(transient)];
+        assert_eq!(until_ended(LONG, || results.pop().unwrap()), Ok(()));
         assert!(results.is_empty());
-        let mut results = vec![Ok(()), Err(lasting), Err(passing)];
-        assert_eq!(until_passed(LONG, || results.pop().unwrap()), Err(lasting));
+        let mut results = vec![Ok(()), Err(permanent), Err(transient)];
+        assert_eq!(until_ended(LONG, || results.pop().unwrap()), Err(permanent));
         assert_eq!(results, [Ok(())]);
-        let (start, mut attempts) = (Instant::now(), 0);
-        let count = || {
-            attempts += 1;
-            Err(passing)
-        };
-        assert_eq!(until_passed(Duration::from_millis(5), count), Err(passing));
-        assert!(attempts > 1 && start.elapsed() >= Duration::from_millis(5));
+        let start = Instant::now();
+        assert_eq!(until_ended(Duration::from_millis(5), || Err::<(), _>(transient)), Err(transient));
+        assert!(start.elapsed() >= Duration::from_millis(5));
     }
 }
