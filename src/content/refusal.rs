@@ -131,7 +131,8 @@ fn held(what: &str, engine: &str, by: &Origin, waited: Duration, by_this_thread:
     let remedy = if by_this_thread {
         "this thread waits for itself: commit, roll back or drop that one first"
     } else {
-        "commit, roll back or drop that one sooner, or raise Engine::set_lock_timeout"
+        "commit, roll back or drop that one sooner, or raise Engine::set_lock_timeout, or the busy timeout of a connection \
+         that was opened by the engine's URI"
     };
     // A slot that was just released is for the first waiter, which may not have woken up yet.
     let slot = match by.waits() {

@@ -33,6 +33,8 @@ use crate::sync::Recovered;
 /// # }
 /// ```
 ///
+/// A value is kept within a process. So this has no effect under cargo-nextest, which runs each test in a process.
+///
 /// # Isolation
 ///
 /// The next test gets the value and its engine if the connections to the engine are as they were when the value was
@@ -59,7 +61,8 @@ use crate::sync::Recovered;
 ///   the busy handler, a backup into `temp`,
 /// * which tables `PRAGMA optimize` would analyze.
 ///
-/// Pragmas that set a limit for the process (`soft_heap_limit`) reach all tests. The value's own state is not reset. A
+/// Pragmas that set a limit for the process (`soft_heap_limit`) reach all tests. The value's own state is not reset: a
+/// test that shuts down a pool calls [`Engine::retire`]. A
 /// thread or a task of a test that continues to use the value disturbs the next test. If the last owner of an `Arc<Kept>` is
 /// a thread that does not panic, the panic of the test is not noticed.
 pub struct KeptValues<T: 'static> {

@@ -155,6 +155,18 @@ pub(super) fn report_gone(id: u64) {
     }
 }
 
+/// Prints once that no engine has this file name, though the URI names this crate's VFS.
+pub(super) fn report_no_engine(name: &CStr) {
+    static REPORTED: Mutex<BTreeSet<CString>> = Mutex::new(BTreeSet::new());
+    let mut reported = REPORTED.lock().recovered();
+    if reported.len() < 100 && reported.insert(name.to_owned()) {
+        eprintln!(
+            "rusqlite-fixtures: can't connect to {name:?}: no engine has this file name; for code that takes a URL (sqlx, \
+             sea-orm), use Engine::sqlite_url, and for code that takes a file name, Engine::uri"
+        );
+    }
+}
+
 /// Notes that an engine is gone. Returns whether that is worth a message: not if it was reported before, or if no engine
 /// before `next` has had this number.
 fn is_news(reported: &mut BTreeSet<u64>, id: u64, next: u64) -> bool {

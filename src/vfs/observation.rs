@@ -257,6 +257,10 @@ impl Observed {
     /// Checks that its pragmas are those that it had, or if it was opened later, those of one of the others.
     fn check_setup(&self, initial: &Initial) -> Result<(), Obstacle> {
         const REASON: &str = "a connection has other pragmas than when the value was made";
+        if initial.setups.is_empty() {
+            let reason = "no connection was open when the value was made, so that its pragmas are not known";
+            return Err(Obstacle::permanent(reason));
+        }
         let pragmas = self.pragmas.load(Ordering::Acquire);
         match *self.approved_pragmas() {
             Some(approved) if approved != pragmas => Err(Obstacle::permanent(REASON)),

@@ -95,6 +95,8 @@ unsafe extern "C" fn open(
         FileName::SuperJournal | FileName::Beside => ffi::SQLITE_CANTOPEN,
         // SAFETY: only a database file's name has URI parameters, and `flags` says that it is one.
         FileName::Other if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { asks_for_an_engine(name) } => {
+            // SAFETY: as above; not NULL, or it would not have asked.
+            let _ = catch_unwind(|| mount::report_no_engine(unsafe { CStr::from_ptr(name) }));
             ffi::SQLITE_CANTOPEN
         }
         FileName::Other => {

@@ -54,7 +54,7 @@ fn every_message_reads_as_expected() {
             timed_out,
             "can't write to engine N: waited Nms for its writer slot, which was taken by thread `moves_the_money` in the \
              unit of work begun at tests/it/errors.rs:N:N, Nms ago; commit, roll back or drop that one sooner, or raise \
-             Engine::set_lock_timeout",
+             Engine::set_lock_timeout, or the busy timeout of a connection that was opened by the engine's URI",
         ),
         (
             stale,
