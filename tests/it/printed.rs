@@ -28,6 +28,7 @@ fn child() {
         Ok("fails to serialize") => fails_to_serialize(),
         Ok("times out often") => times_out_often(),
         Ok("opens a dropped engine") => opens_a_dropped_engine(),
+        Ok("opens a URI in a URL") => opens_a_uri_in_a_url(),
         _ => {}
     }
 }
@@ -258,4 +259,24 @@ fn has_read_an_attached_engine() {
 #[test]
 fn a_transaction_that_has_read_only_an_attached_engine_waits_without_a_message() {
     assert_eq!(printed_by("has read an attached engine"), [""; 0]);
+}
+
+/// As sqlx does with `engine.uri()` in place of a URL.
+fn opens_a_uri_in_a_url() {
+    let engine = Engine::new();
+    let (name, parameters) = engine.uri().split_once('?').unwrap();
+    for _ in 0..3 {
+        Connection::open(format!("file:file%3A{}?{parameters}", &name["file:".len()..])).unwrap_err();
+    }
+}
+
+#[test]
+fn opening_a_uri_in_a_url_is_reported_once() {
+    let printed = printed_by("opens a URI in a URL");
+    let [message] = &printed[..] else { panic!("{printed:#?}") };
+    assert!(
+        message.starts_with("can't connect to \"") && message.contains("file:/rusqlite-fixtures/engine-"),
+        "{message}"
+    );
+    assert!(message.contains("use Engine::sqlite_url, and for code that takes a file name, Engine::uri"), "{message}");
 }
