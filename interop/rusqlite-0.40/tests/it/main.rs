@@ -2,6 +2,7 @@
 //! code can look like.
 
 mod bank;
+mod clock;
 mod deadpool_sqlite;
 mod diesel;
 mod kept;
