@@ -145,7 +145,7 @@ fn a_pool_that_can_not_be_made_says_so_and_is_tried_again() {
     let wrong = async |engine: &Engine| Ok(SqlitePool::connect(engine.uri()).await?);
     let error = runtime.block_on(POOLS.get_or_make_async(wrong)).unwrap_err();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
-    runtime.block_on(POOLS.get_or_make_async(pool_of_four)).unwrap();
+    drop(runtime.block_on(POOLS.get_or_make_async(pool_of_four)).unwrap());
 }
 
 #[test]
