@@ -2,7 +2,8 @@
 //!
 //! SQLite asks the VFS of the connection's main database, and does not say which connection asks. So an engine with a
 //! clock has a VFS for itself, in which only the time differs. SQLite keeps a pointer to it as long as a connection is
-//! open. So it is never freed, and is reused for another engine when no connection of this one is left.
+//! open. So it is never freed, and is reused for another engine when no connection of this one is left. (SQLite calls
+//! xCurrentTime only if a VFS has no xCurrentTimeInt64.)
 
 use std::ffi::{CStr, CString, c_int};
 use std::mem::offset_of;
@@ -133,7 +134,6 @@ fn register() -> &'static TimedVfs {
     let vfs = sqlite3_vfs {
         zName: name.as_ptr(), // the name's bytes stay in their place when it is moved
         xCurrentTimeInt64: Some(current_time_int64),
-        xCurrentTime: Some(current_time),
         ..super::new_vfs()
     };
     let timed = Box::leak(Box::new(TimedVfs { vfs, name, time: AtomicI64::new(SYSTEM) }));
@@ -156,11 +156,6 @@ unsafe fn time_of(vfs: *mut sqlite3_vfs) -> Option<Time> {
 
 unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
     // SAFETY: SQLite calls the method of a `TimedVfs` with that, and with its own argument.
-    unsafe { answer_int64(time_of(vfs), vfs, out) }
-}
-
-unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
-    // SAFETY: as above.
     unsafe { answer(time_of(vfs), vfs, out) }
 }
 
@@ -168,27 +163,13 @@ unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int
 ///
 /// # Safety
 /// The others are the method's arguments.
-pub(super) unsafe fn answer_int64(time: Option<Time>, vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
+pub(super) unsafe fn answer(time: Option<Time>, vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
     let Some(time) = time else {
         // SAFETY: as the caller promises.
         return unsafe { default_vfs::current_time_int64(vfs, out) };
     };
     // SAFETY: the method has a number to write its answer to.
     unsafe { *out = time.to_julian() };
-    ffi::SQLITE_OK
-}
-
-/// Answers xCurrentTime, in days, with this time, or with the system's.
-///
-/// # Safety
-/// The others are the method's arguments.
-pub(super) unsafe fn answer(time: Option<Time>, vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
-    let Some(time) = time else {
-        // SAFETY: as the caller promises.
-        return unsafe { default_vfs::current_time(vfs, out) };
-    };
-    // SAFETY: the method has a number to write its answer to.
-    unsafe { *out = time.to_julian() as f64 / 86_400_000.0 };
     ffi::SQLITE_OK
 }
 

@@ -99,7 +99,6 @@ fn registered() -> &'static Registered {
         let of_files = add(sqlite3_vfs {
             zName: NAME_OF_FILES.as_ptr(),
             xCurrentTimeInt64: Some(stand_in::current_time_int64),
-            xCurrentTime: Some(stand_in::current_time),
             ..vfs_methods::new_vfs(default)
         });
         Registered { of_files: AtomicPtr::new(of_files), default: AtomicPtr::new(default) }

@@ -124,12 +124,6 @@ fn time() -> Option<Time> {
 pub(super) unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3_int64) -> c_int {
     let time = catch_unwind(time).unwrap_or_default();
     // SAFETY: SQLite's own arguments.
-    unsafe { clock::answer_int64(time, vfs, out) }
-}
-
-pub(super) unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {
-    let time = catch_unwind(time).unwrap_or_default();
-    // SAFETY: SQLite's own arguments.
     unsafe { clock::answer(time, vfs, out) }
 }
 

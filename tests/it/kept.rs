@@ -2,8 +2,10 @@
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -75,6 +77,27 @@ fn a_value_is_reused_with_its_engine() {
         pool.engine().unit_of_work().unwrap().execute("DELETE FROM account", []).unwrap();
     }
     assert_eq!(POOLS.why_dropped(), None);
+}
+
+/// (The tests in `interop` do this with sqlx.)
+#[test]
+fn an_async_function_makes_a_value() {
+    static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    let get = |make: fn(&Engine) -> Result<Pool, BoxError>| {
+        let future = pin!(POOLS.get_or_make_async(async |engine: &Engine| make(engine)));
+        match future.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(kept) => kept,
+            Poll::Pending => panic!("it waits for nothing"),
+        }
+    };
+    let error = get(|_| Err("not yet".into())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::MakeFailed);
+    let numbers = [(); 3].map(|()| {
+        let pool = get(Pool::of).unwrap();
+        pool.execute("DELETE FROM entry");
+        pool.number
+    });
+    assert_eq!(numbers, [numbers[0]; 3], "{:?}", POOLS.why_dropped());
 }
 
 /// Their sessions are idle when the test ends.
