@@ -146,7 +146,7 @@ RUST
     ;;
   sqlx | sqlx_kept | sqlx_kept_rt)
     cat <<RUST
-use rusqlite_fixtures::{BoxError, Engine, KeptValues, Template};
+use rusqlite_fixtures::{BoxError, Engine, Template};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
 $template
@@ -163,12 +163,12 @@ async fn work() {
     let engine = DATABASE.new_engine().unwrap();
     use_pool(&pool(&engine).await.unwrap()).await
 }
-#[allow(dead_code)]
-static POOLS: KeptValues<SqlitePool> = KeptValues::new(&DATABASE);
 RUST
     ;;
   sqlx_kept)
     cat <<RUST
+use rusqlite_fixtures::KeptValues;
+
 static POOLS: KeptValues<SqlitePool> = KeptValues::new(&DATABASE);
 
 async fn work() {
@@ -178,6 +178,7 @@ RUST
     ;;
   sqlx_kept_rt)
     cat <<RUST
+use rusqlite_fixtures::KeptValues;
 use std::sync::LazyLock;
 use tokio::runtime::Runtime;
 
@@ -191,12 +192,10 @@ RUST
     ;;
   sea_orm | sea_orm_kept)
     cat <<RUST
-use rusqlite_fixtures::{BoxError, Engine, KeptValues, Template};
+use rusqlite_fixtures::{BoxError, Engine, Template};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, TransactionTrait};
 
 $template
-#[allow(dead_code)]
-static DATABASES: KeptValues<DatabaseConnection> = KeptValues::new(&DATABASE);
 
 async fn open(engine: &Engine) -> Result<DatabaseConnection, BoxError> {
     let mut options = ConnectOptions::new(engine.sqlite_url());
@@ -224,6 +223,10 @@ RUST
     ;;
   sea_orm_kept)
     cat <<RUST
+use rusqlite_fixtures::KeptValues;
+
+static DATABASES: KeptValues<DatabaseConnection> = KeptValues::new(&DATABASE);
+
 async fn work() {
     use_database(&DATABASES.get_or_make_async(open).await.unwrap()).await
 }
@@ -270,11 +273,9 @@ RUST
     ;;
   diesel | diesel_kept)
     cat <<RUST
-use rusqlite_fixtures::{BoxError, Engine, KeptValues, Template};
+use rusqlite_fixtures::{BoxError, Engine, Template};
 
 $template
-#[allow(dead_code)]
-static POOLS: KeptValues<Pool<Manager>> = KeptValues::new(&DATABASE);
 
 fn pool(engine: &Engine) -> Result<Pool<Manager>, BoxError> {
     Ok(Pool::builder().max_size(4).build(Manager::new(engine.uri()))?)
@@ -291,6 +292,10 @@ RUST
     ;;
   diesel_kept)
     cat <<RUST
+use rusqlite_fixtures::KeptValues;
+
+static POOLS: KeptValues<Pool<Manager>> = KeptValues::new(&DATABASE);
+
 fn work() {
     use_connection(&mut POOLS.get_or_make(pool).unwrap().get().unwrap())
 }
@@ -299,7 +304,7 @@ RUST
   r2d2* | deadpool* | tokio*)
     cat <<RUST
 use rusqlite::Connection;
-use rusqlite_fixtures::{BoxError, Engine, KeptValues, Template};
+use rusqlite_fixtures::{BoxError, Engine, Template};
 
 $template
 
@@ -317,8 +322,6 @@ RUST
 use r2d2::Pool;
 use r2d2_sqlite::SqliteConnectionManager as Manager;
 
-#[allow(dead_code)]
-static POOLS: KeptValues<Pool<Manager>> = KeptValues::new(&DATABASE);
 
 fn pool(engine: &Engine) -> Result<Pool<Manager>, BoxError> {
     Ok(Pool::builder().max_size(4).build(Manager::file(engine.uri()))?)
@@ -335,6 +338,10 @@ RUST
     ;;
   r2d2_kept)
     cat <<RUST
+use rusqlite_fixtures::KeptValues;
+
+static POOLS: KeptValues<Pool<Manager>> = KeptValues::new(&DATABASE);
+
 fn work() {
     use_connection(&mut POOLS.get_or_make(pool).unwrap().get().unwrap()).unwrap()
 }
@@ -344,8 +351,6 @@ RUST
     cat <<RUST
 use deadpool_sqlite::{Config, Pool, PoolConfig, Runtime};
 
-#[allow(dead_code)]
-static POOLS: KeptValues<Pool> = KeptValues::new(&DATABASE);
 
 async fn pool(engine: &Engine) -> Result<Pool, BoxError> {
     let mut config = Config::new(engine.uri());
@@ -370,6 +375,10 @@ RUST
     ;;
   deadpool_kept)
     cat <<RUST
+use rusqlite_fixtures::KeptValues;
+
+static POOLS: KeptValues<Pool> = KeptValues::new(&DATABASE);
+
 async fn work() {
     use_pool(&POOLS.get_or_make_async(pool).await.unwrap()).await
 }
@@ -377,8 +386,6 @@ RUST
     ;;
   tokio*)
     cat <<RUST
-#[allow(dead_code)]
-static CONNECTIONS: KeptValues<tokio_rusqlite::Connection> = KeptValues::new(&DATABASE);
 
 async fn open(engine: &Engine) -> Result<tokio_rusqlite::Connection, BoxError> {
     Ok(tokio_rusqlite::Connection::open(engine.uri()).await?)
@@ -395,6 +402,10 @@ RUST
     ;;
   tokio_kept)
     cat <<RUST
+use rusqlite_fixtures::KeptValues;
+
+static CONNECTIONS: KeptValues<tokio_rusqlite::Connection> = KeptValues::new(&DATABASE);
+
 async fn work() {
     CONNECTIONS.get_or_make_async(open).await.unwrap().call(use_connection).await.unwrap()
 }

@@ -1,4 +1,4 @@
-//! An engine that waits for the next test while other code keeps connections to it.
+//! The state to which an engine returns after a test, while other code keeps connections to it.
 
 use std::sync::Arc;
 use std::thread;
@@ -13,7 +13,7 @@ use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Token};
 use crate::vfs::{self, Clock, Name, Observation, Obstacle, Session, Time};
 
-/// The state to which an engine returns, with the connections that other code keeps.
+/// The state to which an engine returns after a test.
 pub(crate) struct InitialState {
     content: Snapshot,
     /// Why the engine can't be reused: what the connections did when the value was made.
@@ -24,7 +24,8 @@ pub(crate) struct InitialState {
     lock_timeout: Duration,
     time: Option<Time>,
     random: Option<Rng>,
-    content_at_end: Option<Snapshot>,
+    /// The content since the test ended. What is written after that is an error of the test.
+    expected: Option<Snapshot>,
 }
 
 /// How long to wait for connections that are still in use. Pools end transactions and close connections on threads of
@@ -44,28 +45,33 @@ impl InitialState {
         let obstacle = until_ended(MAX_WAIT, approve).err();
         InitialState {
             content,
-            obstacle: obstacle.map(|obstacle| Obstacle::permanent(obstacle.reason)),
+            obstacle: obstacle.map(Obstacle::of_making),
             handles: engine.handles(),
             format_changes: engine.mount().store.format_changes(),
             lock_timeout: engine.mount().store.lock_timeout(),
             time: engine.mount().clock.as_ref().and_then(Clock::time),
             random: engine.mount().random.as_ref().map(|random| random.state()),
-            content_at_end: None,
+            expected: None,
         }
     }
 
-    /// Called when the test ends. What is written from now on is an error of the test.
-    pub(crate) fn note_end_of_test(&mut self, engine: &Engine) {
-        self.content_at_end = Some(engine.snapshot());
+    /// Returns the engine to this state when the test ends, without waiting. Fails if that is impossible. If connections
+    /// are still in use, it is left to `restore`.
+    pub(crate) fn end_test(&mut self, engine: &Engine) -> Result<(), Obstacle> {
+        self.expected = Some(engine.snapshot());
+        match self.try_restore(engine) {
+            Err(obstacle) if obstacle.is_transient => Ok(()),
+            restored => restored,
+        }
     }
 
-    /// Returns the engine to this state, for the next test. Fails with the reason if that can't be done soon, or if a
-    /// connection may behave in another way than a new one.
-    pub(crate) fn restore(&self, engine: &Engine) -> Result<(), &'static str> {
-        until_ended(MAX_WAIT, || self.try_restore(engine)).map_err(|obstacle| obstacle.reason)
+    /// Returns the engine to this state for the next test. Fails if that can't be done soon, or if a connection may behave
+    /// in another way than a new one.
+    pub(crate) fn restore(&mut self, engine: &Engine) -> Result<(), Obstacle> {
+        until_ended(MAX_WAIT, || self.try_restore(engine))
     }
 
-    fn try_restore(&self, engine: &Engine) -> Result<(), Obstacle> {
+    fn try_restore(&mut self, engine: &Engine) -> Result<(), Obstacle> {
         let store = &engine.mount().store;
         let claim = Claim { token: Token::new(), purpose: Purpose::Kept, read: None, reserve: None };
         if !store.try_acquire_unused(&claim) {
@@ -73,6 +79,9 @@ impl InitialState {
         }
         // From here on, no connection can begin to write.
         let restored = self.check(engine).and_then(|()| self.restore_content(engine));
+        if restored.is_ok() {
+            self.expected = Some(store.current());
+        }
         store.release(claim.token);
         restored
     }
@@ -81,7 +90,7 @@ impl InitialState {
         if engine.is_retired() {
             return Err(Obstacle::permanent("the engine was retired"));
         }
-        if !self.content_at_end.as_ref().is_some_and(|content| content.ptr_eq(&engine.snapshot())) {
+        if !self.expected.as_ref().is_some_and(|expected| expected.ptr_eq(&engine.snapshot())) {
             return Err(Obstacle::permanent("the engine was written to after the test"));
         }
         if let Some(obstacle) = self.obstacle {

@@ -29,7 +29,7 @@ impl Engine {
     /// relative or absolute path or a `file:` URI, and by `ATTACH`. The worker threads of a
     /// [`Hammer`](crate::hammer::Hammer) get the engine too. Other threads open the file, so tests that run at the same
     /// time can each have an engine for the same path. Use [`stand_in_for_all`](Engine::stand_in_for_all) for libraries
-    /// that open connections on threads of their own, such as sqlx.
+    /// that open connections on threads of their own: sqlx, sea-orm, r2d2 and others.
     ///
     /// ```
     /// use rusqlite_fixtures::{Template, rusqlite};

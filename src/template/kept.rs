@@ -13,8 +13,8 @@ use crate::sync::Recovered;
 /// Values that are made from engines of a template, such as connection pools or a whole application, and that later
 /// tests reuse.
 ///
-/// Opening a pool takes longer than anything else in a short test. So the value waits with its engine when a test ends.
-/// The next test gets both, after the engine's content is restored.
+/// Opening a pool takes longer than anything else in a short test. So when a test ends, the engine's content is restored,
+/// and the value waits with its engine. The next test gets both.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Kept, KeptValues, Template, rusqlite::Connection};
@@ -61,10 +61,9 @@ use crate::sync::Recovered;
 ///   the busy handler, a backup into `temp`,
 /// * which tables `PRAGMA optimize` would analyze.
 ///
-/// Pragmas that set a limit for the process (`soft_heap_limit`) reach all tests. The value's own state is not reset: a
-/// test that shuts down a pool calls [`Engine::retire`]. A
-/// thread or a task of a test that continues to use the value disturbs the next test. If the last owner of an `Arc<Kept>` is
-/// a thread that does not panic, the panic of the test is not noticed.
+/// Pragmas that set a limit for the process (`soft_heap_limit`) reach all tests. The value's own state is not reset: a test
+/// that shuts down a pool calls [`Engine::retire`]. A thread or a task of a test that continues to use the value disturbs
+/// the next test. If the last owner of an `Arc<Kept>` is a thread that does not panic, the panic of the test is not noticed.
 pub struct KeptValues<T: 'static> {
     template: &'static Template,
     state: Mutex<State<T>>,
@@ -74,7 +73,7 @@ struct State<T> {
     /// The values that no test uses.
     waiting: Vec<Value<T>>,
     /// Why the latest value that was dropped was not reused.
-    why_dropped: Option<&'static str>,
+    why_dropped: Option<String>,
 }
 
 struct Value<T> {
@@ -130,10 +129,10 @@ impl<T: Send> KeptValues<T> {
     /// Takes a waiting value, whose engine returns to its first state. Drops those that can't.
     fn take(&'static self) -> Option<Kept<T>> {
         loop {
-            let value = self.lock().waiting.pop()?;
+            let mut value = self.lock().waiting.pop()?;
             match value.initial_state.restore(&value.engine) {
                 Ok(()) => return Some(Kept { of: self, value: Some(value) }),
-                Err(reason) => self.lock().why_dropped = Some(reason),
+                Err(obstacle) => self.lock().why_dropped = Some(obstacle.to_string()),
             }
         }
     }
@@ -146,20 +145,23 @@ impl<T: Send> KeptValues<T> {
 }
 
 impl<T> KeptValues<T> {
-    /// Returns why the latest value that was dropped was not reused. `None` if none was dropped. Most reasons are found
-    /// when the next test asks for a value.
+    /// Returns why the latest value that was dropped was not reused. `None` if none was dropped. A reason that may pass by
+    /// itself, such as an open transaction, is found when the next test asks for a value.
     pub fn why_dropped(&self) -> Option<String> {
-        self.lock().why_dropped.map(str::to_owned)
+        self.lock().why_dropped.clone()
     }
 
     /// Keeps the value for the next test, or drops it.
     fn put_back(&self, mut value: Value<T>) {
-        value.initial_state.note_end_of_test(&value.engine);
+        let reason = match thread::panicking() {
+            true => Some("the test panicked".to_owned()),
+            false => value.initial_state.end_test(&value.engine).err().map(|obstacle| obstacle.to_string()),
+        };
         let mut state = self.lock(); // unlocked before a value is dropped
-        if thread::panicking() {
-            state.why_dropped = Some("the test panicked");
+        if reason.is_some() {
+            state.why_dropped = reason;
         } else if state.waiting.len() == MAX_WAITING {
-            state.why_dropped = Some("32 values wait already");
+            state.why_dropped = Some("32 values wait already".to_owned());
         } else {
             state.waiting.push(value);
         }

@@ -326,7 +326,7 @@ impl Template {
     /// connections to an engine, of any library, draw from one sequence, which begins with each new engine. So they repeat
     /// if the test calls them in the same order. The default is the parent's seed, or the numbers of SQLite.
     ///
-    /// The numbers are the same for each version of this crate's dependency fastrand 2.
+    /// Other versions of this crate, or of its dependency fastrand, may return other numbers.
     pub const fn random_seed(mut self, seed: u64) -> Template {
         self.recipe.random_seed = Some(seed);
         self

@@ -66,7 +66,7 @@ unsafe fn observe(db: *mut sqlite3, observed: Arc<Observed>) {
     let data = Arc::into_raw(observed.clone()).cast_mut().cast::<c_void>();
     // First, because after sqlite3_deserialize has closed the file, only this keeps the authorizer's argument.
     // SAFETY: SQLite gives the data back once: when it begins to close the connection, or now if memory runs out.
-    let code = unsafe { sqlite3_set_clientdata(db, c"rusqlite-fixtures".as_ptr(), data, Some(on_close)) };
+    let code = unsafe { super::sqlite3_set_clientdata(db, c"rusqlite-fixtures".as_ptr(), data, Some(on_close)) };
     if code == ffi::SQLITE_OK {
         // SAFETY: as the caller promises. The client data keeps it until SQLite begins to close the connection, and then
         // `on_close` calls `close`.
@@ -87,11 +87,4 @@ unsafe extern "C" fn on_close(observed: *mut c_void) {
 unsafe extern "C" {
     // Declared here, because the bindings declare its argument differently from version to version.
     fn sqlite3_auto_extension(entry_point: Option<unsafe extern "C" fn()>) -> c_int;
-    // Since 3.44.
-    fn sqlite3_set_clientdata(
-        db: *mut sqlite3,
-        name: *const c_char,
-        data: *mut c_void,
-        destructor: Option<unsafe extern "C" fn(*mut c_void)>,
-    ) -> c_int;
 }

@@ -89,7 +89,7 @@ pub(super) fn drop_closures(connection: &Connection) {
     for name in CLOSURES {
         // SAFETY: the connection is open. SQLite calls the destructor that came with the data; no callback has it any
         // more.
-        unsafe { sqlite3_set_clientdata(db_of(connection), name.as_ptr(), ptr::null_mut(), None) };
+        unsafe { super::sqlite3_set_clientdata(db_of(connection), name.as_ptr(), ptr::null_mut(), None) };
     }
 }
 
@@ -175,12 +175,6 @@ unsafe extern "C" {
     ) -> c_int;
     // Since 3.44.
     fn sqlite3_get_clientdata(db: *mut sqlite3, name: *const c_char) -> *mut c_void;
-    fn sqlite3_set_clientdata(
-        db: *mut sqlite3,
-        name: *const c_char,
-        data: *mut c_void,
-        destructor: Option<unsafe extern "C" fn(*mut c_void)>,
-    ) -> c_int;
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@
 //! open. So it is never freed, and is reused for another engine when no connection of this one is left. (SQLite calls
 //! xCurrentTime only if a VFS has no xCurrentTimeInt64.)
 
+use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_int};
 use std::mem::offset_of;
+use std::panic::RefUnwindSafe;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -82,7 +84,8 @@ pub(crate) struct Clock(&'static TimedVfs);
 #[derive(Debug)]
 #[repr(C)]
 struct TimedVfs {
-    vfs: sqlite3_vfs,
+    /// SQLite links it into its list.
+    vfs: UnsafeCell<sqlite3_vfs>,
     name: CString,
     /// Milliseconds from 1970 on, or `SYSTEM`.
     time: AtomicI64,
@@ -90,6 +93,8 @@ struct TimedVfs {
 
 // SAFETY: only SQLite changes the VFS, under a lock of its own; the rest is Sync.
 unsafe impl Sync for TimedVfs {}
+
+impl RefUnwindSafe for TimedVfs {}
 
 /// The time of the system.
 const SYSTEM: i64 = i64::MIN;
@@ -136,9 +141,9 @@ fn register() -> &'static TimedVfs {
         xCurrentTimeInt64: Some(current_time_int64),
         ..super::new_vfs()
     };
-    let timed = Box::leak(Box::new(TimedVfs { vfs, name, time: AtomicI64::new(SYSTEM) }));
+    let timed: &TimedVfs = Box::leak(Box::new(TimedVfs { vfs: vfs.into(), name, time: AtomicI64::new(SYSTEM) }));
     // SAFETY: the structure is complete, and lives and stays in its place for ever, as sqlite3_vfs_register asks.
-    let code = unsafe { ffi::sqlite3_vfs_register(&raw mut timed.vfs, 0) };
+    let code = unsafe { ffi::sqlite3_vfs_register(timed.vfs.get(), 0) };
     assert_eq!(code, ffi::SQLITE_OK, "SQLite did not register the VFS of a clock");
     timed
 }

@@ -46,7 +46,7 @@ mod vfs_methods;
 mod waiting;
 mod watch;
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -185,4 +185,11 @@ fn vfs_name() -> &'static str {
 unsafe extern "C" {
     // The bindings of the oldest SQLite that libsqlite3-sys supports don't have it; SQLite has it since 3.39.
     fn sqlite3_db_name(db: *mut ffi::sqlite3, number: c_int) -> *const c_char;
+    // Since 3.44.
+    fn sqlite3_set_clientdata(
+        db: *mut ffi::sqlite3,
+        name: *const c_char,
+        data: *mut c_void,
+        destructor: Option<unsafe extern "C" fn(*mut c_void)>,
+    ) -> c_int;
 }

@@ -2,6 +2,7 @@
 //! were when they were opened. The connection's authorizer and the methods of its file note it, on its own thread.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -69,18 +70,34 @@ unsafe impl Send for Pointer {}
 /// Why the connections are not at rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Obstacle {
-    pub(crate) reason: &'static str,
+    reason: &'static str,
     /// Whether it may end soon: a pool ends transactions, opens and closes connections on threads of its own.
     pub(crate) is_transient: bool,
+    /// Whether it was there when the value was made.
+    is_of_making: bool,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_of_making { "when the value was made, " } else { "" })?;
+        f.write_str(self.reason)
+    }
 }
 
 impl Obstacle {
     pub(crate) const fn permanent(reason: &'static str) -> Obstacle {
-        Obstacle { reason, is_transient: false }
+        Obstacle { reason, is_transient: false, is_of_making: false }
     }
 
     pub(crate) const fn transient(reason: &'static str) -> Obstacle {
-        Obstacle { reason, is_transient: true }
+        Obstacle { reason, is_transient: true, is_of_making: false }
+    }
+}
+
+impl Obstacle {
+    /// Returns the same obstacle as one that was there when the value was made, and remains.
+    pub(crate) fn of_making(self) -> Obstacle {
+        Obstacle { is_transient: false, is_of_making: true, ..self }
     }
 }
 

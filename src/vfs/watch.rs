@@ -12,10 +12,20 @@ use rusqlite::ffi::{self, sqlite3};
 pub(super) struct Watch {
     /// The connection. Never changed; it is atomic so that the watch is Send.
     db: AtomicPtr<sqlite3>,
+    of: Of,
     /// The kinds of statements since the last restart: bits.
     seen: AtomicU8,
     /// The kinds of statements since the authorizer was set. SQLite may run them again without compiling them again.
     ever: AtomicU8,
+}
+
+/// Whose connection it watches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// The engine's, for its sessions.
+    Session,
+    /// Another library's. The watch only records.
+    Library,
 }
 
 /// A statement that changes a schema.
@@ -31,14 +41,12 @@ const FTS5: u8 = 8;
 const OUTSIDE: u8 = 16;
 
 impl Watch {
-    /// Sets the authorizer. SQLite calls it with the returned value, which must live as long as the connection.
+    /// Sets the authorizer of a session. SQLite calls it with the returned value, which must live as long as the
+    /// connection.
     pub(super) fn set(connection: &Connection) -> Arc<Watch> {
-        // SAFETY: the handle is kept for calls on this same connection, by its own authorizer.
-        let db = unsafe { connection.handle() };
-        let watch = Watch::new(db);
-        // SAFETY: the connection is open, and the caller keeps the watch as long as the connection.
-        unsafe { ffi::sqlite3_set_authorizer(db, Some(on_authorize), Arc::as_ptr(&watch) as *mut c_void) };
-        watch
+        // SAFETY: the handle is kept for calls on this same connection, by its own authorizer. The connection is open, and
+        // the caller keeps the watch as long as the connection.
+        unsafe { Watch::authorizer(connection.handle(), Of::Session) }
     }
 
     /// Sets an authorizer that only records.
@@ -47,14 +55,18 @@ impl Watch {
     /// The connection is open, and this thread may use it. The caller keeps the result until SQLite begins to close the
     /// connection.
     pub(super) unsafe fn observe(db: *mut sqlite3) -> Arc<Watch> {
-        let watch = Watch::new(db);
         // SAFETY: as the caller promises.
-        unsafe { ffi::sqlite3_set_authorizer(db, Some(on_observe), Arc::as_ptr(&watch) as *mut c_void) };
-        watch
+        unsafe { Watch::authorizer(db, Of::Library) }
     }
 
-    fn new(db: *mut sqlite3) -> Arc<Watch> {
-        Arc::new(Watch { db: AtomicPtr::new(db), seen: AtomicU8::new(0), ever: AtomicU8::new(0) })
+    /// # Safety
+    /// As for `observe`.
+    unsafe fn authorizer(db: *mut sqlite3, of: Of) -> Arc<Watch> {
+        let (seen, ever) = (AtomicU8::new(0), AtomicU8::new(0));
+        let watch = Arc::new(Watch { db: AtomicPtr::new(db), of, seen, ever });
+        // SAFETY: as the caller promises.
+        unsafe { ffi::sqlite3_set_authorizer(db, Some(on_authorize), Arc::as_ptr(&watch) as *mut c_void) };
+        watch
     }
 
     /// Returns whether this still is the connection's authorizer after a setup that may have set another. After such a
@@ -102,9 +114,15 @@ impl Watch {
 
     fn authorize(&self, action: c_int, texts: [Option<&CStr>; 3]) -> c_int {
         self.record(action, texts);
-        match (action, texts) {
-            (ffi::SQLITE_PRAGMA, [Some(pragma), Some(argument), _]) => self.authorize_pragma(pragma, argument),
-            _ => ffi::SQLITE_OK,
+        match (self.of, action, texts) {
+            (Of::Session, ffi::SQLITE_PRAGMA, [Some(pragma), Some(argument), _]) => {
+                self.authorize_pragma(pragma, argument)
+            }
+            (Of::Session, ..) => ffi::SQLITE_OK,
+            (Of::Library, ..) => {
+                self.record_outside(action, texts);
+                ffi::SQLITE_OK
+            }
         }
     }
 
@@ -128,11 +146,8 @@ impl Watch {
         }
     }
 
-    /// Records what is done outside of the engine, too. (A session's temporary and attached databases are found
-    /// otherwise.)
-    fn observe_action(&self, action: c_int, texts: [Option<&CStr>; 3]) {
-        self.record(action, texts);
-        let [first, _, database] = texts;
+    /// Records what is done outside of the engine. (A session's temporary and attached databases are found otherwise.)
+    fn record_outside(&self, action: c_int, [first, _, database]: [Option<&CStr>; 3]) {
         if OUTSIDE_ACTIONS.contains(&action) {
             self.note(OUTSIDE);
         }
@@ -175,25 +190,10 @@ unsafe extern "C" fn on_authorize(
     database: *const c_char,
     _: *const c_char,
 ) -> c_int {
-    // SAFETY: `Watch::set` was given it for as long as the connection lives.
+    // SAFETY: it lives until SQLite begins to close the connection (`Watch::set`, `Watch::observe`).
     let watch = unsafe { &*watch.cast::<Watch>() };
     // SAFETY: SQLite's own arguments.
     watch.authorize(action, unsafe { texts([first, second, database]) })
-}
-
-unsafe extern "C" fn on_observe(
-    watch: *mut c_void,
-    action: c_int,
-    first: *const c_char,
-    second: *const c_char,
-    database: *const c_char,
-    _: *const c_char,
-) -> c_int {
-    // SAFETY: it lives until SQLite begins to close the connection (`Watch::observe`).
-    let watch = unsafe { &*watch.cast::<Watch>() };
-    // SAFETY: SQLite's own arguments.
-    watch.observe_action(action, unsafe { texts([first, second, database]) });
-    ffi::SQLITE_OK
 }
 
 /// # Safety

@@ -173,6 +173,51 @@ fn code_that_opens_its_own_path_has_the_clock() {
     assert_eq!(thread::spawn(elsewhere).join().unwrap(), "2026-01-31 12:00:01");
 }
 
+/// SQLite does not say which connection asks, so this is decided by the thread.
+#[test]
+fn a_path_has_the_clock_of_its_thread_s_engine() {
+    let in_year = |year: &str| {
+        let engine = LOG.new_engine().unwrap();
+        engine.clock().set_text(&format!("{year}-01-01")).unwrap();
+        engine
+    };
+    let now = || text(&Connection::open("clock/both.db").unwrap(), "SELECT strftime('%Y', 'now')");
+    let (for_all, own, other) = (in_year("2001"), in_year("2002"), in_year("2003"));
+    let _for_all = for_all.stand_in_for_all("clock/both.db").unwrap();
+    let _own = own.stand_in_for("clock/both.db").unwrap();
+    assert_eq!(now(), "2002");
+    thread::scope(|scope| {
+        let with_its_own = || {
+            let _other = other.stand_in_for("clock/both.db").unwrap();
+            now()
+        };
+        assert_eq!(scope.spawn(with_its_own).join().unwrap(), "2003");
+        assert_eq!(scope.spawn(now).join().unwrap(), "2001");
+    });
+    own.clock().system().unwrap();
+    assert_eq!(now(), "2001", "its own engine has no time of its own now");
+}
+
+/// SQLite asks the VFS of the main database.
+#[test]
+fn an_attached_engine_has_the_time_of_the_main_database() {
+    let engine = LOG.new_engine().unwrap();
+    let other = Connection::open_in_memory().unwrap();
+    other.execute("ATTACH ?1 AS log", [engine.uri()]).unwrap();
+    other.execute_batch("INSERT INTO log.log (text) VALUES ('rain')").unwrap();
+    assert_eq!(number(&other, "SELECT count(*) FROM log.log WHERE at > '2026-02-01'"), 1);
+}
+
+#[test]
+fn a_restore_does_not_change_the_clock() {
+    let engine = LOG.new_engine().unwrap();
+    let before = engine.snapshot();
+    engine.clock().set_text("2030-01-01").unwrap();
+    engine.restore(&before).unwrap();
+    engine.reset().unwrap();
+    assert_eq!(text(&engine.unit_of_work().unwrap(), NOW), "2030-01-01 00:00:00");
+}
+
 #[test]
 fn what_is_no_time_is_an_error() {
     let engine = LOG.new_engine().unwrap();
@@ -225,8 +270,11 @@ fn an_engine_without_a_clock_says_so() {
 #[test]
 fn the_uri_of_an_engine_with_a_clock_is_known() {
     let engine = LOG.new_engine().unwrap();
-    let error = Engine::shared(engine.uri()).unwrap_err();
-    assert!(error.to_string().contains("of an engine") || error.to_string().contains("engine"), "{error}");
+    let [error, expected] = [&engine, &Engine::new()].map(|engine| {
+        let message = Engine::shared(engine.uri()).unwrap_err().to_string();
+        message.replace(engine.uri(), "URI")
+    });
+    assert_eq!(error, expected, "as for an engine without a clock");
     let uri = engine.uri().replace("engine-", "other-");
     assert!(Connection::open(uri).is_err(), "no file is opened by an engine's VFS");
     let gone = engine.uri().to_owned();

@@ -299,7 +299,7 @@ fn a_value_that_was_made_with_a_statement_for_outside_of_the_engine_is_not_reuse
             };
             drop(pools.get_or_make(make).unwrap());
             drop(take(pools));
-            assert_eq!(pools.why_dropped().as_deref(), Some(OUTSIDE), "{sql}");
+            assert_eq!(pools.why_dropped(), Some(format!("when the value was made, {OUTSIDE}")), "{sql}");
         }
     }
 }
@@ -446,7 +446,7 @@ fn settings_of_fts5_prevent_reuse() {
     let make = |engine: &Engine| Pool::of(engine).inspect(|pool| pool.execute(SET));
     drop(MADE.get_or_make(make).unwrap());
     drop(MADE.get_or_make(make).unwrap());
-    assert_eq!(MADE.why_dropped().as_deref(), Some(FTS5_SETTINGS));
+    assert_eq!(MADE.why_dropped(), Some(format!("when the value was made, {FTS5_SETTINGS}")));
 }
 
 /// Without FTS5 it is a table like any other.
@@ -556,6 +556,27 @@ fn a_transaction_that_begins_after_the_test_prevents_reuse() {
     assert_eq!(POOLS.why_dropped().as_deref(), Some(IN_TRANSACTION));
 }
 
+/// It does not wait for a test that may never come.
+#[test]
+fn a_value_is_restored_or_dropped_when_its_test_ends() {
+    static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    let pool = take(&POOLS);
+    let reader = Connection::open(pool.engine().uri()).unwrap();
+    reader.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL").unwrap();
+    pool.execute("DELETE FROM account");
+    assert_eq!(number(&reader, ACCOUNTS), 0);
+    drop(pool);
+    assert_eq!(number(&reader, ACCOUNTS), 2, "its content is restored");
+    let pool = take(&POOLS);
+    pool.execute("CREATE TEMP TABLE scratch (a)");
+    drop(pool);
+    assert_eq!(POOLS.why_dropped().as_deref(), Some(OUTSIDE));
+    take(&POOLS).execute("BEGIN"); // it may end
+    assert_eq!(POOLS.why_dropped().as_deref(), Some(OUTSIDE));
+    drop(take(&POOLS));
+    assert_eq!(POOLS.why_dropped().as_deref(), Some(IN_TRANSACTION));
+}
+
 #[test]
 fn a_transaction_that_ends_between_two_tests_does_not_prevent_reuse() {
     static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
@@ -580,7 +601,7 @@ fn a_value_that_was_made_in_a_transaction_is_not_reused() {
     let make = |engine: &Engine| Pool::of(engine).inspect(|pool| pool.execute("BEGIN"));
     let [one, other] = [(); 2].map(|()| POOLS.get_or_make(make).unwrap().number);
     assert_ne!(one, other);
-    assert_eq!(POOLS.why_dropped().as_deref(), Some(IN_TRANSACTION));
+    assert_eq!(POOLS.why_dropped(), Some(format!("when the value was made, {IN_TRANSACTION}")));
 }
 
 /// The pragmas by which it sets up a connection are not known, so those of a test would not be noticed.

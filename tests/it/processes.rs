@@ -51,6 +51,8 @@ static ZONED: Template =
 static CLOCKED: Template = Template::sql("CREATE TABLE account AS SELECT datetime('now') AS id").clock("2026-01-31");
 static CLOCKED_LATER: Template =
     Template::sql("CREATE TABLE account AS SELECT datetime('now') AS id").clock("2026-02-01");
+static SEEDED: Template = Template::sql("CREATE TABLE account AS SELECT random() AS id").random_seed(1);
+static SEEDED_OTHERWISE: Template = Template::sql("CREATE TABLE account AS SELECT random() AS id").random_seed(2);
 static FROM_CLOCKED: Template = Template::based_on(&CLOCKED).seed("INSERT INTO account VALUES (datetime('now'))");
 static FROM_TIME_DEPENDENT: Template = Template::based_on(&TIME_DEPENDENT).seed("DELETE FROM account WHERE id > 10");
 static TIME_DEPENDENT_WITH_KEY: Template =
@@ -141,6 +143,7 @@ fn child() {
             let ids = [&CLOCKED, &CLOCKED_LATER, &FROM_CLOCKED]
                 .map(|template| text(&template.unit_of_work().unwrap(), "SELECT group_concat(date(id)) FROM account"));
             assert_eq!(ids, ["2026-01-31", "2026-02-01", "2026-01-31,2026-01-31"]);
+            assert_ne!(id(&SEEDED), id(&SEEDED_OTHERWISE));
         }
         Ok("attach") => assert_eq!((count(&ATTACHING), count(&ZONED)), (1, 1)),
         Ok("from time-dependent") => assert_eq!(count(&FROM_TIME_DEPENDENT), 10),
@@ -456,11 +459,11 @@ fn a_time_dependent_template_is_not_shared_unless_it_has_a_key() {
 }
 
 #[test]
-fn a_template_with_a_clock_is_shared_by_its_time() {
+fn a_template_is_shared_by_its_time_and_its_seed() {
     let folder = Folder::new();
     for _ in 0..2 {
         folder.run("clocked");
-        assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (3, 0));
+        assert_eq!((folder.files("sqlite3").len(), folder.files("forbidden").len()), (5, 0));
     }
 }
 

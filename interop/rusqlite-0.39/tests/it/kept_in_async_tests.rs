@@ -1,8 +1,9 @@
 //! Pools that stay warm from test to test, each test with a runtime of its own.
 
 use rstest::{fixture, rstest};
-use rusqlite_fixtures::{BoxError, Engine, Kept, KeptValues};
+use rusqlite_fixtures::{BoxError, Engine, Kept, KeptValues, Template};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::runtime::{Builder, Runtime};
@@ -146,6 +147,53 @@ fn a_pool_that_can_not_be_made_says_so_and_is_tried_again() {
     let error = runtime.block_on(POOLS.get_or_make_async(wrong)).unwrap_err();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
     drop(runtime.block_on(POOLS.get_or_make_async(pool_of_four)).unwrap());
+}
+
+/// The whole application, which migrates when it starts, as the guide has it.
+struct Bank {
+    pool: SqlitePool,
+}
+
+static MIGRATOR: Migrator = sqlx::migrate!("../migrations/sqlx");
+
+impl Bank {
+    async fn start(url: &str) -> sqlx::Result<Bank> {
+        let pool = SqlitePool::connect(url).await?;
+        MIGRATOR.run(&pool).await?;
+        Ok(Bank { pool })
+    }
+}
+
+#[test]
+fn an_application_is_reused() {
+    static MIGRATED: Template = Template::build_on(|engine| {
+        Runtime::new()?.block_on(async { Ok(MIGRATOR.run(&SqlitePool::connect(engine.sqlite_url()).await?).await?) })
+    });
+    static APPLICATIONS: KeptValues<Bank> = KeptValues::new(&MIGRATED);
+    let runtime = Runtime::new().unwrap();
+    for _ in 0..3 {
+        runtime.block_on(async {
+            let start = async |engine: &Engine| Ok(Bank::start(engine.sqlite_url()).await?);
+            let bank = APPLICATIONS.get_or_make_async(start).await.unwrap();
+            sqlx::query(DEPOSIT).execute(&bank.pool).await.unwrap();
+            assert_eq!(balances(bank.engine()), [1, 0]);
+        });
+    }
+    assert_eq!(APPLICATIONS.why_dropped(), None);
+}
+
+#[test]
+fn a_test_that_shuts_down_a_pool_retires_its_engine() {
+    static POOLS: KeptValues<SqlitePool> = KeptValues::new(&BANK);
+    let runtime = Runtime::new().unwrap();
+    runtime.block_on(async {
+        let pool = POOLS.get_or_make_async(pool_of_four).await.unwrap();
+        pool.close().await;
+        pool.engine().retire();
+    });
+    assert_eq!(POOLS.why_dropped().as_deref(), Some("the engine was retired"));
+    let pool = runtime.block_on(POOLS.get_or_make_async(pool_of_four)).unwrap();
+    runtime.block_on(async { sqlx::query(DEPOSIT).execute(&*pool).await }).unwrap();
 }
 
 #[test]

@@ -110,6 +110,21 @@ async fn a_template_migrates_once_for_all_tests() {
     assert_eq!((balances(&one), balances(&other)), (vec![5, 0], vec![0, 0]));
 }
 
+/// They find no table in which sqlx would have noted them.
+#[tokio::test]
+async fn an_application_can_not_migrate_what_a_folder_of_migrations_has_made() {
+    let engine = Template::directory("../migrations/sqlx").new_engine().unwrap();
+    let error = MIGRATOR.run(&pool(&engine).await).await.unwrap_err();
+    assert!(error.to_string().contains("table account already exists"), "{error}");
+}
+
+#[tokio::test]
+async fn code_may_add_a_parameter_to_the_url() {
+    let engine = BANK.new_engine().unwrap();
+    let pool = SqlitePool::connect(&format!("{}&mode=rw", engine.sqlite_url())).await.unwrap();
+    assert_eq!(balance(&pool, 1).await.unwrap(), 0);
+}
+
 #[test]
 fn a_folder_of_migrations_is_a_template_too() {
     static FOLDER: Template = Template::directory("../migrations/sqlx");

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite_fixtures::Template;
+use sea_orm::{ConnectionTrait, Database};
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
@@ -71,4 +72,14 @@ async fn sql_gets_the_time_of_the_engine_s_clock() {
         engine.clock().advance(Duration::from_secs(90)).unwrap();
         assert_eq!(now().await.unwrap(), "2026-01-31 12:01:30");
     }
+}
+
+#[tokio::test]
+async fn sea_orm_opens_the_path_too() {
+    let engine = BANK.new_engine().unwrap();
+    let _stand_in = engine.stand_in_for_all("data/sea_orm.db").unwrap();
+    let database = Database::connect("sqlite://data/sea_orm.db?mode=rwc").await.unwrap();
+    database.execute_unprepared("UPDATE account SET balance = 7 WHERE id = 2").await.unwrap();
+    assert_eq!(balances(&engine), [0, 7]);
+    assert!(!Path::new("data").exists());
 }

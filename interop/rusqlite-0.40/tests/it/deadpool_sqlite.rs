@@ -130,3 +130,12 @@ fn a_pool_is_reused_in_other_runtimes() {
     }
     assert_eq!(POOLS.why_dropped(), None);
 }
+
+#[tokio::test]
+async fn an_engine_stands_in_for_a_file() {
+    let engine = BANK.new_engine().unwrap();
+    let _stand_in = engine.stand_in_for_all("data/deadpool.db").unwrap();
+    deposit_by(&Config::new("data/deadpool.db").create_pool(Runtime::Tokio1).unwrap(), 1, 5).await;
+    assert_eq!(balances(&engine), [5, 0]);
+    assert!(!std::path::Path::new("data").exists());
+}

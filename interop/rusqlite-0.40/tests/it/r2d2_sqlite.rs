@@ -85,3 +85,13 @@ fn a_dropped_engine_can_not_be_opened() {
     let error = Pool::builder().connection_timeout(Duration::from_millis(100)).build(manager).unwrap_err();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
 }
+
+#[test]
+fn an_engine_stands_in_for_a_file() {
+    let engine = BANK.new_engine().unwrap();
+    let _stand_in = engine.stand_in_for_all("data/r2d2.db").unwrap();
+    let pool = Pool::builder().max_size(4).build(SqliteConnectionManager::file("data/r2d2.db")).unwrap();
+    deposit(&mut pool.get().unwrap(), 1, 5).unwrap();
+    assert_eq!(balances(&engine), [5, 0]);
+    assert!(!std::path::Path::new("data").exists());
+}

@@ -117,3 +117,12 @@ fn a_connection_is_reused_in_other_runtimes() {
     }
     assert_eq!(CONNECTIONS.why_dropped(), None);
 }
+
+#[tokio::test]
+async fn an_engine_stands_in_for_a_file() {
+    let engine = BANK.new_engine().unwrap();
+    let _stand_in = engine.stand_in_for_all("data/tokio.db").unwrap();
+    deposit_by(&Connection::open("data/tokio.db").await.unwrap(), 1, 5).await;
+    assert_eq!(balances(&engine), [5, 0]);
+    assert!(!std::path::Path::new("data").exists());
+}
