@@ -1,7 +1,58 @@
 //! Settings that a developer makes by environment variables, for example while a test runs in a debugger.
 
 use std::env;
+use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
+
+/// Where the content of engines is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Memory,
+    /// A SQLite file for each engine.
+    File,
+}
+
+impl Backend {
+    /// Returns the backend that the environment variable `RUSQLITE_FIXTURES_BACKEND` names; memory if it is not set, or
+    /// empty.
+    ///
+    /// # Panics
+    /// If there is no backend of that name.
+    pub(crate) fn of_engines() -> Backend {
+        static BACKEND: OnceLock<Backend> = OnceLock::new();
+        *BACKEND.get_or_init(|| {
+            let name = env::var_os(BACKEND_VARIABLE).unwrap_or_default();
+            let name = name.to_string_lossy();
+            Backend::named(&name).unwrap_or_else(|| {
+                panic!(
+                    "can't use the environment variable {BACKEND_VARIABLE}={name:?}: there is no such backend; set it to \
+                     file for engines in real files, or to memory"
+                )
+            })
+        })
+    }
+
+    /// Returns whether engines are in files, where something does not work, and prints that.
+    #[cfg_attr(not(any(feature = "faults", feature = "hammer")), expect(dead_code, reason = "only these print it"))]
+    pub(crate) fn skips(what: impl fmt::Display) -> bool {
+        let is_skipped = Backend::of_engines() == Backend::File;
+        if is_skipped {
+            eprintln!("rusqlite-fixtures: skipped: {what}, because engines are in files ({BACKEND_VARIABLE}=file)");
+        }
+        is_skipped
+    }
+
+    fn named(name: &str) -> Option<Backend> {
+        match name {
+            "" | "memory" => Some(Backend::Memory),
+            "file" => Some(Backend::File),
+            _ => None,
+        }
+    }
+}
+
+const BACKEND_VARIABLE: &str = "RUSQLITE_FIXTURES_BACKEND";
 
 /// Returns the duration that the environment variable sets in seconds, or `default` if the variable is not set, or empty.
 ///
@@ -24,6 +75,15 @@ fn seconds(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backend_has_a_name() {
+        assert_eq!(
+            ["", "memory", "file"].map(Backend::named),
+            [Backend::Memory, Backend::Memory, Backend::File].map(Some)
+        );
+        assert_eq!(["File", "disk", "file "].map(Backend::named), [None; 3]);
+    }
 
     #[test]
     fn a_duration_is_a_number_of_seconds() {

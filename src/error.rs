@@ -4,6 +4,7 @@ use std::io;
 use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{ErrorCode, ffi};
 
@@ -63,7 +64,7 @@ impl From<rusqlite::Error> for NoConnection {
 pub enum ErrorKind {
     /// A database URL that can't be parsed, or has options that no engine supports.
     InvalidUrl,
-    /// A database URL that names a file, or another database that is not in memory.
+    /// A database URL that may name a file by mistake: without the scheme `sqlite:` or `mode=rwc`.
     NotInMemory,
     /// Bytes or a file that are not a complete SQLite database.
     NotADatabase,
@@ -71,7 +72,9 @@ pub enum ErrorKind {
     OtherEncoding,
     /// A file that can't be read or written.
     Io,
-    /// The writer slot was not free within the lock timeout.
+    /// A file that can't be used as an engine ([`Engine::file`](crate::Engine::file)).
+    FileNotUsed,
+    /// The writer slot was not free within the lock timeout, or SQLite could not lock a file within the connection's.
     LockTimeout,
     /// The transaction tried to write after another transaction had replaced the content that it has read (SQLite's
     /// extended code 517, `SQLITE_BUSY_SNAPSHOT`). It can succeed when it is rolled back and run again.
@@ -119,6 +122,12 @@ impl Error {
         self.caused_by(Source::Sqlite(cause))
     }
 
+    /// Returns this error with the source of another one, which is not used elsewhere.
+    pub(crate) fn because(self, cause: Error) -> Error {
+        let source = Arc::into_inner(cause.0).and_then(|repr| repr.source);
+        source.into_iter().fold(self, Error::caused_by)
+    }
+
     fn caused_by(mut self, source: Source) -> Error {
         let repr = Arc::get_mut(&mut self.0).expect("an error that is being made has no clone");
         repr.source = Some(source);
@@ -131,8 +140,9 @@ impl Error {
 
     pub(crate) fn not_in_memory(url: &str, path: &str) -> Error {
         let message = format!(
-            "can't use the database URL {url:?}: it names a file, and engines are in memory; \
-             Snapshot::open({path:?})?.new_engine() creates an engine with the file's content"
+            "can't use the database URL {url:?}: it may name a file by mistake; for the file itself, use Engine::file({path:?}) \
+             or a URL like \"sqlite:///PATH\"; for an engine in memory with its content, \
+             Snapshot::open({path:?})?.new_engine(); for the shared engine NAME, \"file:NAME?mode=memory\""
         );
         Error::new(ErrorKind::NotInMemory, message)
     }
@@ -153,6 +163,34 @@ impl Error {
     pub(crate) fn io(operation: &str, path: &Path, cause: io::Error) -> Error {
         let message = format!("can't {operation} `{}`: {cause}", path.display());
         Error::new(ErrorKind::Io, message).caused_by(Source::Io(cause))
+    }
+
+    pub(crate) fn no_temporary_file(cause: io::Error) -> Error {
+        Error::io("create a temporary folder for engines in files, in", &std::env::temp_dir(), cause)
+    }
+
+    pub(crate) fn file_not_used(path: &Path, flaw: &str) -> Error {
+        Error::new(ErrorKind::FileNotUsed, format!("can't use the file `{}` as an engine: {flaw}", path.display()))
+    }
+
+    pub(crate) fn file_of_template(path: &Path, template: &str) -> Error {
+        let flaw = format!(
+            "it exists, and may have other content than {template}; remove it first, or use Engine::file for its own content"
+        );
+        Error::file_not_used(path, &flaw)
+    }
+
+    pub(crate) fn file_locked(engine: &str, waited: Duration, cause: rusqlite::Error) -> Error {
+        let message = format!(
+            "can't write to {engine}: waited {waited:.1?}: another connection or process is writing to the file (SQLite does \
+             not say which one; engines in memory do); end its transaction sooner, or raise Engine::set_lock_timeout"
+        );
+        Error::new(ErrorKind::LockTimeout, message).caused_by(Source::Sqlite(cause))
+    }
+
+    pub(crate) fn not_restored(engine: &str, cause: rusqlite::Error) -> Error {
+        let message = format!("can't restore a snapshot on {engine}: SQLite says: {cause}");
+        Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
     }
 
     pub(crate) fn open_snapshot(path: &Path, cause: rusqlite::Error) -> Error {

@@ -29,6 +29,10 @@ pub const COMMITTED: &str = "slot: committed";
 /// Reached before this thread releases the writer slot.
 pub const SLOT_GIVEN_BACK: &str = "slot: given back";
 
+/// The marks that only engines in memory reach.
+#[cfg(feature = "hammer")]
+pub(crate) const OF_ENGINES: [&str; 5] = [SLOT_ASKED, SLOT_TAKEN, SLOT_REFUSED, COMMITTED, SLOT_GIVEN_BACK];
+
 /// The number of observed threads in the process.
 static OBSERVED: AtomicUsize = AtomicUsize::new(0);
 

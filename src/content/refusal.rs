@@ -165,13 +165,14 @@ fn refusal_of(error: &rusqlite::Error) -> Option<(String, Refusal)> {
 }
 
 impl From<rusqlite::Error> for Error {
-    /// Keeps SQLite's error as the source. If an engine has refused a lock, the kind is
-    /// [`LockTimeout`](ErrorKind::LockTimeout) or [`SerializationFailure`](ErrorKind::SerializationFailure), and the message
-    /// explains SQLite's "database is locked": what holds the writer slot, since when, and at which line it began.
+    /// Keeps SQLite's error as the source. The kind of "database is locked" is [`LockTimeout`](ErrorKind::LockTimeout) or
+    /// [`SerializationFailure`](ErrorKind::SerializationFailure). If an engine has refused the lock, the message explains
+    /// it: what holds the writer slot, since when, and at which line it began.
     ///
     /// # When the explanation is missing
-    /// SQLite passes on only a result code, so the explanation is found by thread, code and time. Without it, the kind is
-    /// [`Sqlite`](ErrorKind::Sqlite), and the message is SQLite's. The explanation is missing
+    /// SQLite passes on only a result code, so the explanation is found by thread, code and time. Without it, the message
+    /// is SQLite's. The explanation is missing
+    /// * for a database in a file;
     /// * on another thread than the one that called SQLite, for example if a library runs SQL on its own threads;
     /// * a second or more after the refusal;
     /// * for the second error of one refusal, for example a clone: the first conversion takes the explanation;
@@ -184,7 +185,14 @@ impl From<rusqlite::Error> for Error {
     fn from(cause: rusqlite::Error) -> Error {
         match refusal_of(&cause) {
             Some((engine, refusal)) => Error::from_refusal(&engine, &refusal, cause),
-            None => Error::new(ErrorKind::Sqlite, cause.to_string()).with_sqlite(cause),
+            None => {
+                let kind = match lock_error_code(&cause) {
+                    Some(ffi::SQLITE_BUSY) => ErrorKind::LockTimeout,
+                    Some(ffi::SQLITE_BUSY_SNAPSHOT) => ErrorKind::SerializationFailure,
+                    _ => ErrorKind::Sqlite,
+                };
+                Error::new(kind, cause.to_string()).with_sqlite(cause)
+            }
         }
     }
 }

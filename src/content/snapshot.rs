@@ -161,6 +161,11 @@ impl Snapshot {
         }
     }
 
+    /// Returns the content that the connection sees in its transaction.
+    pub(crate) fn of_transaction(connection: &mut Connection) -> Result<Snapshot> {
+        Snapshot::from_bytes(read_in_transaction(connection)?)
+    }
+
     /// Writes the image to a file, an ordinary SQLite database. Once the whole image is written, a rename replaces an
     /// existing file.
     ///
@@ -345,12 +350,16 @@ fn read_through_sqlite(path: &Path) -> rusqlite::Result<ReadFile> {
     // The flags share no bit, so `^` gives the same result (exempted in mutants.toml).
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = &mut Connection::open_with_flags(&path, flags)?; // serialize takes &self in some versions
-    // This makes SQLite report its own error about the file (serialize reports only "out of memory"). It also keeps the
-    // file unchanged until its length is read.
-    connection.execute_batch("BEGIN; SELECT 1 FROM sqlite_schema")?;
-    let bytes = connection.serialize(MAIN_DB)?.to_vec();
+    connection.execute_batch("BEGIN")?; // keeps the file unchanged until its length is read
+    let bytes = read_in_transaction(connection)?;
     let len = fs::metadata(&path).map_or(bytes.len(), |file| saturating_len(file.len()));
     Ok(ReadFile { bytes, len })
+}
+
+fn read_in_transaction(connection: &mut Connection) -> rusqlite::Result<Vec<u8>> {
+    // This makes SQLite report its own error about the file; serialize reports only "out of memory".
+    connection.execute_batch("SELECT 1 FROM sqlite_schema")?;
+    Ok(connection.serialize(MAIN_DB)?.to_vec())
 }
 
 /// Checks that this is the start of a database of `len` bytes. The error describes what is wrong.

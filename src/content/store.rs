@@ -44,7 +44,7 @@ struct State {
 }
 
 /// Returns how long a writer waits for its turn by default: 5 s, or the time in `RUSQLITE_FIXTURES_LOCK_TIMEOUT`.
-fn default_lock_timeout() -> Duration {
+pub(crate) fn default_lock_timeout() -> Duration {
     static DEFAULT: OnceLock<Duration> = OnceLock::new();
     *DEFAULT.get_or_init(|| environment::duration("RUSQLITE_FIXTURES_LOCK_TIMEOUT", Duration::from_secs(5)))
 }

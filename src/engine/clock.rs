@@ -92,7 +92,7 @@ impl Clock<'_> {
     }
 
     fn of_engine(&self) -> Result<&vfs::Clock> {
-        self.engine.mount().clock.as_ref().ok_or_else(|| Error::no_clock(&self.engine.name()))
+        self.engine.vfs_clock().ok_or_else(|| Error::no_clock(&self.engine.name()))
     }
 }
 

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::Engine;
 use super::warm_pool::WarmPool;
+use super::{Database, Engine};
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Token};
-use crate::vfs::{self, Clock, Name, Observation, Obstacle, Session, Time};
+use crate::environment::Backend;
+use crate::error::Result as Created;
+use crate::vfs::{self, Mount, Name, Observation, Obstacle, Session, Time};
 
 /// The state to which an engine returns after a test.
 pub(crate) struct InitialState {
@@ -33,8 +35,13 @@ pub(crate) struct InitialState {
 const MAX_WAIT: Duration = Duration::from_millis(1);
 
 impl InitialState {
-    /// Makes the engine's current state the one to return to.
-    pub(crate) fn of(engine: &Engine) -> InitialState {
+    /// Makes the engine's current state the one to return to. `None` if the engine is in a file, because then nothing
+    /// observes what is done to connections.
+    pub(crate) fn of(engine: &Engine) -> Option<InitialState> {
+        matches!(engine.database(), Database::InMemory(_)).then(|| InitialState::of_observed(engine))
+    }
+
+    fn of_observed(engine: &Engine) -> InitialState {
         let observation = engine.observation();
         let mut content = engine.snapshot();
         let approve = || {
@@ -49,7 +56,7 @@ impl InitialState {
             handles: engine.handles(),
             format_changes: engine.mount().store.format_changes(),
             lock_timeout: engine.mount().store.lock_timeout(),
-            time: engine.mount().clock.as_ref().and_then(Clock::time),
+            time: engine.mount().clock.as_ref().and_then(|clock| clock.time()),
             random: engine.mount().random.as_ref().map(|random| random.state()),
             expected: None,
         }
@@ -135,11 +142,21 @@ fn until_ended<T>(max_wait: Duration, mut attempt: impl FnMut() -> Result<T, Obs
 impl Engine {
     /// Creates an engine with the template's content, whose connections are observed. It is not returned to the warm
     /// pool.
-    pub(crate) fn observed_of(template: &Arc<WarmPool>) -> Engine {
+    pub(crate) fn observed_of(template: &Arc<WarmPool>) -> Created<Engine> {
+        let backend = Backend::of_engines();
         let name = Name::OfTemplate(template.name().into());
-        let engine = Engine::cold(template.content().clone(), name, Some(template.clone()));
-        vfs::begin_observation(engine.mount());
-        engine
+        let engine = Engine::cold(template.content().clone(), name, Some(template.clone()), backend)?;
+        if backend == Backend::Memory {
+            vfs::begin_observation(engine.mount());
+        }
+        Ok(engine)
+    }
+
+    fn mount(&self) -> &Arc<Mount> {
+        match self.database() {
+            Database::InMemory(mount) => mount,
+            Database::OnFile(_) => unreachable!("only an engine in memory is observed"),
+        }
     }
 
     fn observation(&self) -> &Observation {

@@ -2,19 +2,87 @@
 
 use std::ops::{Deref, DerefMut};
 
+use rusqlite::{Connection, TransactionBehavior};
+
 use super::Engine;
 use crate::vfs::Session;
 
 pub(crate) struct Lease {
     /// `None` only within `drop`.
-    session: Option<Session>,
-    /// Declared after the session, which returns to it.
+    lent: Option<Lent>,
+    /// Declared after the connection, which returns to it.
     engine: Engine,
 }
 
+/// A connection that is lent out.
+pub(crate) enum Lent {
+    /// To an engine in memory. It is reused.
+    Session(Session),
+    /// To an engine in a file. It is closed, because no code observes what was done to it.
+    ToFile(Connection),
+}
+
+impl Lent {
+    pub(crate) fn connection(&self) -> &Connection {
+        match self {
+            Lent::Session(session) => session.connection(),
+            Lent::ToFile(connection) => connection,
+        }
+    }
+
+    pub(crate) fn connection_mut(&mut self) -> &mut Connection {
+        match self {
+            Lent::Session(session) => session.connection_mut(),
+            Lent::ToFile(connection) => connection,
+        }
+    }
+
+    pub(crate) fn begin(&mut self, behavior: TransactionBehavior) -> rusqlite::Result<()> {
+        match self {
+            Lent::Session(session) => session.begin(behavior),
+            Lent::ToFile(connection) => connection.execute_batch(match behavior {
+                TransactionBehavior::Deferred => "BEGIN",
+                TransactionBehavior::Immediate => "BEGIN IMMEDIATE",
+                _ => "BEGIN EXCLUSIVE",
+            }),
+        }
+    }
+
+    pub(crate) fn commit(&mut self) -> rusqlite::Result<()> {
+        match self {
+            Lent::Session(session) => session.commit(),
+            Lent::ToFile(connection) => connection.execute_batch("COMMIT"),
+        }
+    }
+
+    pub(crate) fn rollback(&mut self) -> rusqlite::Result<()> {
+        match self {
+            Lent::Session(session) => session.rollback(),
+            Lent::ToFile(connection) => connection.execute_batch("ROLLBACK"),
+        }
+    }
+
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        !self.connection().is_autocommit()
+    }
+
+    /// Returns whether the connection was changed as a whole before it was lent out.
+    pub(crate) fn was_changed(&self) -> bool {
+        matches!(self, Lent::Session(session) if session.was_changed())
+    }
+
+    /// Makes an authorizer or another change of the whole connection noticed, if it may have been reused.
+    pub(crate) fn probe(&mut self) -> rusqlite::Result<()> {
+        match self {
+            Lent::Session(session) => session.probe(),
+            Lent::ToFile(_) => Ok(()),
+        }
+    }
+}
+
 impl Lease {
-    pub(crate) fn new(engine: Engine, session: Session) -> Lease {
-        Lease { session: Some(session), engine }
+    pub(crate) fn new(engine: Engine, lent: Lent) -> Lease {
+        Lease { lent: Some(lent), engine }
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -22,25 +90,25 @@ impl Lease {
     }
 }
 
-const HAS_SESSION: &str = "a lease has its session until it is dropped";
+const HAS_CONNECTION: &str = "a lease has its connection until it is dropped";
 
 impl Deref for Lease {
-    type Target = Session;
+    type Target = Lent;
 
-    fn deref(&self) -> &Session {
-        self.session.as_ref().expect(HAS_SESSION)
+    fn deref(&self) -> &Lent {
+        self.lent.as_ref().expect(HAS_CONNECTION)
     }
 }
 
 impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut Session {
-        self.session.as_mut().expect(HAS_SESSION)
+    fn deref_mut(&mut self) -> &mut Lent {
+        self.lent.as_mut().expect(HAS_CONNECTION)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
+        if let Some(Lent::Session(session)) = self.lent.take() {
             self.engine.recycle(session); // rolls back an open transaction
         }
     }

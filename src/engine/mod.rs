@@ -6,7 +6,7 @@
 //! * `warm_pool`: the stores that a template keeps for the next engine, with their connections.
 //! * `initial_state`: the state to which an engine returns while other code keeps connections to it.
 //! * `clock`: the time that SQL gets.
-//! * `stand_in`: engines in the place of files.
+//! * `stand_in`: engines in the place of files. `on_file`: engines in real files.
 //! * `registry`: the engines that the process shares, one for each `url`.
 //!
 //! This layer uses `vfs`, `content` and the layers below them.
@@ -21,6 +21,7 @@ mod clock;
 mod idle;
 mod initial_state;
 mod lease;
+mod on_file;
 mod pooled_connection;
 mod registry;
 mod stand_in;
@@ -39,7 +40,8 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 pub use self::clock::Clock;
 use self::idle::{Budget, Idle};
 pub(crate) use self::initial_state::InitialState;
-use self::lease::Lease;
+use self::lease::{Lease, Lent};
+use self::on_file::OnFile;
 pub use self::pooled_connection::PooledConnection;
 pub use self::registry::{MEMORY_ENGINES, MemoryEngines};
 pub use self::stand_in::StandIn;
@@ -50,7 +52,8 @@ pub(crate) use self::warm_pool::WarmPool;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Store, Token};
-use crate::error::{Error, Result};
+use crate::environment::Backend;
+use crate::error::{Error, NoConnection, Result};
 use crate::vfs::{self, Mount, Name, Session, Setup};
 
 /// A SQLite database in memory, which any number of threads and connections share.
@@ -84,7 +87,7 @@ struct Inner {
     /// because each of them holds the mount too. Retiring the engine closes this list permanently (`Idle::close`).
     idle: Arc<Idle<Session>>,
     /// `None` only within `drop`.
-    mount: Option<Arc<Mount>>,
+    database: Option<Database>,
     uri: OnceLock<String>,
     sqlite_url: OnceLock<String>,
     /// The template that created the engine.
@@ -92,6 +95,29 @@ struct Inner {
     /// Whether the store returns to the template when the last handle is dropped. The store of a shared engine or a
     /// fork does not.
     returns_store: bool,
+}
+
+enum Database {
+    InMemory(Arc<Mount>),
+    OnFile(OnFile),
+}
+
+/// A state of the content of one engine. It differs from that before a commit, even if the commit changed nothing.
+#[cfg(feature = "proptest")]
+pub(crate) enum Version {
+    InMemory(Snapshot),
+    OnFile(i64),
+}
+
+#[cfg(feature = "proptest")]
+impl PartialEq for Version {
+    fn eq(&self, other: &Version) -> bool {
+        match (self, other) {
+            (Version::InMemory(one), Version::InMemory(other)) => one.ptr_eq(other),
+            (Version::OnFile(one), Version::OnFile(other)) => one == other,
+            _ => false,
+        }
+    }
 }
 
 /// The setup of engines without a template.
@@ -105,46 +131,84 @@ impl Engine {
     /// Creates an empty, private engine.
     ///
     /// # Panics
-    /// If SQLite can't be initialised, or if the environment variable `RUSQLITE_FIXTURES_LOCK_TIMEOUT` is not a number.
+    /// If SQLite can't be initialised; if the environment variable `RUSQLITE_FIXTURES_LOCK_TIMEOUT` is not a number; with
+    /// `RUSQLITE_FIXTURES_BACKEND=file`, if the file can't be created.
     pub fn new() -> Engine {
-        Engine::cold(Snapshot::empty(), Name::Numbered, None)
+        created(Engine::cold(Snapshot::empty(), Name::Numbered, None, Backend::of_engines()))
     }
 
     /// Creates an empty engine with this name.
-    pub(crate) fn named(name: String) -> Engine {
-        Engine::cold(Snapshot::empty(), Name::Given(name), None)
+    pub(crate) fn named(name: String) -> Result<Engine> {
+        Engine::cold(Snapshot::empty(), Name::Given(name), None, Backend::of_engines())
     }
 
     /// Returns a warm engine of the template, with open connections, or creates one if none is waiting.
-    pub(crate) fn of(template: &Arc<WarmPool>) -> Engine {
+    pub(crate) fn of(template: &Arc<WarmPool>) -> Result<Engine> {
         vfs::register();
-        Engine::assemble(template.take(), Some(template.clone()), true)
+        match Backend::of_engines() {
+            Backend::Memory => Ok(Engine::assemble(template.take(), Some(template.clone()), true)),
+            Backend::File => {
+                let name = Name::OfTemplate(template.name().into());
+                Ok(Engine::on_file(OnFile::of_template(template, &name)?, Some(template.clone())))
+            }
+        }
     }
 
     /// Creates an engine with the template's content and this name, which is not returned to the warm pool.
-    pub(crate) fn named_of(name: String, template: &Arc<WarmPool>) -> Engine {
-        Engine::cold(template.content().clone(), Name::Given(name), Some(template.clone()))
+    pub(crate) fn named_of(name: String, template: &Arc<WarmPool>) -> Result<Engine> {
+        Engine::cold(template.content().clone(), Name::Given(name), Some(template.clone()), Backend::of_engines())
     }
 
-    fn cold(content: Snapshot, name: Name, template: Option<Arc<WarmPool>>) -> Engine {
+    /// Creates an engine in which the template is built. If it is in a file, the file is not yet in WAL mode, in which a
+    /// database has its page size for good.
+    pub(crate) fn to_build(template: &Arc<WarmPool>) -> Result<Engine> {
+        let name = Name::Given(template.name().to_owned());
+        match Backend::of_engines() {
+            Backend::Memory => Engine::cold(template.content().clone(), name, Some(template.clone()), Backend::Memory),
+            Backend::File => {
+                vfs::register();
+                Ok(Engine::on_file(OnFile::to_build(template, &name)?, Some(template.clone())))
+            }
+        }
+    }
+
+    fn cold(content: Snapshot, name: Name, template: Option<Arc<WarmPool>>, backend: Backend) -> Result<Engine> {
         vfs::register();
         let setup = template.as_ref().map_or(&DEFAULT, |template| template.setup());
-        let mount = Mount::in_surroundings(content, name, setup.surroundings);
-        Engine::assemble(Warm { sessions: Vec::new(), mount }, template, false)
+        match backend {
+            Backend::Memory => {
+                let mount = Mount::in_surroundings(content, name, setup.surroundings);
+                Ok(Engine::assemble(Warm { sessions: Vec::new(), mount }, template, false))
+            }
+            Backend::File => Ok(Engine::on_file(OnFile::with_content(&content, &name, setup.surroundings)?, template)),
+        }
+    }
+
+    fn on_file(file: OnFile, template: Option<Arc<WarmPool>>) -> Engine {
+        Engine::with_database(Database::OnFile(file), Vec::new(), template, false)
     }
 
     fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<WarmPool>>, returns_store: bool) -> Engine {
-        if let Some(timeout) = template.as_ref().and_then(|template| template.setup().lock_timeout) {
-            mount.store.set_lock_timeout(timeout);
-        }
-        Engine(Arc::new(Inner {
+        Engine::with_database(Database::InMemory(mount), sessions, template, returns_store)
+    }
+
+    fn with_database(
+        database: Database,
+        sessions: Vec<Session>,
+        template: Option<Arc<WarmPool>>,
+        returns_store: bool,
+    ) -> Engine {
+        let lock_timeout = template.as_ref().and_then(|template| template.setup().lock_timeout);
+        let engine = Engine(Arc::new(Inner {
             idle: Idle::new(&IDLE, sessions),
-            mount: Some(mount),
+            database: Some(database),
             uri: OnceLock::new(),
             sqlite_url: OnceLock::new(),
             template,
             returns_store,
-        }))
+        }));
+        lock_timeout.into_iter().for_each(|timeout| engine.set_lock_timeout(timeout));
+        engine
     }
 
     /// Returns a URI that opens this database from any code in the process that uses the same SQLite library: rusqlite,
@@ -154,13 +218,19 @@ impl Engine {
     /// busy handler sleeps by itself, the connection keeps its place in the queue, and waits up to twice the handler's
     /// time.
     pub fn uri(&self) -> &str {
-        self.0.uri.get_or_init(|| vfs::uri(self.mount()))
+        self.0.uri.get_or_init(|| match self.database() {
+            Database::InMemory(mount) => vfs::uri(mount),
+            Database::OnFile(database) => database.file.uri(),
+        })
     }
 
     /// Returns a URL that opens this database, like [`uri`](Engine::uri), for code that takes a `DATABASE_URL`: sqlx,
     /// sea-orm, diesel. It begins with `sqlite://`.
     pub fn sqlite_url(&self) -> &str {
-        self.0.sqlite_url.get_or_init(|| vfs::sqlite_url(self.mount()))
+        self.0.sqlite_url.get_or_init(|| match self.database() {
+            Database::InMemory(mount) => vfs::sqlite_url(mount),
+            Database::OnFile(database) => database.file.sqlite_url(),
+        })
     }
 
     /// Opens a private connection. It waits for the writer slot as units of work do, until its `busy_timeout` is set.
@@ -171,8 +241,15 @@ impl Engine {
     /// [`on_connect`](crate::Template::on_connect) fails.
     #[track_caller]
     pub fn connect(&self) -> Result<Connection> {
-        let purpose = Purpose::Connection(Location::caller());
-        vfs::connect(self.uri(), self.setup(), purpose).map_err(|cause| Error::open_connection(&self.name(), cause))
+        let connection = self.open_connection(Purpose::Connection(Location::caller()));
+        connection.map_err(|cause| Error::open_connection(&self.name(), cause))
+    }
+
+    pub(crate) fn open_connection(&self, purpose: Purpose) -> Result<Connection, NoConnection> {
+        match self.database() {
+            Database::InMemory(_) => vfs::connect(self.uri(), self.setup(), purpose),
+            Database::OnFile(database) => database.connect(self.setup()),
+        }
     }
 
     /// Begins a unit of work (`BEGIN DEFERRED`). It takes no lock before its first statement, and blocks no other
@@ -196,7 +273,7 @@ impl Engine {
     /// [`set_lock_timeout`](Engine::set_lock_timeout)); otherwise as [`unit_of_work`](Engine::unit_of_work).
     #[track_caller]
     pub fn begin(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
-        self.begin_as(Purpose::UnitOfWork(Location::caller()), |session| session.begin(behavior))
+        self.begin_as(Purpose::UnitOfWork(Location::caller()), |lent| lent.begin(behavior))
     }
 
     /// Like `begin`. The connection waits for the engine's lock timeout, even if `on_connect` has set another busy
@@ -204,15 +281,25 @@ impl Engine {
     #[cfg(feature = "proptest")]
     #[track_caller]
     pub(crate) fn begin_in_turn(&self, behavior: TransactionBehavior) -> Result<UnitOfWork> {
-        self.begin_as(Purpose::UnitOfWork(Location::caller()), |session| {
-            vfs::set_busy_handler(session.connection());
-            session.begin(behavior)
+        self.begin_as(Purpose::UnitOfWork(Location::caller()), |lent| {
+            self.set_busy_handler(lent.connection())?;
+            lent.begin(behavior)
         })
     }
 
-    fn begin_as(&self, purpose: Purpose, begin: impl Fn(&mut Session) -> rusqlite::Result<()>) -> Result<UnitOfWork> {
+    /// Makes the connection wait for the engine's lock timeout.
+    #[cfg(feature = "proptest")]
+    pub(crate) fn set_busy_handler(&self, connection: &Connection) -> rusqlite::Result<()> {
+        match self.database() {
+            Database::InMemory(_) => vfs::set_busy_handler(connection),
+            Database::OnFile(database) => connection.busy_timeout(database.lock_timeout())?,
+        }
+        Ok(())
+    }
+
+    fn begin_as(&self, purpose: Purpose, begin: impl Fn(&mut Lent) -> rusqlite::Result<()>) -> Result<UnitOfWork> {
         let (lease, begun) = self.lease(purpose, begin)?;
-        begun?;
+        begun.map_err(|cause| self.error_of(cause))?;
         Ok(UnitOfWork::begun(lease))
     }
 
@@ -223,50 +310,58 @@ impl Engine {
     /// As [`unit_of_work`](Engine::unit_of_work).
     #[track_caller]
     pub fn pooled_connection(&self) -> Result<PooledConnection> {
-        let (lease, probed) = self.lease(Purpose::Connection(Location::caller()), Session::probe)?;
+        let (lease, probed) = self.lease(Purpose::Connection(Location::caller()), Lent::probe)?;
         probed?;
         Ok(PooledConnection::new(lease))
     }
 
-    /// Returns a lease of an idle session or a new one, with the result of `first`, the first operation on it.
+    /// Returns a lease of an idle connection or a new one, with the result of `first`, the first operation on it.
     fn lease(
         &self,
         purpose: Purpose,
-        first: impl Fn(&mut Session) -> rusqlite::Result<()>,
+        first: impl Fn(&mut Lent) -> rusqlite::Result<()>,
     ) -> Result<(Lease, rusqlite::Result<()>)> {
         if let Some((session, done)) = self.idle_session(purpose, &first) {
             return Ok((Lease::new(self.clone(), session), done));
         }
-        let mut session = self.open_session(purpose)?;
-        let done = first(&mut session);
-        Ok((Lease::new(self.clone(), session), done))
+        let mut lent = self.open_to_lend(purpose)?;
+        let done = first(&mut lent);
+        Ok((Lease::new(self.clone(), lent), done))
     }
 
     fn idle_session(
         &self,
         purpose: Purpose,
-        first: impl Fn(&mut Session) -> rusqlite::Result<()>,
-    ) -> Option<(Session, rusqlite::Result<()>)> {
+        first: impl Fn(&mut Lent) -> rusqlite::Result<()>,
+    ) -> Option<(Lent, rusqlite::Result<()>)> {
         while let Some(mut session) = self.0.idle.pop() {
             if !session.has_current_format() {
                 continue; // it is closed: the content has become empty, or has another encoding now
             }
             session.set_purpose(purpose);
-            let done = first(&mut session);
+            let mut lent = Lent::Session(session);
+            let done = first(&mut lent);
             let is_busy = done.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));
-            if is_busy || !session.was_changed() {
-                return Some((session, done));
+            if is_busy || !lent.was_changed() {
+                return Some((lent, done));
             }
             // The session was changed after its last unit of work; its authorizer may even deny BEGIN.
         }
         None
     }
 
-    fn open_session(&self, purpose: Purpose) -> Result<Session> {
-        let before = self.snapshot();
-        let opened = Session::open(self.uri(), self.setup(), purpose);
-        let mut session = opened.map_err(|cause| Error::open_connection(&self.name(), cause))?;
-        if before.ptr_eq(&self.snapshot()) && before.same_content(&self.mount().store.baseline()) {
+    fn open_to_lend(&self, purpose: Purpose) -> Result<Lent> {
+        let opened = match self.database() {
+            Database::InMemory(mount) => self.open_session(mount, purpose).map(Lent::Session),
+            Database::OnFile(database) => database.connect(self.setup()).map(Lent::ToFile),
+        };
+        opened.map_err(|cause| Error::open_connection(&self.name(), cause))
+    }
+
+    fn open_session(&self, mount: &Mount, purpose: Purpose) -> Result<Session, NoConnection> {
+        let before = mount.store.current();
+        let mut session = Session::open(self.uri(), self.setup(), purpose)?;
+        if before.ptr_eq(&mount.store.current()) && before.same_content(&mount.store.baseline()) {
             session.saw_baseline();
         }
         Ok(session)
@@ -361,12 +456,35 @@ impl Engine {
     /// connections of [`connect`](Engine::connect) and [`restore`](Engine::restore) use the timeout from their next wait
     /// on.
     pub fn set_lock_timeout(&self, timeout: Duration) {
-        self.mount().store.set_lock_timeout(timeout);
+        match self.database() {
+            Database::InMemory(mount) => mount.store.set_lock_timeout(timeout),
+            Database::OnFile(database) => database.set_lock_timeout(timeout),
+        }
     }
 
     /// Returns the committed content. Never waits, and takes the same time for any size.
+    ///
+    /// # Panics
+    /// If the engine is in a file, which has to be read, and SQLite can't read it.
     pub fn snapshot(&self) -> Snapshot {
-        self.mount().store.current()
+        match self.database() {
+            Database::InMemory(mount) => mount.store.current(),
+            Database::OnFile(database) => database.snapshot(),
+        }
+    }
+
+    #[cfg(feature = "proptest")]
+    pub(crate) fn is_on_file(&self) -> bool {
+        matches!(self.database(), Database::OnFile(_))
+    }
+
+    /// Returns a value that changes with each commit.
+    #[cfg(feature = "proptest")]
+    pub(crate) fn version(&self) -> Version {
+        match self.database() {
+            Database::InMemory(mount) => Version::InMemory(mount.store.current()),
+            Database::OnFile(database) => Version::OnFile(database.version()),
+        }
     }
 
     /// Replaces the content by the snapshot's, in the same time for any size. Waits for the writer slot as a writer
@@ -387,24 +505,42 @@ impl Engine {
     /// As [`restore`](Engine::restore).
     #[track_caller]
     pub fn reset(&self) -> Result<()> {
-        self.restore_at(&self.mount().store.baseline(), Location::caller())
+        let baseline = match self.database() {
+            Database::InMemory(mount) => mount.store.baseline(),
+            Database::OnFile(database) => database.baseline.clone(),
+        };
+        self.restore_at(&baseline, Location::caller())
     }
 
     fn restore_at(&self, snapshot: &Snapshot, caller: &'static Location<'static>) -> Result<()> {
-        let timeout = self.mount().store.lock_timeout();
-        let restored = self.with_writer_slot(Purpose::Restore(caller), timeout, |store| store.restore(snapshot))?;
+        let restored = match self.database() {
+            Database::InMemory(mount) => {
+                let timeout = mount.store.lock_timeout();
+                self.with_writer_slot(mount, Purpose::Restore(caller), timeout, |store| store.restore(snapshot))?
+            }
+            Database::OnFile(database) => database.restore(snapshot)?,
+        };
         if restored { Ok(()) } else { Err(Error::other_encoding(&self.name())) }
     }
 
     /// Waits until no connection has a transaction that has written.
     pub(crate) fn wait_for_writers(&self, purpose: Purpose, timeout: Duration) -> Result<()> {
-        self.with_writer_slot(purpose, timeout, |_| ())
+        match self.database() {
+            Database::InMemory(mount) => self.with_writer_slot(mount, purpose, timeout, |_| ()),
+            Database::OnFile(database) => database.wait_for_writers(timeout),
+        }
     }
 
-    fn with_writer_slot<T>(&self, purpose: Purpose, timeout: Duration, work: impl FnOnce(&Store) -> T) -> Result<T> {
-        let (store, token) = (&self.mount().store, Token::new());
+    fn with_writer_slot<T>(
+        &self,
+        mount: &Mount,
+        purpose: Purpose,
+        timeout: Duration,
+        work: impl FnOnce(&Store) -> T,
+    ) -> Result<T> {
+        let (store, token) = (&mount.store, Token::new());
         let claim = Claim { token, purpose, read: None, reserve: None };
-        self.mount().acquire(&claim, timeout).map_err(|refusal| Error::refused(&self.name(), &refusal))?;
+        mount.acquire(&claim, timeout).map_err(|refusal| Error::refused(&self.name(), &refusal))?;
         let result = work(store);
         store.release(token);
         Ok(result)
@@ -413,9 +549,16 @@ impl Engine {
     /// Creates an engine with the committed content of this one. The two engines share pages until one of them writes,
     /// so a fork takes the same time for any size. Its connections have the same setup as this engine's (by
     /// [`Template::on_connect`](crate::Template::on_connect)), and its clock shows the same time.
+    ///
+    /// # Panics
+    /// If the engine is in a file, and the copy can't be created.
     pub fn fork(&self) -> Engine {
-        let fork = Engine::cold(self.snapshot(), Name::Numbered, self.0.template.clone());
-        if let (Some(clock), Some(clock_of_fork)) = (&self.mount().clock, &fork.mount().clock) {
+        let backend = match self.database() {
+            Database::InMemory(_) => Backend::Memory,
+            Database::OnFile(_) => Backend::File,
+        };
+        let fork = created(Engine::cold(self.snapshot(), Name::Numbered, self.0.template.clone(), backend));
+        if let (Some(clock), Some(clock_of_fork)) = (self.vfs_clock(), fork.vfs_clock()) {
             clock_of_fork.set(clock.time());
         }
         fork
@@ -433,16 +576,38 @@ impl Engine {
     }
 
     pub(crate) fn name(&self) -> String {
-        self.mount().name()
+        match self.database() {
+            Database::InMemory(mount) => mount.name(),
+            Database::OnFile(database) => database.file.name().to_owned(),
+        }
+    }
+
+    /// Returns the clock by which SQL gets the time, if it does not get the system's.
+    fn vfs_clock(&self) -> Option<&vfs::Clock> {
+        match self.database() {
+            Database::InMemory(mount) => mount.clock.as_deref(),
+            Database::OnFile(database) => database.file.clock.as_deref(),
+        }
+    }
+
+    /// Returns the error of a call that begins or ends a transaction.
+    fn error_of(&self, cause: rusqlite::Error) -> Error {
+        match self.database() {
+            Database::InMemory(_) => cause.into(),
+            Database::OnFile(database) => database.refused(cause),
+        }
     }
 
     /// Returns whether the connection's main database is this engine.
     pub(crate) fn is_open_on(&self, connection: &Connection) -> bool {
-        vfs::is_connected(connection, self.mount())
+        match self.database() {
+            Database::InMemory(mount) => vfs::is_connected(connection, mount),
+            Database::OnFile(database) => database.is_open_on(connection),
+        }
     }
 
-    fn mount(&self) -> &Arc<Mount> {
-        self.0.mount.as_ref().expect("an engine has its store until it is dropped")
+    fn database(&self) -> &Database {
+        self.0.database.as_ref().expect("an engine has its database until it is dropped")
     }
 
     pub(crate) fn setup(&self) -> &Setup {
@@ -457,20 +622,28 @@ impl Engine {
     }
 }
 
+/// Returns an engine that was created.
+///
+/// # Panics
+/// If it could not be.
+fn created(engine: Result<Engine>) -> Engine {
+    engine.unwrap_or_else(|error| panic!("{error}"))
+}
+
 impl Snapshot {
     /// Creates an engine with this content. Its [`reset`](Engine::reset) restores it.
     ///
     /// # Panics
-    /// If SQLite can't be initialised.
+    /// As [`Engine::new`].
     pub fn new_engine(&self) -> Engine {
-        Engine::cold(self.clone(), Name::Numbered, None)
+        created(Engine::cold(self.clone(), Name::Numbered, None, Backend::of_engines()))
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         let (sessions, is_retired) = (self.idle.take(), self.idle.is_closed());
-        let Some(mount) = self.mount.take() else { return };
+        let Some(Database::InMemory(mount)) = self.database.take() else { return };
         if let Some(template) = self.template.as_ref().filter(|_| self.returns_store && !is_retired) {
             template.recycle(Warm { sessions, mount });
         }

@@ -49,12 +49,16 @@ impl MemoryEngines {
         }
     }
 
-    /// Returns the engine of this URL; the first call creates it, empty.
+    /// Returns the engine of this URL; the first call creates it, empty, or opens its file.
     ///
     /// # Errors
-    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same engine.
+    /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same engine; for a file, as
+    /// [`Engine::file`].
     pub fn get_or_create(&self, url: &DatabaseUrl) -> Result<Engine> {
-        self.get_or_create_with(url, || Ok(Engine::named(shared_name(url))))
+        self.get_or_create_with(url, || match url.path() {
+            Some(path) => Engine::file(path),
+            None => Engine::named(shared_name(url)),
+        })
     }
 
     /// Returns the engine of this URL; the first call creates it with `create`, and other calls wait meanwhile.
@@ -78,7 +82,10 @@ impl MemoryEngines {
 
     /// Returns the engine of this URL and template; the first call creates it.
     pub(crate) fn get_or_create_of(&self, url: &DatabaseUrl, template: &Arc<WarmPool>) -> Result<Engine> {
-        let engine = self.get_or_create_with(url, || Ok(Engine::named_of(shared_name(url), template)))?;
+        let engine = self.get_or_create_with(url, || match url.path() {
+            Some(path) => Engine::file_of(path, template),
+            None => Engine::named_of(shared_name(url), template),
+        })?;
         match engine.template() {
             Some(its) if Arc::ptr_eq(its, template) => Ok(engine),
             its => Err(Error::other_template(&shared_name(url), its.map(|its| its.name()), template.name())),
@@ -121,7 +128,7 @@ impl Engine {
     /// # Errors
     /// [`NotInMemory`](crate::ErrorKind::NotInMemory) and [`InvalidUrl`](crate::ErrorKind::InvalidUrl), as parsing a
     /// `DatabaseUrl`; [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within the creation of the same
-    /// engine.
+    /// engine; for a file, as [`Engine::file`].
     pub fn shared(url: impl AsRef<str>) -> Result<Engine> {
         MEMORY_ENGINES.get_or_create_unparsed(url.as_ref())
     }

@@ -1,7 +1,7 @@
 use std::panic::Location;
 use std::path::Path;
 
-use super::Engine;
+use super::{Database, Engine};
 use crate::error::{Error, Result};
 use crate::vfs::{self, Refused, Scope};
 
@@ -75,7 +75,11 @@ impl Engine {
     }
 
     fn stand_in(&self, path: &Path, scope: Scope, at: &'static Location<'static>) -> Result<StandIn> {
-        let registered = vfs::StandIn::new(self.mount(), path, scope, at);
+        let target = match self.database() {
+            Database::InMemory(mount) => (&**mount).into(),
+            Database::OnFile(database) => (&*database.file).into(),
+        };
+        let registered = vfs::StandIn::new(target, path, scope, at);
         let registered = registered.map_err(|refused| no_stand_in(&self.name(), path, scope, &refused))?;
         Ok(StandIn { _registered: registered, engine: self.clone() })
     }
@@ -88,7 +92,6 @@ fn no_stand_in(engine: &str, path: &Path, scope: Scope, refused: &Refused) -> Er
     };
     let flaw = match refused {
         Refused::NoFile(reason) => (*reason).to_owned(),
-        Refused::NoFullName => "SQLite can't make a full path of it, for example because it is too long".to_owned(),
         Refused::Taken(by) => format!(
             "{} stands in for it {where_} already, by thread `{}` at {}; drop that one first, or run the two tests one \
              after the other",

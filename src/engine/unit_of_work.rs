@@ -4,9 +4,8 @@ use std::ops::Deref;
 use rusqlite::{Connection, Savepoint};
 
 use super::Engine;
-use super::lease::Lease;
+use super::lease::{Lease, Lent};
 use crate::error::{Error, Result};
-use crate::vfs::Session;
 
 /// One transaction on an [`Engine`], with its own connection.
 ///
@@ -71,7 +70,7 @@ impl UnitOfWork {
     /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite refuses, for example because a deferred foreign key is violated.
     /// After any error, uncommitted changes are rolled back.
     pub fn commit(self) -> Result<()> {
-        self.end("commit", Session::commit)
+        self.end("commit", Lent::commit)
     }
 
     /// Rolls the transaction back. Dropping it does the same, and reports no error.
@@ -79,14 +78,14 @@ impl UnitOfWork {
     /// # Errors
     /// [`AlreadyEnded`](crate::ErrorKind::AlreadyEnded) if the code under test has ended the transaction itself.
     pub fn rollback(self) -> Result<()> {
-        self.end("roll back", Session::rollback)
+        self.end("roll back", Lent::rollback)
     }
 
-    fn end(mut self, operation: &str, end: fn(&mut Session) -> rusqlite::Result<()>) -> Result<()> {
+    fn end(mut self, operation: &str, end: fn(&mut Lent) -> rusqlite::Result<()>) -> Result<()> {
         if !self.0.is_in_transaction() {
             return Err(Error::already_ended(operation, &self.engine().name()));
         }
-        Ok(end(&mut self.0)?)
+        end(&mut self.0).map_err(|cause| self.engine().error_of(cause))
     }
 }
 

@@ -1,19 +1,22 @@
 use std::borrow::{Borrow, Cow};
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::vfs;
 
-/// The name of a shared in-memory database. Different spellings of its URL are equal as `DatabaseUrl`s.
+/// The name of a shared database. Different spellings of its URL are equal as `DatabaseUrl`s.
 ///
 /// | URL | database |
 /// | --- | --- |
 /// | `sqlite:///:memory:`, `sqlite://`, `sqlite::memory:`, `:memory:`, `file::memory:?cache=shared` | the default one |
 /// | `sqlite:///file:NAME?mode=memory&cache=shared&uri=true`, `file:NAME?mode=memory`, `file:/NAME?vfs=memdb` | NAME |
+/// | `sqlite:///PATH`, `sqlite://PATH`, `sqlite:PATH`, `file:PATH?mode=rwc` | the file PATH, as for [`Engine::file`](crate::Engine::file) |
 ///
-/// NAME is percent-decoded and compared byte for byte. Its [`Display`](fmt::Display) is the normal form, which parses
-/// to an equal value.
+/// NAME is percent-decoded and compared byte for byte. PATH is percent-decoded. After `sqlite:///` it is relative to the
+/// current folder, as for SQLAlchemy; an absolute path has four slashes, `sqlite:////var/PATH`. Different paths of one file
+/// are equal. The [`Display`](fmt::Display) of a URL is the normal form, which parses to an equal value.
 ///
 /// ```
 /// # use rusqlite_fixtures::DatabaseUrl;
@@ -25,8 +28,11 @@ use crate::vfs;
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DatabaseUrl {
+    /// A name, or `FILE` and the full path of a file. No name begins like this.
     name: Cow<'static, str>,
 }
+
+const FILE: char = '\0';
 
 impl DatabaseUrl {
     /// The default shared database, `sqlite:///:memory:`.
@@ -39,6 +45,13 @@ impl DatabaseUrl {
     pub fn named(name: &str) -> Result<DatabaseUrl> {
         check_name(name).map_err(|reason| Error::invalid_url(name, reason))?;
         Ok(DatabaseUrl { name: Cow::Owned(name.to_owned()) })
+    }
+}
+
+impl DatabaseUrl {
+    /// Returns the full path, if the URL names a file.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.name.strip_prefix(FILE).map(Path::new)
     }
 }
 
@@ -56,8 +69,9 @@ impl FromStr for DatabaseUrl {
     type Err = Error;
 
     /// # Errors
-    /// [`NotInMemory`](crate::ErrorKind::NotInMemory) for a file, [`InvalidUrl`](crate::ErrorKind::InvalidUrl) for
-    /// anything else that names no shared in-memory database. The message says what to use instead.
+    /// [`NotInMemory`](crate::ErrorKind::NotInMemory) for a path without `sqlite:` or `mode=rwc`, because it may be a
+    /// mistake; [`InvalidUrl`](crate::ErrorKind::InvalidUrl) for anything else that names no shared database. The message
+    /// says what to use instead.
     fn from_str(url: &str) -> Result<DatabaseUrl> {
         Ok(DatabaseUrl { name: Cow::Owned(parse(url)?.into_owned()) })
     }
@@ -89,6 +103,9 @@ impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.name {
             DEFAULT => f.write_str("sqlite:///:memory:"),
+            _ if let Some(path) = self.name.strip_prefix(FILE) => {
+                write!(f, "sqlite:///{}", vfs::percent_encoded(path.as_bytes()))
+            }
             name => write!(f, "file:{}?mode=memory&cache=shared", Encoded(name)),
         }
     }
@@ -124,7 +141,7 @@ fn parse_sqlite<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
         None if split_query(rest).0.is_empty() => {
             parse_query(url, DEFAULT, split_query(rest).1).map(|_| DEFAULT.into())
         }
-        None => parse_path(url, rest),
+        None => parse_path(url, rest, Place::OnFile),
     }
 }
 
@@ -141,22 +158,24 @@ fn parse_file<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
             path
         }
     };
-    parse_path(url, rest)
+    parse_path(url, rest, Place::Unknown)
 }
 
-fn parse_path<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
+/// Parses a path with a query. `default` is the place of a database for which the query has none.
+fn parse_path<'a>(url: &str, rest: &'a str, default: Place) -> Result<Cow<'a, str>> {
     let invalid = |reason: &str| Error::invalid_url(url, reason);
     let (path, query) = split_query(rest);
     let mut name = decode(path).map_err(invalid)?;
     let asked_for = match query {
         // Nearly all URLs have one of these. `parse_query` gives the same result for them (exempted in mutants.toml).
         "mode=memory" | "mode=memory&cache=shared" | "mode=memory&cache=shared&uri=true" => Place::Memory,
-        _ => parse_query(url, &name, query)?,
+        _ => parse_query(url, &name, query)?.unwrap_or(default),
     };
     match asked_for {
         _ if name == DEFAULT => return Ok(name),
-        Place::File if !name.is_empty() => return Err(Error::not_in_memory(url, &name)),
-        Place::File | Place::Memory => {}
+        Place::Unknown if !name.is_empty() => return Err(Error::not_in_memory(url, &name)),
+        Place::OnFile if !name.is_empty() => return full_path(&name).map_err(|flaw| invalid(&flaw)).map(Cow::Owned),
+        Place::OnFile | Place::Unknown | Place::Memory => {}
         Place::Memdb if name.starts_with('/') => name = name[1..].to_owned().into(),
         Place::Memdb => return Err(invalid(MEMDB_WITHOUT_SLASH)),
     }
@@ -164,31 +183,50 @@ fn parse_path<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
     Ok(name)
 }
 
-/// The kind of database that a URL's query asks for.
+/// Returns the full path of a file, as `DatabaseUrl` has it.
+fn full_path(path: &str) -> std::result::Result<String, String> {
+    let full_name =
+        vfs::full_name(Path::new(path)).map_err(|flaw| format!("its path {path:?} can't be used: {flaw}"))?;
+    if is_of_an_engine(path) {
+        return Err(OF_AN_ENGINE.to_owned());
+    }
+    let full_name = full_name.into_string().map_err(|_| "the current folder's name is not UTF-8".to_owned())?;
+    Ok(format!("{FILE}{full_name}"))
+}
+
+/// Returns whether the path is that of an engine's temporary file; also if it lacks the first slash, as in `sqlite:///PATH`.
+fn is_of_an_engine(path: &str) -> bool {
+    let is_temporary = |path: &Path| vfs::full_name(path).is_ok_and(|full_name| vfs::is_temporary(&full_name));
+    is_temporary(Path::new(path)) || is_temporary(&Path::new("/").join(path))
+}
+
+/// Where a URL says that the database is.
 #[derive(PartialEq)]
 enum Place {
-    File,
+    /// In a file, as it seems.
+    Unknown,
+    OnFile,
     Memory,
     Memdb,
 }
 
-fn parse_query(url: &str, name: &str, query: &str) -> Result<Place> {
+fn parse_query(url: &str, name: &str, query: &str) -> Result<Option<Place>> {
     let invalid = |reason: &str| Error::invalid_url(url, reason);
-    let mut place = Place::File;
+    let mut place = None;
     let query = query.split('#').next().unwrap_or(query);
     for parameter in query.split('&') {
         let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         match (key, &*decode(value).map_err(invalid)?) {
-            ("mode", "memory") if place == Place::File => place = Place::Memory,
+            ("mode", "memory") if place != Some(Place::Memdb) => place = Some(Place::Memory),
             ("mode", "memory") => {}
-            ("mode", "ro" | "rw" | "rwc") if name != DEFAULT => return Err(Error::not_in_memory(url, name)),
+            ("mode", "rwc") if name != DEFAULT && place.is_none() => place = Some(Place::OnFile),
             ("mode", other) => {
-                return Err(invalid(&format!("its mode is {other:?}; use mode=memory")));
+                return Err(invalid(&format!("its mode is {other:?}; use mode=memory, or mode=rwc for a file")));
             }
-            ("vfs", "memdb") => place = Place::Memdb,
-            ("vfs", other) if vfs::is_vfs_name(other) => return Err(invalid(OF_AN_ENGINE)),
+            ("vfs", "memdb") => place = Some(Place::Memdb),
+            ("vfs", other) if vfs::is_vfs_name(other) || is_of_an_engine(name) => return Err(invalid(OF_AN_ENGINE)),
             ("vfs", other) => {
-                return Err(invalid(&format!("its VFS is {other:?}; remove vfs= and use mode=memory")));
+                return Err(invalid(&format!("its VFS is {other:?}; remove vfs=")));
             }
             ("cache", "shared") => {}
             ("cache", "private") => return Err(invalid(PRIVATE_CACHE)),

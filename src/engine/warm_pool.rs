@@ -1,17 +1,22 @@
 //! The warm pool of a template: stores with its content, and connections to them, that the next test reuses.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 
 use crate::content::Snapshot;
+use crate::content::snapshot::JournalMode;
+use crate::error::{Error, Result};
 use crate::sync::Recovered;
-use crate::vfs::{Mount, Name, Session, Setup};
+use crate::vfs::{self, Mount, Name, Session, Setup};
 
 pub(crate) struct WarmPool {
     /// The template's name in messages.
     name: Arc<str>,
     content: Snapshot,
     setup: Setup,
+    /// A file with the content, for engines in files.
+    file: Mutex<Option<PathBuf>>,
     /// The stores that no engine uses, each with the thread that used it last.
     waiting: Mutex<Vec<(ThreadId, Warm)>>,
 }
@@ -32,7 +37,7 @@ const MAX_SESSIONS: usize = 8;
 
 impl WarmPool {
     pub(crate) fn new(name: &str, content: Snapshot, setup: Setup) -> WarmPool {
-        WarmPool { name: name.into(), content, setup, waiting: Mutex::new(Vec::new()) }
+        WarmPool { name: name.into(), content, setup, file: Mutex::new(None), waiting: Mutex::new(Vec::new()) }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -45,6 +50,19 @@ impl WarmPool {
 
     pub(crate) fn setup(&self) -> &Setup {
         &self.setup
+    }
+
+    /// Returns the path of a file with the content, which the first call writes. No connection uses it: engines in files
+    /// begin as copies of it.
+    pub(crate) fn file(&self) -> Result<PathBuf> {
+        let mut file = self.file.lock().recovered();
+        if let Some(path) = &*file {
+            return Ok(path.clone());
+        }
+        let path = vfs::new_temporary_path("template").map_err(Error::no_temporary_file)?;
+        self.content.in_journal_mode(JournalMode::Wal).save(&path)?;
+        *file = Some(path.clone());
+        Ok(path)
     }
 
     /// Takes a store from the pool, or creates a new one.

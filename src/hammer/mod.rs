@@ -122,8 +122,9 @@ pub use self::report::{Attempt, Orders, Report};
 use self::run::{Run, Threads};
 pub use self::timeline::{Arrival, Lane, Span, Timeline};
 pub use self::worker::{Random, Worker};
-use crate::environment;
+use crate::environment::{self, Backend};
 use crate::error::BoxError;
+use crate::marks::OF_ENGINES;
 pub use crate::marks::{
     COMMITTED, REGISTRY_ASKED, REGISTRY_CREATED, REGISTRY_CREATING, SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED,
     SLOT_TAKEN, reached,
@@ -185,7 +186,8 @@ impl Hammer {
         Hammer { deadline, ..self }
     }
 
-    /// Pauses the workers when they reach this mark. Several pauses at one mark follow one another. A pause that waits
+    /// Pauses the workers when they reach this mark. With `RUSQLITE_FIXTURES_BACKEND=file`, no worker reaches the marks of the
+    /// writer slot, and a line on stderr says that. Several pauses at one mark follow one another. A pause that waits
     /// for all workers waits until they have reached the first of these pauses.
     pub fn pause_at(mut self, mark: &'static str, pause: Pause) -> Hammer {
         self.pauses.push((mark, pause));
@@ -230,6 +232,9 @@ impl Hammer {
         P: FnMut(usize) -> S,
         F: Fn(&mut Worker, &S) -> Result<T, BoxError> + Send + Sync + 'static,
     {
+        for (mark, _) in self.pauses.iter().filter(|(mark, _)| OF_ENGINES.contains(mark)) {
+            Backend::skips(format_args!("no worker reaches the mark `{mark}` and pauses there"));
+        }
         let mut record = Record::new(self.threads, self.rounds, self.seed, self.timeline_of);
         let mut progress = Progress::new(self.rounds);
         let threads = Threads::start(Run::new(self.threads, self.seed, &self.pauses), work);

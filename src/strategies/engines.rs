@@ -13,9 +13,8 @@ use super::outcome::{Content, Effect, Outcome};
 use super::rows::Rows;
 use super::subject::{Difference, Subject};
 use crate::content::Snapshot;
-use crate::engine::{Engine, PooledConnection, UnitOfWork};
+use crate::engine::{Engine, PooledConnection, UnitOfWork, Version};
 use crate::error::{Error, Result};
-use crate::vfs::set_busy_handler;
 
 /// Carries the operations out on this engine and forks of it, and compares each effect, and at the end the content of
 /// each engine, with the model. It sets the engine's lock timeout to zero.
@@ -88,7 +87,8 @@ impl<'a, R: Rows> Engines<'a, R> {
     /// When the rows can't be read.
     pub fn model(&self) -> Result<Model<R::Key, R::Value>, Difference> {
         let content = self.content(&self.engines[0])?;
-        Ok(Model::new(content.rows).unchanged_is_unwritten(R::UNCHANGED_IS_UNWRITTEN))
+        let model = Model::new(content.rows).unchanged_is_unwritten(R::UNCHANGED_IS_UNWRITTEN);
+        Ok(model.of_files(self.engines[0].is_on_file()))
     }
 
     /// Closes all clients, compares the content of each engine with the model, and runs SQLite's integrity check.
@@ -146,14 +146,14 @@ impl<'a, R: Rows> Engines<'a, R> {
 }
 
 impl<R: Rows> Executor<R::Key, R::Value> for Engines<'_, R> {
-    type Version = Snapshot;
+    type Version = Version;
 
-    fn version(&self, engine: usize) -> Snapshot {
-        self.engines[engine].snapshot()
+    fn version(&self, engine: usize) -> Version {
+        self.engines[engine].version()
     }
 
-    fn is_current(&self, engine: usize, version: &Snapshot) -> bool {
-        version.ptr_eq(&self.engines[engine].snapshot())
+    fn is_current(&self, engine: usize, version: &Version) -> bool {
+        *version == self.engines[engine].version()
     }
 
     fn engines(&self) -> usize {
@@ -270,12 +270,12 @@ fn take(engine: &Engine, kind: Kind) -> Result<Held> {
         Kind::Immediate => Held::UnitOfWork(engine.begin_in_turn(TransactionBehavior::Immediate)?),
         Kind::Pooled => {
             let connection = engine.pooled_connection()?;
-            set_busy_handler(&connection);
+            engine.set_busy_handler(&connection)?;
             Held::Pooled(connection)
         }
         Kind::Connection => {
             let connection = engine.connect()?;
-            set_busy_handler(&connection);
+            engine.set_busy_handler(&connection)?;
             Held::Connection(with_small_cache(connection)?)
         }
         Kind::Uri => {

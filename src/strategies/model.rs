@@ -18,6 +18,7 @@ pub struct Model<K, V> {
     snapshots: Vec<Version<K, V>>,
     versions: usize,
     unchanged_is_unwritten: bool,
+    is_of_files: bool,
     /// Whether the subject has replaced the committed content in this step.
     replaced: bool,
 }
@@ -73,6 +74,7 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
             snapshots: vec![Version { number: 1, content: elsewhere }],
             versions: 2,
             unchanged_is_unwritten: false,
+            is_of_files: false,
             replaced: false,
         }
     }
@@ -81,6 +83,12 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
     /// [`Rows::UNCHANGED_IS_UNWRITTEN`](super::Rows::UNCHANGED_IS_UNWRITTEN), `false` by default.
     pub fn unchanged_is_unwritten(self, yes: bool) -> Model<K, V> {
         Model { unchanged_is_unwritten: yes, ..self }
+    }
+
+    /// Sets whether the engines are in files, `false` by default. There, a transaction that has read an older version is
+    /// locked out while another one writes, and each restore replaces the content.
+    pub(super) fn of_files(self, yes: bool) -> Model<K, V> {
+        Model { is_of_files: yes, ..self }
     }
 
     /// Returns the committed content of each engine.
@@ -126,10 +134,14 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
     /// A transaction that has read an older version is refused even if the slot is free. If a transaction has read
     /// nothing, a refusal does not change that.
     fn take_slot(&mut self, client: usize) -> Result<(), Outcome<K, V>> {
+        let is_of_files = self.is_of_files;
         let Some((held, database)) = self.held(client) else { return Err(Outcome::Closed) };
         let read = held.transaction.as_ref().and_then(|transaction| transaction.read);
         if database.writer == Some(client) {
             return Ok(());
+        }
+        if is_of_files && database.writer.is_some() {
+            return Err(Outcome::Locked);
         }
         if read.is_some_and(|read| read != database.current.number) {
             return Err(Outcome::Stale);
@@ -236,7 +248,7 @@ impl<K: Clone + Ord, V: Clone + PartialEq> Model<K, V> {
         if writer.is_some() {
             return Outcome::Locked;
         }
-        if current.number != to.number {
+        if current.number != to.number || self.is_of_files {
             let is_baseline = baseline.number == to.number;
             self.replace(engine, to.content);
             let database = &mut self.databases[engine];

@@ -80,7 +80,8 @@ struct Value<T> {
     value: T,
     /// Dropped after the value, which has connections to it.
     engine: Engine,
-    initial_state: InitialState,
+    /// `None` if the engine is in a file: the value is not reused.
+    initial_state: Option<InitialState>,
 }
 
 /// The maximum number of values that wait. A test thread uses one or two, so more would stay unused.
@@ -130,7 +131,8 @@ impl<T: Send> KeptValues<T> {
     fn take(&'static self) -> Option<Kept<T>> {
         loop {
             let mut value = self.lock().waiting.pop()?;
-            match value.initial_state.restore(&value.engine) {
+            let restored = value.initial_state.as_mut().map_or(Ok(()), |state| state.restore(&value.engine));
+            match restored {
                 Ok(()) => return Some(Kept { of: self, value: Some(value) }),
                 Err(obstacle) => self.lock().why_dropped = Some(obstacle.to_string()),
             }
@@ -153,9 +155,10 @@ impl<T> KeptValues<T> {
 
     /// Keeps the value for the next test, or drops it.
     fn put_back(&self, mut value: Value<T>) {
-        let reason = match thread::panicking() {
-            true => Some("the test panicked".to_owned()),
-            false => value.initial_state.end_test(&value.engine).err().map(|obstacle| obstacle.to_string()),
+        let reason = match &mut value.initial_state {
+            _ if thread::panicking() => Some("the test panicked".to_owned()),
+            Some(state) => state.end_test(&value.engine).err().map(|obstacle| obstacle.to_string()),
+            None => Some("the engine is in a file, where nothing observes what is done to connections".to_owned()),
         };
         let mut state = self.lock(); // unlocked before a value is dropped
         if reason.is_some() {

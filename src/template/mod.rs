@@ -349,7 +349,7 @@ impl Template {
     /// [`BuildFailed`](crate::ErrorKind::BuildFailed) if the template can't be built;
     /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within its own build.
     pub fn new_engine(&self) -> Result<Engine> {
-        Ok(Engine::of(&self.built()?.pool))
+        Engine::of(&self.built()?.pool)
     }
 
     /// Begins a unit of work on a private engine: `new_engine()?.unit_of_work()`.
@@ -370,7 +370,7 @@ impl Template {
     }
 
     fn observed_engine(&self) -> Result<Engine> {
-        Ok(Engine::observed_of(&self.built()?.pool))
+        Engine::observed_of(&self.built()?.pool)
     }
 
     fn is_empty(&self) -> bool {
@@ -404,7 +404,9 @@ impl Engine {
     ///
     /// # Errors
     /// As [`shared`](Engine::shared) and [`Template::new_engine`]; [`OtherTemplate`](crate::ErrorKind::OtherTemplate)
-    /// if the engine of this URL exists, and was created from another template or without one.
+    /// if the engine of this URL exists, and was created from another template or without one;
+    /// [`FileNotUsed`](crate::ErrorKind::FileNotUsed) if the URL names a file that exists, because its content may be
+    /// another.
     pub fn shared_with(url: impl AsRef<str>, template: &Template) -> Result<Engine> {
         if template.is_empty() {
             return Engine::shared(url);

@@ -14,7 +14,7 @@ use crate::engine::{Engine, WarmPool};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::faults;
 use crate::once_map::{self, OnceMap};
-use crate::vfs::{self, OnConnect, Setup, Time, external, script};
+use crate::vfs::{OnConnect, Setup, Time, external, script};
 
 #[derive(Clone, Copy)]
 pub(super) struct Recipe {
@@ -219,9 +219,9 @@ impl Recipe {
     }
 
     fn carry_out(&self, before: Content, migrations: &[Migration], name: &str) -> Result<Content> {
-        let engine = Engine::named_of(name.to_owned(), &Arc::new(WarmPool::new(name, before.snapshot, self.setup())));
+        let engine = Engine::to_build(&Arc::new(WarmPool::new(name, before.snapshot, self.setup())))?;
         let (built, asked) = external::observe(|| {
-            let connection = vfs::connect(engine.uri(), engine.setup(), Purpose::Connection(self.at));
+            let connection = engine.open_connection(Purpose::Connection(self.at));
             let mut connection = connection.map_err(|cause| Error::connect_to_build(name, cause))?;
             migrations.iter().try_for_each(|migration| migration.carry_out(&connection, name))?;
             self.steps().try_for_each(|step| step.carry_out(&mut connection, &engine, name))

@@ -1,4 +1,5 @@
-//! Sets up each connection to an engine when any library opens it: begins its observation, and defines functions.
+//! Sets up each connection to an engine when any library opens it: begins its observation, defines functions, or keeps
+//! the engine's file.
 //!
 //! SQLite calls an "automatic extension" at the end of each opening, on the thread that opens.
 
@@ -8,11 +9,11 @@ use std::sync::Arc;
 
 use rusqlite::ffi::{self, sqlite3};
 
-use super::database;
 use super::handle::Extras;
 use super::mount::Mount;
 use super::observation::Observed;
 use super::random;
+use super::{database, database_file};
 
 /// Begins the observation of the connections to this engine that are opened from now on.
 ///
@@ -48,7 +49,10 @@ unsafe extern "C" fn on_open(db: *mut sqlite3, _: *mut *mut c_char, _: *const c_
 /// The connection is open, and this thread may use it.
 unsafe fn set_up(db: *mut sqlite3) -> c_int {
     // SAFETY: as the caller promises.
-    let Some(Extras { observed, random }) = (unsafe { database::extras_of(db) }) else { return ffi::SQLITE_OK };
+    let Some(Extras { observed, random }) = (unsafe { database::extras_of(db) }) else {
+        // SAFETY: as the caller promises.
+        return unsafe { database_file::set_up(db) };
+    };
     if let Some(observed) = observed {
         // SAFETY: as the caller promises.
         unsafe { observe(db, observed) };

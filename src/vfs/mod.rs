@@ -5,6 +5,7 @@
 //! * `handle`: one connection's view of an engine, which implements SQLite's file operations in safe code.
 //! * `waiting`: the state machine of a connection that waits for the writer slot; `report`: the messages about waits.
 //! * `mount`: the file names under which SQLite finds engines. `stand_in`: files in whose place it finds them.
+//! * `database_file`: the files of engines that are not in memory.
 //! * `clock`, `random`: the time and the random numbers that SQL gets.
 //! * `connection`: opens connections. `session`: a connection that is reused. `cleanliness`: detects what was left in
 //!   it. `watch`: its authorizer, which notes the statements that it compiles.
@@ -30,6 +31,7 @@ mod cleanliness;
 mod clock;
 mod connection;
 mod database;
+mod database_file;
 mod default_vfs;
 pub(crate) mod external;
 mod handle;
@@ -47,9 +49,10 @@ mod waiting;
 mod watch;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io;
 use std::ptr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rusqlite::ffi::{self, sqlite3_vfs};
 
@@ -58,10 +61,11 @@ pub(crate) use self::clock::{Clock, Time};
 #[cfg(feature = "proptest")]
 pub(crate) use self::connection::set_busy_handler;
 pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};
-pub(crate) use self::mount::{Mount, Name};
+pub(crate) use self::database_file::{DatabaseFile, is_temporary, new_temporary_path, percent_encoded};
+pub(crate) use self::mount::{Mount, Name, Surroundings};
 pub(crate) use self::observation::{Observation, Obstacle};
 pub(crate) use self::session::Session;
-pub(crate) use self::stand_in::{Refused, Scope, StandIn};
+pub(crate) use self::stand_in::{Refused, Scope, StandIn, full_name};
 
 /// The name contains the version, so that two versions of this crate in one program don't replace each other.
 const NAME: &CStr = c_str(concat!("rusqlite-fixtures-", env!("CARGO_PKG_VERSION"), "\0"));
@@ -124,6 +128,11 @@ fn default_vfs() -> *mut sqlite3_vfs {
     registered().default.load(Ordering::Relaxed)
 }
 
+fn default_vfs_name() -> String {
+    // SAFETY: the VFS is registered, so it has a name.
+    unsafe { CStr::from_ptr((*default_vfs()).zName) }.to_string_lossy().into_owned()
+}
+
 fn current_default() -> *mut sqlite3_vfs {
     // SAFETY: sqlite3_vfs_find may be called at any time; NULL asks for the default VFS.
     unsafe { ffi::sqlite3_vfs_find(ptr::null()) }
@@ -160,6 +169,15 @@ fn full_name_of_file(name: &CStr) -> Option<CString> {
     let code = unsafe { method(default, name.as_ptr(), max + 1, out.as_mut_ptr().cast()) };
     let is_ok = code & 0xff == ffi::SQLITE_OK; // SQLITE_OK_SYMLINK too
     is_ok.then(|| CStr::from_bytes_until_nul(&out).ok().map(CStr::to_owned))?
+}
+
+/// Returns a file that does not exist yet, in a temporary folder that lives as long as the result and all connections.
+///
+/// # Panics
+/// If SQLite has no memory.
+pub(crate) fn temporary_file(name: &Name, surroundings: Surroundings) -> io::Result<Arc<DatabaseFile>> {
+    auto_extension::register();
+    DatabaseFile::temporary(name, surroundings)
 }
 
 /// Returns the URI by which SQLite opens the engine.

@@ -22,7 +22,7 @@ pub(crate) struct Mount {
     pub(crate) store: Store,
     name: Name,
     /// The time that SQL gets, if it is not the system's.
-    pub(crate) clock: Option<Clock>,
+    pub(crate) clock: Option<Arc<Clock>>,
     /// The random numbers that SQL gets, if they are not SQLite's.
     pub(crate) random: Option<Arc<Random>>,
     /// The engine's connections, if they are observed.
@@ -38,6 +38,16 @@ pub(crate) struct Surroundings {
     pub(crate) random_seed: Option<u64>,
 }
 
+impl Surroundings {
+    pub(super) fn new_clock(&self) -> Option<Arc<Clock>> {
+        self.clock.map(|time| Arc::new(Clock::at(Some(time))))
+    }
+
+    pub(super) fn new_random(&self) -> Option<Arc<Random>> {
+        self.random_seed.map(|seed| Arc::new(Random::with_seed(seed)))
+    }
+}
+
 /// The name of an engine in messages.
 pub(crate) enum Name {
     Given(String),
@@ -47,11 +57,27 @@ pub(crate) enum Name {
     OfTemplate(Arc<str>),
 }
 
+impl Name {
+    /// Returns the name of the engine with this number.
+    pub(super) fn of(&self, number: u64) -> String {
+        match self {
+            Name::Given(name) => name.clone(),
+            Name::Numbered => format!("engine {number}"),
+            Name::OfTemplate(template) => format!("engine {number} of {template}"),
+        }
+    }
+}
+
 /// The engines that exist, by number. Keeps none of them alive.
 static MOUNTS: Mutex<BTreeMap<u64, Weak<Mount>>> = Mutex::new(BTreeMap::new());
 
-/// The number of the next store.
+/// The number of the next engine.
 static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// Returns a number that no other engine of the process has.
+pub(super) fn next_number() -> u64 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// The engines that were reported as gone.
 static REPORTED_GONE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
@@ -70,8 +96,8 @@ impl Mount {
         let mount = Arc::new(Mount {
             store: Store::new(snapshot),
             name,
-            clock: surroundings.clock.map(|time| Clock::at(Some(time))),
-            random: surroundings.random_seed.map(|seed| Arc::new(Random::with_seed(seed))),
+            clock: surroundings.new_clock(),
+            random: surroundings.new_random(),
             observation: OnceLock::new(),
         });
         mount.register_name();
@@ -90,7 +116,7 @@ impl Mount {
 
     /// Gives the store a file name that no other store has had, by which it can be opened.
     pub(crate) fn register_name(self: &Arc<Mount>) {
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = next_number();
         self.store.set_number(id);
         mounts().insert(id, Arc::downgrade(self));
     }
@@ -117,11 +143,7 @@ impl Mount {
 
     /// Returns the engine's name for messages.
     pub(crate) fn name(&self) -> String {
-        match &self.name {
-            Name::Given(name) => name.clone(),
-            Name::Numbered => format!("engine {}", self.id()),
-            Name::OfTemplate(template) => format!("engine {} of {template}", self.id()),
-        }
+        self.name.of(self.id())
     }
 
     /// Returns the name of the VFS by which its connections are opened.

@@ -14,7 +14,8 @@ use std::thread::{self, Thread, ThreadId};
 
 use rusqlite::ffi::{sqlite3_int64, sqlite3_vfs};
 
-use super::clock::{self, Time};
+use super::clock::{self, Clock, Time};
+use super::database_file::DatabaseFile;
 use super::mount::{FileName, Mount};
 use crate::sync::Recovered;
 use crate::test_thread;
@@ -35,13 +36,33 @@ pub(crate) struct StandIn {
     key: Key,
 }
 
+/// An engine that is to stand in for a file.
+pub(crate) struct Target<'a> {
+    file_name: CString,
+    name: String,
+    clock: Option<&'a Arc<Clock>>,
+}
+
+impl<'a> From<&'a Mount> for Target<'a> {
+    fn from(mount: &'a Mount) -> Target<'a> {
+        let file_name = CString::new(mount.file_name()).expect("the name of an engine has no NUL");
+        Target { file_name, name: mount.name(), clock: mount.clock.as_ref() }
+    }
+}
+
+impl<'a> From<&'a DatabaseFile> for Target<'a> {
+    fn from(file: &'a DatabaseFile) -> Target<'a> {
+        Target { file_name: file.full_name().to_owned(), name: file.name().to_owned(), clock: file.clock.as_ref() }
+    }
+}
+
 /// Who stands in for a file.
 #[derive(Clone)]
 pub(crate) struct By {
     /// The engine's file name.
     file_name: CString,
-    /// The engine. (It is kept by the stand-in's owner.)
-    mount: Weak<Mount>,
+    /// The engine's clock. (The stand-in's owner keeps the engine.)
+    clock: Option<Weak<Clock>>,
     /// The engine's name in messages.
     pub(crate) engine: String,
     pub(crate) at: &'static Location<'static>,
@@ -52,8 +73,6 @@ pub(crate) struct By {
 pub(crate) enum Refused {
     /// The path can't be the name of a file, for this reason.
     NoFile(&'static str),
-    /// SQLite can't make a full name of the path.
-    NoFullName,
     /// An engine stands in for the file already.
     Taken(By),
     /// SQLite's default VFS is not the one to which this VFS passes other files.
@@ -67,12 +86,12 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 impl StandIn {
     pub(crate) fn new(
-        mount: &Arc<Mount>,
+        engine: Target<'_>,
         path: &Path,
         scope: Scope,
         at: &'static Location<'static>,
     ) -> Result<StandIn, Refused> {
-        let full_name = full_name(path)?;
+        let full_name = full_name(path).map_err(Refused::NoFile)?;
         let key = (full_name, (scope == Scope::Thread).then(test_thread::id));
         let mut stand_ins = lock();
         if let Some((_, by)) = stand_ins.iter().find(|(other, _)| *other == key) {
@@ -81,8 +100,13 @@ impl StandIn {
         if stand_ins.is_empty() {
             super::become_default().map_err(Refused::OtherDefault)?;
         }
-        let file_name = CString::new(mount.file_name()).expect("the name of an engine has no NUL");
-        let by = By { file_name, mount: Arc::downgrade(mount), engine: mount.name(), at, thread: thread::current() };
+        let by = By {
+            file_name: engine.file_name,
+            clock: engine.clock.map(Arc::downgrade),
+            engine: engine.name,
+            at,
+            thread: thread::current(),
+        };
         stand_ins.push((key.clone(), by));
         COUNT.store(stand_ins.len(), Ordering::Release);
         Ok(StandIn { key })
@@ -116,7 +140,7 @@ fn time() -> Option<Time> {
     let stand_ins = lock();
     let time = |thread| {
         let of_thread = stand_ins.iter().rev().filter(|((_, of), _)| *of == thread);
-        of_thread.filter_map(|(_, by)| by.mount.upgrade()).find_map(|mount| mount.clock.as_ref()?.time())
+        of_thread.filter_map(|(_, by)| by.clock.as_ref()?.upgrade()).find_map(|clock| clock.time())
     };
     time(Some(test_thread::id())).or_else(|| time(None))
 }
@@ -128,20 +152,21 @@ pub(super) unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *
 }
 
 /// Returns the full name that SQLite gives a file, relative to the current folder.
-fn full_name(path: &Path) -> Result<CString, Refused> {
+pub(crate) fn full_name(path: &Path) -> Result<CString, &'static str> {
     let bytes = path.as_os_str().as_encoded_bytes();
     match bytes {
-        b"" | b":memory:" => return Err(Refused::NoFile("SQLite opens a private database by this name, not a file")),
+        b"" | b":memory:" => return Err("SQLite opens a private database by this name, not a file"),
         _ if bytes.starts_with(b"file:") => {
-            return Err(Refused::NoFile("it is a URI; give the path alone, and URIs of that path are included"));
+            return Err("it is a URI; give the path alone, and URIs of that path are included");
         }
         _ => {}
     }
-    let Ok(name) = CString::new(bytes) else { return Err(Refused::NoFile("it contains a NUL byte")) };
-    let full_name = super::full_name_of_file(&name).ok_or(Refused::NoFullName)?;
+    let name = CString::new(bytes).map_err(|_| "it contains a NUL byte")?;
+    let full_name = super::full_name_of_file(&name)
+        .ok_or("SQLite can't make a full path of it, for example because it is too long")?;
     match FileName::parse(full_name.to_bytes()) {
         FileName::Other => Ok(full_name),
-        _ => Err(Refused::NoFile("it is the name of an engine")),
+        _ => Err("it is the name of an engine"),
     }
 }
 

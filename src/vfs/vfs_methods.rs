@@ -12,7 +12,7 @@ use super::default_vfs::{self, default_access, default_delete, default_full_path
 use super::handle::Handle;
 use super::io_methods::guard;
 use super::mount::{self, FileName, Mount};
-use super::{NAME, clock, database, external, journal, stand_in, waiting};
+use super::{NAME, clock, database, database_file, external, journal, stand_in, waiting};
 use crate::faults::{self, Call};
 
 /// Returns the VFS. Engines are found by their names, and every other file by the default VFS, which `pAppData`
@@ -142,8 +142,8 @@ unsafe fn takes_locks(name: *const c_char) -> bool {
     [c"nolock", c"immutable"].iter().all(|key| unsafe { ffi::sqlite3_uri_boolean(name, key.as_ptr(), 0) } == 0)
 }
 
-/// Returns whether the URI itself names this VFS, so that the name was meant to be an engine's. (An ATTACH without
-/// `vfs=` comes here too, since it uses the VFS of the main database.)
+/// Returns whether the URI itself names this VFS, so that the name was meant to be an engine's, and is not that of an
+/// engine's file. (An ATTACH without `vfs=` comes here too, since it uses the VFS of the main database.)
 ///
 /// # Safety
 /// `name` is what xOpen was given for a database file.
@@ -154,7 +154,9 @@ unsafe fn asks_for_an_engine(name: *const c_char) -> bool {
     // SAFETY: sqlite3_uri_parameter takes the name that xOpen was given.
     let vfs = unsafe { ffi::sqlite3_uri_parameter(name, c"vfs".as_ptr()) };
     // SAFETY: not NULL, so it is a C string that lives as long as the name.
-    !vfs.is_null() && clock::is_vfs_name(unsafe { CStr::from_ptr(vfs) })
+    let is_ours = !vfs.is_null() && clock::is_vfs_name(unsafe { CStr::from_ptr(vfs) });
+    // SAFETY: as above.
+    is_ours && !catch_unwind(|| database_file::is_temporary(unsafe { CStr::from_ptr(name) })).unwrap_or_default()
 }
 
 unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_int) -> c_int {

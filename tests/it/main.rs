@@ -13,6 +13,7 @@ mod hammer;
 mod kept;
 mod leaks;
 mod lifetime;
+mod on_file;
 mod operations;
 mod pragmas;
 mod printed;

@@ -230,6 +230,7 @@ impl Folder {
         command
             .args(["--exact", "processes::child", "--ignored"])
             .env("CARGO_PKG_NAME", "one-package")
+            .env_remove("RUSQLITE_FIXTURES_BACKEND")
             .env_remove("NEXTEST_RUN_ID")
             .env_remove("NEXTEST_ATTEMPT")
             .env_remove("NEXTEST_STRESS_CURRENT")

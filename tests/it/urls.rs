@@ -61,22 +61,46 @@ fn all_spellings_of_a_named_database_are_equal() {
 }
 
 #[test]
-fn files_are_refused_with_a_hint_on_how_to_open_them() {
+fn paths_that_may_be_mistakes_are_refused_with_what_to_use() {
     for (url, path) in [
-        ("sqlite:///path.db", "path.db"),
-        ("sqlite:////var/lib/path.db", "/var/lib/path.db"),
         ("file:path.db", "path.db"),
-        ("file:path.db?mode=rwc", "path.db"),
         ("file:path.db?cache=shared", "path.db"),
         ("file:a%20b.db", "a b.db"),
+        ("sqlite:///file:path.db?uri=true", "path.db"),
         ("path.db", "path.db"),
         ("./path.db", "./path.db"),
         (r"C:\path.db", r"C:\\path.db"),
     ] {
         let error = url.parse::<DatabaseUrl>().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotInMemory, "{error}");
-        assert!(error.to_string().contains(&format!("Snapshot::open(\"{path}\")")), "{error}");
+        for remedy in [format!("Engine::file(\"{path}\")"), format!("Snapshot::open(\"{path}\")")] {
+            assert!(error.to_string().contains(&remedy), "{error}");
+        }
     }
+}
+
+#[test]
+fn all_spellings_of_a_file_are_equal() {
+    let here = std::env::current_dir().unwrap();
+    let here = here.to_str().unwrap();
+    let file = parse("sqlite:///no/a%20file.db");
+    for url in [
+        "sqlite://no/a%20file.db",
+        "sqlite:no/a file.db",
+        "sqlite:///./no/../no/a file.db",
+        "sqlite:///no/a%20file.db?mode=rwc",
+        "sqlite:///no/a%20file.db?cache=shared#fragment",
+        "sqlite:///file:no/a%20file.db?mode=rwc",
+        "file:no/a%20file.db?mode=rwc",
+        &format!("sqlite:///{here}/no/a file.db"),
+        &format!("file://{here}/no/a%20file.db?mode=rwc"),
+    ] {
+        assert_eq!(parse(url), file, "{url}");
+    }
+    assert_eq!(file.to_string(), format!("sqlite:///{here}/no/a%20file.db"));
+    assert_eq!(parse(&file.to_string()), file);
+    assert_ne!(parse("sqlite:///no/a%20file.db?mode=memory"), file, "that one is in memory");
+    assert_ne!(DatabaseUrl::named("no/a file.db").unwrap(), file);
 }
 
 #[test]
@@ -98,6 +122,14 @@ fn unsupported_urls_are_refused_with_the_reason() {
         ("sqlite:///:memory:?mode=ro", "its mode is \"ro\""),
         ("file:/?vfs=memdb", "its name is empty"),
         ("file:orders?mode=shared", "its mode is \"shared\""),
+        ("file:orders?mode=ro", "its mode is \"ro\"; use mode=memory, or mode=rwc for a file"),
+        ("sqlite:///orders.db?mode=rw", "its mode is \"rw\""),
+        ("sqlite:///orders.db?vfs=unix", "its VFS is \"unix\"; remove vfs="),
+        ("file:/orders?vfs=memdb&mode=rwc", "its mode is \"rwc\""),
+        (
+            "sqlite:////rusqlite-fixtures/engine-1",
+            "\"/rusqlite-fixtures/engine-1\" can't be used: it is the name of an engine",
+        ),
         ("file:orders?vfs=memdb", "starts with a slash"),
         ("file:orders?vfs=unix", "its VFS is \"unix\""),
         (Engine::new().uri(), "it opens an engine that exists"),
