@@ -128,12 +128,12 @@ impl OnFile {
 
     /// Opens a connection that waits for the lock timeout.
     fn open(&self) -> rusqlite::Result<Connection> {
-        self.open_by(&self.file.uri())
+        self.open_by(&self.file.uri_of_existing())
     }
 
     /// Opens a connection, and creates the file if it is missing.
     fn create(&self) -> rusqlite::Result<Connection> {
-        self.open_by(&self.file.uri_to_create())
+        self.open_by(&self.file.uri())
     }
 
     fn open_by(&self, uri: &str) -> rusqlite::Result<Connection> {

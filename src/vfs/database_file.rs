@@ -82,25 +82,25 @@ impl DatabaseFile {
         &self.name
     }
 
-    /// Returns the URI by which SQLite opens the file. It does not create one.
+    /// Returns the URI by which SQLite opens the file, as the connection's flags say.
     pub(crate) fn uri(&self) -> String {
-        format!("file:{}", self.path_and_query("rw"))
+        format!("file:{}", self.path_and_vfs())
     }
 
-    /// Returns the URI by which SQLite opens the file, or creates it.
-    pub(crate) fn uri_to_create(&self) -> String {
-        format!("file:{}", self.path_and_query("rwc"))
+    /// Returns the URI by which SQLite opens the file if it exists.
+    pub(crate) fn uri_of_existing(&self) -> String {
+        format!("{}&mode=rw", self.uri())
     }
 
     /// Returns the URL by which libraries that take a `DATABASE_URL` open the file.
     pub(crate) fn sqlite_url(&self) -> String {
-        format!("sqlite://{}", self.path_and_query("rw"))
+        format!("sqlite://{}", self.path_and_vfs())
     }
 
     /// The VFS is named, because another one may be SQLite's default one later, while engines stand in for files.
-    fn path_and_query(&self, mode: &str) -> String {
+    fn path_and_vfs(&self) -> String {
         let vfs = self.clock.as_ref().map_or_else(default_vfs_name, |clock| clock.vfs_name().to_owned());
-        format!("{}?vfs={}&mode={mode}", percent_encoded(self.full_name.to_bytes()), percent_encoded(vfs.as_bytes()))
+        format!("{}?vfs={}", percent_encoded(self.full_name.to_bytes()), percent_encoded(vfs.as_bytes()))
     }
 }
 
