@@ -8,7 +8,7 @@
 //! | [`property_tests`] | a database for each case; operations and transactions with a model |
 //! | [`faults`] | tests of what code does when SQLite fails |
 //! | [`other_libraries`] | sqlx, sea-orm, diesel, r2d2, tokio-rusqlite and others; async |
-//! | [`any_code`] | an engine in place of the file that the code opens, a clock for SQL, and random numbers that repeat |
+//! | [`any_code`] | an engine in place of the file that the code opens, a clock for SQL, random numbers that repeat, the same tests on real files |
 //! | [`runners`] | cargo-nextest, CI, several machines, debug builds |
 //! | [`errors`] | each error message, and what to do |
 //!
