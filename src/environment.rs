@@ -34,7 +34,6 @@ impl Backend {
     }
 
     /// Returns whether engines are in files, where something does not work, and prints that.
-    #[cfg_attr(not(any(feature = "faults", feature = "hammer")), expect(dead_code, reason = "only these print it"))]
     pub(crate) fn skips(what: impl fmt::Display) -> bool {
         let is_skipped = Backend::of_engines() == Backend::File;
         if is_skipped {
