@@ -309,3 +309,31 @@ impl Engine {
         Ok(Engine::on_file(OnFile::at(path)?, Some(template.clone())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    /// The super user can write to any file, so no integration test gets the third one.
+    #[test]
+    fn a_file_that_is_not_used_has_its_reason_and_the_remedy() {
+        for (code, expected) in [
+            (ffi::SQLITE_NOTADB, "it is no SQLite database; give another path, or remove it"),
+            (
+                ffi::SQLITE_BUSY,
+                "another connection or process is writing to it, or uses it in a mode other than WAL; end that first",
+            ),
+            (
+                ffi::SQLITE_READONLY,
+                "it can't be written to; Snapshot::open(\"a.db\")?.new_engine() creates an engine in memory with its content",
+            ),
+            (ffi::SQLITE_CANTOPEN, "SQLite says: words; its folder has to exist, and both must be writable"),
+            (ffi::SQLITE_FULL, "words"),
+        ] {
+            let cause = rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some("words".to_owned()));
+            assert_eq!(reason(Path::new("a.db"), &cause.into()), expected);
+        }
+    }
+}

@@ -394,6 +394,12 @@ fn a_folder_that_can_not_be_written_to_is_an_error() {
 }
 
 #[test]
+fn a_template_whose_file_was_removed_is_an_error() {
+    let child = ["--ignored", "--exact", "on_file::in_files::what_was_removed_prints_its_path"];
+    assert_passed(&run(&child, &[FILES]));
+}
+
+#[test]
 fn a_file_that_another_connection_writes_to_is_refused() {
     let child = ["--ignored", "--exact", "on_file::in_files::a_file_that_is_written_to_prints_that"];
     assert_passed(&run(&child, &[("RUSQLITE_FIXTURES_LOCK_TIMEOUT", "0.02")]));
@@ -556,6 +562,23 @@ mod in_files {
         }
         let panic = thread::spawn(Engine::new).join().unwrap_err();
         assert!(panic.downcast_ref::<String>().unwrap().contains("/no/such/folder"));
+    }
+
+    #[test]
+    #[ignore = "runs with RUSQLITE_FIXTURES_BACKEND=file"]
+    fn what_was_removed_prints_its_path() {
+        let engine = ENTRIES.new_engine().unwrap();
+        let path = path_of(&engine);
+        let root = Path::new(&path).ancestors().nth(2).unwrap();
+        let is_of_template = |file: &fs::DirEntry| file.file_name().to_string_lossy().starts_with("template-");
+        let files: Vec<_> = fs::read_dir(root).unwrap().map(Result::unwrap).filter(is_of_template).collect();
+        assert_eq!(files.len(), 1, "{files:?}");
+        fs::remove_file(files[0].path()).unwrap();
+        let error = ENTRIES.new_engine().unwrap_err();
+        let start = format!("can't copy the template's file to `{}/engine-", root.display());
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.to_string().starts_with(&start), "{error}");
+        assert_eq!(committed(&engine), [(1, 10)]);
     }
 
     #[test]
