@@ -93,14 +93,16 @@ impl<T> Idle<T> {
     /// Keeps the item, unless the engine's limit is reached. Beyond the limit of all engines, the oldest item is
     /// dropped.
     pub(crate) fn push(self: &Arc<Self>, item: T) {
-        {
+        let count = {
             let mut waiting = self.lock();
             if waiting.is_closed || waiting.items.len() >= self.budget.in_each {
                 return; // the item is dropped after the lock is released
             }
+            // Before another thread can take the item and count it out.
+            let count = 1 + self.budget.count.fetch_add(1, Ordering::Relaxed);
             waiting.items.push(item);
-        }
-        let count = 1 + self.budget.count.fetch_add(1, Ordering::Relaxed);
+            count
+        };
         if count > self.budget.in_all / 2 {
             self.budget.enter(self);
         }
@@ -180,6 +182,28 @@ mod tests {
         let idle = Idle::new(budget, vec![]);
         (1..=3).for_each(|item| idle.push(item));
         assert_eq!((idle.pop(), idle.pop(), idle.pop(), used(budget)), (Some(2), Some(1), None, 0));
+    }
+
+    /// Otherwise the count would be below zero for a moment.
+    #[test]
+    fn an_item_is_counted_before_another_thread_can_take_it() {
+        let budget = budget(4, 100);
+        let idle = Idle::new(budget, vec![]);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for item in 0..200_000 {
+                    idle.push(item);
+                    idle.pop();
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            while !is_over.load(Ordering::Relaxed) {
+                let waiting = idle.lock();
+                assert!(waiting.items.len() <= used(budget), "an item is not counted");
+            }
+        });
+        assert_eq!((idle.len(), used(budget)), (0, 0));
     }
 
     #[test]
