@@ -69,6 +69,18 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES / 8, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_engine_in_a_file_does_what_the_model_predicts(operations in sequences()) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("entries.db");
+        ENTRIES.snapshot().unwrap().save(&path).unwrap();
+        strategies::check(&ENTRY, Engine::file(&path).unwrap(), &operations)?;
+    }
+}
+
 fn deterministic(cases: u32) -> TestRunner {
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
