@@ -59,12 +59,7 @@ impl OnFile {
     /// Creates a file in which the template is built, in a temporary folder.
     pub(super) fn to_build(template: &WarmPool, name: &Name) -> Result<OnFile> {
         let engine = OnFile::empty(template.content(), name, template.setup().surroundings)?;
-        if template.content().size() > 0 {
-            template.content().save(engine.file.path())?;
-        } else {
-            let created = fs::File::create_new(engine.file.path());
-            created.map_err(|cause| Error::io("create the file", engine.file.path(), cause))?;
-        }
+        template.content().save(engine.file.path())?;
         Ok(engine)
     }
 
@@ -207,10 +202,10 @@ impl OnFile {
         let differs = |pragma: &str| -> rusqlite::Result<bool> {
             let value =
                 |connection: &Connection| connection.pragma_query_value(None, pragma, |row| row.get::<_, Value>(0));
-            Ok(snapshot.size() > 0 && value(&source)? != value(&connection)?)
+            Ok(value(&source)? != value(&connection)?)
         };
         let is_empty: bool = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
-        if !is_empty && differs("encoding")? {
+        if !is_empty && snapshot.size() > 0 && differs("encoding")? {
             return Ok(false);
         }
         let has_other_pages = differs("page_size")?;

@@ -145,6 +145,25 @@ fn a_snapshot_with_other_pages_is_restored_if_no_connection_is_open() {
     assert_eq!(text(&reader, "PRAGMA journal_mode"), "wal");
 }
 
+/// A database without content has no encoding, and pages of SQLite's default size.
+#[test]
+fn an_empty_snapshot_is_restored_over_any_content() {
+    for pragma in ["PRAGMA page_size = 512", "PRAGMA encoding = 'UTF-16le'"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("entries.db");
+        Connection::open(&path).unwrap().execute_batch(&format!("{pragma}; {SCHEMA}")).unwrap();
+        let engine = Engine::file(&path).unwrap();
+        assert_eq!(committed(&engine), [(1, 10)]);
+        engine.restore(&Template::empty().snapshot().unwrap()).unwrap();
+        let connection = engine.connect().unwrap();
+        assert_eq!(number(&connection, "SELECT count(*) FROM sqlite_schema"), 0, "{pragma}");
+        assert_eq!(text(&connection, "PRAGMA journal_mode"), "wal");
+        drop(connection);
+        engine.reset().unwrap();
+        assert_eq!(committed(&engine), [(1, 10)]);
+    }
+}
+
 #[test]
 fn a_fork_is_a_file_of_its_own() {
     let (_folder, engine) = file_with_an_entry();
@@ -330,6 +349,7 @@ fn files_that_are_no_databases_are_refused_and_left_as_they_are() {
         let start = format!("can't use the file `{}` as an engine: ", path.display());
         assert_eq!(error.kind(), ErrorKind::FileNotUsed);
         assert!(error.to_string().starts_with(&start) && error.to_string().contains(reason), "{reason:?}: {error}");
+        assert_eq!(error.to_string().matches("can't use").count(), 1, "{error}");
     }
     let words = fs::read_to_string(in_folder("words.txt")).unwrap();
     assert!(words.starts_with("These are words"));
