@@ -42,8 +42,7 @@ impl Lent {
             Lent::Session(session) => session.begin(behavior),
             Lent::ToFile(connection) => connection.execute_batch(match behavior {
                 TransactionBehavior::Deferred => "BEGIN",
-                TransactionBehavior::Immediate => "BEGIN IMMEDIATE",
-                _ => "BEGIN EXCLUSIVE",
+                _ => "BEGIN IMMEDIATE", // EXCLUSIVE is the same in WAL mode
             }),
         }
     }

@@ -118,6 +118,7 @@ fn unsupported_urls_are_refused_with_the_reason() {
         ("file:%ff?mode=memory", "UTF-8"),
         ("file:orders?mode=%", "hexadecimal"),
         ("file:?mode=memory", "its name is empty"),
+        ("file:?mode=rwc", "its name is empty"),
         ("file:", "its name is empty"),
         ("sqlite:///:memory:?mode=ro", "its mode is \"ro\""),
         ("file:/?vfs=memdb", "its name is empty"),
