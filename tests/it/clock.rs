@@ -1,5 +1,6 @@
 //! The time that SQL gets is that of the engine's clock.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -157,8 +158,15 @@ fn a_template_without_content_may_have_a_clock() {
     assert_eq!(engine.snapshot().size(), 0);
 }
 
+/// Lets one test run at a time in which an engine stands in for a file on all threads, and gives them its time.
+fn in_turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn code_that_opens_its_own_path_has_the_clock() {
+    let _turn = in_turn();
     let engine = LOG.new_engine().unwrap();
     {
         let _stand_in = engine.stand_in_for("clock/log.db").unwrap();
@@ -176,6 +184,7 @@ fn code_that_opens_its_own_path_has_the_clock() {
 /// SQLite does not say which connection asks, so this is decided by the thread.
 #[test]
 fn a_path_has_the_clock_of_its_thread_s_engine() {
+    let _turn = in_turn();
     let in_year = |year: &str| {
         let engine = LOG.new_engine().unwrap();
         engine.clock().set_text(&format!("{year}-01-01")).unwrap();
@@ -202,7 +211,8 @@ fn a_path_has_the_clock_of_its_thread_s_engine() {
 #[test]
 fn an_attached_engine_has_the_time_of_the_main_database() {
     let engine = LOG.new_engine().unwrap();
-    let other = Connection::open_in_memory().unwrap();
+    // With SQLite's own VFS, even while an engine with a clock stands in for a file in another test.
+    let other = Connection::open("file:main?mode=memory&vfs=unix").unwrap();
     other.execute("ATTACH ?1 AS log", [engine.uri()]).unwrap();
     other.execute_batch("INSERT INTO log.log (text) VALUES ('rain')").unwrap();
     assert_eq!(number(&other, "SELECT count(*) FROM log.log WHERE at > '2026-02-01'"), 1);

@@ -244,18 +244,15 @@ fn two_stand_ins_for_one_path_are_refused_and_named() {
     drop(stand_in("stand_in/twice.db"));
 }
 
-/// The limits that the guide names.
+/// The limits that the guide names. (That of an ATTACH is in `tests/default_vfs.rs`.)
 #[test]
 fn what_an_engine_can_not_stand_in_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notes.db");
     let path = path.to_str().unwrap();
-    let opened_before = Connection::open(folder.path().join("other.db")).unwrap();
     let _stand_in = stand_in(path);
     let by_another_vfs = Connection::open(format!("file:{path}?vfs=unix")).unwrap();
     by_another_vfs.execute_batch("CREATE TABLE in_the_file (a)").unwrap();
-    opened_before.execute("ATTACH ?1 AS notes", [path]).unwrap();
-    assert!(opened_before.prepare("SELECT * FROM notes.in_the_file").is_ok());
     let connection = Connection::open(path).unwrap();
     assert!(connection.prepare("SELECT * FROM in_the_file").is_err());
     assert!(connection.path().is_some_and(|path| path.starts_with("/rusqlite-fixtures/engine-")));
