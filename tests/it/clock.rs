@@ -19,6 +19,13 @@ static LOG: Template = Template::sql(
 
 const NOW: &str = "SELECT datetime('now')";
 
+/// Lets one test run at a time in which an engine stands in for a file on all threads, and so gives them its time, or in which
+/// a connection has the system's time.
+fn in_turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn all_functions_of_sql_get_the_time() {
     let work = LOG.unit_of_work().unwrap();
@@ -41,6 +48,7 @@ fn all_functions_of_sql_get_the_time() {
 
 #[test]
 fn every_connection_has_the_engine_s_clock() {
+    let _turn = in_turn();
     let engine = LOG.new_engine().unwrap();
     let other_library = Connection::open(engine.uri()).unwrap();
     let (own, pooled) = (engine.connect().unwrap(), engine.pooled_connection().unwrap());
@@ -156,12 +164,6 @@ fn a_template_without_content_may_have_a_clock() {
     let engine = EMPTY.new_engine().unwrap();
     assert_eq!(text(&engine.connect().unwrap(), NOW), "2026-01-31 00:00:00");
     assert_eq!(engine.snapshot().size(), 0);
-}
-
-/// Lets one test run at a time in which an engine stands in for a file on all threads, and gives them its time.
-fn in_turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]
