@@ -162,6 +162,16 @@ pub(crate) fn is_temporary(full_name: &CStr) -> bool {
     temporary().contains_key(full_name)
 }
 
+/// Returns whether the file with this full name is, or was, in the folder of all temporary files.
+fn was_temporary(full_name: &CStr) -> bool {
+    let root = ROOT.lock().recovered();
+    let folder = root.as_ref().and_then(|root| root.path().file_name());
+    folder.is_some_and(|folder| {
+        let folder = folder.as_encoded_bytes();
+        full_name.to_bytes().windows(folder.len()).any(|part| part == folder)
+    })
+}
+
 /// Sets up a connection that is being opened, if its main database is a temporary file.
 ///
 /// # Safety
@@ -173,8 +183,12 @@ pub(super) unsafe fn set_up(db: *mut sqlite3) -> c_int {
         return ffi::SQLITE_OK;
     }
     // SAFETY: as above.
-    let file = temporary().get(unsafe { CStr::from_ptr(full_name) }).and_then(Weak::upgrade);
-    let Some(file) = file else { return ffi::SQLITE_OK };
+    let full_name = unsafe { CStr::from_ptr(full_name) };
+    let file = temporary().get(full_name).and_then(Weak::upgrade);
+    let Some(file) = file else {
+        // An engine that was dropped since the file was opened is gone, as in memory.
+        return if was_temporary(full_name) { ffi::SQLITE_CANTOPEN } else { ffi::SQLITE_OK };
+    };
     let random = file.random.clone();
     let data = Arc::into_raw(file).cast_mut().cast::<c_void>();
     // SAFETY: SQLite gives the data back once: when it begins to close the connection, or now if memory runs out.
