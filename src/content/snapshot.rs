@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rusqlite::{Connection, MAIN_DB, OpenFlags};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags};
 
 use super::pages::{Base, Pages};
 use super::replace_file::replace_file;
@@ -144,18 +144,22 @@ impl Snapshot {
         let path = path.as_ref();
         let io_error = |cause| Error::io("open a snapshot of", path, cause);
         let flawed = |flaw| Error::not_a_database(&format!("the file `{}`", path.display()), flaw);
-        let mut header = Vec::new();
-        let file = fs::File::open(path).map_err(io_error)?;
-        let len = saturating_len(file.metadata().map_err(io_error)?.len());
-        file.take(HEADER as u64).read_to_end(&mut header).map_err(io_error)?;
-        check_start(&header, len).map_err(flawed)?;
+        let file = fs::metadata(path).map_err(io_error)?;
+        let len = saturating_len(file.len());
+        if file.is_dir() {
+            return Err(io_error(io::ErrorKind::IsADirectory.into()));
+        }
+        if len == 0 {
+            check_start(&[], len).map_err(flawed)?;
+        }
         match read_through_sqlite(path) {
             Ok(ReadFile { bytes, len }) if len < bytes.len() && bytes[FORMAT_VERSIONS] != WAL => {
                 Err(flawed(format!("it is truncated: it has {len} bytes, and its header declares {}", bytes.len())))
             }
             Ok(ReadFile { bytes, .. }) => Snapshot::from_bytes(bytes),
-            // The header is reliable only after SQLite has locked the file and failed to read it.
+            Err(cause) if is_of_an_intact_file(&cause) => Err(Error::open_snapshot(path, cause)),
             Err(cause) => {
+                let header = read_header(path).map_err(io_error)?;
                 Err(check_header(&header, len).err().map_or_else(|| Error::open_snapshot(path, cause), flawed))
             }
         }
@@ -336,6 +340,21 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// Returns whether the file may be a database that other connections use. It must not be opened then, except through SQLite:
+/// "all locks held by the process on that file are dropped when it is closed" ("How To Corrupt An SQLite Database File").
+fn is_of_an_intact_file(cause: &rusqlite::Error) -> bool {
+    matches!(
+        cause.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::OutOfMemory | ErrorCode::SystemIoFailure)
+    )
+}
+
+fn read_header(path: &Path) -> io::Result<Vec<u8>> {
+    let mut header = Vec::new();
+    fs::File::open(path)?.take(HEADER as u64).read_to_end(&mut header)?;
+    Ok(header)
 }
 
 struct ReadFile {

@@ -101,11 +101,11 @@ const NUL: &str = "it contains a NUL character";
 
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = self.name.strip_prefix(FILE) {
+            return write!(f, "sqlite:///{}", vfs::percent_encoded(path.as_bytes()));
+        }
         match &*self.name {
             DEFAULT => f.write_str("sqlite:///:memory:"),
-            _ if let Some(path) = self.name.strip_prefix(FILE) => {
-                write!(f, "sqlite:///{}", vfs::percent_encoded(path.as_bytes()))
-            }
             name => write!(f, "file:{}?mode=memory&cache=shared", Encoded(name)),
         }
     }
