@@ -4,7 +4,6 @@ use std::io;
 use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::{ErrorCode, ffi};
 
@@ -180,10 +179,19 @@ impl Error {
         Error::file_not_used(path, &flaw)
     }
 
-    pub(crate) fn file_locked(engine: &str, waited: Duration, cause: rusqlite::Error) -> Error {
+    pub(crate) fn file_locked(engine: &str, cause: rusqlite::Error) -> Error {
         let message = format!(
-            "can't write to {engine}: waited {waited:.1?}: another connection or process is writing to the file (SQLite does \
-             not say which one; engines in memory do); end its transaction sooner, or raise Engine::set_lock_timeout"
+            "can't write to {engine}: another connection or process is writing to the file, and its lock was not free in time \
+             (SQLite does not say which one; engines in memory do); end its transaction sooner, or raise \
+             Engine::set_lock_timeout"
+        );
+        Error::new(ErrorKind::LockTimeout, message).caused_by(Source::Sqlite(cause))
+    }
+
+    pub(crate) fn other_pages(engine: &str, cause: rusqlite::Error) -> Error {
+        let message = format!(
+            "can't restore a snapshot with another page size on {engine}: SQLite says: {cause}; close all other connections to \
+             the file first, or create an engine of the snapshot by Snapshot::new_engine"
         );
         Error::new(ErrorKind::LockTimeout, message).caused_by(Source::Sqlite(cause))
     }

@@ -106,7 +106,7 @@ enum Database {
 #[cfg(feature = "proptest")]
 pub(crate) enum Version {
     InMemory(Snapshot),
-    OnFile(i64),
+    OnFile((u64, i64)),
 }
 
 #[cfg(feature = "proptest")]
@@ -594,7 +594,7 @@ impl Engine {
     fn error_of(&self, cause: rusqlite::Error) -> Error {
         match self.database() {
             Database::InMemory(_) => cause.into(),
-            Database::OnFile(database) => database.refused(cause),
+            Database::OnFile(database) => database.lock_error(cause),
         }
     }
 

@@ -1,13 +1,16 @@
 //! Engines in real files, which SQLite's own VFS opens.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::types::Value;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags};
+use tempfile::NamedTempFile;
 
 use super::Engine;
 use super::warm_pool::WarmPool;
@@ -15,6 +18,7 @@ use crate::content::Snapshot;
 use crate::content::snapshot::JournalMode;
 use crate::content::store::default_lock_timeout;
 use crate::error::{Error, ErrorKind, NoConnection, Result};
+use crate::faults;
 use crate::sync::Recovered;
 use crate::vfs::{self, DatabaseFile, Mount, Name, Setup, Surroundings};
 
@@ -24,22 +28,32 @@ pub(super) struct OnFile {
     /// The content that a reset restores.
     pub(super) baseline: Snapshot,
     lock_timeout: Mutex<Duration>,
-    /// A connection that sees when others commit.
     #[cfg(feature = "proptest")]
-    watcher: Mutex<Option<Connection>>,
+    watcher: Mutex<Watcher>,
 }
+
+/// A connection that sees when others commit.
+#[cfg(feature = "proptest")]
+#[derive(Default)]
+struct Watcher {
+    connection: Option<Connection>,
+    /// How often the connection was closed. The next one counts from the beginning.
+    closed: u64,
+}
+
+/// How long a reader waits at least, whatever the lock timeout is. In WAL mode, readers wait only for a connection that is the
+/// last one to close, and writes the WAL back to the file (`sqlite3WalClose`).
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl OnFile {
     /// Creates a file with this content in a temporary folder.
     pub(super) fn with_content(content: &Snapshot, name: &Name, surroundings: Surroundings) -> Result<OnFile> {
-        let engine = OnFile::empty(content, name, surroundings)?;
-        let path = engine.file.path();
+        let engine = OnFile::in_new_folder(content, name, surroundings)?;
         if content.size() > 0 {
-            content.in_journal_mode(JournalMode::Wal).save(path)?;
-            return Ok(engine);
+            content.in_journal_mode(JournalMode::Wal).save(engine.file.path())?;
+        } else {
+            engine.create().map_err(Error::from).and_then(|connection| engine.enter_wal_mode(&connection))?;
         }
-        let set = engine.create().and_then(|connection| set_journal_mode(&connection, "WAL"));
-        set.map_err(|cause| Error::file_not_used(path, &cause.to_string()).with_sqlite(cause))?;
         Ok(engine)
     }
 
@@ -50,21 +64,23 @@ impl OnFile {
         if content.size() == 0 {
             return OnFile::with_content(content, name, surroundings);
         }
-        let engine = OnFile::empty(content, name, surroundings)?;
-        let path = engine.file.path();
-        fs::copy(template.file()?, path).map_err(|cause| Error::io("copy the template's file to", path, cause))?;
+        let engine = OnFile::in_new_folder(content, name, surroundings)?;
+        let (from, to) = (template.file()?, engine.file.path());
+        fs::copy(&from, to)
+            .map_err(|cause| Error::io(&format!("copy the template's file `{}` to", from.display()), to, cause))?;
         Ok(engine)
     }
 
-    /// Creates a file in which the template is built, in a temporary folder.
+    /// Creates a file in which the template is built, in a temporary folder. It is not yet in WAL mode, in which a database has
+    /// its page size and its vacuum mode for good.
     pub(super) fn to_build(template: &WarmPool, name: &Name) -> Result<OnFile> {
-        let engine = OnFile::empty(template.content(), name, template.setup().surroundings)?;
-        template.content().save(engine.file.path())?;
+        let engine = OnFile::in_new_folder(template.content(), name, template.setup().surroundings)?;
+        template.content().in_journal_mode(JournalMode::Rollback).save(engine.file.path())?;
         Ok(engine)
     }
 
     /// Returns an engine in a temporary folder, whose file is to be written.
-    fn empty(baseline: &Snapshot, name: &Name, surroundings: Surroundings) -> Result<OnFile> {
+    fn in_new_folder(baseline: &Snapshot, name: &Name, surroundings: Surroundings) -> Result<OnFile> {
         let file = vfs::temporary_file(name, surroundings).map_err(Error::no_temporary_file)?;
         Ok(OnFile::new(file, baseline.clone()))
     }
@@ -75,34 +91,69 @@ impl OnFile {
             baseline,
             lock_timeout: Mutex::new(default_lock_timeout()),
             #[cfg(feature = "proptest")]
-            watcher: Mutex::new(None),
+            watcher: Mutex::default(),
         }
     }
 
     /// Opens or creates the file at this path.
-    fn at(path: &Path) -> Result<OnFile> {
+    fn at(path: &Path, surroundings: Surroundings) -> Result<OnFile> {
         let flawed = |flaw: &str| Error::file_not_used(path, flaw);
         let full_name = vfs::full_name(path).map_err(flawed)?;
         if path.is_dir() {
             return Err(flawed("it is a folder"));
         }
-        let engine = OnFile::new(DatabaseFile::at(path, full_name), Snapshot::empty());
-        let baseline = engine.begin_to_use().map_err(|cause| match cause.kind() {
+        let engine = OnFile::new(vfs::file_at(path, full_name, surroundings), Snapshot::empty());
+        let baseline = engine.enter_wal_mode_and_read().map_err(|cause| match cause.kind() {
             ErrorKind::FileNotUsed => cause,
             _ => Error::file_not_used(path, &reason(path, &cause)).because(cause),
         })?;
         Ok(OnFile { baseline, ..engine })
     }
 
+    /// Creates the file at this path with the template's content.
+    fn at_with(path: &Path, template: &WarmPool) -> Result<OnFile> {
+        let failed = |cause: io::Error| match cause.kind() {
+            io::ErrorKind::AlreadyExists => Error::file_of_template(path, template.name()),
+            _ => Error::file_not_used(path, &format!("it can't be created: {cause}")),
+        };
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let mut aside = new_file_in(folder).map_err(failed)?;
+        let content = template.content().in_journal_mode(JournalMode::Wal);
+        content.write_to(|chunk| io::Write::write_all(&mut aside, chunk)).map_err(failed)?;
+        aside.persist_noclobber(path).map_err(|error| failed(error.error))?; // at once, and it replaces nothing
+        OnFile::at(path, template.setup().surroundings).inspect_err(|_| drop(fs::remove_file(path)))
+    }
+
     /// Puts the file into WAL mode, and returns its content.
-    fn begin_to_use(&self) -> Result<Snapshot> {
+    fn enter_wal_mode_and_read(&self) -> Result<Snapshot> {
         let connection = &mut self.create()?;
         // Reads first, so that a file that is no database is not written to.
-        connection.execute_batch("SELECT 1 FROM sqlite_schema")?;
+        connection.execute_batch("BEGIN; SELECT 1 FROM sqlite_schema")?;
         self.check_length(connection)?;
-        set_journal_mode(connection, "WAL")?;
+        connection.execute_batch("ROLLBACK")?;
+        self.enter_wal_mode(connection)?;
+        if connection.is_readonly(MAIN_DB)? {
+            let readonly = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
+            return Err(rusqlite::Error::SqliteFailure(readonly, None).into());
+        }
         connection.execute_batch("BEGIN IMMEDIATE")?;
         Snapshot::of_transaction(connection)
+    }
+
+    /// Puts the file into WAL mode. SQLite does not call the busy handler if another connection holds RESERVED
+    /// (`sqlite3BtreeSetVersion` has begun to read before), so this tries again.
+    fn enter_wal_mode(&self, connection: &Connection) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            match set_journal_mode(connection, "WAL") {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(Error::file_not_used(self.file.path(), WITHOUT_WAL)),
+                Err(cause) if is_busy(&cause) && start.elapsed() < self.lock_timeout() => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Err(cause) => return Err(cause.into()),
+            }
+        }
     }
 
     /// Checks that the file has as many bytes as its header says. SQLite takes what is missing of a page for zeros. (In WAL
@@ -123,7 +174,14 @@ impl OnFile {
 
     /// Opens a connection that waits for the lock timeout.
     fn open(&self) -> rusqlite::Result<Connection> {
-        self.open_by(&self.file.uri_of_existing())
+        self.open_by(&format!("{}&mode=rw", self.file.uri()))
+    }
+
+    /// Opens a connection that waits for its turn to read.
+    fn open_to_read(&self) -> rusqlite::Result<Connection> {
+        let connection = self.open()?;
+        connection.busy_timeout(self.lock_timeout().max(READ_TIMEOUT))?;
+        Ok(connection)
     }
 
     /// Opens a connection, and creates the file if it is missing.
@@ -162,61 +220,73 @@ impl OnFile {
     /// If the file can't be read.
     pub(super) fn snapshot(&self) -> Snapshot {
         let read = || {
-            let connection = &mut self.open()?;
-            connection.execute_batch("BEGIN")?;
+            let connection = &mut self.open_to_read()?;
+            connection.execute_batch("PRAGMA writable_schema = ON; BEGIN")?; // it may have a schema that can't be parsed
             // Each file is in WAL mode, so the mark of that says nothing.
             Ok(Snapshot::of_transaction(connection)?.in_journal_mode(JournalMode::Rollback))
         };
         read().unwrap_or_else(|cause: Error| panic!("can't take a snapshot of {}: {cause}", self.file.name()))
     }
 
-    /// Returns a number that changes with each commit.
+    /// Returns a value that changes with each commit.
     ///
     /// # Panics
     /// If the file can't be read.
     #[cfg(feature = "proptest")]
-    pub(super) fn version(&self) -> i64 {
+    pub(super) fn version(&self) -> (u64, i64) {
         let mut watcher = self.watcher.lock().recovered();
         let mut read = || {
-            let connection = match &mut *watcher {
+            let connection = match &mut watcher.connection {
                 Some(connection) => connection,
-                None => watcher.insert(self.open()?),
+                none => none.insert(self.open_to_read()?),
             };
             connection.pragma_query_value(None, "data_version", |row| row.get(0))
         };
-        read().unwrap_or_else(|cause: rusqlite::Error| panic!("can't read {}: SQLite says: {cause}", self.file.name()))
+        let changes = read()
+            .unwrap_or_else(|cause: rusqlite::Error| panic!("can't read {}: SQLite says: {cause}", self.file.name()));
+        (watcher.closed, changes)
     }
 
     /// Replaces the content by the snapshot's. Returns `false` if their text encodings differ.
     pub(super) fn restore(&self, snapshot: &Snapshot) -> Result<bool> {
-        self.copy_from(snapshot).map_err(|cause| match cause.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy) => self.refused(cause),
-            _ => Error::not_restored(self.file.name(), cause),
+        let mount = Mount::in_surroundings(snapshot.clone(), Name::Numbered, Surroundings::default());
+        // The snapshot's connection is to an engine in memory, but the plan is for the code under test.
+        faults::exempt(|| {
+            let source =
+                Connection::open(vfs::uri(&mount)).map_err(|cause| Error::not_restored(self.file.name(), cause))?;
+            self.copy_from(&source, snapshot.text_encoding().is_some())
         })
     }
 
-    fn copy_from(&self, snapshot: &Snapshot) -> rusqlite::Result<bool> {
-        let mount = Mount::in_surroundings(snapshot.clone(), Name::Numbered, Surroundings::default());
-        let source = Connection::open(vfs::uri(&mount))?;
-        let mut connection = self.open()?;
-        let differs = |pragma: &str| -> rusqlite::Result<bool> {
-            let value =
-                |connection: &Connection| connection.pragma_query_value(None, pragma, |row| row.get::<_, Value>(0));
-            Ok(value(&source)? != value(&connection)?)
-        };
-        let is_empty: bool = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
-        if !is_empty && snapshot.size() > 0 && differs("encoding")? {
+    fn copy_from(&self, source: &Connection, has_encoding: bool) -> Result<bool> {
+        let failed = |cause| self.error_of(cause, |cause| Error::not_restored(self.file.name(), cause));
+        let mut connection = self.open().map_err(failed)?;
+        connection.execute_batch("PRAGMA writable_schema = ON").map_err(failed)?; // the test may have damaged the schema
+        if has_encoding && self.has_other_encoding(source, &connection).map_err(failed)? {
             return Ok(false);
         }
-        let has_other_pages = differs("page_size")?;
-        if has_other_pages {
-            set_journal_mode(&connection, "DELETE")?; // SQLite can't change the size in WAL mode
+        if differs(source, &connection, "page_size").map_err(failed)? {
+            self.copy_other_pages(source, connection)?;
+        } else {
+            copy(source, &mut connection).map_err(failed)?;
         }
-        let copied = Backup::new(&source, &mut connection).and_then(|backup| backup.step(-1));
-        if has_other_pages {
-            set_journal_mode(&connection, "WAL")?;
-        }
-        if matches!(copied?, StepResult::Done) { Ok(true) } else { Err(busy()) }
+        Ok(true)
+    }
+
+    /// Copies pages of another size, for which the file has to leave WAL mode.
+    fn copy_other_pages(&self, source: &Connection, mut connection: Connection) -> Result<()> {
+        #[cfg(feature = "proptest")]
+        self.watcher.lock().recovered().close();
+        leave_wal_mode(&connection).map_err(|cause| Error::other_pages(self.file.name(), cause))?;
+        let copied = copy(source, &mut connection).map_err(|cause| Error::not_restored(self.file.name(), cause));
+        self.enter_wal_mode(&connection)?; // no other connection can be in the way
+        copied
+    }
+
+    /// Returns whether the database has content in another encoding.
+    fn has_other_encoding(&self, source: &Connection, connection: &Connection) -> rusqlite::Result<bool> {
+        let has_content = connection.query_row("SELECT count(*) > 0 FROM sqlite_schema", [], |row| row.get(0))?;
+        Ok(has_content && differs(source, connection, "encoding")?)
     }
 
     /// Waits until no connection has a transaction that has written.
@@ -226,25 +296,69 @@ impl OnFile {
             connection.busy_timeout(timeout)?;
             connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK")
         };
-        wait().map_err(|cause| self.refused(cause))
+        wait().map_err(|cause| self.lock_error(cause))
     }
 
     /// Returns the error of a transaction that was refused a lock, or another error of SQLite.
-    pub(super) fn refused(&self, cause: rusqlite::Error) -> Error {
-        match cause.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy) => Error::file_locked(self.file.name(), self.lock_timeout(), cause),
-            _ => cause.into(),
-        }
+    pub(super) fn lock_error(&self, cause: rusqlite::Error) -> Error {
+        self.error_of(cause, Error::from)
+    }
+
+    fn error_of(&self, cause: rusqlite::Error, other: impl FnOnce(rusqlite::Error) -> Error) -> Error {
+        if is_busy(&cause) { Error::file_locked(self.file.name(), cause) } else { other(cause) }
     }
 }
 
-fn set_journal_mode(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
-    connection.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(()))
+#[cfg(feature = "proptest")]
+impl Watcher {
+    fn close(&mut self) {
+        self.connection = None;
+        self.closed += 1;
+    }
+}
+
+const WITHOUT_WAL: &str = "SQLite can't put it into WAL mode, for example because its VFS has no shared memory";
+
+/// Sets the journal mode. Returns whether that is the mode now.
+fn set_journal_mode(connection: &Connection, mode: &str) -> rusqlite::Result<bool> {
+    connection.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |row| {
+        Ok(row.get::<_, String>(0)?.eq_ignore_ascii_case(mode))
+    })
+}
+
+/// Leaves WAL mode, in which SQLite can't change the page size, and locks all other connections out until this one is closed.
+fn leave_wal_mode(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA locking_mode = EXCLUSIVE", [], |_| Ok(()))?;
+    set_journal_mode(connection, "DELETE").map(drop)
+}
+
+fn differs(one: &Connection, other: &Connection, pragma: &str) -> rusqlite::Result<bool> {
+    let value = |connection: &Connection| connection.pragma_query_value(None, pragma, |row| row.get::<_, Value>(0));
+    Ok(value(one)? != value(other)?)
+}
+
+fn copy(source: &Connection, connection: &mut Connection) -> rusqlite::Result<()> {
+    match Backup::new(source, connection)?.step(-1)? {
+        StepResult::Done => Ok(()),
+        _ => Err(busy()),
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }
 
 fn busy() -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
     rusqlite::Error::SqliteFailure(code, Some("database is locked".to_owned()))
+}
+
+/// Creates a file with a name of its own, with the permissions of a new file.
+fn new_file_in(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the process's mask
+    builder.tempfile_in(folder)
 }
 
 /// Returns why a file can't be used, in words.
@@ -286,22 +400,17 @@ impl Engine {
     ///
     /// # Errors
     /// [`FileNotUsed`](crate::ErrorKind::FileNotUsed) if the path can't be the name of a database file; if the file is no
-    /// SQLite database or can't be written to; if its folder does not exist; or if another connection or process is
-    /// writing to it for 5 s (the default of [`set_lock_timeout`](Engine::set_lock_timeout)). The file then is as it was
-    /// before.
+    /// SQLite database, which is left as it is; if it can't be written to; if its folder does not exist; or if another
+    /// connection or process is writing to it for 5 s (the default of [`set_lock_timeout`](Engine::set_lock_timeout)).
     pub fn file(path: impl AsRef<Path>) -> Result<Engine> {
         vfs::register();
-        Ok(Engine::on_file(OnFile::at(path.as_ref())?, None))
+        Ok(Engine::on_file(OnFile::at(path.as_ref(), Surroundings::default())?, None))
     }
 
     /// Creates the file at this path with the template's content.
     pub(crate) fn file_of(path: &Path, template: &Arc<WarmPool>) -> Result<Engine> {
         vfs::register();
-        if fs::exists(path).map_err(|cause| Error::io("create the file", path, cause))? {
-            return Err(Error::file_of_template(path, template.name()));
-        }
-        template.content().save(path)?;
-        Ok(Engine::on_file(OnFile::at(path)?, Some(template.clone())))
+        Ok(Engine::on_file(OnFile::at_with(path, template)?, Some(template.clone())))
     }
 }
 

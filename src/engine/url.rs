@@ -102,11 +102,11 @@ const NUL: &str = "it contains a NUL character";
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = self.name.strip_prefix(FILE) {
-            return write!(f, "sqlite:///{}", vfs::percent_encoded(path.as_bytes()));
+            return write!(f, "sqlite:///{}", Encoded { text: path, keeps_slashes: true });
         }
         match &*self.name {
             DEFAULT => f.write_str("sqlite:///:memory:"),
-            name => write!(f, "file:{}?mode=memory&cache=shared", Encoded(name)),
+            name => write!(f, "file:{}?mode=memory&cache=shared", Encoded { text: name, keeps_slashes: false }),
         }
     }
 }
@@ -187,17 +187,8 @@ fn parse_path<'a>(url: &str, rest: &'a str, default: Place) -> Result<Cow<'a, st
 fn full_path(path: &str) -> std::result::Result<String, String> {
     let full_name =
         vfs::full_name(Path::new(path)).map_err(|flaw| format!("its path {path:?} can't be used: {flaw}"))?;
-    if is_of_an_engine(path) {
-        return Err(OF_AN_ENGINE.to_owned());
-    }
     let full_name = full_name.into_string().map_err(|_| "the current folder's name is not UTF-8".to_owned())?;
     Ok(format!("{FILE}{full_name}"))
-}
-
-/// Returns whether the path is that of an engine's temporary file; also if it lacks the first slash, as in `sqlite:///PATH`.
-fn is_of_an_engine(path: &str) -> bool {
-    let is_temporary = |path: &Path| vfs::full_name(path).is_ok_and(|full_name| vfs::is_temporary(&full_name));
-    is_temporary(Path::new(path)) || is_temporary(&Path::new("/").join(path))
 }
 
 /// Where a URL says that the database is.
@@ -224,7 +215,7 @@ fn parse_query(url: &str, name: &str, query: &str) -> Result<Option<Place>> {
                 return Err(invalid(&format!("its mode is {other:?}; use mode=memory, or mode=rwc for a file")));
             }
             ("vfs", "memdb") => place = Some(Place::Memdb),
-            ("vfs", other) if vfs::is_vfs_name(other) || is_of_an_engine(name) => return Err(invalid(OF_AN_ENGINE)),
+            ("vfs", other) if vfs::is_vfs_name(other) => return Err(invalid(OF_AN_ENGINE)),
             ("vfs", other) => {
                 return Err(invalid(&format!("its VFS is {other:?}; remove vfs=")));
             }
@@ -288,12 +279,16 @@ fn hex(digit: u8) -> std::result::Result<u8, &'static str> {
 }
 
 /// A text that is displayed percent-encoded, except for the characters that RFC 3986 calls unreserved.
-struct Encoded<'a>(&'a str);
+struct Encoded<'a> {
+    text: &'a str,
+    keeps_slashes: bool,
+}
 
 impl fmt::Display for Encoded<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.bytes().try_for_each(|byte| match byte {
+        self.text.bytes().try_for_each(|byte| match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => write!(f, "{}", char::from(byte)),
+            b'/' if self.keeps_slashes => f.write_str("/"),
             _ => write!(f, "%{byte:02X}"),
         })
     }

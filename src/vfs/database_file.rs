@@ -1,11 +1,15 @@
-//! Database files for engines that are not in memory. SQLite's own VFS opens them.
+//! Database files for engines that are not in memory.
+//!
+//! Such an engine has a name like one in memory. When SQLite asks for the full name of that (`sqlite3_vfs`, xFullPathname), it
+//! gets the file's. Everything that follows is SQLite's own VFS. So a connection by the engine's URI finds stand-ins and
+//! the engine's clock, and can't be opened when the engine is gone.
 //!
 //! A file in a temporary folder lives as long as an engine's handle or a connection, as a `Mount` does. So each connection
-//! that any library opens to it holds a reference, as client data, which SQLite gives back when it closes the connection.
+//! that any library opens to it holds a reference: the argument of a function, which SQLite gives back after it has closed
+//! the file (`sqlite3LeaveMutexAndCloseZombie`).
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_int, c_void};
-use std::fmt::Write;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,17 +17,19 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use rusqlite::ffi::{self, sqlite3};
+use rusqlite::ffi::{self, sqlite3, sqlite3_context, sqlite3_value};
 use tempfile::TempDir;
 
-use super::clock::Clock;
-use super::mount::{Name, Surroundings, next_number};
+use super::clock::{self, Clock};
+use super::full_name_of_file;
+use super::mount::{self, Name, Surroundings, next_number};
 use super::random::{self, Random};
-use super::{default_vfs_name, full_name_of_file, sqlite3_set_clientdata};
 use crate::sync::Recovered;
 
-/// A database file that SQLite's own VFS opens.
+/// A database file of an engine.
 pub(crate) struct DatabaseFile {
+    /// The engine's number.
+    id: u64,
     path: PathBuf,
     /// The name by which SQLite knows the file.
     full_name: CString,
@@ -37,8 +43,13 @@ pub(crate) struct DatabaseFile {
     folder: Option<PathBuf>,
 }
 
-/// The temporary files, by full name. Keeps none of them alive.
-static TEMPORARY: Mutex<BTreeMap<CString, Weak<DatabaseFile>>> = Mutex::new(BTreeMap::new());
+/// The files of engines. Keeps none of them alive.
+struct Files {
+    by_number: BTreeMap<u64, Weak<DatabaseFile>>,
+    by_full_name: BTreeMap<CString, Weak<DatabaseFile>>,
+}
+
+static FILES: Mutex<Files> = Mutex::new(Files { by_number: BTreeMap::new(), by_full_name: BTreeMap::new() });
 
 /// The folder of all temporary files, which the process removes when it ends.
 static ROOT: Mutex<Option<TempDir>> = Mutex::new(None);
@@ -46,28 +57,46 @@ static ROOT: Mutex<Option<TempDir>> = Mutex::new(None);
 impl DatabaseFile {
     /// Returns a file that does not exist yet, in a temporary folder of its own.
     pub(super) fn temporary(name: &Name, surroundings: Surroundings) -> io::Result<Arc<DatabaseFile>> {
-        let number = next_number();
-        let folder = temporary_path("engine", number)?;
+        let id = next_number();
+        let folder = temporary_path("engine", id)?;
         fs::create_dir(&folder)?;
         let path = folder.join("database.sqlite3");
         let name_of_path = CString::new(path.as_os_str().as_encoded_bytes())?;
         let full_name = full_name_of_file(&name_of_path).ok_or(io::ErrorKind::InvalidFilename)?;
-        let file = Arc::new(DatabaseFile {
+        Ok(DatabaseFile::registered(DatabaseFile {
+            id,
             path,
-            full_name: full_name.clone(),
-            name: name.of(number),
+            full_name,
+            name: name.of(id),
             clock: surroundings.new_clock(),
             random: surroundings.new_random(),
             folder: Some(folder),
-        });
-        temporary().insert(full_name, Arc::downgrade(&file));
-        Ok(file)
+        }))
     }
 
-    /// Returns the file at this path, which SQLite knows by this name.
-    pub(crate) fn at(path: &Path, full_name: CString) -> Arc<DatabaseFile> {
-        let name = format!("the file `{}`", path.display());
-        Arc::new(DatabaseFile { path: path.to_owned(), full_name, name, clock: None, random: None, folder: None })
+    /// Returns the file at this path, which SQLite knows by this name. All engines of a file have the same.
+    pub(super) fn at(path: &Path, full_name: CString, surroundings: Surroundings) -> Arc<DatabaseFile> {
+        DatabaseFile::registered(DatabaseFile {
+            id: next_number(),
+            path: path.to_owned(),
+            full_name,
+            name: format!("the file `{}`", path.display()),
+            clock: surroundings.new_clock(),
+            random: surroundings.new_random(),
+            folder: None,
+        })
+    }
+
+    /// Makes the file known, unless it is known already: then it returns that one.
+    fn registered(file: DatabaseFile) -> Arc<DatabaseFile> {
+        let file = Arc::new(file); // dropped after the lock is released, if it is not used
+        let mut files = files();
+        if let Some(known) = files.by_full_name.get(&file.full_name).and_then(Weak::upgrade) {
+            return known;
+        }
+        files.by_number.insert(file.id, Arc::downgrade(&file));
+        files.by_full_name.insert(file.full_name.clone(), Arc::downgrade(&file));
+        file.clone()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -82,35 +111,66 @@ impl DatabaseFile {
         &self.name
     }
 
-    /// Returns the URI by which SQLite opens the file, as the connection's flags say.
+    /// Returns the URI by which SQLite opens the file.
     pub(crate) fn uri(&self) -> String {
-        format!("file:{}", self.path_and_vfs())
-    }
-
-    /// Returns the URI by which SQLite opens the file if it exists.
-    pub(crate) fn uri_of_existing(&self) -> String {
-        format!("{}&mode=rw", self.uri())
+        format!("file:{}", self.name_and_vfs())
     }
 
     /// Returns the URL by which libraries that take a `DATABASE_URL` open the file.
     pub(crate) fn sqlite_url(&self) -> String {
-        format!("sqlite://{}", self.path_and_vfs())
+        format!("sqlite://{}", self.name_and_vfs())
     }
 
-    /// The VFS is named, because another one may be SQLite's default one later, while engines stand in for files.
-    fn path_and_vfs(&self) -> String {
-        let vfs = self.clock.as_ref().map_or_else(default_vfs_name, |clock| clock.vfs_name().to_owned());
-        format!("{}?vfs={}", percent_encoded(self.full_name.to_bytes()), percent_encoded(vfs.as_bytes()))
+    fn name_and_vfs(&self) -> String {
+        let vfs = self.clock.as_ref().map_or(super::vfs_name(), |clock| clock.vfs_name());
+        format!("{}?vfs={vfs}", mount::file_name(self.id))
     }
 }
 
 impl Drop for DatabaseFile {
     fn drop(&mut self) {
+        {
+            let mut files = files();
+            files.by_number.remove(&self.id);
+            // Another one has the name if this one was given up, or if the engine was opened again meanwhile.
+            if files.by_full_name.get(&self.full_name).is_some_and(|file| file.as_ptr() == std::ptr::from_ref(self)) {
+                files.by_full_name.remove(&self.full_name);
+            }
+        }
         if let Some(folder) = &self.folder {
-            temporary().remove(&self.full_name);
             let _ = fs::remove_dir_all(folder); // what is left is removed when the process ends
         }
     }
+}
+
+/// Returns the full name of the file of the engine with this number, if it is in a file.
+pub(super) fn full_name_of(id: u64) -> Option<CString> {
+    files().by_number.get(&id)?.upgrade().map(|file| file.full_name.clone())
+}
+
+/// Returns whether the URI itself names a VFS of this crate, so that the name was meant to be an engine's, and no engine in
+/// a file has it. (An ATTACH without `vfs=` has the VFS of the main database.)
+///
+/// # Safety
+/// `name` is NULL, or what xOpen was given for a database file, or sqlite3_db_filename has returned.
+pub(super) unsafe fn asks_in_vain_for_an_engine(name: *const c_char) -> bool {
+    if name.is_null() {
+        return false;
+    }
+    // SAFETY: sqlite3_uri_parameter takes such a name.
+    let vfs = unsafe { ffi::sqlite3_uri_parameter(name, c"vfs".as_ptr()) };
+    // SAFETY: not NULL, so it is a C string that lives as long as the name.
+    let is_ours = !vfs.is_null() && clock::is_vfs_name(unsafe { CStr::from_ptr(vfs) });
+    // SAFETY: the name is a C string.
+    is_ours && find(unsafe { CStr::from_ptr(name) }).is_none()
+}
+
+fn find(full_name: &CStr) -> Option<Arc<DatabaseFile>> {
+    files().by_full_name.get(full_name).and_then(Weak::upgrade)
+}
+
+fn files() -> MutexGuard<'static, Files> {
+    FILES.lock().recovered()
 }
 
 /// Returns a new path in the folder of all temporary files.
@@ -157,68 +217,57 @@ unsafe extern "C" {
     fn atexit(function: extern "C" fn()) -> c_int;
 }
 
-/// Returns whether an engine's temporary file has this full name.
-pub(crate) fn is_temporary(full_name: &CStr) -> bool {
-    temporary().contains_key(full_name)
-}
-
-/// Returns whether the file with this full name is, or was, in the folder of all temporary files.
-fn was_temporary(full_name: &CStr) -> bool {
-    let root = ROOT.lock().recovered();
-    let folder = root.as_ref().and_then(|root| root.path().file_name());
-    folder.is_some_and(|folder| {
-        let folder = folder.as_encoded_bytes();
-        full_name.to_bytes().windows(folder.len()).any(|part| part == folder)
-    })
-}
-
-/// Sets up a connection that is being opened, if its main database is a temporary file.
+/// Sets up a connection that is being opened, if its main database is the file of an engine. Fails if that engine was dropped
+/// since the file was opened.
 ///
 /// # Safety
 /// The connection is open, and this thread may use it.
 pub(super) unsafe fn set_up(db: *mut sqlite3) -> c_int {
     // SAFETY: as the caller promises; the name is NULL or a C string that lives as long as the connection.
     let full_name = unsafe { ffi::sqlite3_db_filename(db, c"main".as_ptr()) };
-    if full_name.is_null() {
-        return ffi::SQLITE_OK;
-    }
     // SAFETY: as above.
-    let full_name = unsafe { CStr::from_ptr(full_name) };
-    let file = temporary().get(full_name).and_then(Weak::upgrade);
-    let Some(file) = file else {
-        // An engine that was dropped since the file was opened is gone, as in memory.
-        return if was_temporary(full_name) { ffi::SQLITE_CANTOPEN } else { ffi::SQLITE_OK };
+    let Some(file) = (!full_name.is_null()).then(|| find(unsafe { CStr::from_ptr(full_name) })).flatten() else {
+        // SAFETY: as above.
+        let is_gone = unsafe { asks_in_vain_for_an_engine(full_name) };
+        return if is_gone { ffi::SQLITE_CANTOPEN } else { ffi::SQLITE_OK };
     };
     let random = file.random.clone();
-    let data = Arc::into_raw(file).cast_mut().cast::<c_void>();
-    // SAFETY: SQLite gives the data back once: when it begins to close the connection, or now if memory runs out.
-    let code = unsafe { sqlite3_set_clientdata(db, c"rusqlite-fixtures-file".as_ptr(), data, Some(on_close)) };
-    match random {
+    // SAFETY: as the caller promises.
+    match (unsafe { keep(db, file) }, random) {
         // SAFETY: as the caller promises.
-        Some(random) if code == ffi::SQLITE_OK => unsafe { random::define(db, &random) },
-        _ => code,
+        (ffi::SQLITE_OK, Some(random)) => unsafe { random::define(db, &random) },
+        (code, _) => code,
     }
 }
 
+/// Keeps the file as long as the connection has it open.
+///
+/// # Safety
+/// As for `set_up`.
+unsafe fn keep(db: *mut sqlite3, file: Arc<DatabaseFile>) -> c_int {
+    let data = Arc::into_raw(file).cast_mut().cast::<c_void>();
+    // SAFETY: as the caller promises. SQLite gives the data back once: when the function is replaced, when the connection has
+    // closed the file, or now if this fails (sqlite3_create_function_v2).
+    unsafe {
+        ffi::sqlite3_create_function_v2(
+            db,
+            c"rusqlite_fixtures_file".as_ptr(),
+            0,
+            ffi::SQLITE_UTF8 | ffi::SQLITE_DIRECTONLY,
+            data,
+            Some(return_null),
+            None,
+            None,
+            Some(on_close),
+        )
+    }
+}
+
+/// The function has a meaning only by its argument.
+unsafe extern "C" fn return_null(_: *mut sqlite3_context, _: c_int, _: *mut *mut sqlite3_value) {}
+
 unsafe extern "C" fn on_close(file: *mut c_void) {
-    // SAFETY: it comes from `set_up`, and SQLite gives it back once.
+    // SAFETY: it comes from `keep`, and SQLite gives it back once.
     let file = unsafe { Arc::from_raw(file.cast_const().cast::<DatabaseFile>()) };
     let _ = catch_unwind(AssertUnwindSafe(|| drop(file)));
-}
-
-/// Returns a path as a URI has it.
-pub(crate) fn percent_encoded(path: &[u8]) -> String {
-    path.iter().fold(String::with_capacity(path.len()), |mut encoded, byte| {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                encoded.push(char::from(*byte))
-            }
-            _ => write!(encoded, "%{byte:02X}").expect("a String can be written to"),
-        }
-        encoded
-    })
-}
-
-fn temporary() -> MutexGuard<'static, BTreeMap<CString, Weak<DatabaseFile>>> {
-    TEMPORARY.lock().recovered()
 }

@@ -50,6 +50,7 @@ mod watch;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
+use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -61,7 +62,7 @@ pub(crate) use self::clock::{Clock, Time};
 #[cfg(feature = "proptest")]
 pub(crate) use self::connection::set_busy_handler;
 pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};
-pub(crate) use self::database_file::{DatabaseFile, is_temporary, new_temporary_path, percent_encoded};
+pub(crate) use self::database_file::{DatabaseFile, new_temporary_path};
 pub(crate) use self::mount::{Mount, Name, Surroundings};
 pub(crate) use self::observation::{Observation, Obstacle};
 pub(crate) use self::session::Session;
@@ -128,11 +129,6 @@ fn default_vfs() -> *mut sqlite3_vfs {
     registered().default.load(Ordering::Relaxed)
 }
 
-fn default_vfs_name() -> String {
-    // SAFETY: the VFS is registered, so it has a name.
-    unsafe { CStr::from_ptr((*default_vfs()).zName) }.to_string_lossy().into_owned()
-}
-
 fn current_default() -> *mut sqlite3_vfs {
     // SAFETY: sqlite3_vfs_find may be called at any time; NULL asks for the default VFS.
     unsafe { ffi::sqlite3_vfs_find(ptr::null()) }
@@ -178,6 +174,15 @@ fn full_name_of_file(name: &CStr) -> Option<CString> {
 pub(crate) fn temporary_file(name: &Name, surroundings: Surroundings) -> io::Result<Arc<DatabaseFile>> {
     auto_extension::register();
     DatabaseFile::temporary(name, surroundings)
+}
+
+/// Returns the file at this path, which SQLite knows by this name. All engines of a file have the same.
+///
+/// # Panics
+/// If SQLite has no memory.
+pub(crate) fn file_at(path: &Path, full_name: CString, surroundings: Surroundings) -> Arc<DatabaseFile> {
+    auto_extension::register();
+    DatabaseFile::at(path, full_name, surroundings)
 }
 
 /// Returns the URI by which SQLite opens the engine.

@@ -74,6 +74,11 @@ static MOUNTS: Mutex<BTreeMap<u64, Weak<Mount>>> = Mutex::new(BTreeMap::new());
 /// The number of the next engine.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
+/// Returns the name by which SQLite opens the engine with this number.
+pub(super) fn file_name(number: u64) -> String {
+    format!("{PREFIX}{number}")
+}
+
 /// Returns a number that no other engine of the process has.
 pub(super) fn next_number() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -153,7 +158,7 @@ impl Mount {
 
     /// Returns the name of the database file, as SQLite knows it.
     pub(super) fn file_name(&self) -> String {
-        format!("{PREFIX}{}", self.id())
+        file_name(self.id())
     }
 
     /// Returns the number, which is never used twice in a process: the name of a dropped engine never refers to another
@@ -183,7 +188,7 @@ pub(super) fn report_no_engine(name: &CStr) {
     let mut reported = REPORTED.lock().recovered();
     if reported.len() < 100 && reported.insert(name.to_owned()) {
         eprintln!(
-            "rusqlite-fixtures: can't connect to {name:?}: no engine has this file name; for code that takes a URL (sqlx, \
+            "rusqlite-fixtures: can't connect to {name:?}: no engine has this file name (any more); for code that takes a URL (sqlx, \
              sea-orm), use Engine::sqlite_url, and for code that takes a file name, Engine::uri"
         );
     }

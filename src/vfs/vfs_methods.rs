@@ -12,7 +12,7 @@ use super::default_vfs::{self, default_access, default_delete, default_full_path
 use super::handle::Handle;
 use super::io_methods::guard;
 use super::mount::{self, FileName, Mount};
-use super::{NAME, clock, database, database_file, external, journal, stand_in, waiting};
+use super::{NAME, database, database_file, external, journal, stand_in, waiting};
 use crate::faults::{self, Call};
 
 /// Returns the VFS. Engines are found by their names, and every other file by the default VFS, which `pAppData`
@@ -94,7 +94,7 @@ unsafe extern "C" fn open(
         // A database or a WAL with such a name would belong only to this connection.
         FileName::SuperJournal | FileName::Beside => ffi::SQLITE_CANTOPEN,
         // SAFETY: only a database file's name has URI parameters, and `flags` says that it is one.
-        FileName::Other if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { asks_for_an_engine(name) } => {
+        FileName::Other if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { asks_in_vain(name) } => {
             // SAFETY: as above; not NULL, or it would not have asked.
             let _ = catch_unwind(|| mount::report_no_engine(unsafe { CStr::from_ptr(name) }));
             ffi::SQLITE_CANTOPEN
@@ -107,6 +107,13 @@ unsafe extern "C" fn open(
             unsafe { default_open(vfs, name, file, flags, out_flags) }
         }
     }
+}
+
+/// # Safety
+/// As for `asks_in_vain_for_an_engine`.
+unsafe fn asks_in_vain(name: *const c_char) -> bool {
+    // SAFETY: as the caller promises.
+    catch_unwind(|| unsafe { database_file::asks_in_vain_for_an_engine(name) }).unwrap_or(true)
 }
 
 /// # Safety
@@ -140,23 +147,6 @@ unsafe fn open_engine(
 unsafe fn takes_locks(name: *const c_char) -> bool {
     // SAFETY: sqlite3_uri_boolean takes the name that xOpen was given.
     [c"nolock", c"immutable"].iter().all(|key| unsafe { ffi::sqlite3_uri_boolean(name, key.as_ptr(), 0) } == 0)
-}
-
-/// Returns whether the URI itself names this VFS, so that the name was meant to be an engine's, and is not that of an
-/// engine's file. (An ATTACH without `vfs=` comes here too, since it uses the VFS of the main database.)
-///
-/// # Safety
-/// `name` is what xOpen was given for a database file.
-unsafe fn asks_for_an_engine(name: *const c_char) -> bool {
-    if name.is_null() {
-        return false;
-    }
-    // SAFETY: sqlite3_uri_parameter takes the name that xOpen was given.
-    let vfs = unsafe { ffi::sqlite3_uri_parameter(name, c"vfs".as_ptr()) };
-    // SAFETY: not NULL, so it is a C string that lives as long as the name.
-    let is_ours = !vfs.is_null() && clock::is_vfs_name(unsafe { CStr::from_ptr(vfs) });
-    // SAFETY: as above.
-    is_ours && !catch_unwind(|| database_file::is_temporary(unsafe { CStr::from_ptr(name) })).unwrap_or_default()
 }
 
 unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_int) -> c_int {
@@ -193,9 +183,14 @@ unsafe extern "C" fn access(vfs: *mut sqlite3_vfs, name: *const c_char, flags: c
 
 unsafe extern "C" fn full_pathname(vfs: *mut sqlite3_vfs, name: *const c_char, size: c_int, out: *mut c_char) -> c_int {
     // SAFETY: sqlite3_vfs says that the name is a C string.
-    if !matches!(unsafe { parse(name) }, FileName::Other) {
+    let file = match unsafe { parse(name) } {
+        FileName::Other => None,
+        FileName::Database(id) => Some(catch_unwind(|| database_file::full_name_of(id)).unwrap_or_default()),
+        FileName::SuperJournal | FileName::Beside => Some(None),
+    };
+    if let Some(file_of_engine) = file {
         // SAFETY: not NULL, or it would have been `Other`; `out` is SQLite's own buffer of `size` bytes.
-        return unsafe { copy(CStr::from_ptr(name), size, out) };
+        return unsafe { copy(file_of_engine.as_deref().unwrap_or(CStr::from_ptr(name)), size, out) };
     }
     // SAFETY: SQLite's own arguments.
     let code = unsafe { default_full_pathname(vfs, name, size, out) };

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use rusqlite::TransactionBehavior::Immediate;
+use rusqlite_fixtures::faults::Fault;
 use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{Engine, ErrorKind, MEMORY_ENGINES, Snapshot, Template};
 use tempfile::TempDir;
@@ -136,8 +137,12 @@ fn a_snapshot_with_other_pages_is_restored_if_no_connection_is_open() {
     let reader = engine.connect().unwrap();
     assert_eq!(entries(&reader), [(1, 10)]);
     let error = engine.restore(&small).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::LockTimeout, "{error}");
+    assert_eq!(error.kind(), ErrorKind::LockTimeout);
+    for part in ["can't restore a snapshot with another page size on the file `", "close all other connections"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
     assert_eq!(entries(&reader), [(1, 10)]);
+    assert_eq!(text(&reader, "PRAGMA journal_mode"), "wal");
     drop(reader);
     engine.restore(&small).unwrap();
     let reader = engine.connect().unwrap();
@@ -199,6 +204,7 @@ fn a_temporary_file_lives_as_long_as_a_connection() {
 fn other_code_opens_the_file_by_uri_or_url_or_path() {
     let (folder, engine) = file_with_an_entry();
     let url = engine.sqlite_url().strip_prefix("sqlite://").unwrap();
+    assert_eq!(Connection::open(engine.uri()).unwrap().path().map(Path::new), Some(&*folder.path().join("entries.db")));
     for uri in [engine.uri(), &format!("file:{url}"), &format!("{}&mode=ro", engine.uri())] {
         assert_eq!(entries(&Connection::open(uri).unwrap()), [(1, 10)], "{uri}");
     }
@@ -224,9 +230,9 @@ fn names_of_files_may_have_any_character() {
         engine.try_transaction(|work| work.execute_batch(SCHEMA)).unwrap();
         assert_eq!(entries(&Connection::open(engine.uri()).unwrap()), [(1, 10)], "{name}");
         assert!(folder.path().join(name).exists(), "{name}");
-        let shared =
-            Engine::shared(format!("file:{}?mode=rwc", &engine.uri()[5..].split_once('?').unwrap().0)).unwrap();
-        assert_eq!(committed(&shared), [(1, 10)], "{name}");
+        let path = folder.path().join(name);
+        let url = path.to_str().unwrap().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        assert_eq!(committed(&Engine::shared(format!("file:{url}?mode=rwc")).unwrap()), [(1, 10)], "{name}");
     }
 }
 
@@ -283,8 +289,8 @@ fn a_lock_that_is_not_free_in_time_is_an_error_that_names_the_file() {
     let before = engine.snapshot();
     let holder = engine.begin(Immediate).unwrap();
     let expected = format!(
-        "can't write to the file `{}`: waited 20.0ms: another connection or process is writing to the file (SQLite does not \
-         say which one; engines in memory do); end its transaction sooner, or raise Engine::set_lock_timeout",
+        "can't write to the file `{}`: another connection or process is writing to the file, and its lock was not free in time \
+         (SQLite does not say which one; engines in memory do); end its transaction sooner, or raise Engine::set_lock_timeout",
         folder.path().join("entries.db").display()
     );
     let refused = [engine.begin(Immediate).unwrap_err(), engine.restore(&before).unwrap_err()];
@@ -364,7 +370,134 @@ fn what_the_system_refuses_is_an_error_of_its_kind() {
     let refused = Engine::shared("sqlite:////no/such/folder/a.db").unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::FileNotUsed, "{refused}");
     let refused = Engine::shared_with("sqlite:////no/such/folder/a.db", &ENTRIES).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Io, "{refused}");
+    assert_eq!(refused.kind(), ErrorKind::FileNotUsed, "{refused}");
+    let expected = "can't use the file `/no/such/folder/a.db` as an engine: it can't be created: ";
+    assert!(refused.to_string().starts_with(expected), "{refused}");
+}
+
+/// Threads and processes that open a file at the same time put it into WAL mode at the same time.
+#[test]
+fn threads_may_open_a_file_at_the_same_time() {
+    for round in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new.db");
+        if round % 2 == 1 {
+            Connection::open(&path).unwrap().execute_batch(SCHEMA).unwrap();
+        }
+        let barrier = Barrier::new(4);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    let engine = Engine::file(&path).unwrap();
+                    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode"), "wal");
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_shared_file_has_its_template_s_clock_and_seed() {
+    static LOG: Template = Template::sql("CREATE TABLE log (at DEFAULT CURRENT_TIMESTAMP, n DEFAULT (random()))")
+        .clock("2026-01-31T12:00:00Z")
+        .random_seed(42);
+    let folder = tempfile::tempdir().unwrap();
+    let insert = "INSERT INTO log DEFAULT VALUES RETURNING at || ' ' || n";
+    let expected = text(&LOG.new_engine().unwrap().connect().unwrap(), insert);
+    let engine = Engine::shared_with(format!("sqlite:///{}/log.db", folder.path().display()), &LOG).unwrap();
+    assert_eq!(text(&Connection::open(engine.uri()).unwrap(), insert), expected);
+    engine.clock().advance(Duration::from_secs(1)).unwrap();
+    assert_eq!(text(&engine.connect().unwrap(), "SELECT datetime('now')"), "2026-01-31 12:00:01");
+    assert_eq!(text(&engine.fork().connect().unwrap(), "SELECT datetime('now')"), "2026-01-31 12:00:01");
+}
+
+/// As on an engine in memory. The connection's own VFS looks for the engine.
+#[test]
+fn a_stand_in_is_attached_to_a_connection_of_an_engine_in_a_file() {
+    let (folder, engine) = file_with_an_entry();
+    let path = folder.path().join("app.db");
+    let in_memory = ENTRIES.new_engine().unwrap();
+    let _stand_in = in_memory.stand_in_for(&path).unwrap();
+    let connection = engine.connect().unwrap();
+    connection.execute("ATTACH ?1 AS app", [path.to_str().unwrap()]).unwrap();
+    connection.execute("UPDATE app.entry SET value = 20", []).unwrap();
+    assert_eq!((committed(&in_memory), committed(&engine)), (vec![(1, 20)], vec![(1, 10)]));
+    assert!(!path.exists());
+}
+
+/// The URI is the engine's, whatever stands in for its file.
+#[test]
+fn an_engine_that_stands_in_for_another_one_s_file_does_not_replace_it() {
+    let (folder, engine) = file_with_an_entry();
+    let path = folder.path().join("entries.db");
+    let other = ENTRIES.new_engine().unwrap();
+    update(&other.connect().unwrap(), 77).unwrap();
+    let _stand_in = other.stand_in_for(&path).unwrap();
+    assert_eq!(entries(&Connection::open(&path).unwrap()), [(1, 77)]);
+    assert_eq!((committed(&engine), entries(&Connection::open(engine.uri()).unwrap())), (vec![(1, 10)], vec![(1, 10)]));
+}
+
+/// The last connection that is closed locks all others out for a moment.
+#[test]
+fn a_snapshot_does_not_depend_on_the_lock_timeout() {
+    let (_folder, engine) = file_with_an_entry();
+    engine.set_lock_timeout(Duration::ZERO);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    assert_eq!(engine.snapshot().size(), 8192);
+                }
+            });
+        }
+    });
+}
+
+/// As on any file: no connection of the engine is in the way.
+#[test]
+fn code_under_test_may_leave_wal_mode() {
+    let (_folder, engine) = file_with_an_entry();
+    assert_eq!(text(&engine.connect().unwrap(), "PRAGMA journal_mode = DELETE"), "delete");
+}
+
+#[test]
+fn a_reset_mends_a_schema_that_can_not_be_parsed() {
+    let (folder, engine) = file_with_an_entry();
+    let engine = engine.fork();
+    let damage = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'CREATE TABLE ('";
+    engine.connect().unwrap().execute_batch(damage).unwrap();
+    assert!(engine.unit_of_work().unwrap().prepare("SELECT * FROM entry").is_err());
+    assert_eq!(engine.snapshot().size(), 8192);
+    engine.reset().unwrap();
+    assert_eq!(committed(&engine), [(1, 10)]);
+    drop(folder);
+}
+
+/// The plan is for the code under test.
+#[test]
+fn a_fault_plan_does_not_reach_a_restore_of_a_file() {
+    let (_folder, engine) = file_with_an_entry();
+    let before = engine.snapshot();
+    update(&engine.connect().unwrap(), 11).unwrap();
+    for fault in Fault::ALL {
+        fault.starting_at(1).during(|| engine.restore(&before)).unwrap();
+    }
+    assert_eq!(committed(&engine), [(1, 10)]);
+}
+
+/// Another process would write into the transaction otherwise.
+#[test]
+fn a_snapshot_of_a_file_leaves_the_locks_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("entries.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(&format!("{SCHEMA}; BEGIN IMMEDIATE; UPDATE entry SET value = 11")).unwrap();
+    assert!(Snapshot::open(&path).is_ok());
+    let child = ["--ignored", "--exact", "on_file::in_files::another_process_is_locked_out"];
+    assert_passed(&run(&child, &[("FIXTURES_TEST_FILE", path.to_str().unwrap())]));
+    connection.execute_batch("COMMIT").unwrap();
+    assert_eq!(entries(&connection), [(1, 11)]);
 }
 
 /// Runs tests of this program in a new process.
@@ -386,7 +519,10 @@ const FILES: (&str, &str) = ("RUSQLITE_FIXTURES_BACKEND", "file");
 fn the_environment_variable_puts_engines_into_files() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = ("TMPDIR", temporary.path().to_str().unwrap());
-    assert_passed(&run(&["--ignored", "on_file::in_files", "--skip", "prints"], &[FILES, folder]));
+    assert_passed(&run(
+        &["--ignored", "on_file::in_files", "--skip", "prints", "--skip", "another_process"],
+        &[FILES, folder],
+    ));
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "the process has removed its files");
 }
 
@@ -442,7 +578,6 @@ fn what_does_not_work_in_files_is_skipped_visibly() {
 /// Tests that other tests run in a process with `RUSQLITE_FIXTURES_BACKEND=file`.
 mod in_files {
     use rusqlite_fixtures::KeptValues;
-    use rusqlite_fixtures::faults::Fault;
     use rusqlite_fixtures::hammer::{Hammer, Pause, SLOT_ASKED};
 
     use super::*;
@@ -566,10 +701,14 @@ mod in_files {
     #[ignore = "runs with RUSQLITE_FIXTURES_BACKEND=file"]
     fn a_url_that_is_an_engine_s_own_is_refused() {
         let engine = Engine::new();
-        for url in [engine.uri(), engine.sqlite_url(), &format!("sqlite:///{}", path_of(&engine))] {
+        for url in [engine.uri(), engine.sqlite_url()] {
             let error = Engine::shared(url).unwrap_err();
             assert!(error.to_string().contains("it opens an engine that exists"), "{error}");
         }
+        let same_file = Engine::file(path_of(&engine)).unwrap();
+        drop(engine);
+        same_file.try_transaction(|work| work.execute_batch(SCHEMA)).unwrap();
+        assert_eq!(committed(&same_file), [(1, 10)], "each of them keeps the file");
     }
 
     #[test]
@@ -595,10 +734,20 @@ mod in_files {
         assert_eq!(files.len(), 1, "{files:?}");
         fs::remove_file(files[0].path()).unwrap();
         let error = ENTRIES.new_engine().unwrap_err();
-        let start = format!("can't copy the template's file to `{}/engine-", root.display());
+        let start =
+            format!("can't copy the template's file `{}` to `{}/engine-", files[0].path().display(), root.display());
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(error.to_string().starts_with(&start), "{error}");
         assert_eq!(committed(&engine), [(1, 10)]);
+    }
+
+    #[test]
+    #[ignore = "runs in another process"]
+    fn another_process_is_locked_out() {
+        let connection = Connection::open(env::var("FIXTURES_TEST_FILE").unwrap()).unwrap();
+        connection.busy_timeout(Duration::ZERO).unwrap();
+        let error = connection.execute_batch("BEGIN IMMEDIATE").unwrap_err();
+        assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
     }
 
     #[test]

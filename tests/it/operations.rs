@@ -280,9 +280,10 @@ impl<F: Fn(&Connection) -> rusqlite::Result<BTreeMap<i64, i64>>> Rows for ReadBy
 fn a_reader_that_sees_the_newest_commit_is_found() {
     let steps = shrunk(|operations| {
         let engine = cold_engine();
+        let path = engine.connect().unwrap().path().unwrap().to_owned();
         let newest = ReadBy(|connection: &Connection| {
             let seen = ENTRY.read(connection)?;
-            let is_here = connection.path().is_some_and(|path| engine.uri().contains(path));
+            let is_here = connection.path() == Some(&*path);
             match engine.begin(Immediate) {
                 Ok(newest) if is_here => ENTRY.read(&newest),
                 _ => Ok(seen),
