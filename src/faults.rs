@@ -49,7 +49,7 @@
 //!   threads, as sqlx does, use the plan there.
 //! * Temporary files, and attached databases that are not engines.
 //! * The build of a [`Template`](crate::Template), because all tests share it, and its `on_connect`.
-//! * Engines in files ([`Engine::file`](crate::Engine::file), `RUSQLITE_FIXTURES_BACKEND=file`).
+//! * Engines in files ([`Engine::file`](crate::Engine::file)). With `RUSQLITE_FIXTURES_BACKEND=file`, each plan prints that.
 //! * The end of a commit to several engines (`ATTACH`), from when the commit can't be undone any more. SQLite ignores
 //!   errors there.
 
@@ -160,6 +160,7 @@ impl Fault {
     /// When `n` is 0.
     #[track_caller]
     pub fn at(self, n: usize) -> Plan {
+        self.is_skipped();
         self.plan(n, false)
     }
 
@@ -169,7 +170,14 @@ impl Fault {
     /// When `n` is 0.
     #[track_caller]
     pub fn starting_at(self, n: usize) -> Plan {
+        self.is_skipped();
         self.plan(n, true)
+    }
+
+    /// Returns whether engines are in files, where no call fails, and prints that.
+    #[track_caller]
+    fn is_skipped(self) -> bool {
+        Backend::skips(format_args!("Fault::{self:?} at {} fails no call", Location::caller()))
     }
 
     #[track_caller]
@@ -193,7 +201,7 @@ impl Fault {
     /// When the test panics, or when its work makes no call that the fault can fail.
     #[track_caller]
     pub fn everywhere(self, mut test: impl FnMut(&Plan)) {
-        if Backend::skips(format_args!("Fault::{self:?} at {} fails no call", Location::caller())) {
+        if self.is_skipped() {
             return test(&self.plan(1, false));
         }
         for goes_on in [false, true] {

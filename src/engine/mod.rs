@@ -67,6 +67,9 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 /// and then wants to write after another one has committed, fails with
 /// [`SerializationFailure`](crate::ErrorKind::SerializationFailure). A transaction that begins IMMEDIATE never does.
 ///
+/// An engine can be in a file instead ([`file`](Engine::file)), where SQLite's own locks apply. The chapter
+/// [any code](crate::guide::any_code#the-same-tests-on-real-files) lists the differences.
+///
 /// ```
 /// # use rusqlite_fixtures::{Engine, Result};
 /// # fn main() -> Result<()> {
@@ -131,8 +134,8 @@ impl Engine {
     /// Creates an empty, private engine.
     ///
     /// # Panics
-    /// If SQLite can't be initialised; if the environment variable `RUSQLITE_FIXTURES_LOCK_TIMEOUT` is not a number; with
-    /// `RUSQLITE_FIXTURES_BACKEND=file`, if the file can't be created.
+    /// If SQLite can't be initialised; if the environment variable `RUSQLITE_FIXTURES_LOCK_TIMEOUT` is not a number, or
+    /// `RUSQLITE_FIXTURES_BACKEND` neither `memory` nor `file`; with `file`, if the file can't be created.
     pub fn new() -> Engine {
         created(Engine::cold(Snapshot::empty(), Name::Numbered, None, Backend::of_engines()))
     }
@@ -212,7 +215,8 @@ impl Engine {
     }
 
     /// Returns a URI that opens this database from any code in the process that uses the same SQLite library: rusqlite,
-    /// diesel, r2d2, sqlx's `SqliteConnectOptions::filename`. Opening it is an error once the engine is gone.
+    /// diesel, r2d2, sqlx's `SqliteConnectOptions::filename`. Opening it is an error once the engine is gone. Other
+    /// processes can't open it; for an engine in a file, they use the file's path.
     ///
     /// A connection that is opened by the URI takes turns with all others, and waits for its own `busy_timeout`. If its
     /// busy handler sleeps by itself, the connection keeps its place in the queue, and waits up to twice the handler's
@@ -454,7 +458,7 @@ impl Engine {
     /// variable `RUSQLITE_FIXTURES_LOCK_TIMEOUT`, for example while a test runs in a debugger. The variable does not change
     /// a timeout that is set here or by [`Template::lock_timeout`](crate::Template::lock_timeout). Units of work,
     /// connections of [`connect`](Engine::connect) and [`restore`](Engine::restore) use the timeout from their next wait
-    /// on.
+    /// on. For an engine in a file, connections that are opened later use it.
     pub fn set_lock_timeout(&self, timeout: Duration) {
         match self.database() {
             Database::InMemory(mount) => mount.store.set_lock_timeout(timeout),
@@ -462,10 +466,11 @@ impl Engine {
         }
     }
 
-    /// Returns the committed content. Never waits, and takes the same time for any size.
+    /// Returns the committed content. Never waits, and takes the same time for any size, unless the engine is in a file,
+    /// which has to be read.
     ///
     /// # Panics
-    /// If the engine is in a file, which has to be read, and SQLite can't read it.
+    /// If the engine is in a file, and SQLite can't read it.
     pub fn snapshot(&self) -> Snapshot {
         match self.database() {
             Database::InMemory(mount) => mount.store.current(),
@@ -488,10 +493,13 @@ impl Engine {
     }
 
     /// Replaces the content by the snapshot's, in the same time for any size. Waits for the writer slot as a writer
-    /// does. Open connections stay open, and transactions that are reading continue to read the old content.
+    /// does. Open connections stay open, and transactions that are reading continue to read the old content. For an engine
+    /// in a file, the content is written, which takes time by its size.
     ///
     /// # Errors
-    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) if the writer slot was not free in time;
+    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) if the writer slot was not free in time, or if the snapshot has pages
+    /// of another size than an engine's file, and a connection has that file open; [`Sqlite`](crate::ErrorKind::Sqlite) if
+    /// the file can't be written;
     /// [`OtherEncoding`](crate::ErrorKind::OtherEncoding) if the snapshot is UTF-16 and the engine is UTF-8, or the
     /// other way round: an open SQLite connection can't change its encoding.
     #[track_caller]
@@ -499,7 +507,8 @@ impl Engine {
         self.restore_at(snapshot, Location::caller())
     }
 
-    /// Restores the content that the engine was created with: none, or the content of its snapshot or template.
+    /// Restores the content that the engine was created with: none, or the content of its snapshot or template, or that of
+    /// its file when it was opened.
     ///
     /// # Errors
     /// As [`restore`](Engine::restore).
@@ -550,8 +559,10 @@ impl Engine {
     /// so a fork takes the same time for any size. Its connections have the same setup as this engine's (by
     /// [`Template::on_connect`](crate::Template::on_connect)), and its clock shows the same time.
     ///
+    /// The fork of an engine in a file is a copy in a temporary folder.
+    ///
     /// # Panics
-    /// If the engine is in a file, and the copy can't be created.
+    /// If the engine is in a file that can't be read, or the copy can't be created.
     pub fn fork(&self) -> Engine {
         let backend = match self.database() {
             Database::InMemory(_) => Backend::Memory,

@@ -128,20 +128,23 @@ fn scheme(url: &str) -> Option<&str> {
 
 fn unknown_scheme(scheme: &str) -> String {
     format!(
-        "its scheme is {scheme:?}, and only SQLite in memory is supported: \"sqlite:///:memory:\", or \
-         \"file:NAME?mode=memory\" for the shared database NAME"
+        "its scheme is {scheme:?}, and only SQLite is supported: \"sqlite:///:memory:\", \"file:NAME?mode=memory\" for the \
+         shared database NAME, or \"sqlite:///PATH\" for a file"
     )
 }
 
 /// Parses the part after `sqlite:`, as SQLAlchemy and sqlx write it.
 fn parse_sqlite<'a>(url: &str, rest: &'a str) -> Result<Cow<'a, str>> {
     let rest = rest.strip_prefix("///").or_else(|| rest.strip_prefix("//")).unwrap_or(rest);
-    match rest.strip_prefix("file:") {
-        Some(rest) => parse_file(url, rest),
-        None if split_query(rest).0.is_empty() => {
-            parse_query(url, DEFAULT, split_query(rest).1).map(|_| DEFAULT.into())
-        }
-        None => parse_path(url, rest, Place::OnFile),
+    if let Some(rest) = rest.strip_prefix("file:") {
+        return parse_file(url, rest);
+    }
+    match split_query(rest) {
+        ("", query) => match Query::parse(query).and_then(|query| query.place_of(DEFAULT, Place::Memory)) {
+            Ok(_) => Ok(DEFAULT.into()),
+            Err(reason) => Err(Error::invalid_url(url, &reason)),
+        },
+        _ => parse_path(url, rest, Place::OnFile),
     }
 }
 
@@ -166,13 +169,12 @@ fn parse_path<'a>(url: &str, rest: &'a str, default: Place) -> Result<Cow<'a, st
     let invalid = |reason: &str| Error::invalid_url(url, reason);
     let (path, query) = split_query(rest);
     let mut name = decode(path).map_err(invalid)?;
-    let asked_for = match query {
-        // Nearly all URLs have one of these. `parse_query` gives the same result for them (exempted in mutants.toml).
+    let place = match query {
+        // Nearly all URLs have one of these. `Query::parse` gives the same result for them (exempted in mutants.toml).
         "mode=memory" | "mode=memory&cache=shared" | "mode=memory&cache=shared&uri=true" => Place::Memory,
-        _ => parse_query(url, &name, query)?.unwrap_or(default),
+        _ => Query::parse(query).and_then(|query| query.place_of(&name, default)).map_err(|reason| invalid(&reason))?,
     };
-    match asked_for {
-        _ if name == DEFAULT => return Ok(name),
+    match place {
         Place::Unknown if !name.is_empty() => return Err(Error::not_in_memory(url, &name)),
         Place::OnFile if !name.is_empty() => return full_path(&name).map_err(|flaw| invalid(&flaw)).map(Cow::Owned),
         Place::OnFile | Place::Unknown | Place::Memory => {}
@@ -192,7 +194,7 @@ fn full_path(path: &str) -> std::result::Result<String, String> {
 }
 
 /// Where a URL says that the database is.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Place {
     /// In a file, as it seems.
     Unknown,
@@ -201,33 +203,54 @@ enum Place {
     Memdb,
 }
 
-fn parse_query(url: &str, name: &str, query: &str) -> Result<Option<Place>> {
-    let invalid = |reason: &str| Error::invalid_url(url, reason);
-    let mut place = None;
-    let query = query.split('#').next().unwrap_or(query);
-    for parameter in query.split('&') {
-        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        match (key, &*decode(value).map_err(invalid)?) {
-            ("mode", "memory") if place != Some(Place::Memdb) => place = Some(Place::Memory),
-            ("mode", "memory") => {}
-            ("mode", "rwc") if name != DEFAULT && place.is_none() => place = Some(Place::OnFile),
-            ("mode", other) => {
-                return Err(invalid(&format!("its mode is {other:?}; use mode=memory, or mode=rwc for a file")));
+/// What the query of a URL says about the database.
+#[derive(Default)]
+struct Query<'a> {
+    place: Option<Place>,
+    has_private_cache: bool,
+    /// A parameter by which SQLite takes no locks on a file.
+    without_locks: Option<&'a str>,
+}
+
+impl<'a> Query<'a> {
+    fn parse(query: &'a str) -> std::result::Result<Query<'a>, String> {
+        let mut result = Query::default();
+        let query = query.split('#').next().unwrap_or(query);
+        for parameter in query.split('&') {
+            let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            match (key, &*decode(value)?) {
+                ("mode", "memory" | "rwc") if result.place == Some(Place::Memdb) => {}
+                ("mode", "memory") => result.place = Some(Place::Memory),
+                ("mode", "rwc") if result.place.is_none() => result.place = Some(Place::OnFile),
+                ("mode", other) => {
+                    return Err(format!("its mode is {other:?}; use mode=memory, or mode=rwc for a file"));
+                }
+                ("vfs", "memdb") => result.place = Some(Place::Memdb),
+                ("vfs", other) if vfs::is_vfs_name(other) => return Err(OF_AN_ENGINE.to_owned()),
+                ("vfs", other) => return Err(format!("its VFS is {other:?}; remove vfs=")),
+                ("cache", "shared") => {}
+                ("cache", "private") => result.has_private_cache = true,
+                ("cache", other) => return Err(format!("its cache is {other:?}; use cache=shared")),
+                ("nolock" | "immutable", value) if !matches!(value, "0" | "no" | "off" | "false") => {
+                    result.without_locks = Some(parameter);
+                }
+                _ if parameter.contains('\0') => return Err(NUL.to_owned()),
+                // SQLite's "URI Filenames In SQLite": unknown parameters are passed to the VFS and ignored otherwise.
+                _ => {}
             }
-            ("vfs", "memdb") => place = Some(Place::Memdb),
-            ("vfs", other) if vfs::is_vfs_name(other) => return Err(invalid(OF_AN_ENGINE)),
-            ("vfs", other) => {
-                return Err(invalid(&format!("its VFS is {other:?}; remove vfs=")));
-            }
-            ("cache", "shared") => {}
-            ("cache", "private") => return Err(invalid(PRIVATE_CACHE)),
-            ("cache", other) => return Err(invalid(&format!("its cache is {other:?}; use cache=shared"))),
-            _ if parameter.contains('\0') => return Err(invalid(NUL)),
-            // SQLite's "URI Filenames In SQLite": unknown parameters are passed to the VFS and ignored otherwise.
-            _ => {}
+        }
+        Ok(result)
+    }
+
+    /// Returns the place of the database with this name. `default` is the place of one for which the query has none.
+    fn place_of(&self, name: &str, default: Place) -> std::result::Result<Place, String> {
+        let place = if name == DEFAULT { Place::Memory } else { self.place.unwrap_or(default) };
+        match (place, self.without_locks) {
+            (Place::OnFile, Some(parameter)) => Err(format!("connections share the file by locks; remove {parameter}")),
+            (Place::Memory | Place::Memdb, _) if self.has_private_cache => Err(PRIVATE_CACHE.to_owned()),
+            _ => Ok(place),
         }
     }
-    Ok(place)
 }
 
 const OF_AN_ENGINE: &str =

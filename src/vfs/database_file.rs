@@ -148,21 +148,28 @@ pub(super) fn full_name_of(id: u64) -> Option<CString> {
     files().by_number.get(&id)?.upgrade().map(|file| file.full_name.clone())
 }
 
-/// Returns whether the URI itself names a VFS of this crate, so that the name was meant to be an engine's, and no engine in
-/// a file has it. (An ATTACH without `vfs=` has the VFS of the main database.)
+/// Returns whether the URI itself names a VFS of this crate, so that the name was meant to be an engine's. (An ATTACH
+/// without `vfs=` has the VFS of the main database.)
 ///
 /// # Safety
 /// `name` is NULL, or what xOpen was given for a database file, or sqlite3_db_filename has returned.
-pub(super) unsafe fn asks_in_vain_for_an_engine(name: *const c_char) -> bool {
+pub(super) unsafe fn asks_for_an_engine(name: *const c_char) -> bool {
     if name.is_null() {
         return false;
     }
     // SAFETY: sqlite3_uri_parameter takes such a name.
     let vfs = unsafe { ffi::sqlite3_uri_parameter(name, c"vfs".as_ptr()) };
     // SAFETY: not NULL, so it is a C string that lives as long as the name.
-    let is_ours = !vfs.is_null() && clock::is_vfs_name(unsafe { CStr::from_ptr(vfs) });
-    // SAFETY: the name is a C string.
-    is_ours && find(unsafe { CStr::from_ptr(name) }).is_none()
+    !vfs.is_null() && clock::is_vfs_name(unsafe { CStr::from_ptr(vfs) })
+}
+
+/// Returns whether the name was meant to be an engine's, and no engine in a file has it.
+///
+/// # Safety
+/// As for `asks_for_an_engine`.
+pub(super) unsafe fn asks_in_vain_for_an_engine(name: *const c_char) -> bool {
+    // SAFETY: as the caller promises; one that asks is not NULL, and a C string.
+    unsafe { asks_for_an_engine(name) && find(CStr::from_ptr(name)).is_none() }
 }
 
 fn find(full_name: &CStr) -> Option<Arc<DatabaseFile>> {

@@ -99,6 +99,10 @@ unsafe extern "C" fn open(
             let _ = catch_unwind(|| mount::report_no_engine(unsafe { CStr::from_ptr(name) }));
             ffi::SQLITE_CANTOPEN
         }
+        // SAFETY: as above.
+        FileName::Other if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 && unsafe { is_engine_without_locks(name) } => {
+            ffi::SQLITE_CANTOPEN
+        }
         FileName::Other => {
             if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
                 external::note(); // it is attached
@@ -114,6 +118,13 @@ unsafe extern "C" fn open(
 unsafe fn asks_in_vain(name: *const c_char) -> bool {
     // SAFETY: as the caller promises.
     catch_unwind(|| unsafe { database_file::asks_in_vain_for_an_engine(name) }).unwrap_or(true)
+}
+
+/// # Safety
+/// As for `asks_in_vain_for_an_engine`.
+unsafe fn is_engine_without_locks(name: *const c_char) -> bool {
+    // SAFETY: as the caller promises; a name that asks for an engine is what xOpen was given for a database file.
+    unsafe { database_file::asks_for_an_engine(name) && !takes_locks(name) }
 }
 
 /// # Safety

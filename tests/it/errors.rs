@@ -172,8 +172,9 @@ fn every_message_reads_as_expected() {
         ),
         (
             Engine::shared("mysql://localhost").unwrap_err(),
-            "can't use the database URL \"mysql://localhost\": its scheme is \"mysql\", and only SQLite in memory is \
-             supported: \"sqlite:///:memory:\", or \"file:NAME?mode=memory\" for the shared database NAME",
+            "can't use the database URL \"mysql://localhost\": its scheme is \"mysql\", and only SQLite is supported: \
+             \"sqlite:///:memory:\", \"file:NAME?mode=memory\" for the shared database NAME, or \"sqlite:///PATH\" for a \
+             file",
         ),
     ];
     for (error, expected) in cases {

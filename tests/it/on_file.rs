@@ -567,12 +567,15 @@ fn what_does_not_work_in_files_is_skipped_visibly() {
     let printed = assert_passed(&run(&child, &[FILES]));
     for line in [
         "rusqlite-fixtures: skipped: Fault::Full at tests/it/on_file.rs:",
+        "rusqlite-fixtures: skipped: Fault::Io at tests/it/on_file.rs:",
+        "rusqlite-fixtures: skipped: Fault::Busy at tests/it/on_file.rs:",
         " fails no call, because engines are in files (RUSQLITE_FIXTURES_BACKEND=file)",
         "rusqlite-fixtures: skipped: no worker reaches the mark `slot: asked` and pauses there, because engines are in files",
     ] {
         assert!(printed.contains(line), "{line:?} is missing: {printed}");
     }
     assert!(!printed.contains("mark `here`"), "{printed}");
+    assert_eq!(printed.matches("skipped: Fault::").count(), 3, "one line for each plan: {printed}");
 }
 
 /// Tests that other tests run in a process with `RUSQLITE_FIXTURES_BACKEND=file`.
@@ -782,6 +785,10 @@ mod in_files {
             assert_eq!(plan.during(|| update(&engine.connect().unwrap(), 11)), Ok(1));
         });
         assert_eq!(runs, 1);
+        for plan in [Fault::Io.at(1), Fault::Busy.starting_at(2)] {
+            assert!(plan.during(|| ENTRIES.unit_of_work()).is_ok());
+            assert!(!plan.was_hit());
+        }
         let patience = Duration::from_millis(1);
         let hammer = Hammer::new().threads(2).rounds(1);
         let hammer =
