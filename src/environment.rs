@@ -53,6 +53,31 @@ impl Backend {
 
 const BACKEND_VARIABLE: &str = "RUSQLITE_FIXTURES_BACKEND";
 
+const ECHO_VARIABLE: &str = "RUSQLITE_FIXTURES_ECHO";
+
+/// Returns whether each statement is printed: whether the environment variable `RUSQLITE_FIXTURES_ECHO` is `1`.
+///
+/// # Panics
+/// If it is neither `1` nor `0`, nor empty.
+pub(crate) fn echo() -> bool {
+    static ECHO: OnceLock<bool> = OnceLock::new();
+    *ECHO.get_or_init(|| {
+        let value = env::var_os(ECHO_VARIABLE).unwrap_or_default();
+        let value = value.to_string_lossy();
+        switch(&value).unwrap_or_else(|| {
+            panic!("can't use the environment variable {ECHO_VARIABLE}={value:?}: set it to 1 to print each statement, or to 0")
+        })
+    })
+}
+
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "" | "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
+    }
+}
+
 /// Returns the duration that the environment variable sets in seconds, or `default` if the variable is not set, or empty.
 ///
 /// # Panics
@@ -82,6 +107,12 @@ mod tests {
             [Backend::Memory, Backend::Memory, Backend::File].map(Some)
         );
         assert_eq!(["File", "disk", "file "].map(Backend::named), [None; 3]);
+    }
+
+    #[test]
+    fn a_switch_is_one_or_zero() {
+        assert_eq!(["", "0", "1"].map(switch), [Some(false), Some(false), Some(true)]);
+        assert_eq!(["yes", "2", " 1"].map(switch), [None; 3]);
     }
 
     #[test]

@@ -54,6 +54,7 @@ use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Store, Token};
 use crate::environment::Backend;
 use crate::error::{Error, NoConnection, Result};
+use crate::statements::{Log, Recorder};
 use crate::vfs::{self, Mount, Name, Session, Setup};
 
 /// A SQLite database in memory, which any number of threads and connections share.
@@ -252,7 +253,7 @@ impl Engine {
     pub(crate) fn open_connection(&self, purpose: Purpose) -> Result<Connection, NoConnection> {
         match self.database() {
             Database::InMemory(_) => vfs::connect(self.uri(), self.setup(), purpose),
-            Database::OnFile(database) => database.connect(self.setup()),
+            Database::OnFile(database) => database.connect(self.setup(), purpose),
         }
     }
 
@@ -357,7 +358,7 @@ impl Engine {
     fn open_to_lend(&self, purpose: Purpose) -> Result<Lent> {
         let opened = match self.database() {
             Database::InMemory(mount) => self.open_session(mount, purpose).map(Lent::Session),
-            Database::OnFile(database) => database.connect(self.setup()).map(Lent::ToFile),
+            Database::OnFile(database) => database.connect(self.setup(), purpose).map(Lent::ToFile),
         };
         opened.map_err(|cause| Error::open_connection(&self.name(), cause))
     }
@@ -575,6 +576,35 @@ impl Engine {
         fork
     }
 
+    /// Prints each statement that runs on this engine, on the thread that runs it, when it has ended: one line on stderr with
+    /// its values, its rows and its time. The output of a test that fails shows them. With `RUSQLITE_FIXTURES_ECHO=1` in the
+    /// environment, all engines do.
+    pub fn echo(&self) {
+        vfs::trace::hear_errors();
+        self.recorder().set_echo(true);
+    }
+
+    pub(crate) fn begin_recording(&self, log: &Arc<Log>) {
+        vfs::trace::hear_errors();
+        self.recorder().add(log.clone());
+    }
+
+    pub(crate) fn end_recording(&self, log: &Arc<Log>) {
+        self.recorder().remove(log);
+    }
+
+    fn recorder(&self) -> &Recorder {
+        match self.database() {
+            Database::InMemory(mount) => &mount.recorder,
+            Database::OnFile(database) => &database.file.recorder,
+        }
+    }
+
+    /// Returns an engine in memory with the committed content of this one, and with its template's connections.
+    pub(crate) fn fork_in_memory(&self) -> Engine {
+        created(Engine::cold(self.snapshot(), Name::Numbered, self.0.template.clone(), Backend::Memory))
+    }
+
     /// Closes this engine's pooled connections from now on, instead of reusing them. The engine of a
     /// [`Template`](crate::Template) is not reused either. Use this if a test changes a connection in a way that can't
     /// be detected, for example by registering a new SQL function or collation.
@@ -655,6 +685,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let (sessions, is_retired) = (self.idle.take(), self.idle.is_closed());
         let Some(Database::InMemory(mount)) = self.database.take() else { return };
+        mount.recorder.reset_echo();
         if let Some(template) = self.template.as_ref().filter(|_| self.returns_store && !is_retired) {
             template.recycle(Warm { sessions, mount });
         }

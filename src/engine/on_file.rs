@@ -15,12 +15,13 @@ use tempfile::NamedTempFile;
 use super::Engine;
 use super::warm_pool::WarmPool;
 use crate::content::Snapshot;
+use crate::content::origin::Purpose;
 use crate::content::snapshot::JournalMode;
 use crate::content::store::default_lock_timeout;
 use crate::error::{Error, ErrorKind, NoConnection, Result};
 use crate::faults;
 use crate::sync::Recovered;
-use crate::vfs::{self, DatabaseFile, Mount, Name, Setup, Surroundings};
+use crate::vfs::{self, DatabaseFile, Mount, Name, Setup, Surroundings, trace};
 
 /// An engine's database in a file.
 pub(super) struct OnFile {
@@ -195,8 +196,8 @@ impl OnFile {
         Ok(connection)
     }
 
-    pub(super) fn connect(&self, setup: &Setup) -> Result<Connection, NoConnection> {
-        let connection = self.open()?;
+    pub(super) fn connect(&self, setup: &Setup, purpose: Purpose) -> Result<Connection, NoConnection> {
+        let connection = trace::open_for(purpose, || self.open())?;
         setup.carry_out(&connection)?;
         Ok(connection)
     }
@@ -225,7 +226,8 @@ impl OnFile {
             // Each file is in WAL mode, so the mark of that says nothing.
             Ok(Snapshot::of_transaction(connection)?.in_journal_mode(JournalMode::Rollback))
         };
-        read().unwrap_or_else(|cause: Error| panic!("can't take a snapshot of {}: {cause}", self.file.name()))
+        trace::exempt(read)
+            .unwrap_or_else(|cause: Error| panic!("can't take a snapshot of {}: {cause}", self.file.name()))
     }
 
     /// Returns a value that changes with each commit.
@@ -235,14 +237,14 @@ impl OnFile {
     #[cfg(feature = "proptest")]
     pub(super) fn version(&self) -> (u64, i64) {
         let mut watcher = self.watcher.lock().recovered();
-        let mut read = || {
+        let read = || {
             let connection = match &mut watcher.connection {
                 Some(connection) => connection,
                 none => none.insert(self.open_to_read()?),
             };
             connection.pragma_query_value(None, "data_version", |row| row.get(0))
         };
-        let changes = read()
+        let changes = trace::exempt(read)
             .unwrap_or_else(|cause: rusqlite::Error| panic!("can't read {}: SQLite says: {cause}", self.file.name()));
         (watcher.closed, changes)
     }
@@ -251,11 +253,12 @@ impl OnFile {
     pub(super) fn restore(&self, snapshot: &Snapshot) -> Result<bool> {
         let mount = Mount::in_surroundings(snapshot.clone(), Name::Numbered, Surroundings::default());
         // The snapshot's connection is to an engine in memory, but the plan is for the code under test.
-        faults::exempt(|| {
+        let copy = || {
             let source =
                 Connection::open(vfs::uri(&mount)).map_err(|cause| Error::not_restored(self.file.name(), cause))?;
             self.copy_from(&source, snapshot.text_encoding().is_some())
-        })
+        };
+        faults::exempt(|| trace::exempt(copy))
     }
 
     fn copy_from(&self, source: &Connection, has_encoding: bool) -> Result<bool> {
@@ -296,7 +299,7 @@ impl OnFile {
             connection.busy_timeout(timeout)?;
             connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK")
         };
-        wait().map_err(|cause| self.lock_error(cause))
+        trace::exempt(wait).map_err(|cause| self.lock_error(cause))
     }
 
     /// Returns the error of a transaction that was refused a lock, or another error of SQLite.

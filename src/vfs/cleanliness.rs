@@ -61,7 +61,6 @@ pub(super) fn take_hooks(connection: &mut Connection, auto_checkpoint: c_int) ->
     // SAFETY: the connection is open, NULL takes a callback off, and no statement is running.
     unsafe {
         ffi::sqlite3_collation_needed(db, ptr::null_mut(), None);
-        ffi::sqlite3_trace_v2(db, 0, None, ptr::null_mut());
         ffi::sqlite3_wal_autocheckpoint(db, auto_checkpoint); // in the place of a hook for WAL
         ffi::sqlite3_set_last_insert_rowid(db, 0);
         ffi::sqlite3_extended_result_codes(db, 1); // as rusqlite sets it

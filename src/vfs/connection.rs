@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::database;
 use super::handle::Handle;
 use super::mount::{Mount, Surroundings};
+use super::trace;
 use super::waiting::wait_in_turn;
 use crate::content::origin::Purpose;
 use crate::error::{BoxError, NoConnection};
@@ -54,8 +55,9 @@ impl Setup {
 
     pub(crate) fn carry_out(&self, connection: &Connection) -> Result<(), NoConnection> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;
-        // Fault plans are for the code under test, not for the test's own setup.
-        faults::exempt(|| self.on_connect.iter().try_for_each(|on_connect| on_connect.carry_out(connection)))
+        // Fault plans and recordings are for the code under test, not for the test's own setup.
+        let carry_out = || self.on_connect.iter().try_for_each(|on_connect| on_connect.carry_out(connection));
+        faults::exempt(|| trace::exempt(carry_out))
     }
 }
 

@@ -8,8 +8,10 @@ use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 use super::NAME;
 use super::handle::{Extras, Handle, Lock, Pragma};
 use super::io_methods::{Code, Content, File, content, guard, methods, place};
+use super::trace::{self, Listed};
 use super::waiting::Caller;
 use crate::faults::Call;
+use crate::statements::Recorder;
 
 /// Since SQLite 3.38. The bindings of the oldest libsqlite3-sys don't have it.
 const SQLITE_FCNTL_EXTERNAL_READER: c_int = 40;
@@ -192,9 +194,27 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
     guard(ffi::SQLITE_IOERR_LOCK, || {
         // SAFETY: SQLite gives its methods files that are open.
         let connection = unsafe { Connection::calling(file) };
+        if Recorder::any_is_on() {
+            // SAFETY: as above.
+            unsafe { check_trace(file, level, &connection) };
+        }
         // SAFETY: as above. The busy handler may run meanwhile; it touches no file.
         unsafe { handle(file) }.lock(Lock::from_raw(level), &connection)
     })
+}
+
+/// Checks that the trace has reported the statement that takes a lock.
+///
+/// # Safety
+/// As for `Connection::calling`.
+#[cold]
+unsafe fn check_trace(file: *mut sqlite3_file, level: c_int, connection: &Connection) {
+    // SAFETY: as the caller promises.
+    let handle = unsafe { handle(file) };
+    if handle.recorder().is_on() && handle.begins(Lock::from_raw(level)) {
+        // SAFETY: as the caller promises.
+        unsafe { trace::check(connection.pointer, handle.traced(), handle.recorder()) };
+    }
 }
 
 unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
@@ -220,6 +240,11 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
             ffi::SQLITE_FCNTL_VFSNAME => unsafe { *arg.cast::<*mut c_char>() = to_sqlite(NAME) },
             // SAFETY: with this opcode the argument is that of `extras_of`.
             EXTRAS => unsafe { *arg.cast() = Some(database.handle.extras()) },
+            TRACED => {
+                // SAFETY: with this opcode the argument is that of `add_traced`.
+                let traced = unsafe { &mut *arg.cast::<Option<Listed>>() };
+                traced.take().into_iter().for_each(|traced| database.handle.add_traced(traced));
+            }
             // SAFETY: with this opcode the argument is an array of three char*.
             ffi::SQLITE_FCNTL_PRAGMA => return unsafe { pragma(file, &mut *arg.cast::<[*mut c_char; 3]>()) },
             // SAFETY: as the opcode has it.
@@ -229,8 +254,9 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, arg: *mut 
     })
 }
 
-/// A file control of this VFS alone. SQLite passes on the opcodes that it does not know.
+/// File controls of this VFS alone. SQLite passes on the opcodes that it does not know.
 const EXTRAS: c_int = 0x7266_7831;
+const TRACED: c_int = EXTRAS + 1;
 
 /// Returns what the new connection gets, if its main database is an engine. Several connections may share a cache and so the
 /// file: SQLite calls xFileControl under the mutex of that cache.
@@ -242,6 +268,16 @@ pub(super) unsafe fn extras_of(db: *mut ffi::sqlite3) -> Option<Extras> {
     // SAFETY: as the caller promises; the argument is what `file_control` writes to. Another VFS does not know the opcode.
     unsafe { ffi::sqlite3_file_control(db, ptr::null(), EXTRAS, (&raw mut extras).cast()) };
     extras
+}
+
+/// Gives the connection's trace to the file of its main database, which is an engine.
+///
+/// # Safety
+/// As for `extras_of`.
+pub(super) unsafe fn add_traced(db: *mut ffi::sqlite3, traced: Listed) {
+    let mut traced = Some(traced);
+    // SAFETY: as the caller promises; the argument is what `file_control` takes.
+    unsafe { ffi::sqlite3_file_control(db, ptr::null(), TRACED, (&raw mut traced).cast()) };
 }
 
 /// Answers a pragma. Its name and argument are the second and the third string; the first is for the answer.

@@ -24,6 +24,8 @@ use super::clock::{self, Clock};
 use super::full_name_of_file;
 use super::mount::{self, Name, Surroundings, next_number};
 use super::random::{self, Random};
+use super::trace::{Listed, Traced};
+use crate::statements::Recorder;
 use crate::sync::Recovered;
 
 /// A database file of an engine.
@@ -39,6 +41,7 @@ pub(crate) struct DatabaseFile {
     pub(crate) clock: Option<Arc<Clock>>,
     /// The random numbers that SQL gets, if they are not SQLite's.
     random: Option<Arc<Random>>,
+    pub(crate) recorder: Arc<Recorder>,
     /// The folder that is removed with the last reference.
     folder: Option<PathBuf>,
 }
@@ -70,6 +73,7 @@ impl DatabaseFile {
             name: name.of(id),
             clock: surroundings.new_clock(),
             random: surroundings.new_random(),
+            recorder: Recorder::new(),
             folder: Some(folder),
         }))
     }
@@ -83,6 +87,7 @@ impl DatabaseFile {
             name: format!("the file `{}`", path.display()),
             clock: surroundings.new_clock(),
             random: surroundings.new_random(),
+            recorder: Recorder::new(),
             folder: None,
         })
     }
@@ -247,12 +252,20 @@ pub(super) unsafe fn set_up(db: *mut sqlite3) -> c_int {
     }
 }
 
-/// Keeps the file as long as the connection has it open.
+/// What a connection to a file has as long as it has the file open.
+struct Connected {
+    _traced: Listed,
+    _file: Arc<DatabaseFile>,
+}
+
+/// Keeps the file as long as the connection has it open, and traces the connection.
 ///
 /// # Safety
 /// As for `set_up`.
 unsafe fn keep(db: *mut sqlite3, file: Arc<DatabaseFile>) -> c_int {
-    let data = Arc::into_raw(file).cast_mut().cast::<c_void>();
+    // SAFETY: as the caller promises.
+    let traced = unsafe { Traced::begin(db, file.recorder.clone()) };
+    let data = Box::into_raw(Box::new(Connected { _traced: traced, _file: file })).cast::<c_void>();
     // SAFETY: as the caller promises. SQLite gives the data back once: when the function is replaced, when the connection has
     // closed the file, or now if this fails (sqlite3_create_function_v2).
     unsafe {
@@ -273,8 +286,8 @@ unsafe fn keep(db: *mut sqlite3, file: Arc<DatabaseFile>) -> c_int {
 /// The function has a meaning only by its argument.
 unsafe extern "C" fn return_null(_: *mut sqlite3_context, _: c_int, _: *mut *mut sqlite3_value) {}
 
-unsafe extern "C" fn on_close(file: *mut c_void) {
+unsafe extern "C" fn on_close(connected: *mut c_void) {
     // SAFETY: it comes from `keep`, and SQLite gives it back once.
-    let file = unsafe { Arc::from_raw(file.cast_const().cast::<DatabaseFile>()) };
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(file)));
+    let connected = unsafe { Box::from_raw(connected.cast::<Connected>()) };
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(connected)));
 }

@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 thread_local! {
     static ASKED: Cell<bool> = const { Cell::new(false) };
+    static IS_OBSERVED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Notes that a connection on this thread asks for the time or for another file.
@@ -12,10 +13,17 @@ pub(crate) fn note() {
     let _ = ASKED.try_with(|asked| asked.set(true));
 }
 
+/// Returns whether `observe` runs on this thread.
+pub(super) fn is_observed() -> bool {
+    IS_OBSERVED.try_with(Cell::get).unwrap_or(false)
+}
+
 /// Runs `work`. Returns its result, and whether its SQL asked for the time or for another file.
 pub(crate) fn observe<T>(work: impl FnOnce() -> T) -> (T, bool) {
     let before = ASKED.replace(false);
+    let was_observed = IS_OBSERVED.replace(true);
     let result = work();
+    IS_OBSERVED.set(was_observed);
     let asked = ASKED.get();
     ASKED.set(before || asked);
     (result, asked)

@@ -9,11 +9,13 @@ use super::io_methods::Code;
 use super::mount::Mount;
 use super::observation::{Observation, Observed};
 use super::random::Random;
+use super::trace::{Listed, Traced};
 use super::waiting::{self, Caller, Claimant, Wait};
 use crate::content::origin::Purpose;
 use crate::content::pages::Pages;
 use crate::content::snapshot::{self, JournalMode, Snapshot, Stamp};
 use crate::faults::{self, Call};
+use crate::statements::Recorder;
 
 /// SQLite's lock levels, with its numbers (`sqlite3_io_methods`, xLock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +65,7 @@ impl Settings {
 pub(super) struct Extras {
     pub(super) observed: Option<Arc<Observed>>,
     pub(super) random: Option<Arc<Random>>,
+    pub(super) recorder: Arc<Recorder>,
 }
 
 /// What a connection has written in its transaction.
@@ -101,6 +104,8 @@ pub(super) struct Handle {
     faults_before: usize,
     /// The record of what is done to the connection, if the engine is observed.
     observed: Option<Arc<Observed>>,
+    /// The connections that have this file as their main database: several if they share a cache.
+    traced: Vec<Listed>,
 }
 
 impl Handle {
@@ -108,6 +113,7 @@ impl Handle {
         let observed = mount.observation().map(Observation::add);
         Handle {
             observed,
+            traced: Vec::new(),
             claimant: Claimant::new(mount),
             lock: Lock::None,
             read: None,
@@ -126,6 +132,7 @@ impl Handle {
 
     pub(super) fn set_purpose(&mut self, purpose: Purpose) {
         self.claimant.purpose = purpose;
+        self.traced.iter().for_each(|traced| traced.set_purpose(purpose));
         self.wait.end(); // that of the last user
     }
 
@@ -134,7 +141,25 @@ impl Handle {
     }
 
     pub(super) fn extras(&self) -> Extras {
-        Extras { observed: self.observed.clone(), random: self.claimant.mount.random.clone() }
+        let Mount { random, recorder, .. } = &*self.claimant.mount;
+        Extras { observed: self.observed.clone(), random: random.clone(), recorder: recorder.clone() }
+    }
+
+    pub(super) fn add_traced(&mut self, traced: Listed) {
+        self.traced.push(traced);
+    }
+
+    pub(super) fn traced(&self) -> Option<&Arc<Traced>> {
+        self.traced.first().map(|listed| &**listed)
+    }
+
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.claimant.mount.recorder
+    }
+
+    /// Returns whether the connection is about to begin to read or to write.
+    pub(super) fn begins(&self, level: Lock) -> bool {
+        self.lock == Lock::None || self.lock < Lock::Reserved && level >= Lock::Reserved
     }
 
     pub(super) fn is_on(&self, mount: &Mount) -> bool {

@@ -26,6 +26,7 @@
 //! * No `Mount` is kept alive by its name: opening an engine that was dropped is an error.
 #![allow(unsafe_code, reason = "SQLite is a C library; this module and those in it are where that is crossed")]
 
+pub(crate) mod analysis;
 mod auto_extension;
 mod cleanliness;
 mod clock;
@@ -44,6 +45,7 @@ mod report;
 pub(crate) mod script;
 mod session;
 mod stand_in;
+pub(crate) mod trace;
 mod vfs_methods;
 mod waiting;
 mod watch;
@@ -56,6 +58,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rusqlite::ffi::{self, sqlite3_vfs};
+
+use crate::environment;
 
 pub(crate) use self::auto_extension::begin_observation;
 pub(crate) use self::clock::{Clock, Time};
@@ -87,7 +91,7 @@ struct Registered {
     default: AtomicPtr<sqlite3_vfs>,
 }
 
-/// Registers the VFS with SQLite, once in a process.
+/// Registers the VFS with SQLite, and the function that sets up its connections, once in a process.
 ///
 /// # Panics
 /// When SQLite refuses. It does so only if it is out of memory, or if it was built without automatic initialisation.
@@ -100,6 +104,10 @@ fn registered() -> &'static Registered {
     REGISTERED.get_or_init(|| {
         let default = current_default();
         assert!(!default.is_null(), "SQLite has no default VFS");
+        auto_extension::register();
+        if environment::echo() {
+            trace::hear_errors();
+        }
         add(vfs_methods::new_vfs(default));
         let of_files = add(sqlite3_vfs {
             zName: NAME_OF_FILES.as_ptr(),

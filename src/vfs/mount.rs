@@ -11,6 +11,7 @@ use super::observation::Observation;
 use super::random::Random;
 use crate::content::Snapshot;
 use crate::content::store::Store;
+use crate::statements::Recorder;
 use crate::sync::Recovered;
 
 /// The start of the file names of engines; the engine's number follows. No other file is likely to have such a name,
@@ -25,6 +26,7 @@ pub(crate) struct Mount {
     pub(crate) clock: Option<Arc<Clock>>,
     /// The random numbers that SQL gets, if they are not SQLite's.
     pub(crate) random: Option<Arc<Random>>,
+    pub(crate) recorder: Arc<Recorder>,
     /// The engine's connections, if they are observed.
     observation: OnceLock<Observation>,
 }
@@ -103,6 +105,7 @@ impl Mount {
             name,
             clock: surroundings.new_clock(),
             random: surroundings.new_random(),
+            recorder: Recorder::new(),
             observation: OnceLock::new(),
         });
         mount.register_name();

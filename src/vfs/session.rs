@@ -9,6 +9,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::cleanliness::{self, Settings, auto_checkpoint_of, synchronous_of};
 use super::connection::{Setup, check, file_of, find_file, handle, open};
+use super::trace::{self, Traced};
 use super::watch::Watch;
 use crate::content::origin::Purpose;
 use crate::content::refusal::Refusal;
@@ -37,6 +38,8 @@ pub(crate) struct Session {
     forget_changes: *mut sqlite3_stmt,
     /// Declared after the connection, whose authorizer uses it.
     watch: Arc<Watch>,
+    /// `None` if the program has reset SQLite's list of automatic extensions.
+    traced: Option<Arc<Traced>>,
     /// Whether `watch` still is the connection's authorizer. The setup may have set another.
     is_watched: bool,
     /// Settings that no statement changes, as they were when the connection was opened.
@@ -63,6 +66,10 @@ unsafe impl Send for Session {}
 impl Session {
     pub(crate) fn open(uri: &str, setup: &Setup, purpose: Purpose) -> Result<Session, NoConnection> {
         Refusal::forget(); // of what came before
+        trace::exempt(|| Session::prepared(uri, setup, purpose))
+    }
+
+    fn prepared(uri: &str, setup: &Setup, purpose: Purpose) -> Result<Session, NoConnection> {
         let connection = open(uri, purpose)?;
         let file = file_of(&connection);
         // SAFETY: the file is open as long as the connection is, and not in use.
@@ -71,6 +78,11 @@ impl Session {
             observed.set_session();
         }
         let format_changes = handle_of_file.format_changes(); // before anything reads the schema
+        let traced = handle_of_file.traced().cloned();
+        if let Some(traced) = &traced {
+            // SAFETY: the connection is open.
+            unsafe { traced.rest_as_session(connection.handle()) };
+        }
         let watch = Watch::set(&connection);
         setup.carry_out(&connection)?;
         let is_watched = setup.on_connect.is_empty() || watch.is_set(&connection);
@@ -90,6 +102,7 @@ impl Session {
             statements: [ptr::null_mut(); COMMANDS.len()],
             forget_changes: ptr::null_mut(),
             watch,
+            traced,
             is_watched,
             has_seen_baseline: false,
             was_lent_mutably: true,
@@ -127,10 +140,23 @@ impl Session {
     }
 
     pub(crate) fn connection(&self) -> &Connection {
+        self.follow_recorder();
         &self.connection
     }
 
+    /// Traces the connection if its engine is recorded now. The user may keep the reference longer.
+    #[inline]
+    fn follow_recorder(&self) {
+        if let Some(traced) = &self.traced
+            && self.has_its_connection()
+        {
+            // SAFETY: the connection is open.
+            unsafe { traced.follow(self.db()) };
+        }
+    }
+
     pub(crate) fn connection_mut(&mut self) -> &mut Connection {
+        self.follow_recorder();
         self.was_lent_mutably = true;
         &mut self.connection
     }
@@ -146,6 +172,7 @@ impl Session {
     /// Sets the purpose that messages name.
     pub(crate) fn set_purpose(&mut self, purpose: Purpose) {
         Refusal::forget(); // of what came before
+        self.follow_recorder();
         // SAFETY: the file is open as long as the connection is, and not in use: the connection is only in our hands.
         unsafe { handle(self.file).set_purpose(purpose) };
     }
@@ -178,7 +205,9 @@ impl Session {
             return false;
         }
         self.connection.set_transaction_behavior(TransactionBehavior::Deferred);
-        self.take_hooks() && !self.has_leftovers() && self.put_back_synchronous() && self.forget_changes()
+        self.take_hooks()
+            && !self.has_leftovers()
+            && trace::exempt(|| self.put_back_synchronous() && self.forget_changes())
     }
 
     /// Restores `PRAGMA synchronous`, which applications often set. Returns whether this succeeded.
@@ -248,6 +277,10 @@ impl Session {
     /// Removes the callbacks. Returns whether all of them are gone.
     fn take_hooks(&mut self) -> bool {
         let is_without_hooks = cleanliness::take_hooks(&mut self.connection, self.auto_checkpoint);
+        if let Some(traced) = &self.traced {
+            // SAFETY: the connection is open, and the one that was opened: `make_clean` has checked that.
+            unsafe { traced.set(self.db()) };
+        }
         if std::mem::take(&mut self.was_lent_mutably) {
             cleanliness::drop_closures(&self.connection);
         }
@@ -256,8 +289,10 @@ impl Session {
 
     /// Makes SQLite prepare the statements again if necessary, so that `was_changed` is up to date.
     pub(crate) fn probe(&mut self) -> rusqlite::Result<()> {
-        self.run(Command::Begin)?;
-        self.run(Command::Rollback)
+        trace::exempt(|| {
+            self.run(Command::Begin)?;
+            self.run(Command::Rollback)
+        })
     }
 
     fn run(&mut self, command: Command) -> rusqlite::Result<()> {

@@ -20,6 +20,7 @@ mod printed;
 mod processes;
 mod random;
 mod readers;
+mod recording;
 mod recycling;
 mod registry;
 mod repository;

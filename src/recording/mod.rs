@@ -1,0 +1,99 @@
+//! Recordings of the statements that run on an engine, and assertions on them.
+//!
+//! * `recording` (here): `Engine::record` and what it returns until the recording ends.
+//! * `statements`: what a recording returns, with its assertions.
+//!
+//! This layer uses `engine` and the layers below it.
+
+mod statements;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use self::statements::{FullScan, Repeat, Statements, assert_constant_statements};
+use crate::engine::Engine;
+use crate::statements::Log;
+
+/// Records the statements of an [`Engine`], until it is stopped or dropped.
+#[must_use = "a recording that is dropped has recorded nothing"]
+pub struct Recording {
+    log: Arc<Log>,
+    engine: Engine,
+}
+
+impl Engine {
+    /// Begins to record the statements that run on this engine, on any thread and by any library: units of work, pooled
+    /// connections, connections of [`connect`](Engine::connect), and those that were opened by [`uri`](Engine::uri),
+    /// before or after this call.
+    ///
+    /// Statements that the crate runs itself, for example to clean a connection, and those of
+    /// [`Template::on_connect`](crate::Template::on_connect) are not recorded. BEGIN, COMMIT and ROLLBACK of units of work
+    /// are. Several recordings of one engine can run at the same time.
+    ///
+    /// ```
+    /// # use rusqlite_fixtures::{Engine, Result};
+    /// # fn main() -> Result<()> {
+    /// let engine = Engine::new();
+    /// let recording = engine.record();
+    /// engine.try_transaction(|work| work.execute_batch("CREATE TABLE note (text); SELECT 1"))?;
+    /// let statements = recording.stop();
+    /// statements.assert_count(2);
+    /// assert_eq!(statements.writes().iter().next().unwrap().sql(), "CREATE TABLE note (text)");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A statement may be missing only if code replaces the trace of its connection (`sqlite3_trace_v2`), or attaches the
+    /// engine to another database. The recording notes that, and its assertions fail with the reason. In an engine in a file,
+    /// SQLite does not tell. If code keeps a `&Connection` of a unit of work from before the recording, the first statement
+    /// by it is recorded without its end: without its time, its rows and its result.
+    ///
+    /// While anything is recorded, SQLite's log goes to this crate, because a trace is not told how a statement ends. It
+    /// takes the place of a function that the program has set by `SQLITE_CONFIG_LOG`.
+    pub fn record(&self) -> Recording {
+        let log = Log::new();
+        self.begin_recording(&log);
+        Recording { log, engine: self.clone() }
+    }
+
+    /// Runs `work`, and records the statements meanwhile. See [`record`](Engine::record).
+    ///
+    /// # Panics
+    /// If `work` panics.
+    pub fn recorded<T>(&self, work: impl FnOnce() -> T) -> (T, Statements) {
+        let recording = self.record();
+        let value = work();
+        (value, recording.stop())
+    }
+}
+
+impl Recording {
+    /// Sets how many statements are kept: the newest, 10,000 by default. The others are counted only.
+    pub fn limit(self, statements: usize) -> Recording {
+        self.log.set_limit(statements);
+        self
+    }
+
+    /// Returns the statements so far, and goes on.
+    pub fn statements(&self) -> Statements {
+        Statements::new(&self.engine, self.log.kept())
+    }
+
+    /// Ends the recording.
+    pub fn stop(self) -> Statements {
+        self.engine.end_recording(&self.log);
+        self.statements()
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.engine.end_recording(&self.log);
+    }
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recording").field("engine", &self.engine.name()).finish_non_exhaustive()
+    }
+}

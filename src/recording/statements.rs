@@ -1,0 +1,393 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
+use std::slice;
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::statements::{Counts, Kept, Missed, Statement, StatementKind, counted};
+use crate::vfs::analysis;
+
+/// The statements that ran while they were recorded ([`Engine::record`]), in the order in which they began.
+///
+/// Its `Display` is a table, in which statements that differ only in their values are one line. So is the message of each
+/// assertion that fails.
+#[derive(Clone, Debug)]
+pub struct Statements {
+    statements: Vec<Statement>,
+    /// The exact numbers, also of the statements that are no longer kept.
+    counts: Counts,
+    /// Whether it has the statements of one kind only.
+    kind: Option<StatementKind>,
+    missed: Vec<Missed>,
+    /// How many of the older statements are not in `statements`.
+    dropped: u64,
+    /// Whether statements that are not kept may have been left out, so that the counts may be too low.
+    lacks_dropped: bool,
+    recorded: Arc<Recorded>,
+}
+
+/// What was recorded.
+#[derive(Debug)]
+struct Recorded {
+    name: String,
+    /// The number of statements that are kept.
+    kept: u64,
+    /// A copy of the engine at the end of the recording, by which statements are explained.
+    copy: Engine,
+}
+
+/// Statements with one text, apart from their values.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Repeat {
+    /// The SQL in one line, with `?` in the place of literals.
+    pub sql: String,
+    /// How many there are.
+    pub count: u64,
+    /// How many different values they have.
+    pub distinct: u64,
+    /// The first of them.
+    pub first: Statement,
+}
+
+/// A statement that has stepped through all rows of a table or of an index.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FullScan {
+    /// The statement.
+    pub statement: Statement,
+    /// The tables, or their aliases. Empty if SQLite can't explain the statement now, for example because a table is gone.
+    pub tables: Vec<String>,
+    /// The number of rows that were passed, in all scans of the statement.
+    pub rows: u64,
+    /// SQLite's EXPLAIN QUERY PLAN, a line for each step.
+    pub plan: String,
+}
+
+impl Statements {
+    pub(super) fn new(engine: &Engine, Kept { statements, counts, dropped, missed }: Kept) -> Statements {
+        let recorded =
+            Arc::new(Recorded { name: engine.name(), kept: statements.len() as u64, copy: engine.fork_in_memory() });
+        Statements { statements, counts, kind: None, missed, dropped, lacks_dropped: false, recorded }
+    }
+
+    /// Returns the statements that are kept: the newest, of all kinds.
+    pub fn iter(&self) -> slice::Iter<'_, Statement> {
+        self.statements.iter()
+    }
+
+    /// Returns the number of reads and writes, also of those that are no longer kept; after
+    /// [`transactions`](Statements::transactions), that of these.
+    pub fn count(&self) -> u64 {
+        match self.kind {
+            Some(kind) => self.counts.of(kind),
+            None => self.counts.of(StatementKind::Read) + self.counts.of(StatementKind::Write),
+        }
+    }
+
+    /// Returns those that read.
+    pub fn reads(&self) -> Statements {
+        self.of_kind(StatementKind::Read)
+    }
+
+    /// Returns those that write: rows or the schema.
+    pub fn writes(&self) -> Statements {
+        self.of_kind(StatementKind::Write)
+    }
+
+    /// Returns those that begin or end transactions and savepoints.
+    pub fn transactions(&self) -> Statements {
+        self.of_kind(StatementKind::Transaction)
+    }
+
+    fn of_kind(&self, kind: StatementKind) -> Statements {
+        let mut counts = Counts::default();
+        *counts.of_mut(kind) = self.counts.of(kind);
+        let statements = self.iter().filter(|statement| statement.kind() == kind).cloned().collect();
+        Statements { statements, counts, kind: Some(kind), ..self.clone() }
+    }
+
+    /// Returns those for which the function returns `true`.
+    pub fn matching(&self, mut matches: impl FnMut(&Statement) -> bool) -> Statements {
+        let statements: Vec<Statement> = self.iter().filter(|statement| matches(statement)).cloned().collect();
+        let mut counts = Counts::default();
+        statements.iter().for_each(|statement| *counts.of_mut(statement.kind()) += 1);
+        Statements { statements, counts, lacks_dropped: self.dropped > 0, ..self.clone() }
+    }
+
+    /// Returns those that read or write this table, also by a view, a trigger or a foreign key's action. The case of ASCII
+    /// letters does not matter.
+    ///
+    /// SQLite tells by compiling the statements again, for the schema at the end of the recording. One that can't be compiled
+    /// then belongs to the table if its SQL has the name.
+    pub fn of_table(&self, table: &str) -> Statements {
+        let tables = self.tables();
+        self.matching(|statement| match &tables[statement.sql()] {
+            Some(tables) => tables.iter().any(|other| other.eq_ignore_ascii_case(table)),
+            None => statement.sql().to_ascii_lowercase().contains(&table.to_ascii_lowercase()),
+        })
+    }
+
+    /// Returns the tables of each SQL text.
+    fn tables(&self) -> BTreeMap<&str, Option<BTreeSet<String>>> {
+        let texts: BTreeSet<&str> = self.iter().map(Statement::sql).collect();
+        let connection = self.recorded.copy.connect().ok();
+        let tables = |sql| analysis::tables_of(connection.as_ref()?, sql);
+        texts.into_iter().map(|sql| (sql, tables(sql))).collect()
+    }
+
+    /// Returns why statements may be missing, a sentence for each reason. Every assertion fails with them.
+    pub fn missed(&self) -> Vec<String> {
+        let dropped = self.lacks_dropped.then(|| {
+            format!(
+                "only the newest {} were kept, and {} older ones were counted only (Recording::limit)",
+                counted(self.recorded.kept, "statement"),
+                self.dropped
+            )
+        });
+        self.missed.iter().map(ToString::to_string).chain(dropped).collect()
+    }
+
+    /// Asserts that so many statements ran ([`count`](Statements::count)).
+    ///
+    /// # Panics
+    /// If it were more or less, or if some may be missing. The message has the statements.
+    #[track_caller]
+    pub fn assert_count(&self, expected: u64) {
+        self.assert_complete();
+        let what = match self.kind {
+            None => "statement",
+            Some(StatementKind::Read) => "read",
+            Some(StatementKind::Write) => "write",
+            Some(StatementKind::Transaction) => "statement of transactions",
+            Some(StatementKind::Other) => "other statement",
+        };
+        assert!(
+            self.count() == expected,
+            "{} expected on {}, and there were {}:\n{self}",
+            if expected == 1 { format!("1 {what} was") } else { format!("{expected} {what}s were") },
+            self.recorded.name,
+            self.count()
+        );
+    }
+
+    /// Returns the texts that ran more than so many times, apart from their values: the queries that code makes for each row
+    /// of another one ("N+1"). The most frequent is the first.
+    pub fn repeats(&self, more_than: u64) -> Vec<Repeat> {
+        let counted = |statement: &&Statement| matches!(statement.kind(), StatementKind::Read | StatementKind::Write);
+        let mut groups: Vec<(Repeat, BTreeSet<&str>)> = Vec::new();
+        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        for statement in self.iter().filter(counted) {
+            let sql = statement.shape();
+            let place = *places.entry(sql.clone()).or_insert_with(|| {
+                groups.push((Repeat { sql, count: 0, distinct: 0, first: statement.clone() }, BTreeSet::new()));
+                groups.len() - 1
+            });
+            let (repeat, values) = &mut groups[place];
+            repeat.count += 1;
+            values.insert(statement.expanded_sql());
+            repeat.distinct = values.len() as u64;
+        }
+        let mut repeats: Vec<Repeat> = groups.into_iter().map(|(repeat, _)| repeat).collect();
+        repeats.retain(|repeat| repeat.count > more_than);
+        repeats.sort_by_key(|repeat| std::cmp::Reverse(repeat.count));
+        repeats
+    }
+
+    /// Asserts that no text ran more than so many times, apart from its values ([`repeats`](Statements::repeats)).
+    ///
+    /// # Panics
+    /// If one did, or if statements may be missing.
+    #[track_caller]
+    pub fn assert_no_repeats(&self, more_than: u64) {
+        self.assert_complete_list();
+        let repeats = self.repeats(more_than);
+        assert!(
+            repeats.is_empty(),
+            "statements ran more than {} on {}:\n{}",
+            counted(more_than, "time"),
+            self.recorded.name,
+            lines(&repeats)
+        );
+    }
+
+    /// Returns the statements that stepped through whole tables or indexes, and passed more than so many rows. (Other than
+    /// for a small table, an index is faster.)
+    pub fn full_scans(&self, more_than: u64) -> Vec<FullScan> {
+        // SQLite counts the steps from one row to the next.
+        let is_scan = |statement: &&Statement| statement.work().full_scan_steps >= more_than.max(1);
+        let connection = self.recorded.copy.connect().ok();
+        let mut plans: BTreeMap<&str, String> = BTreeMap::new();
+        let scan = |statement: &'_ Statement| {
+            let plan = connection.as_ref().and_then(|connection| analysis::plan_of(connection, statement.sql()));
+            plan.unwrap_or_default()
+        };
+        self.iter()
+            .filter(is_scan)
+            .map(|statement| {
+                let plan = plans.entry(statement.sql()).or_insert_with(|| scan(statement)).clone();
+                let rows = statement.work().full_scan_steps + 1;
+                FullScan { statement: statement.clone(), tables: scanned(&plan), rows, plan }
+            })
+            .collect()
+    }
+
+    /// Asserts that no statement stepped through whole tables of more than so many rows
+    /// ([`full_scans`](Statements::full_scans)).
+    ///
+    /// # Panics
+    /// If one did, or if statements may be missing.
+    #[track_caller]
+    pub fn assert_no_full_scans(&self, more_than: u64) {
+        self.assert_complete_list();
+        let scans = self.full_scans(more_than);
+        assert!(
+            scans.is_empty(),
+            "statements stepped through more than {} of whole tables on {}:\n{}",
+            counted(more_than, "row"),
+            self.recorded.name,
+            lines(&scans)
+        );
+    }
+
+    /// # Panics
+    /// If statements may be missing.
+    #[track_caller]
+    fn assert_complete(&self) {
+        let missed = self.missed();
+        assert!(
+            missed.is_empty(),
+            "the recording on {} is not complete: {}; these are known:\n{self}",
+            self.recorded.name,
+            missed.join("; ")
+        );
+    }
+
+    /// The same, if the statements that are no longer kept are missing, too.
+    #[track_caller]
+    fn assert_complete_list(&self) {
+        Statements { lacks_dropped: self.dropped > 0, ..self.clone() }.assert_complete();
+    }
+}
+
+impl<'a> IntoIterator for &'a Statements {
+    type Item = &'a Statement;
+    type IntoIter = slice::Iter<'a, Statement>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// A table with a line for each text: how often it ran, the text, and the first message if it failed.
+impl fmt::Display for Statements {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines: Vec<(String, Vec<&Statement>)> = Vec::new();
+        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        for statement in self {
+            let shape = statement.shape();
+            let place = *places.entry(shape.clone()).or_insert_with(|| {
+                lines.push((shape, Vec::new()));
+                lines.len() - 1
+            });
+            lines[place].1.push(statement);
+        }
+        if lines.is_empty() {
+            f.write_str("  (none)")?;
+        }
+        for (number, (shape, statements)) in lines.iter().enumerate() {
+            f.write_str(if number == 0 { "" } else { "\n" })?;
+            let [only] = &**statements else {
+                write!(f, "{:>5} x {shape}", statements.len())?;
+                let error = statements.iter().find_map(|statement| statement.error());
+                error.into_iter().try_for_each(|error| write!(f, " -- failed: {error}"))?;
+                continue;
+            };
+            write!(f, "{:>5} x {only}", 1)?;
+        }
+        match self.dropped {
+            0 => Ok(()),
+            dropped => write!(f, "\n  ({} before these ran too)", counted(dropped, "statement")),
+        }
+    }
+}
+
+impl fmt::Display for Repeat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Repeat { sql, count, distinct, first } = self;
+        write!(f, "{count:>5} x {sql} -- {}, by {}", counted(*distinct, "different one"), first.opened_by())
+    }
+}
+
+impl fmt::Display for FullScan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let FullScan { statement, tables, rows, plan } = self;
+        write!(f, "  {statement}\n    {} of {}", counted(*rows, "row"), tables.join(", "))?;
+        plan.lines().try_for_each(|line| write!(f, "\n    plan: {line}"))
+    }
+}
+
+fn lines(items: &[impl fmt::Display]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Returns the tables that a plan scans.
+fn scanned(plan: &str) -> Vec<String> {
+    let table = |line: &str| {
+        let rest = line.trim_start().strip_prefix("SCAN ")?;
+        let name = rest.split(" USING ").next()?.split(" LEFT-JOIN").next()?;
+        (!name.starts_with('(') && name != "CONSTANT ROW").then(|| name.to_owned())
+    };
+    plan.lines().filter_map(table).collect()
+}
+
+/// Asserts that an operation takes as many statements for a larger number of rows as for a smaller one: that it has no query
+/// for each row ("N+1"). `run` prepares so many rows, and records the operation on them.
+///
+/// ```
+/// # use rusqlite_fixtures::{Result, Template, assert_constant_statements, rusqlite};
+/// static SHOP: Template = Template::sql("CREATE TABLE item (name TEXT, price INTEGER)");
+///
+/// fn total(shop: &rusqlite::Connection) -> rusqlite::Result<i64> { // the code under test
+///     shop.query_row("SELECT sum(price) FROM item", [], |row| row.get(0))
+/// }
+///
+/// assert_constant_statements([2, 20], |size| {
+///     let engine = SHOP.new_engine().unwrap();
+///     let shop = engine.pooled_connection().unwrap();
+///     for _ in 0..size {
+///         shop.execute("INSERT INTO item VALUES ('tea', 3)", []).unwrap();
+///     }
+///     engine.recorded(|| assert_eq!(total(&shop), Ok(3 * size as i64))).1
+/// });
+/// ```
+///
+/// # Panics
+/// If there are more statements for the second number, or if statements may be missing. If `run` panics.
+#[track_caller]
+pub fn assert_constant_statements(sizes: [usize; 2], mut run: impl FnMut(usize) -> Statements) {
+    let [fewer, more] = sizes;
+    let (before, after) = (run(fewer), run(more));
+    before.assert_complete();
+    after.assert_complete();
+    let mut grown = String::new();
+    if after.count() > before.count() {
+        let counts = |statements: &Statements| -> BTreeMap<String, u64> {
+            statements.repeats(0).into_iter().map(|repeat| (repeat.sql, repeat.count)).collect()
+        };
+        let (before, after) = (counts(&before), counts(&after));
+        for (sql, after) in after {
+            let before = before.get(&sql).copied().unwrap_or_default();
+            if after > before {
+                let _ = write!(grown, "\n  {before} -> {after} x {sql}");
+            }
+        }
+    }
+    assert!(
+        after.count() <= before.count(),
+        "the statements on {} grow with the data: {} for {fewer} rows, {} for {more}:{grown}",
+        after.recorded.name,
+        before.count(),
+        after.count()
+    );
+}

@@ -1,0 +1,174 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use super::statement::{Begun, Ended, Statement, StatementKind};
+use crate::sync::Recovered;
+
+/// What a recording keeps: the newest statements, and the exact numbers of all.
+pub(crate) struct Log {
+    began: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The maximum number of statements that are kept.
+    limit: usize,
+    entries: VecDeque<Entry>,
+    /// How many older ones are no longer kept.
+    dropped: u64,
+    counts: Counts,
+    /// The numbers of the connections within this recording, by their numbers in the process.
+    connections: BTreeMap<u64, usize>,
+    missed: Vec<Missed>,
+}
+
+struct Entry {
+    begun: Arc<Begun>,
+    ended: Option<Ended>,
+    connection: usize,
+}
+
+/// The numbers of statements of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    reads: u64,
+    writes: u64,
+    transactions: u64,
+    others: u64,
+}
+
+impl Counts {
+    pub(crate) fn of(&self, kind: StatementKind) -> u64 {
+        match kind {
+            StatementKind::Read => self.reads,
+            StatementKind::Write => self.writes,
+            StatementKind::Transaction => self.transactions,
+            StatementKind::Other => self.others,
+        }
+    }
+
+    pub(crate) fn of_mut(&mut self, kind: StatementKind) -> &mut u64 {
+        match kind {
+            StatementKind::Read => &mut self.reads,
+            StatementKind::Write => &mut self.writes,
+            StatementKind::Transaction => &mut self.transactions,
+            StatementKind::Other => &mut self.others,
+        }
+    }
+}
+
+/// What a log has.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) statements: Vec<Statement>,
+    pub(crate) counts: Counts,
+    /// How many older statements were counted only.
+    pub(crate) dropped: u64,
+    pub(crate) missed: Vec<Missed>,
+}
+
+/// Why statements of a connection may be missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Missed {
+    connection: usize,
+    reason: &'static str,
+}
+
+impl fmt::Display for Missed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection {} {}", self.connection, self.reason)
+    }
+}
+
+/// Where a statement is in a log: how many were before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket(u64);
+
+/// The number of statements that a recording keeps if nothing else is set.
+const DEFAULT_LIMIT: usize = 10_000;
+
+impl Log {
+    pub(crate) fn new() -> Arc<Log> {
+        let state = State {
+            limit: DEFAULT_LIMIT,
+            entries: VecDeque::new(),
+            dropped: 0,
+            counts: Counts::default(),
+            connections: BTreeMap::new(),
+            missed: Vec::new(),
+        };
+        Arc::new(Log { began: Instant::now(), state: Mutex::new(state) })
+    }
+
+    pub(crate) fn set_limit(&self, limit: usize) {
+        let mut state = self.state();
+        state.limit = limit;
+        state.drop_oldest();
+    }
+
+    /// Adds a statement. Returns its place, and the number of its connection.
+    pub(super) fn begin(&self, begun: &Arc<Begun>, connection: u64) -> (Ticket, usize) {
+        let mut state = self.state();
+        let connection = state.number_of(connection);
+        *state.counts.of_mut(begun.kind()) += 1;
+        let ticket = Ticket(state.dropped + state.entries.len() as u64);
+        state.entries.push_back(Entry { begun: begun.clone(), ended: None, connection });
+        state.drop_oldest();
+        (ticket, connection)
+    }
+
+    /// Adds the end of a statement, if it is still kept.
+    pub(super) fn end(&self, Ticket(number): Ticket, ended: Ended) {
+        let mut state = self.state();
+        let index = number.checked_sub(state.dropped).and_then(|index| usize::try_from(index).ok());
+        if let Some(entry) = index.and_then(|index| state.entries.get_mut(index)) {
+            entry.ended = Some(ended);
+        }
+    }
+
+    /// Notes why statements of a connection may be missing.
+    pub(super) fn miss(&self, connection: u64, reason: &'static str) {
+        let mut state = self.state();
+        let connection = state.number_of(connection);
+        let missed = Missed { connection, reason };
+        if !state.missed.contains(&missed) {
+            state.missed.push(missed);
+        }
+    }
+
+    /// Returns what is kept so far.
+    pub(crate) fn kept(&self) -> Kept {
+        let state = self.state();
+        let statement = |entry: &Entry| Statement {
+            begun: entry.begun.clone(),
+            ended: entry.ended.clone(),
+            connection: entry.connection,
+            recording: self.began,
+        };
+        Kept {
+            statements: state.entries.iter().map(statement).collect(),
+            counts: state.counts,
+            dropped: state.dropped,
+            missed: state.missed.clone(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().recovered()
+    }
+}
+
+impl State {
+    fn drop_oldest(&mut self) {
+        let excess = self.entries.len().saturating_sub(self.limit);
+        self.entries.drain(..excess);
+        self.dropped += excess as u64;
+    }
+
+    fn number_of(&mut self, connection: u64) -> usize {
+        let next = self.connections.len() + 1;
+        *self.connections.entry(connection).or_insert(next)
+    }
+}

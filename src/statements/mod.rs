@@ -1,0 +1,22 @@
+//! The statements that run on engines: what connections report, and what a recording keeps of it.
+//!
+//! * `statement`: one of them. `sql`: what its text tells.
+//! * `recorder`: what an engine's connections report to. `log`: what one recording keeps, in bounded memory.
+//!
+//! This layer uses `content` for the places in the source where connections are opened. It knows nothing of SQLite's
+//! interface, from which `vfs/trace` reports. `recording` is what users hold.
+//!
+//! Invariants:
+//! * The counts of a log are exact, also of statements that it no longer keeps. Why statements may be missing is noted beside
+//!   them.
+//! * No user code runs while a lock of these modules is held.
+
+mod log;
+mod recorder;
+mod sql;
+mod statement;
+
+pub(crate) use self::log::{Counts, Kept, Log, Missed};
+pub(crate) use self::recorder::{Connection, Recorder};
+pub(crate) use self::statement::{Begun, counted};
+pub use self::statement::{Statement, StatementKind, Work};

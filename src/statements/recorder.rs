@@ -1,0 +1,236 @@
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::log::{Log, Ticket};
+use super::statement::{Begun, Ended, Statement, Work};
+use crate::environment;
+use crate::sync::Recovered;
+
+/// What the connections of an engine report their statements to. While it is off, they report nothing.
+pub(crate) struct Recorder {
+    logs: Mutex<Vec<Arc<Log>>>,
+    /// Whether each statement is printed.
+    echoes: AtomicBool,
+    is_on: AtomicBool,
+    /// How often it was turned on.
+    runs: AtomicU64,
+    transactions: AtomicU64,
+}
+
+/// The number of recorders that are on. While there are none, a statement costs one load of this.
+static ON: AtomicUsize = AtomicUsize::new(0);
+
+impl Recorder {
+    /// Returns a recorder that is off, unless the environment asks for an echo.
+    pub(crate) fn new() -> Arc<Recorder> {
+        let recorder = Recorder {
+            logs: Mutex::default(),
+            echoes: AtomicBool::new(false),
+            is_on: AtomicBool::new(false),
+            runs: AtomicU64::new(0),
+            transactions: AtomicU64::new(0),
+        };
+        recorder.reset_echo();
+        Arc::new(recorder)
+    }
+
+    /// Returns whether any recorder of the process is on.
+    #[inline]
+    pub(crate) fn any_is_on() -> bool {
+        ON.load(Ordering::Relaxed) > 0
+    }
+
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn add(&self, log: Arc<Log>) {
+        let mut logs = self.logs();
+        logs.push(log);
+        self.update(&logs);
+    }
+
+    pub(crate) fn remove(&self, log: &Arc<Log>) {
+        let mut logs = self.logs();
+        logs.retain(|other| !Arc::ptr_eq(other, log));
+        self.update(&logs);
+    }
+
+    /// Sets whether each statement is printed.
+    pub(crate) fn set_echo(&self, echoes: bool) {
+        let logs = self.logs();
+        self.echoes.store(echoes, Ordering::Relaxed);
+        self.update(&logs);
+    }
+
+    /// Prints statements only if the environment asks for it, as at the beginning.
+    pub(crate) fn reset_echo(&self) {
+        if self.echoes.load(Ordering::Relaxed) != environment::echo() {
+            self.set_echo(environment::echo());
+        }
+    }
+
+    fn update(&self, logs: &[Arc<Log>]) {
+        let is_on = !logs.is_empty() || self.echoes.load(Ordering::Relaxed);
+        let was_on = self.is_on.load(Ordering::Relaxed);
+        if is_on && !was_on {
+            self.runs.fetch_add(1, Ordering::Relaxed);
+            self.transactions.store(0, Ordering::Relaxed);
+            ON.fetch_add(1, Ordering::Relaxed);
+        } else if was_on && !is_on {
+            ON.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.is_on.store(is_on, Ordering::Release);
+    }
+
+    /// Notes why the recordings may have missed a statement of the connection.
+    pub(crate) fn miss(&self, connection: u64, reason: &'static str) {
+        self.logs().iter().for_each(|log| log.miss(connection, reason));
+    }
+
+    fn logs(&self) -> MutexGuard<'_, Vec<Arc<Log>>> {
+        self.logs.lock().recovered()
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.logs().clear();
+        self.set_echo(false);
+    }
+}
+
+/// A connection of an engine. It is used by one thread at a time.
+pub(crate) struct Connection {
+    id: u64,
+    recorder: Arc<Recorder>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The run of the recorder that the state is of.
+    run: u64,
+    running: Vec<Running>,
+    /// The number of the open transaction, if a statement of it was recorded.
+    transaction: Option<u64>,
+}
+
+/// A statement that has begun and not ended.
+struct Running {
+    /// Its address.
+    statement: usize,
+    begun: Arc<Begun>,
+    rows: u64,
+    /// SQLite's counters when it began.
+    before: Work,
+    tickets: Vec<(Arc<Log>, Ticket)>,
+    connection: usize,
+}
+
+/// The number of the next connection in the process.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+impl Connection {
+    pub(crate) fn new(recorder: Arc<Recorder>) -> Connection {
+        Connection { id: NEXT.fetch_add(1, Ordering::Relaxed), recorder, state: Mutex::default() }
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.recorder.is_on()
+    }
+
+    /// Records the beginning of a statement. `begun` gets the number of the transaction that is open, if
+    /// `is_in_transaction`.
+    pub(crate) fn begin(
+        &self,
+        statement: usize,
+        before: Work,
+        is_in_transaction: bool,
+        begun: impl FnOnce(Option<u64>) -> Begun,
+    ) {
+        let mut state = self.state();
+        let transaction = self.transaction(&mut state, is_in_transaction);
+        let begun = Arc::new(begun(transaction));
+        let logs = self.recorder.logs().clone();
+        let mut connection = 0;
+        let tickets = logs.into_iter().map(|log| {
+            let ticket;
+            (ticket, connection) = log.begin(&begun, self.id);
+            (log, ticket)
+        });
+        let tickets = tickets.collect();
+        state.running.retain(|running| running.statement != statement); // its end was not seen
+        state.running.push(Running { statement, begun, rows: 0, before, tickets, connection });
+    }
+
+    /// Counts a row.
+    pub(crate) fn row(&self, statement: usize) {
+        if let Some(running) = self.state().running.iter_mut().find(|running| running.statement == statement) {
+            running.rows += 1;
+        }
+    }
+
+    pub(crate) fn is_running(&self, statement: usize) -> bool {
+        self.rows_of(statement).is_some()
+    }
+
+    /// Returns the number of rows so far of a statement that is running, if its beginning was recorded.
+    pub(crate) fn rows_of(&self, statement: usize) -> Option<u64> {
+        self.state().running.iter().find(|running| running.statement == statement).map(|running| running.rows)
+    }
+
+    /// Records the end of a statement, if its beginning was recorded.
+    pub(crate) fn end(
+        &self,
+        statement: usize,
+        after: Work,
+        is_in_transaction: bool,
+        changes: u64,
+        error: Option<(i32, Box<str>)>,
+    ) {
+        let mut state = self.state();
+        let Some(at) = state.running.iter().position(|running| running.statement == statement) else { return };
+        let Running { begun, rows, before, tickets, connection, .. } = state.running.swap_remove(at);
+        let transaction = self.transaction(&mut state, is_in_transaction);
+        drop(state);
+        let ended =
+            Ended { duration: begun.at().elapsed(), rows, changes, error, work: after.since(before), transaction };
+        if self.recorder.echoes.load(Ordering::Relaxed) {
+            let statement = Statement::new(begun, Some(ended.clone()), connection);
+            eprintln!("rusqlite-fixtures: {statement}");
+        }
+        for (log, ticket) in tickets {
+            log.end(ticket, ended.clone());
+        }
+    }
+
+    /// Notes why statements of the connection may not be recorded.
+    pub(crate) fn miss(&self, reason: &'static str) {
+        self.recorder.miss(self.id, reason);
+    }
+
+    /// Returns the number of the open transaction.
+    fn transaction(&self, state: &mut State, is_open: bool) -> Option<u64> {
+        if !is_open {
+            state.transaction = None;
+            return None;
+        }
+        Some(*state.transaction.get_or_insert_with(|| self.recorder.transactions.fetch_add(1, Ordering::Relaxed) + 1))
+    }
+
+    /// Returns the state. What is of an earlier run of the recorder is forgotten.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().recovered();
+        let run = self.recorder.runs.load(Ordering::Relaxed);
+        if state.run != run {
+            *state = State { run, ..State::default() };
+        }
+        state
+    }
+}

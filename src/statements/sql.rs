@@ -1,0 +1,285 @@
+//! What the text of a statement tells.
+
+use std::borrow::Cow;
+
+use super::StatementKind;
+
+/// Returns the kind of a statement. SQLite says whether it is read-only, but calls BEGIN and pragmas so too.
+pub(super) fn kind(sql: &str, is_read_only: bool) -> StatementKind {
+    let word = first_word(sql);
+    let is_one_of = |words: &[&str]| words.iter().any(|other| word.eq_ignore_ascii_case(other));
+    if is_one_of(&["BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"]) {
+        StatementKind::Transaction
+    } else if is_one_of(&["PRAGMA", "ATTACH", "DETACH", "VACUUM", "ANALYZE", "REINDEX", "EXPLAIN"]) {
+        StatementKind::Other
+    } else if is_read_only {
+        StatementKind::Read
+    } else {
+        StatementKind::Write
+    }
+}
+
+/// Returns the text without the white space and the semicolons around it, which a statement of a script has.
+pub(super) fn without_end(sql: &str) -> &str {
+    sql.trim_start().trim_end_matches(|c: char| c == ';' || c.is_whitespace())
+}
+
+/// Returns whether the statement inserts, updates or deletes rows, and so sets SQLite's number of changed rows.
+pub(super) fn changes_rows(sql: &str, kind: StatementKind) -> bool {
+    let word = first_word(sql);
+    kind == StatementKind::Write
+        && ["INSERT", "REPLACE", "UPDATE", "DELETE", "WITH"].iter().any(|other| word.eq_ignore_ascii_case(other))
+}
+
+fn first_word(sql: &str) -> &str {
+    let sql = without_leading_comments(sql);
+    &sql[..sql.bytes().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(sql.len())]
+}
+
+fn without_leading_comments(mut sql: &str) -> &str {
+    loop {
+        sql = sql.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == ';' || c == '\u{feff}');
+        let rest = if let Some(comment) = sql.strip_prefix("--") {
+            comment.split_once('\n')
+        } else if let Some(comment) = sql.strip_prefix("/*") {
+            comment.split_once("*/")
+        } else {
+            return sql;
+        };
+        let Some((_, rest)) = rest else { return "" };
+        sql = rest;
+    }
+}
+
+/// Returns the text in one line: a blank in the place of each run of white space outside of literals and names.
+pub(super) fn in_one_line(sql: &str) -> String {
+    let mut line = String::with_capacity(sql.len());
+    for token in tokens(sql) {
+        match token {
+            Token::Space => {
+                if !line.is_empty() && !line.ends_with(' ') {
+                    line.push(' ');
+                }
+            }
+            Token::Literal(text) | Token::Number(text) | Token::Other(text) => line.push_str(text),
+        }
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+/// Returns the text with `?` in the place of each literal, in one line. So statements that differ only in their values are
+/// equal.
+pub(super) fn without_values(sql: &str) -> String {
+    let mut shape = String::with_capacity(sql.len());
+    for token in tokens(sql) {
+        match token {
+            Token::Space => {
+                if !shape.is_empty() && !shape.ends_with(' ') {
+                    shape.push(' ');
+                }
+            }
+            Token::Literal(_) | Token::Number(_) => shape.push('?'),
+            Token::Other(text) => shape.push_str(text),
+        }
+    }
+    shape.truncate(shape.trim_end().len());
+    shape
+}
+
+/// Shortens each literal of more than `limit` bytes.
+pub(super) fn with_short_literals(sql: &str, limit: usize) -> Cow<'_, str> {
+    if sql.len() <= limit {
+        return Cow::Borrowed(sql);
+    }
+    let mut short = String::new();
+    for token in tokens(sql) {
+        match token {
+            Token::Literal(text) if text.len() > limit => {
+                short.push_str(start_of(text, limit));
+                short.push_str(&format!("…' /* {} bytes of SQL */", text.len()));
+            }
+            Token::Literal(text) | Token::Number(text) | Token::Other(text) => short.push_str(text),
+            Token::Space => short.push(' '),
+        }
+    }
+    Cow::Owned(short)
+}
+
+/// Returns the start of the text, of at most `limit` bytes.
+fn start_of(text: &str, limit: usize) -> &str {
+    let end = (0..=limit).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    &text[..end]
+}
+
+/// A part of a statement's text.
+#[derive(Debug, PartialEq, Eq)]
+enum Token<'a> {
+    /// White space or a comment.
+    Space,
+    /// A string or a blob.
+    Literal(&'a str),
+    Number(&'a str),
+    /// A word, a quoted name, a parameter or an operator.
+    Other(&'a str),
+}
+
+/// Divides the text as SQLite's tokenizer does, as far as literals are concerned. A literal without an end goes on to the end
+/// of the text.
+fn tokens(sql: &str) -> impl Iterator<Item = Token<'_>> {
+    let mut rest = sql;
+    std::iter::from_fn(move || {
+        let len = token_len(rest)?;
+        let (text, after) = rest.split_at(len);
+        rest = after;
+        let first = text.as_bytes()[0];
+        Some(match first {
+            b'\'' => Token::Literal(text),
+            b'x' | b'X' if text.len() > 1 && text.as_bytes()[1] == b'\'' => Token::Literal(text),
+            b'-' if text.starts_with("--") => Token::Space,
+            b'/' if text.starts_with("/*") => Token::Space,
+            _ if first.is_ascii_whitespace() => Token::Space,
+            _ if first.is_ascii_digit() => Token::Number(text),
+            b'.' if text.len() > 1 => Token::Number(text),
+            _ => Token::Other(text),
+        })
+    })
+}
+
+fn token_len(sql: &str) -> Option<usize> {
+    let bytes = sql.as_bytes();
+    let first = *bytes.first()?;
+    let run = |is_part: fn(u8) -> bool| bytes.iter().position(|byte| !is_part(*byte)).unwrap_or(bytes.len());
+    Some(match first {
+        b'\'' | b'"' | b'`' => quoted_len(bytes, first),
+        b'[' => bytes.iter().position(|byte| *byte == b']').map_or(bytes.len(), |end| end + 1),
+        b'x' | b'X' if bytes.get(1) == Some(&b'\'') => 1 + quoted_len(&bytes[1..], b'\''),
+        b'-' if bytes.starts_with(b"--") => sql.find('\n').map_or(bytes.len(), |end| end + 1),
+        b'/' if bytes.starts_with(b"/*") => sql.find("*/").map_or(bytes.len(), |end| end + 2),
+        _ if first.is_ascii_whitespace() => run(|byte| byte.is_ascii_whitespace()),
+        _ if first.is_ascii_digit() => number_len(bytes),
+        b'.' if bytes.get(1).is_some_and(u8::is_ascii_digit) => number_len(bytes),
+        b'?' | b':' | b'@' | b'$' | b'#' => 1 + bytes[1..].iter().take_while(|byte| is_of_word(**byte)).count(),
+        _ if is_of_word(first) => run(is_of_word),
+        _ => 1,
+    })
+}
+
+/// Returns the length of a quoted text. A doubled quote is one within the text.
+fn quoted_len(bytes: &[u8], quote: u8) -> usize {
+    let mut at = 1;
+    while let Some(end) = bytes[at..].iter().position(|byte| *byte == quote) {
+        at += end + 1;
+        if bytes.get(at) != Some(&quote) {
+            return at;
+        }
+        at += 1;
+    }
+    bytes.len()
+}
+
+fn number_len(bytes: &[u8]) -> usize {
+    let mut len = 0;
+    while let Some(byte) = bytes.get(len) {
+        let is_sign_of_exponent = matches!(byte, b'+' | b'-')
+            && len > 0
+            && matches!(bytes[len - 1], b'e' | b'E')
+            && !bytes.starts_with(b"0x");
+        if !(byte.is_ascii_alphanumeric() || *byte == b'.' || *byte == b'_' || is_sign_of_exponent) {
+            break;
+        }
+        len += 1;
+    }
+    len
+}
+
+fn is_of_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_is_found_behind_comments() {
+        for (sql, is_read_only, expected) in [
+            ("SELECT 1", true, StatementKind::Read),
+            ("WITH a AS (SELECT 1) DELETE FROM t", false, StatementKind::Write),
+            ("-- name: get\n/* a */ ;\tselect 1", true, StatementKind::Read),
+            ("begin immediate", false, StatementKind::Transaction),
+            ("END", true, StatementKind::Transaction),
+            ("ROLLBACK TO a", true, StatementKind::Transaction),
+            ("\u{feff}Savepoint a", true, StatementKind::Transaction),
+            ("release a", true, StatementKind::Transaction),
+            ("PRAGMA user_version", true, StatementKind::Other),
+            ("EXPLAIN DELETE FROM t", true, StatementKind::Other),
+            ("CREATE TABLE t (a)", false, StatementKind::Write),
+            ("-- only a comment", true, StatementKind::Read),
+            ("/* no end", true, StatementKind::Read),
+        ] {
+            assert_eq!(kind(sql, is_read_only), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn statements_that_change_rows_are_told_from_those_that_change_the_schema() {
+        let changes = |sql| changes_rows(sql, kind(sql, false));
+        for sql in [
+            "INSERT INTO t VALUES (1)",
+            "replace into t values (1)",
+            "UPDATE t SET a = 1",
+            "WITH a AS (SELECT 1) DELETE FROM t",
+        ] {
+            assert!(changes(sql), "{sql}");
+        }
+        for sql in ["CREATE TABLE t (a)", "DROP TABLE t", "COMMIT", "PRAGMA user_version = 1"] {
+            assert!(!changes(sql), "{sql}");
+        }
+        assert!(!changes_rows("WITH a AS (SELECT 1) SELECT * FROM a", StatementKind::Read));
+    }
+
+    #[test]
+    fn values_are_replaced_and_names_are_not() {
+        for (sql, expected) in [
+            ("SELECT * FROM t WHERE a = 1 AND b='it''s' ", "SELECT * FROM t WHERE a = ? AND b=?"),
+            ("SELECT x'00ff', X'', 1.5e-3, .5, 0x1F", "SELECT ?, ?, ?, ?, ?"),
+            ("SELECT \"a\"\"1\", [b 2], `c3`, t4.c5", "SELECT \"a\"\"1\", [b 2], `c3`, t4.c5"),
+            ("SELECT ?1, :name, @b2, $c", "SELECT ?1, :name, @b2, $c"),
+            ("SELECT  1 -- it's one\n\t+ /* two 2 */ 2", "SELECT ? + ?"),
+            ("SELECT 1e+5-3", "SELECT ?-?"),
+            ("SELECT 'no end", "SELECT ?"),
+            ("SELECT 'Zürich' AS straße1", "SELECT ? AS straße1"),
+        ] {
+            assert_eq!(without_values(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn one_line_keeps_literals() {
+        assert_eq!(in_one_line("\n  SELECT 'a\n b',\n\t 1 -- end\n"), "SELECT 'a\n b', 1");
+    }
+
+    #[test]
+    fn a_long_literal_is_cut_between_two_characters() {
+        let long = format!("SELECT '{}', 'b'", "ü".repeat(600));
+        let short = with_short_literals(&long, 1024);
+        assert_eq!(short, format!("SELECT '{}…' /* 1202 bytes of SQL */, 'b'", "ü".repeat(511)));
+        assert_eq!(with_short_literals("SELECT 'a'", 1024), "SELECT 'a'");
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_make_up_any_text(sql in r#"[-'"`\[\]xX/*a1.e+?:$ \n\PC]{0,30}"#) {
+            let mut rest = &*sql;
+            while let Some(len) = token_len(rest) {
+                prop_assert!(len > 0 && rest.is_char_boundary(len));
+                rest = &rest[len..];
+            }
+            without_values(&sql);
+            with_short_literals(&sql, 2);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+use std::fmt;
+use std::sync::Arc;
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use super::sql;
+use crate::content::origin::Purpose;
+
+/// A statement that ran on an engine while it was recorded.
+///
+/// A statement of a trigger, and one that a virtual table runs, belongs to the statement that caused it. A statement that SQLite
+/// could not compile has not run.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    pub(super) begun: Arc<Begun>,
+    pub(super) ended: Option<Ended>,
+    /// The number of its connection within the recording, from 1.
+    pub(super) connection: usize,
+    /// When the recording began.
+    pub(super) recording: Instant,
+}
+
+/// What is known when a statement begins.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    sql: Box<str>,
+    expanded: Option<Box<str>>,
+    kind: StatementKind,
+    purpose: Purpose,
+    thread: Thread,
+    at: Instant,
+    transaction: Option<u64>,
+}
+
+/// What is known when it ends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ended {
+    pub(crate) duration: Duration,
+    pub(crate) rows: u64,
+    /// What SQLite says, whatever the statement is.
+    pub(crate) changes: u64,
+    /// The extended result code and the message.
+    pub(crate) error: Option<(i32, Box<str>)>,
+    pub(crate) work: Work,
+    /// The number of the transaction that is open now.
+    pub(crate) transaction: Option<u64>,
+}
+
+/// The kind of a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StatementKind {
+    /// It reads tables, or computes something.
+    Read,
+    /// It changes rows or the schema.
+    Write,
+    /// It begins or ends a transaction or a savepoint.
+    Transaction,
+    /// Anything else: PRAGMA, ATTACH, VACUUM, ANALYZE, EXPLAIN.
+    Other,
+}
+
+/// What SQLite has done for a statement, by its own counters (SQLite, "Status Parameters for prepared statements").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Work {
+    /// The steps forward in a table as part of a full scan (`SQLITE_STMTSTATUS_FULLSCAN_STEP`).
+    pub full_scan_steps: u64,
+    /// The sorts (`SQLITE_STMTSTATUS_SORT`).
+    pub sorts: u64,
+    /// The rows that were inserted into indexes that SQLite made for this run (`SQLITE_STMTSTATUS_AUTOINDEX`).
+    pub automatic_index_rows: u64,
+    /// The operations of SQLite's virtual machine (`SQLITE_STMTSTATUS_VM_STEP`).
+    pub vm_steps: u64,
+}
+
+impl Work {
+    /// Returns what was done since the counters had these values.
+    pub(crate) fn since(self, before: Work) -> Work {
+        Work {
+            full_scan_steps: self.full_scan_steps.saturating_sub(before.full_scan_steps),
+            sorts: self.sorts.saturating_sub(before.sorts),
+            automatic_index_rows: self.automatic_index_rows.saturating_sub(before.automatic_index_rows),
+            vm_steps: self.vm_steps.saturating_sub(before.vm_steps),
+        }
+    }
+}
+
+/// The bytes of SQL that a literal may have.
+const MAX_LITERAL: usize = 1024;
+
+impl Begun {
+    /// Returns a statement that begins now, on this thread. `expanded` is its SQL with the values of its parameters.
+    pub(crate) fn now(
+        sql: &str,
+        expanded: Option<&str>,
+        is_read_only: bool,
+        purpose: Purpose,
+        transaction: Option<u64>,
+    ) -> Begun {
+        let sql = sql::without_end(sql);
+        let expanded = expanded.map(sql::without_end).filter(|expanded| *expanded != sql);
+        Begun {
+            sql: sql::with_short_literals(sql, MAX_LITERAL).into(),
+            expanded: expanded.map(|expanded| sql::with_short_literals(expanded, MAX_LITERAL).into()),
+            kind: sql::kind(sql, is_read_only),
+            purpose,
+            thread: thread::current(),
+            at: Instant::now(),
+            transaction,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> StatementKind {
+        self.kind
+    }
+
+    pub(crate) fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// Returns whether SQLite's number of changed rows is this statement's.
+    pub(crate) fn changes_rows(&self) -> bool {
+        sql::changes_rows(&self.sql, self.kind)
+    }
+}
+
+impl Statement {
+    pub(super) fn new(begun: Arc<Begun>, ended: Option<Ended>, connection: usize) -> Statement {
+        Statement { recording: begun.at, begun, ended, connection }
+    }
+
+    /// Returns the SQL as the code has it, with its parameters. Of a literal of more than 1 KB, only the start is kept.
+    pub fn sql(&self) -> &str {
+        &self.begun.sql
+    }
+
+    /// Returns the SQL with the values of its parameters (`sqlite3_expanded_sql`). Of a value of more than 1 KB, only the
+    /// start is kept.
+    pub fn expanded_sql(&self) -> &str {
+        self.begun.expanded.as_deref().unwrap_or(&self.begun.sql)
+    }
+
+    /// Returns its kind, by its first word and by `sqlite3_stmt_readonly`.
+    pub fn kind(&self) -> StatementKind {
+        self.begun.kind
+    }
+
+    /// Returns the number of its connection. Within a recording, connections are numbered from 1, in the order in which they
+    /// run their first statements.
+    pub fn connection(&self) -> usize {
+        self.connection
+    }
+
+    /// Returns what the connection is for, and the line that opened it, for example "the unit of work begun at
+    /// tests/bank.rs:12:20".
+    pub fn opened_by(&self) -> String {
+        self.begun.purpose.to_string()
+    }
+
+    /// Returns the name of the thread that ran it, if it has one.
+    pub fn thread(&self) -> Option<&str> {
+        self.begun.thread.name()
+    }
+
+    /// Returns the time from the beginning of the recording to the beginning of the statement.
+    pub fn began(&self) -> Duration {
+        self.begun.at.saturating_duration_since(self.recording)
+    }
+
+    /// Returns the time that it took, with that between its rows. `None`: it had not ended when the recording did, or its end
+    /// was not seen (see [`Engine::record`](crate::Engine::record)).
+    pub fn duration(&self) -> Option<Duration> {
+        self.ended.as_ref().map(|ended| ended.duration)
+    }
+
+    /// Returns the number of rows that it returned.
+    pub fn rows(&self) -> u64 {
+        self.ended.as_ref().map_or(0, |ended| ended.rows)
+    }
+
+    /// Returns the number of rows that it inserted, updated or deleted, without those of triggers.
+    pub fn changes(&self) -> u64 {
+        match &self.ended {
+            Some(ended) if ended.error.is_none() && self.begun.changes_rows() => ended.changes,
+            _ => 0,
+        }
+    }
+
+    /// Returns SQLite's message, if the statement failed.
+    pub fn error(&self) -> Option<&str> {
+        self.failure().map(|(_, message)| &**message)
+    }
+
+    /// Returns SQLite's extended result code, if the statement failed.
+    pub fn error_code(&self) -> Option<i32> {
+        self.failure().map(|(code, _)| *code)
+    }
+
+    fn failure(&self) -> Option<&(i32, Box<str>)> {
+        self.ended.as_ref()?.error.as_ref()
+    }
+
+    /// Returns the number of its transaction. `None`: it ran outside of one, and has committed by itself.
+    pub fn transaction(&self) -> Option<u64> {
+        let begins = || self.ended.as_ref().filter(|_| self.begun.kind == StatementKind::Transaction)?.transaction;
+        self.begun.transaction.or_else(begins)
+    }
+
+    /// Returns what SQLite has done for it.
+    pub fn work(&self) -> Work {
+        self.ended.as_ref().map_or(Work::default(), |ended| ended.work)
+    }
+
+    /// Returns the SQL with `?` in the place of literals, in one line: equal for statements that differ only in their values.
+    pub(crate) fn shape(&self) -> String {
+        sql::without_values(&self.begun.sql)
+    }
+
+    /// Returns the thread's name, or its number.
+    fn thread_name(&self) -> String {
+        match self.begun.thread.name() {
+            Some(name) => format!("`{name}`"),
+            None => format!("{:?}", self.begun.thread.id()),
+        }
+    }
+}
+
+/// One line: the SQL with its values, what it returned or changed, and its time.
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&sql::in_one_line(self.expanded_sql()))?;
+        let Some(ended) = &self.ended else { return f.write_str(" -- its end was not recorded") };
+        match (&ended.error, self.begun.kind) {
+            (Some((_, message)), _) => write!(f, " -- failed: {message}")?,
+            (None, StatementKind::Transaction) => f.write_str(" -- done")?,
+            (None, _) if self.begun.changes_rows() => write!(f, " -- {} changed", counted(self.changes(), "row"))?,
+            (None, _) => write!(f, " -- {}", counted(ended.rows, "row"))?,
+        }
+        write!(f, ", {:.1?}, thread {}", ended.duration, self.thread_name())
+    }
+}
+
+/// Returns the number with the noun, in the plural if that is right.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}

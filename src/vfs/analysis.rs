@@ -1,0 +1,65 @@
+//! What SQLite says of a statement that it compiles.
+
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+
+use rusqlite::Connection;
+use rusqlite::ffi;
+
+/// Returns the tables of the main database that the statement reads or writes, if SQLite can compile it.
+pub(crate) fn tables_of(connection: &Connection, sql: &str) -> Option<BTreeSet<String>> {
+    let sql = CString::new(sql).ok()?;
+    let mut tables: BTreeSet<String> = BTreeSet::new();
+    let mut statement = ptr::null_mut();
+    // SAFETY: the connection is open. The authorizer is set only while the statement is compiled, and so is its argument used.
+    // A statement is NULL or to be finalized.
+    let code = unsafe {
+        let db = connection.handle();
+        ffi::sqlite3_set_authorizer(db, Some(on_authorize), (&raw mut tables).cast());
+        let code = ffi::sqlite3_prepare_v2(db, sql.as_ptr(), -1, &raw mut statement, ptr::null_mut());
+        ffi::sqlite3_finalize(statement);
+        ffi::sqlite3_set_authorizer(db, None, ptr::null_mut());
+        code
+    };
+    (code == ffi::SQLITE_OK).then_some(tables)
+}
+
+unsafe extern "C" fn on_authorize(
+    tables: *mut c_void,
+    action: c_int,
+    table: *const c_char,
+    _: *const c_char,
+    _: *const c_char,
+    _: *const c_char,
+) -> c_int {
+    if [ffi::SQLITE_READ, ffi::SQLITE_INSERT, ffi::SQLITE_UPDATE, ffi::SQLITE_DELETE].contains(&action)
+        && !table.is_null()
+    {
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: the argument is the set of `tables_of`, and the name a C string.
+            let (tables, table) = unsafe { (&mut *tables.cast::<BTreeSet<String>>(), CStr::from_ptr(table)) };
+            tables.insert(table.to_string_lossy().into_owned());
+        }));
+    }
+    ffi::SQLITE_OK
+}
+
+/// Returns SQLite's plan for the statement, indented by level, if SQLite can compile it.
+pub(crate) fn plan_of(connection: &Connection, sql: &str) -> Option<String> {
+    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).ok()?;
+    let mut rows = statement.raw_query();
+    let (mut levels, mut plan) = (vec![0i64], String::new());
+    while let Some(row) = rows.next().ok()? {
+        let (id, parent, detail): (i64, i64, String) = (row.get(0).ok()?, row.get(1).ok()?, row.get(3).ok()?);
+        while levels.len() > 1 && levels.last() != Some(&parent) {
+            levels.pop();
+        }
+        plan.push_str(&"  ".repeat(levels.len() - 1));
+        plan.push_str(&detail);
+        plan.push('\n');
+        levels.push(id);
+    }
+    Some(plan)
+}

@@ -1,0 +1,383 @@
+//! Reports the statements of connections to their engine's recorder ("Tracing", `sqlite3_trace_v2`).
+//!
+//! SQLite has one trace for each connection. This one is set when a connection is opened, and asks for as little as
+//! possible while nothing is recorded. The end of a statement (`SQLITE_TRACE_PROFILE`) costs SQLite two questions for the
+//! time. So sessions ask for it only when they are recorded; they are the engine's own, and fast.
+//!
+//! A connection is known to its trace by a number, which is looked up while something is recorded. So nothing has to live as
+//! long as SQLite may call the trace: statements can run after `sqlite3_close_v2`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::{iter, ptr};
+
+use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
+
+use super::external;
+use crate::content::origin::Purpose;
+use crate::statements::{Begun, Connection, Recorder, Work};
+use crate::sync::Recovered;
+
+/// The connections that have a trace, by number.
+static CONNECTIONS: RwLock<BTreeMap<u64, Arc<Traced>>> = RwLock::new(BTreeMap::new());
+
+/// A connection with a trace. It is removed from the list when it is dropped by the connection's file.
+pub(crate) struct Traced {
+    connection: Connection,
+    /// What the trace asks for while nothing is recorded.
+    at_rest: AtomicU32,
+    /// What it asks for now, unless other code has replaced it.
+    mask: AtomicU32,
+    purpose: Mutex<Purpose>,
+}
+
+/// Keeps a connection in the list.
+pub(super) struct Listed(Arc<Traced>);
+
+const BEGINNINGS: c_uint = ffi::SQLITE_TRACE_STMT as c_uint;
+const ENDS: c_uint = ffi::SQLITE_TRACE_PROFILE as c_uint;
+const ROWS: c_uint = ffi::SQLITE_TRACE_ROW as c_uint;
+
+thread_local! {
+    /// Whether the statements of this thread are the crate's own, which are not recorded.
+    static IS_EXEMPT: Cell<bool> = const { Cell::new(false) };
+    /// The purpose of the connection that this thread opens to a file.
+    static OPENED_FOR: Cell<Option<Purpose>> = const { Cell::new(None) };
+    /// The latest line of SQLite's log: the code and the message.
+    static LOGGED: RefCell<Option<Logged>> = const { RefCell::new(None) };
+}
+
+/// A code and a message.
+type Logged = (c_int, String);
+
+/// Does some work whose statements are not recorded.
+pub(crate) fn exempt<T>(work: impl FnOnce() -> T) -> T {
+    struct Back(bool);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            let _ = IS_EXEMPT.try_with(|is_exempt| is_exempt.set(self.0));
+        }
+    }
+    let _back = Back(IS_EXEMPT.replace(true));
+    work()
+}
+
+/// Opens a connection to a file for this purpose.
+pub(crate) fn open_for<T>(purpose: Purpose, open: impl FnOnce() -> T) -> T {
+    OPENED_FOR.set(Some(purpose));
+    let opened = open();
+    OPENED_FOR.set(None);
+    opened
+}
+
+fn is_exempt() -> bool {
+    IS_EXEMPT.try_with(Cell::get).unwrap_or(true)
+}
+
+/// Has SQLite's log report to this thread the errors of statements: a trace is not told how a statement ended. "The
+/// SQLITE_CONFIG_LOG option" may be set at any time.
+pub(crate) fn hear_errors() {
+    // SAFETY: the arguments of this option are a function of this signature and its first argument.
+    unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOG, on_log as *const c_void, ptr::null_mut::<c_void>()) };
+}
+
+unsafe extern "C" fn on_log(_: *mut c_void, code: c_int, message: *const c_char) {
+    if !Recorder::any_is_on() {
+        return;
+    }
+    let _ = catch_unwind(|| {
+        // SAFETY: SQLite gives a C string.
+        let message = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
+        let _ = LOGGED.try_with(|logged| *logged.borrow_mut() = Some((code, message)));
+    });
+}
+
+impl Traced {
+    /// Sets the trace of a connection that is being opened.
+    ///
+    /// # Safety
+    /// The connection is open, and this thread may use it.
+    pub(super) unsafe fn begin(db: *mut sqlite3, recorder: Arc<Recorder>) -> Listed {
+        // SQLite's questions for the time would be taken for those of the SQL.
+        let at_rest = if external::is_observed() { BEGINNINGS } else { BEGINNINGS | ENDS };
+        let traced = Arc::new(Traced {
+            connection: Connection::new(recorder),
+            at_rest: AtomicU32::new(at_rest),
+            mask: AtomicU32::new(0),
+            purpose: Mutex::new(OPENED_FOR.try_with(Cell::get).ok().flatten().unwrap_or(Purpose::Uri)),
+        });
+        connections().insert(traced.connection.id(), traced.clone());
+        // SAFETY: as the caller promises.
+        unsafe { traced.set(db) };
+        Listed(traced)
+    }
+
+    pub(super) fn set_purpose(&self, purpose: Purpose) {
+        *self.purpose.lock().recovered() = purpose;
+    }
+
+    /// Asks for less while nothing is recorded, because `follow` is called before each use.
+    ///
+    /// # Safety
+    /// As for `begin`; it is the same connection.
+    pub(super) unsafe fn rest_as_session(&self, db: *mut sqlite3) {
+        self.at_rest.store(BEGINNINGS, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { self.set(db) };
+    }
+
+    /// Sets the trace by whether statements are recorded now. In the place of a trace of the user's, too.
+    ///
+    /// # Safety
+    /// As for `begin`; it is the same connection.
+    pub(super) unsafe fn set(&self, db: *mut sqlite3) {
+        let at_rest = self.at_rest.load(Ordering::Relaxed);
+        let mask = if self.connection.is_recorded() { BEGINNINGS | ENDS | ROWS } else { at_rest };
+        self.mask.store(mask, Ordering::Relaxed);
+        let number = ptr::without_provenance_mut(self.connection.id() as usize);
+        // SAFETY: as the caller promises. The argument is a number.
+        unsafe { ffi::sqlite3_trace_v2(db, mask, Some(on_trace), number) };
+    }
+
+    /// Sets the trace again if a recording has begun or ended since.
+    ///
+    /// # Safety
+    /// As for `begin`; it is the same connection.
+    #[inline]
+    pub(super) unsafe fn follow(&self, db: *mut sqlite3) {
+        if Recorder::any_is_on() {
+            // SAFETY: as the caller promises.
+            unsafe { self.follow_now(db) };
+        }
+    }
+
+    #[cold]
+    unsafe fn follow_now(&self, db: *mut sqlite3) {
+        if self.connection.is_recorded() != (self.mask.load(Ordering::Relaxed) & ROWS != 0) {
+            // SAFETY: as the caller of `follow` promises.
+            unsafe { self.set(db) };
+        }
+    }
+
+    /// # Safety
+    /// SQLite has called the trace with these arguments.
+    unsafe fn event(&self, event: c_uint, statement: *mut sqlite3_stmt, argument: *mut c_void) {
+        // SAFETY: the statement is running.
+        let db = unsafe { ffi::sqlite3_db_handle(statement) };
+        match event {
+            BEGINNINGS => {
+                // SAFETY: as above.
+                let sql = unsafe { ffi::sqlite3_sql(statement) };
+                // The text of a statement of a trigger, or within another statement, is a comment in a copy.
+                if !ptr::eq(sql, argument.cast()) || is_exempt() {
+                    return;
+                }
+                // SAFETY: this is the connection that runs the statement.
+                unsafe { self.follow_now(db) };
+                if self.connection.is_recorded() {
+                    // SAFETY: as above.
+                    unsafe { self.begin_statement(db, statement) };
+                }
+            }
+            ROWS => self.connection.row(statement.addr()),
+            ENDS => {
+                let logged = LOGGED.try_with(|logged| logged.take()).ok().flatten();
+                if let Some(rows) = self.connection.rows_of(statement.addr()) {
+                    // SAFETY: as above.
+                    unsafe { self.end_statement(db, statement, rows, logged) };
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// # Safety
+    /// This connection begins to run the statement.
+    unsafe fn begin_statement(&self, db: *mut sqlite3, statement: *mut sqlite3_stmt) {
+        let _ = LOGGED.try_with(|logged| logged.take());
+        // SAFETY: the connection and the statement are in use by this thread. A statement has its SQL; SQLite's copy with
+        // the values is NULL without memory, and the caller's to free.
+        unsafe {
+            let sql = CStr::from_ptr(ffi::sqlite3_sql(statement)).to_string_lossy();
+            let expanded = ffi::sqlite3_expanded_sql(statement);
+            let text = (!expanded.is_null()).then(|| CStr::from_ptr(expanded).to_string_lossy());
+            let is_read_only = ffi::sqlite3_stmt_readonly(statement) != 0;
+            let purpose = *self.purpose.lock().recovered();
+            self.connection.begin(statement.addr(), work(statement), is_in_transaction(db), |transaction| {
+                Begun::now(&sql, text.as_deref(), is_read_only, purpose, transaction)
+            });
+            ffi::sqlite3_free(expanded.cast());
+        }
+    }
+
+    /// # Safety
+    /// This connection has run the statement.
+    unsafe fn end_statement(&self, db: *mut sqlite3, statement: *mut sqlite3_stmt, rows: u64, logged: Option<Logged>) {
+        // SAFETY: the connection and the statement are in use by this thread.
+        unsafe {
+            let error = match logged {
+                // SQLite compiles the statement again, and goes on.
+                Some((ffi::SQLITE_SCHEMA, _)) => return,
+                Some((code, line)) => {
+                    let sql = CStr::from_ptr(ffi::sqlite3_sql(statement)).to_string_lossy();
+                    Some((code, message(code, &line, &sql)))
+                }
+                // Without a lock, SQLite keeps the statement as it is, and logs nothing. (With rows, the code has reset it
+                // before it has read all of them.)
+                None if rows == 0 && ffi::sqlite3_stmt_busy(statement) != 0 => {
+                    Some((ffi::SQLITE_BUSY, text_of(ffi::SQLITE_BUSY)))
+                }
+                None => None,
+            };
+            let changes = u64::try_from(sqlite3_changes64(db)).unwrap_or_default();
+            self.connection.end(statement.addr(), work(statement), is_in_transaction(db), changes, error);
+        }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        connections().remove(&self.0.connection.id());
+    }
+}
+
+impl Deref for Listed {
+    type Target = Arc<Traced>;
+
+    fn deref(&self) -> &Arc<Traced> {
+        &self.0
+    }
+}
+
+/// Called by SQLite on the thread that runs the statement. (With a number of another connection never, because numbers are
+/// not used again.)
+unsafe extern "C" fn on_trace(
+    event: c_uint,
+    number: *mut c_void,
+    statement: *mut c_void,
+    argument: *mut c_void,
+) -> c_int {
+    if Recorder::any_is_on() {
+        // SAFETY: SQLite's own arguments.
+        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { report(event, number.addr() as u64, statement, argument) }));
+    }
+    0
+}
+
+/// # Safety
+/// SQLite has called the trace with these arguments.
+unsafe fn report(event: c_uint, number: u64, statement: *mut c_void, argument: *mut c_void) {
+    let traced = CONNECTIONS.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned();
+    if let Some(traced) = traced {
+        // SAFETY: as the caller promises; for the events that are asked for, the third argument is a statement.
+        unsafe { traced.event(event, statement.cast(), argument) };
+    }
+}
+
+/// Notes that statements are not recorded, if the connection that takes a lock runs one that its trace has not reported: the code
+/// has replaced the trace, or the engine is not the connection's main database.
+///
+/// # Safety
+/// The connection calls a method of the engine's file, and this thread uses it.
+pub(super) unsafe fn check(db: *mut sqlite3, traced: Option<&Arc<Traced>>, recorder: &Recorder) {
+    if db.is_null() || is_exempt() {
+        return;
+    }
+    // SAFETY: as the caller promises. After NULL comes the first of its statements, after the last one NULL.
+    let next = |statement| unsafe { ffi::sqlite3_next_stmt(db, statement) };
+    let statements = iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
+    let mut running = statements
+        .take_while(|statement| !statement.is_null())
+        // SAFETY: a statement of this connection, which is not finalized meanwhile.
+        .filter(|statement| unsafe { ffi::sqlite3_stmt_busy(*statement) } != 0)
+        .peekable();
+    if running.peek().is_none() {
+        return; // SQLite reads the schema, to compile a statement
+    }
+    match traced {
+        Some(traced) if running.any(|statement| traced.connection.is_running(statement.addr())) => {}
+        Some(traced) => traced.connection.miss(OWN_TRACE),
+        None => recorder.miss(db.addr() as u64, ATTACHED),
+    }
+}
+
+const OWN_TRACE: &str =
+    "has a trace of its own (sqlite3_trace_v2), which replaces the recording's, so its statements are not known";
+const ATTACHED: &str =
+    "has the engine attached, or was opened without SQLite's automatic extensions, so its statements are not known";
+
+fn is_in_transaction(db: *mut sqlite3) -> bool {
+    // SAFETY: only called with the connection whose statement is running.
+    unsafe { ffi::sqlite3_get_autocommit(db) == 0 }
+}
+
+/// Returns SQLite's counters of a statement.
+///
+/// # Safety
+/// The statement is in use by this thread.
+unsafe fn work(statement: *mut sqlite3_stmt) -> Work {
+    // SAFETY: as the caller promises; zero leaves the counter as it is.
+    let counter = |which| unsafe { ffi::sqlite3_stmt_status(statement, which, 0) }.cast_unsigned().into();
+    Work {
+        full_scan_steps: counter(ffi::SQLITE_STMTSTATUS_FULLSCAN_STEP),
+        sorts: counter(ffi::SQLITE_STMTSTATUS_SORT),
+        automatic_index_rows: counter(ffi::SQLITE_STMTSTATUS_AUTOINDEX),
+        vm_steps: counter(ffi::SQLITE_STMTSTATUS_VM_STEP),
+    }
+}
+
+/// Returns SQLite's message about a statement that was ended by an error, from the line of its log.
+fn message(code: c_int, line: &str, sql: &str) -> Box<str> {
+    let message = message_in(line, sql).filter(|message| !message.is_empty());
+    message.map_or_else(|| text_of(code), Into::into)
+}
+
+/// The line has the SQL before or after the message, by the version of SQLite, and is cut if it is long.
+fn message_in<'a>(line: &'a str, sql: &str) -> Option<&'a str> {
+    let rest = line.strip_prefix("statement aborts at ").or_else(|| line.strip_prefix("abort at "))?;
+    match rest.trim_start_matches(|c: char| c.is_ascii_digit()) {
+        rest if rest.starts_with(": ") && !rest.starts_with(": [") => rest[2..].split("; [").next(),
+        rest => Some(rest.split_once(&format!("[{sql}]"))?.1.trim_start_matches([':', ' '])),
+    }
+}
+
+/// Returns SQLite's words for a result code.
+fn text_of(code: c_int) -> Box<str> {
+    // SAFETY: for any number, SQLite returns a C string that it keeps.
+    unsafe { CStr::from_ptr(ffi::sqlite3_errstr(code)) }.to_string_lossy().into()
+}
+
+fn connections() -> RwLockWriteGuard<'static, BTreeMap<u64, Arc<Traced>>> {
+    CONNECTIONS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+unsafe extern "C" {
+    // Since 3.37; the bindings of the oldest libsqlite3-sys don't have it.
+    fn sqlite3_changes64(db: *mut sqlite3) -> ffi::sqlite3_int64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_of_each_version_of_the_log_is_found() {
+        let sql = "INSERT INTO t VALUES ('[;]')";
+        for line in [
+            "abort at 9 in [INSERT INTO t VALUES ('[;]')]: UNIQUE constraint failed: t.a",
+            "abort at 9: UNIQUE constraint failed: t.a; [INSERT INTO t VALUES ('[;]')]",
+            "statement aborts at 9: [INSERT INTO t VALUES ('[;]')] UNIQUE constraint failed: t.a",
+            "statement aborts at 9: UNIQUE constraint failed: t.a; [INSERT INTO t VALUES ('[;]')]",
+        ] {
+            assert_eq!(&*message(ffi::SQLITE_CONSTRAINT_UNIQUE, line, sql), "UNIQUE constraint failed: t.a", "{line}");
+        }
+        for cut in ["abort at 9 in [INSERT INTO t VAL", "abort at 9", "something else: here", ""] {
+            assert_eq!(&*message(ffi::SQLITE_CONSTRAINT, cut, sql), "constraint failed", "{cut}");
+        }
+    }
+}

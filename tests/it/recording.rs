@@ -1,0 +1,557 @@
+//! Recordings of statements, and the assertions on them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
+
+use rusqlite_fixtures::rusqlite::trace::{TraceEvent, TraceEventCodes};
+use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite_fixtures::{Engine, Statement, StatementKind, Statements, Template, assert_constant_statements};
+
+use super::support::{in_thread, number};
+
+static SHOP: Template = Template::sql(
+    "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, price INT NOT NULL DEFAULT 0);
+     CREATE TABLE change (item INT, price INT);
+     CREATE VIEW cheap AS SELECT * FROM item WHERE price < 10;
+     CREATE TRIGGER priced AFTER UPDATE OF price ON item BEGIN
+         INSERT INTO change VALUES (old.id, old.price);
+         INSERT INTO change VALUES (new.id, new.price);
+     END;",
+)
+.seed("INSERT INTO item VALUES (1, 'tea', 3), (2, 'coffee', 4), (3, 'pot', 30)");
+
+fn sql(statements: &Statements) -> Vec<&str> {
+    statements.iter().map(Statement::sql).collect()
+}
+
+fn message_of(check: impl FnOnce()) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(check)).expect_err("the assertion fails");
+    panic.downcast_ref::<String>().expect("it has a formatted message").clone()
+}
+
+#[allow(clippy::let_unit_value, reason = "older versions of rusqlite return nothing")]
+fn set_own_trace(connection: &mut Connection) {
+    let _ = connection.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(|_: TraceEvent<'_>| {}));
+}
+
+#[test]
+fn each_kind_of_connection_is_recorded() {
+    let engine = SHOP.new_engine().unwrap();
+    let opened_before = Connection::open(engine.uri()).unwrap();
+    assert_eq!(number(&opened_before, "SELECT count(*) FROM item"), 3);
+    let recording = engine.record();
+    engine.unit_of_work().unwrap().execute("DELETE FROM item WHERE id = ?1", [3]).unwrap();
+    engine.pooled_connection().unwrap().execute_batch("SELECT 'pooled'").unwrap();
+    engine.connect().unwrap().execute_batch("SELECT 'connected'").unwrap();
+    Connection::open(engine.uri()).unwrap().execute_batch("SELECT 'by URI'").unwrap();
+    opened_before.execute_batch("SELECT 'opened before'").unwrap();
+    in_thread("other", || engine.connect().unwrap().execute_batch("SELECT 'on another thread'").unwrap());
+    let statements = recording.stop();
+    assert_eq!(
+        sql(&statements),
+        [
+            "BEGIN",
+            "DELETE FROM item WHERE id = ?1",
+            "ROLLBACK",
+            "SELECT 'pooled'",
+            "SELECT 'connected'",
+            "SELECT 'by URI'",
+            "SELECT 'opened before'",
+            "SELECT 'on another thread'",
+        ]
+    );
+    let last = statements.iter().last().unwrap();
+    assert_eq!(last.thread(), Some("other"));
+    assert_eq!(last.duration().map(|duration| duration < Duration::from_secs(10)), Some(true));
+    let by_uri = statements.iter().nth(5).unwrap();
+    assert_eq!(by_uri.opened_by(), "a connection that was opened by the engine's URI");
+    let begin = statements.iter().next().unwrap();
+    assert!(begin.opened_by().starts_with("the unit of work begun at tests/it/recording.rs:"), "{}", begin.opened_by());
+    statements.assert_count(6);
+    statements.writes().assert_count(1);
+    statements.reads().assert_count(5);
+    statements.transactions().assert_count(2);
+    assert_eq!(statements.missed(), [""; 0]);
+}
+
+#[test]
+fn nothing_is_recorded_before_or_after_or_on_another_engine() {
+    let [engine, other] = [SHOP.new_engine().unwrap(), SHOP.new_engine().unwrap()];
+    let connection = engine.pooled_connection().unwrap();
+    connection.execute_batch("SELECT 'before'").unwrap();
+    let recording = engine.record();
+    other.unit_of_work().unwrap().execute_batch("SELECT 'elsewhere'").unwrap();
+    connection.execute_batch("SELECT 'meanwhile'").unwrap();
+    let statements = recording.stop();
+    connection.execute_batch("SELECT 'after'").unwrap();
+    assert_eq!(sql(&statements), ["SELECT 'meanwhile'"]);
+    assert!(statements.iter().next().unwrap().duration().is_some());
+}
+
+#[test]
+fn a_statement_has_its_values_and_its_result() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.pooled_connection().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        connection.execute("UPDATE item SET price = ?1 WHERE id < ?2", params![5, 3]).unwrap();
+        let names: Vec<String> = connection
+            .prepare("SELECT name FROM item WHERE name > :start ORDER BY price, name")
+            .unwrap()
+            .query_map([(":start", "b")].as_slice(), |row| row.get(0))
+            .unwrap()
+            .collect::<rusqlite::Result<_>>()
+            .unwrap();
+        assert_eq!(names, ["coffee", "tea", "pot"]);
+        connection.execute("INSERT INTO item (name) VALUES ('tea')", []).unwrap_err();
+    });
+    let [update, select, insert] = statements.iter().collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((update.kind(), update.changes(), update.rows()), (StatementKind::Write, 2, 0));
+    assert_eq!(update.expanded_sql(), "UPDATE item SET price = 5 WHERE id < 3");
+    assert_eq!((select.kind(), select.changes(), select.rows()), (StatementKind::Read, 0, 3));
+    assert_eq!(select.expanded_sql(), "SELECT name FROM item WHERE name > 'b' ORDER BY price, name");
+    assert_eq!(select.work().sorts, 1);
+    assert!(select.work().vm_steps > 10);
+    assert_eq!(insert.error(), Some("UNIQUE constraint failed: item.name"));
+    assert_eq!(insert.error_code(), Some(rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE));
+    assert_eq!((insert.changes(), select.error(), select.error_code()), (0, None, None));
+    assert!(update.began() <= select.began() && select.began() <= insert.began());
+    let line = insert.to_string();
+    assert!(
+        line.starts_with("INSERT INTO item (name) VALUES ('tea') -- failed: UNIQUE constraint failed: item.name, "),
+        "{line}"
+    );
+    let line = update.to_string();
+    assert!(line.starts_with("UPDATE item SET price = 5 WHERE id < 3 -- 2 rows changed, "), "{line}");
+    assert!(line.ends_with(", thread `recording::a_statement_has_its_values_and_its_result`"), "{line}");
+}
+
+/// The statements of a trigger, and those by which FTS5 reads and writes its tables.
+#[test]
+fn what_a_statement_causes_belongs_to_it() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("CREATE VIRTUAL TABLE text USING fts5(body)").unwrap();
+    let (_, statements) = engine.recorded(|| {
+        connection.execute("UPDATE item SET price = 5 WHERE id = 1", []).unwrap();
+        connection.execute("INSERT INTO text VALUES ('strong tea')", []).unwrap();
+        assert_eq!(number(&connection, "SELECT count(*) FROM text WHERE text MATCH 'tea'"), 1);
+    });
+    statements.assert_count(3);
+    assert_eq!(statements.iter().map(Statement::changes).collect::<Vec<_>>(), [1, 1, 0]);
+    assert_eq!(number(&connection, "SELECT count(*) FROM change"), 2);
+}
+
+/// SQLite gives the text of a nested statement as a comment, and here the statement's own text begins with one.
+#[test]
+fn a_statement_may_begin_with_a_comment() {
+    let engine = SHOP.new_engine().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        engine.connect().unwrap().execute_batch("-- name: names\nSELECT name FROM item").unwrap();
+    });
+    assert_eq!(sql(&statements), ["-- name: names\nSELECT name FROM item"]);
+    assert_eq!(statements.iter().next().unwrap().rows(), 1);
+}
+
+#[test]
+fn statements_know_their_transaction() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        connection
+            .execute_batch(
+                "SELECT 1; BEGIN; SELECT 2; SAVEPOINT a; SELECT 3; RELEASE a; COMMIT; SELECT 4; SAVEPOINT b; SELECT 5; RELEASE b",
+            )
+            .unwrap();
+        engine.unit_of_work().unwrap().execute_batch("SELECT 6").unwrap();
+    });
+    let transactions: Vec<Option<u64>> = statements.iter().map(Statement::transaction).collect();
+    let [one, two, three] = [Some(1), Some(2), Some(3)];
+    assert_eq!(
+        transactions,
+        [None, one, one, one, one, one, one, None, two, two, two, three, three, three],
+        "{statements}"
+    );
+    assert_eq!(statements.transactions().count(), 9 - 1);
+    let connections: Vec<usize> = statements.iter().map(Statement::connection).collect();
+    assert_eq!(connections, [vec![1; 11], vec![2; 3]].concat());
+}
+
+#[test]
+fn a_refused_lock_is_an_error() {
+    let engine = SHOP.new_engine().unwrap();
+    engine.set_lock_timeout(Duration::ZERO);
+    let writer = engine.begin(TransactionBehavior::Immediate).unwrap();
+    let other = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        other.execute_batch("BEGIN IMMEDIATE").unwrap_err();
+        other.execute_batch("DELETE FROM item").unwrap_err();
+    });
+    let errors: Vec<_> = statements.iter().map(|statement| (statement.error_code(), statement.error())).collect();
+    assert_eq!(errors, [(Some(5), Some("database is locked")); 2], "{statements}");
+    drop(writer);
+}
+
+/// SQLite begins the statement again after it has compiled it again.
+#[test]
+fn a_statement_that_is_compiled_again_is_one_statement() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let mut select = connection.prepare("SELECT * FROM item").unwrap();
+    let (_, statements) = engine.recorded(|| {
+        engine.connect().unwrap().execute_batch("ALTER TABLE item ADD COLUMN stock INT").unwrap();
+        assert_eq!(select.query([]).unwrap().next().unwrap().unwrap().get_ref(0).unwrap().as_i64(), Ok(1));
+        assert_eq!(select.column_count(), 4);
+    });
+    drop(select);
+    statements.reads().assert_count(1);
+    assert_eq!(statements.reads().iter().next().unwrap().error(), None);
+}
+
+/// A long loop of rows, with other statements meanwhile.
+#[test]
+fn rows_are_counted_for_each_statement() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        let mut items = connection.prepare("SELECT id FROM item").unwrap();
+        let mut rows = items.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let id: i64 = row.get(0).unwrap();
+            let name = connection.query_row("SELECT name FROM item WHERE id = ?1", [id], |row| row.get::<_, String>(0));
+            assert!(name.is_ok());
+        }
+    });
+    let rows: Vec<u64> = statements.iter().map(Statement::rows).collect();
+    assert_eq!(rows, [3, 1, 1, 1]);
+}
+
+#[test]
+fn a_statement_that_has_not_ended_is_recorded() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let mut items = connection.prepare("SELECT id FROM item").unwrap();
+    let recording = engine.record();
+    let mut rows = items.query([]).unwrap();
+    rows.next().unwrap();
+    let statements = recording.statements();
+    assert_eq!(statements.iter().next().unwrap().duration(), None);
+    assert_eq!(statements.to_string(), "    1 x SELECT id FROM item -- its end was not recorded");
+    drop(rows);
+    let statements = recording.stop();
+    let only = statements.iter().next().unwrap();
+    assert_eq!((only.rows(), only.duration().is_some()), (1, true));
+}
+
+/// The first statement by a reference that is older than the recording has no end, as documented; the others have.
+#[test]
+fn a_unit_of_work_may_be_older_than_the_recording() {
+    let engine = SHOP.new_engine().unwrap();
+    let work = engine.unit_of_work().unwrap();
+    let kept: &Connection = &work;
+    let (_, statements) = engine.recorded(|| {
+        kept.execute_batch("SELECT 1; SELECT 2").unwrap();
+        work.execute_batch("SELECT 3").unwrap();
+    });
+    let ends: Vec<bool> = statements.iter().map(|statement| statement.duration().is_some()).collect();
+    assert_eq!(ends, [false, true, true]);
+    assert_eq!(statements.missed(), [""; 0]);
+}
+
+#[test]
+fn recordings_run_at_the_same_time() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.pooled_connection().unwrap();
+    let outer = engine.record();
+    connection.execute_batch("SELECT 1").unwrap();
+    let (_, inner) = engine.recorded(|| connection.execute_batch("SELECT 2").unwrap());
+    connection.execute_batch("SELECT 3").unwrap();
+    assert_eq!(sql(&inner), ["SELECT 2"]);
+    assert_eq!(sql(&outer.stop()), ["SELECT 1", "SELECT 2", "SELECT 3"]);
+}
+
+#[test]
+fn many_threads_lose_no_statement() {
+    let engine = SHOP.new_engine().unwrap();
+    let start = Barrier::new(8);
+    let (_, statements) = engine.recorded(|| {
+        thread::scope(|scope| {
+            for thread in 0..8 {
+                let (engine, start) = (&engine, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    for n in 0..100 {
+                        let connection =
+                            if thread % 2 == 0 { Some(Connection::open(engine.uri()).unwrap()) } else { None };
+                        let lent = engine.pooled_connection().unwrap();
+                        connection.as_ref().unwrap_or(&lent).query_row("SELECT ?1", [n], |_| Ok(())).unwrap();
+                    }
+                });
+            }
+        });
+    });
+    statements.assert_count(800);
+    assert!(statements.iter().all(|statement| statement.rows() == 1 && statement.duration().is_some()));
+}
+
+#[test]
+fn the_newest_statements_are_kept_and_all_are_counted() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let recording = engine.record().limit(10);
+    for n in 0..25 {
+        connection.query_row("SELECT ?1", [n], |_| Ok(())).unwrap();
+    }
+    connection.execute("UPDATE item SET price = 1", []).unwrap();
+    let statements = recording.stop();
+    assert_eq!(statements.iter().count(), 10);
+    assert_eq!(statements.iter().next().unwrap().expanded_sql(), "SELECT 16");
+    statements.assert_count(26);
+    statements.reads().assert_count(25);
+    assert_eq!(statements.missed(), [""; 0]);
+    let message = message_of(|| statements.of_table("item").assert_count(1));
+    assert!(
+        message
+            .contains("is not complete: only the newest 10 statements were kept, and 16 older ones were counted only"),
+        "{message}"
+    );
+    message_of(|| statements.assert_no_repeats(100));
+    message_of(|| statements.assert_no_full_scans(100));
+    assert!(statements.to_string().ends_with("(16 statements before these ran too)"), "{statements}");
+}
+
+#[test]
+fn a_long_value_is_cut() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        connection.query_row("SELECT length(?1)", [vec![7u8; 100_000]], |_| Ok(())).unwrap();
+    });
+    let expanded = statements.iter().next().unwrap().expanded_sql();
+    assert!(expanded.starts_with("SELECT length(x'0707") && expanded.len() < 1200, "{}", expanded.len());
+}
+
+#[test]
+fn a_trace_of_the_code_s_own_makes_a_recording_incomplete() {
+    let engine = SHOP.new_engine().unwrap();
+    let mut own = Connection::open(engine.uri()).unwrap();
+    let recording = engine.record();
+    set_own_trace(&mut own);
+    assert_eq!(number(&own, "SELECT count(*) FROM item"), 3);
+    let statements = recording.stop();
+    let [missed] = statements.missed().try_into().unwrap();
+    assert_eq!(
+        missed,
+        "connection 1 has a trace of its own (sqlite3_trace_v2), which replaces the recording's, so its statements are not known"
+    );
+    for check in [
+        |statements: &Statements| statements.assert_count(0),
+        |statements: &Statements| statements.assert_no_repeats(1),
+        |statements: &Statements| statements.assert_no_full_scans(1),
+    ] {
+        let message = message_of(|| check(&statements));
+        assert!(message.contains(&format!("is not complete: {missed}")), "{message}");
+    }
+    message_of(|| assert_constant_statements([1, 2], |_| statements.clone()));
+}
+
+/// A trace that a test leaves on a pooled connection is replaced before the next test.
+#[test]
+fn a_trace_of_one_s_own_ends_with_the_use_of_a_pooled_connection() {
+    let engine = SHOP.new_engine().unwrap();
+    set_own_trace(&mut engine.pooled_connection().unwrap());
+    let connection = engine.pooled_connection().unwrap();
+    let (_, statements) = engine.recorded(|| connection.execute_batch("SELECT 1").unwrap());
+    statements.assert_count(1);
+}
+
+#[test]
+fn an_attached_engine_makes_a_recording_incomplete() {
+    let engine = SHOP.new_engine().unwrap();
+    let file = Connection::open_in_memory().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        file.execute("ATTACH ?1 AS shop", [engine.uri()]).unwrap();
+        assert_eq!(number(&file, "SELECT count(*) FROM shop.item"), 3);
+    });
+    let [missed] = statements.missed().try_into().unwrap();
+    assert!(missed.starts_with("connection 1 has the engine attached"), "{missed}");
+}
+
+#[test]
+fn statements_of_a_table_are_found() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        connection
+            .execute_batch(
+                "SELECT count(*) FROM item; SELECT * FROM cheap; UPDATE item SET price = 2 WHERE id = 1; SELECT 1",
+            )
+            .unwrap();
+        connection.execute_batch("CREATE TABLE gone (a); INSERT INTO gone VALUES (1); DROP TABLE gone").unwrap();
+    });
+    statements.of_table("ITEM").assert_count(3);
+    statements.of_table("item").writes().assert_count(1);
+    assert_eq!(sql(&statements.of_table("change")), ["UPDATE item SET price = 2 WHERE id = 1"], "by a trigger");
+    assert!(sql(&statements.of_table("gone")).contains(&"INSERT INTO gone VALUES (1)"));
+    statements.of_table("nothing").assert_count(0);
+}
+
+#[test]
+fn a_wrong_count_shows_the_statements() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        for id in 1..=3 {
+            connection.query_row("SELECT name FROM item\n  WHERE id = ?1", [id], |_| Ok(())).unwrap();
+        }
+        connection.execute("INSERT INTO item VALUES (1, 'cup', 2)", []).unwrap_err();
+    });
+    let message = message_of(|| statements.assert_count(1));
+    let (first, table) = message.split_once('\n').unwrap();
+    assert!(
+        first.starts_with("1 statement was expected on engine ") && first.ends_with(", and there were 4:"),
+        "{first}"
+    );
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines[0], "    3 x SELECT name FROM item WHERE id = ?1");
+    assert!(
+        lines[1].starts_with(
+            "    1 x INSERT INTO item VALUES (1, 'cup', 2) -- failed: UNIQUE constraint failed: item.id, "
+        )
+    );
+    assert_eq!(lines.len(), 2);
+    let message = message_of(|| statements.writes().assert_count(2));
+    assert!(message.starts_with("2 writes were expected on engine "), "{message}");
+    let message = message_of(|| statements.transactions().assert_count(1));
+    assert!(message.ends_with(":\n  (none)"), "{message}");
+}
+
+#[test]
+fn repeated_statements_are_found() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        for id in [1, 2, 3, 3] {
+            connection.query_row("SELECT name FROM item WHERE id = ?1", [id], |_| Ok(())).unwrap();
+        }
+        for id in 1..=3 {
+            connection.query_row(&format!("SELECT price FROM item WHERE id = {id}"), [], |_| Ok(())).unwrap();
+        }
+        connection.execute_batch("BEGIN; COMMIT; BEGIN; COMMIT; BEGIN; COMMIT; BEGIN; COMMIT; SELECT 1").unwrap();
+    });
+    let repeats = statements.repeats(2);
+    let found: Vec<_> = repeats.iter().map(|repeat| (&*repeat.sql, repeat.count, repeat.distinct)).collect();
+    assert_eq!(found, [("SELECT name FROM item WHERE id = ?1", 4, 3), ("SELECT price FROM item WHERE id = ?", 3, 3)]);
+    assert_eq!(statements.repeats(3).len(), 1);
+    statements.assert_no_repeats(4);
+    let message = message_of(|| statements.assert_no_repeats(3));
+    assert!(message.starts_with("statements ran more than 3 times on engine "), "{message}");
+    assert!(message.contains("    4 x SELECT name FROM item WHERE id = ?1 -- 3 different ones, by the connection opened at tests/it/recording.rs:"), "{message}");
+}
+
+fn names_one_by_one(connection: &Connection) -> Vec<String> {
+    let ids: Vec<i64> = connection
+        .prepare("SELECT id FROM item")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<rusqlite::Result<_>>()
+        .unwrap();
+    let name = |id| connection.query_row("SELECT name FROM item WHERE id = ?1", [id], |row| row.get(0)).unwrap();
+    ids.into_iter().map(name).collect()
+}
+
+fn names(connection: &Connection) -> Vec<String> {
+    let mut items = connection.prepare("SELECT name FROM item").unwrap();
+    items.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
+}
+
+#[test]
+fn a_number_of_statements_that_grows_with_the_data_is_found() {
+    let run = |read: fn(&Connection) -> Vec<String>| {
+        move |size: usize| {
+            let engine = SHOP.new_engine().unwrap();
+            let connection = engine.pooled_connection().unwrap();
+            for n in 0..size {
+                connection.execute("INSERT INTO item (name) VALUES ('item ' || ?1)", [n as i64]).unwrap();
+            }
+            engine.recorded(|| assert_eq!(read(&connection).len(), 3 + size)).1
+        }
+    };
+    assert_constant_statements([2, 20], run(names));
+    let message = message_of(|| assert_constant_statements([2, 20], run(names_one_by_one)));
+    assert!(message.contains("grow with the data: 6 for 2 rows, 24 for 20:"), "{message}");
+    assert!(message.ends_with("\n  5 -> 23 x SELECT name FROM item WHERE id = ?1"), "{message}");
+}
+
+#[test]
+fn full_scans_are_found_with_table_and_plan() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let insert = "INSERT INTO item (name, price) WITH RECURSIVE n (n) AS (SELECT 4 UNION ALL SELECT n + 1 FROM n WHERE n < 100) SELECT 'item ' || n, n FROM n";
+    connection.execute(insert, []).unwrap();
+    let (_, statements) = engine.recorded(|| {
+        let by = |sql: &str| connection.query_row(sql, [50], |row| row.get::<_, i64>(0)).optional().unwrap();
+        assert_eq!(by("SELECT id FROM item WHERE price = ?1 OR price = -1"), Some(50));
+        assert_eq!(by("SELECT price FROM item WHERE id = ?1"), Some(50));
+        connection.execute_batch("SELECT name FROM item LIMIT 1").unwrap();
+    });
+    let [scan] = statements.full_scans(40).try_into().unwrap();
+    assert_eq!((scan.tables, scan.statement.rows()), (vec!["item".to_owned()], 1));
+    assert!((49..=100).contains(&scan.rows), "{}", scan.rows);
+    assert_eq!(scan.plan, "SCAN item\n");
+    statements.assert_no_full_scans(100);
+    let message = message_of(|| statements.assert_no_full_scans(20));
+    assert!(
+        message.starts_with("statements stepped through more than 20 rows of whole tables on engine "),
+        "{message}"
+    );
+    for part in ["SELECT id FROM item WHERE price = 50 OR price = -1", " rows of item\n    plan: SCAN item"] {
+        assert!(message.contains(part), "{part:?} is missing: {message}");
+    }
+}
+
+#[test]
+fn a_recording_that_is_dropped_ends() {
+    let engine = SHOP.new_engine().unwrap();
+    drop(engine.record());
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("SELECT 1").unwrap();
+    let (_, statements) = engine.recorded(|| {});
+    statements.assert_count(0);
+    assert_eq!(format!("{:?}", Engine::new().record()).split("engine:").count(), 2);
+}
+
+/// The engine of a template goes to the next test with its connections.
+#[test]
+fn the_next_test_records_its_own_statements() {
+    let template: &'static Template = &SHOP;
+    for round in 0..3 {
+        let engine = template.new_engine().unwrap();
+        let (_, statements) = engine.recorded(|| {
+            engine.transaction(|work| Ok(work.execute("UPDATE item SET price = ?1", [round]).map(drop)?)).unwrap();
+        });
+        assert_eq!(sql(&statements), ["BEGIN IMMEDIATE", "UPDATE item SET price = ?1", "COMMIT"], "{round}");
+    }
+}
+
+/// What the crate does to keep its connections clean is not the code's.
+#[test]
+fn the_crate_s_own_statements_are_not_recorded() {
+    static SET_UP: Template = Template::sql("CREATE TABLE t (a)")
+        .on_connect(|connection| Ok(connection.execute_batch("PRAGMA cache_size = 100; SELECT 'set up'")?));
+    let engine = SET_UP.new_engine().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        drop(engine.connect().unwrap());
+        for _ in 0..3 {
+            let connection = engine.pooled_connection().unwrap();
+            connection.execute_batch("PRAGMA synchronous = OFF").unwrap();
+            connection.execute("INSERT INTO t VALUES (1)", []).unwrap();
+        }
+        engine.reset().unwrap();
+        engine.snapshot();
+        engine.fork();
+    });
+    assert_eq!(sql(&statements), ["PRAGMA synchronous = OFF", "INSERT INTO t VALUES (1)"].repeat(3));
+}
