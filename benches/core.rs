@@ -1,7 +1,7 @@
 //! The core compared with its alternatives, each measured in the same run.
 //!
 //! `cargo bench --bench core -- GROUP` runs one group: shared, update, writers, polling, waiters, readers, bulk,
-//! sizes.
+//! sizes, recording.
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -448,9 +448,27 @@ fn sizes(criterion: &mut Criterion) {
     }
 }
 
+/// A statement on a connection of the crate, and on one that was opened by the URI: while nothing is recorded, and while
+/// this engine is.
+fn recording(c: &mut Criterion) {
+    let mut group = c.benchmark_group("recording");
+    let select = |connection: &Connection| {
+        connection.prepare_cached(SELECT).unwrap().query_row([7], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let engine = engine();
+    let (pooled, by_uri) = (engine.pooled_connection().unwrap(), Connection::open(engine.uri()).unwrap());
+    for (name, connection) in [("pooled", &*pooled), ("by URI", &by_uri)] {
+        group.bench_function(format!("select/{name}/off"), |b| b.iter(|| select(connection)));
+        let recording = engine.record();
+        group.bench_function(format!("select/{name}/on"), |b| b.iter(|| select(connection)));
+        drop(recording);
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
-    targets = shared, one_row_update, writers, polling, waiters, readers, bulk, sizes
+    targets = shared, one_row_update, writers, polling, waiters, readers, bulk, sizes, recording
 }
 criterion_main!(benches);

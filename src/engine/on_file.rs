@@ -111,14 +111,13 @@ impl OnFile {
         Ok(OnFile { baseline, ..engine })
     }
 
-    /// Creates the file at this path with the template's content.
+    /// Creates the file at this full path with the template's content.
     fn at_with(path: &Path, template: &WarmPool) -> Result<OnFile> {
         let failed = |cause: io::Error| match cause.kind() {
             io::ErrorKind::AlreadyExists => Error::file_of_template(path, template.name()),
             _ => Error::file_not_used(path, &format!("it can't be created: {cause}")),
         };
-        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        let mut aside = new_file_in(folder).map_err(failed)?;
+        let mut aside = new_file_in(path.parent().unwrap_or(path)).map_err(failed)?;
         let content = template.content().in_journal_mode(JournalMode::Wal);
         content.write_to(|chunk| io::Write::write_all(&mut aside, chunk)).map_err(failed)?;
         aside.persist_noclobber(path).map_err(|error| failed(error.error))?; // at once, and it replaces nothing
@@ -422,6 +421,23 @@ mod tests {
     use rusqlite::ffi;
 
     use super::*;
+
+    /// The connection that sees commits would keep the file in WAL mode otherwise, and the next one counts from the beginning.
+    #[test]
+    #[cfg(feature = "proptest")]
+    fn a_restore_of_other_pages_is_a_new_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::file(folder.path().join("a.db")).unwrap();
+        let other = Engine::new();
+        other.connect().unwrap().execute_batch("PRAGMA page_size = 1024; CREATE TABLE t (a)").unwrap();
+        let mut versions = vec![engine.version()];
+        for content in [other.snapshot(), engine.snapshot(), other.snapshot()] {
+            assert!(engine.version() == versions[versions.len() - 1], "nothing was committed");
+            engine.restore(&content).unwrap();
+            assert!(!versions.contains(&engine.version()), "{}", versions.len());
+            versions.push(engine.version());
+        }
+    }
 
     /// The super user can write to any file, so no integration test gets the third one.
     #[test]

@@ -397,6 +397,21 @@ fn threads_may_open_a_file_at_the_same_time() {
     }
 }
 
+/// SQLite does not call its busy handler there.
+#[test]
+fn a_file_is_opened_when_its_writer_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old.db");
+    let writer = Connection::open(&path).unwrap();
+    writer.execute_batch(&format!("{SCHEMA}; BEGIN IMMEDIATE")).unwrap();
+    thread::scope(|scope| {
+        let engine = scope.spawn(|| Engine::file(&path).unwrap());
+        thread::sleep(Duration::from_millis(100));
+        writer.execute_batch("UPDATE entry SET value = 11; COMMIT").unwrap();
+        assert_eq!(committed(&engine.join().unwrap()), [(1, 11)]);
+    });
+}
+
 #[test]
 fn a_shared_file_has_its_template_s_clock_and_seed() {
     static LOG: Template = Template::sql("CREATE TABLE log (at DEFAULT CURRENT_TIMESTAMP, n DEFAULT (random()))")

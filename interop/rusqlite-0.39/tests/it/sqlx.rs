@@ -188,3 +188,29 @@ async fn a_dropped_engine_can_not_be_opened() {
     let error = balance(&pool, 1).await.unwrap_err();
     assert!(error.to_string().contains("unable to open database file"), "{error}");
 }
+
+/// The pool's connections are opened before the recording, on threads of their own.
+#[tokio::test]
+async fn statements_of_a_pool_are_recorded() {
+    let engine = BANK.new_engine().unwrap();
+    let pool = pool(&engine).await;
+    assert_eq!(balance(&pool, 1).await.unwrap(), 0);
+    let recording = engine.record();
+    deposit(&pool, 1, 5).await.unwrap();
+    assert_eq!(balance(&pool, 1).await.unwrap(), 5);
+    sqlx::query("INSERT INTO account VALUES (1, 0)").execute(&pool).await.unwrap_err();
+    let statements = recording.stop();
+    let writes = statements.writes();
+    writes.assert_count(2);
+    let [update, insert] = writes.iter().collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!(update.expanded_sql(), "UPDATE account SET balance = balance + 5 WHERE id = 1");
+    assert_eq!((update.changes(), update.error()), (1, None));
+    assert!(update.transaction().is_some());
+    assert_eq!(insert.error(), Some("UNIQUE constraint failed: account.id"));
+    statements.reads().assert_count(1);
+    assert_eq!(statements.reads().iter().map(|read| read.rows()).collect::<Vec<_>>(), [1]);
+    let transactions: Vec<&str> =
+        statements.iter().filter(|it| it.transaction().is_some()).map(|it| it.sql()).collect();
+    assert_eq!((transactions.first(), transactions.last()), (Some(&"BEGIN"), Some(&"COMMIT")), "{statements}");
+    assert_ne!(update.thread(), std::thread::current().name(), "sqlx has threads for its connections");
+}

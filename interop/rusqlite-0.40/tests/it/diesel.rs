@@ -198,3 +198,27 @@ fn sql_gets_the_time_of_the_engine_s_clock() {
     let now = diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>("datetime('now')"));
     assert_eq!(now.get_result(&mut establish(&engine)), Ok("2026-01-31 12:00:00".to_owned()));
 }
+
+#[test]
+fn statements_are_recorded() {
+    let engine = BANK.new_engine().unwrap();
+    let mut connection = establish(&engine);
+    let (_, statements) = engine.recorded(|| {
+        deposit(&mut connection, 1, 5).unwrap();
+        for id in 1..=2 {
+            balance(&mut connection, id).unwrap();
+        }
+        diesel::insert_into(account::table)
+            .values((account::id.eq(1), account::balance.eq(0)))
+            .execute(&mut connection)
+            .unwrap_err();
+    });
+    statements.transactions().assert_count(2);
+    statements.reads().assert_count(2);
+    let [update, insert] = statements.writes().iter().cloned().collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((update.changes(), update.transaction().is_some()), (1, true), "{update}");
+    assert_eq!(insert.error(), Some("UNIQUE constraint failed: account.id"));
+    let [repeat] = statements.repeats(1).try_into().unwrap();
+    assert_eq!((repeat.count, repeat.distinct), (2, 2));
+    assert!(repeat.sql.starts_with("SELECT `account`.`balance` FROM `account` WHERE"), "{}", repeat.sql);
+}
