@@ -9,6 +9,7 @@
 //! | [`faults`] | tests of what code does when SQLite fails |
 //! | [`other_libraries`] | sqlx, sea-orm, diesel, r2d2, tokio-rusqlite and others; async |
 //! | [`any_code`] | an engine in place of the file that the code opens, a clock for SQL, random numbers that repeat, the same tests on real files |
+//! | [`statements`] | which SQL ran, by any library: assertions on statements, repeated queries, full scans |
 //! | [`runners`] | cargo-nextest, CI, several machines, debug builds |
 //! | [`errors`] | each error message, and what to do |
 //!
@@ -34,6 +35,9 @@ pub mod other_libraries {}
 
 #[doc = include_str!("../docs/any-code.md")]
 pub mod any_code {}
+
+#[doc = include_str!("../docs/statements.md")]
+pub mod statements {}
 
 #[doc = include_str!("../docs/runners.md")]
 pub mod runners {}

@@ -38,6 +38,6 @@ pub use crate::engine::{
     Clock, DatabaseUrl, Engine, MEMORY_ENGINES, MemoryEngines, PooledConnection, StandIn, UnitOfWork,
 };
 pub use crate::error::{BoxError, Error, ErrorKind, Result};
-pub use crate::recording::{FullScan, Recording, Repeat, Statements, assert_constant_statements};
+pub use crate::recording::{FullScan, Limits, Recording, Repeat, Statements, assert_constant_statements};
 pub use crate::statements::{Statement, StatementKind, Work};
 pub use crate::template::{Kept, KeptValues, Template};

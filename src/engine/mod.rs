@@ -31,8 +31,9 @@ mod warm_pool;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::panic::Location;
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
@@ -54,7 +55,7 @@ use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Store, Token};
 use crate::environment::Backend;
 use crate::error::{Error, NoConnection, Result};
-use crate::statements::{Log, Recorder};
+use crate::statements::{Kept, Log, Recorder};
 use crate::vfs::{self, Mount, Name, Session, Setup};
 
 /// A SQLite database in memory, which any number of threads and connections share.
@@ -96,6 +97,8 @@ struct Inner {
     sqlite_url: OnceLock<String>,
     /// The template that created the engine.
     template: Option<Arc<WarmPool>>,
+    /// The recording of everything, which is checked at the end.
+    watch: OnceLock<Watch>,
     /// Whether the store returns to the template when the last handle is dropped. The store of a shared engine or a
     /// fork does not.
     returns_store: bool,
@@ -123,6 +126,15 @@ impl PartialEq for Version {
         }
     }
 }
+
+/// A recording that is checked when the engine's last handle is dropped.
+struct Watch {
+    log: Arc<Log>,
+    check: Check,
+}
+
+/// Checks what was recorded on an engine of this name. The engine that it gets is a copy. May panic.
+type Check = Box<dyn FnOnce(String, Engine, Kept) + Send + Sync + UnwindSafe + RefUnwindSafe>;
 
 /// The setup of engines without a template.
 static DEFAULT: Setup = Setup::DEFAULT;
@@ -209,6 +221,7 @@ impl Engine {
             uri: OnceLock::new(),
             sqlite_url: OnceLock::new(),
             template,
+            watch: OnceLock::new(),
             returns_store,
         }));
         lock_timeout.into_iter().for_each(|timeout| engine.set_lock_timeout(timeout));
@@ -473,10 +486,7 @@ impl Engine {
     /// # Panics
     /// If the engine is in a file, and SQLite can't read it.
     pub fn snapshot(&self) -> Snapshot {
-        match self.database() {
-            Database::InMemory(mount) => mount.store.current(),
-            Database::OnFile(database) => database.snapshot(),
-        }
+        self.database().snapshot()
     }
 
     #[cfg(feature = "proptest")]
@@ -593,16 +603,33 @@ impl Engine {
         self.recorder().remove(log);
     }
 
+    /// Records all statements from now on, and has them checked when the last handle is dropped.
+    pub(crate) fn watch(
+        &self,
+        check: impl FnOnce(String, Engine, Kept) + Send + Sync + UnwindSafe + RefUnwindSafe + 'static,
+    ) {
+        let log = Log::new();
+        self.begin_recording(&log);
+        let _ = self.0.watch.set(Watch { log, check: Box::new(check) });
+    }
+
+    /// Runs `work`, and exempts the statements that run on this engine meanwhile from the limits of
+    /// [`Template::watch`](crate::Template::watch), on all threads.
+    ///
+    /// # Panics
+    /// If `work` panics.
+    pub fn unwatched<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _paused = self.0.watch.get().map(|watch| watch.log.pause());
+        work()
+    }
+
     fn recorder(&self) -> &Recorder {
-        match self.database() {
-            Database::InMemory(mount) => &mount.recorder,
-            Database::OnFile(database) => &database.file.recorder,
-        }
+        self.database().recorder()
     }
 
     /// Returns an engine in memory with the committed content of this one, and with its template's connections.
     pub(crate) fn fork_in_memory(&self) -> Engine {
-        created(Engine::cold(self.snapshot(), Name::Numbered, self.0.template.clone(), Backend::Memory))
+        self.0.copy_in_memory()
     }
 
     /// Closes this engine's pooled connections from now on, instead of reusing them. The engine of a
@@ -617,10 +644,7 @@ impl Engine {
     }
 
     pub(crate) fn name(&self) -> String {
-        match self.database() {
-            Database::InMemory(mount) => mount.name(),
-            Database::OnFile(database) => database.file.name().to_owned(),
-        }
+        self.database().name()
     }
 
     /// Returns the clock by which SQL gets the time, if it does not get the system's.
@@ -648,7 +672,7 @@ impl Engine {
     }
 
     fn database(&self) -> &Database {
-        self.0.database.as_ref().expect("an engine has its database until it is dropped")
+        self.0.database()
     }
 
     pub(crate) fn setup(&self) -> &Setup {
@@ -681,14 +705,64 @@ impl Snapshot {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
+impl Database {
+    fn snapshot(&self) -> Snapshot {
+        match self {
+            Database::InMemory(mount) => mount.store.current(),
+            Database::OnFile(database) => database.snapshot(),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Database::InMemory(mount) => mount.name(),
+            Database::OnFile(database) => database.file.name().to_owned(),
+        }
+    }
+
+    fn recorder(&self) -> &Recorder {
+        match self {
+            Database::InMemory(mount) => &mount.recorder,
+            Database::OnFile(database) => &database.file.recorder,
+        }
+    }
+}
+
+impl Inner {
+    fn database(&self) -> &Database {
+        self.database.as_ref().expect("an engine has its database until it is dropped")
+    }
+
+    fn copy_in_memory(&self) -> Engine {
+        created(Engine::cold(self.database().snapshot(), Name::Numbered, self.template.clone(), Backend::Memory))
+    }
+
+    /// Ends the watch. Returns what checks it, unless the test has failed already.
+    fn end_watch(&mut self) -> Option<impl FnOnce() + use<>> {
+        let Watch { log, check } = self.watch.take()?;
+        self.database().recorder().remove(&log);
+        if thread::panicking() {
+            return None;
+        }
+        let (name, copy) = (self.database().name(), self.copy_in_memory());
+        Some(move || check(name, copy, log.kept()))
+    }
+
+    fn recycle(&mut self) {
         let (sessions, is_retired) = (self.idle.take(), self.idle.is_closed());
         let Some(Database::InMemory(mount)) = self.database.take() else { return };
         mount.recorder.reset_echo();
         if let Some(template) = self.template.as_ref().filter(|_| self.returns_store && !is_retired) {
             template.recycle(Warm { sessions, mount });
         }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let check = self.end_watch();
+        self.recycle();
+        check.into_iter().for_each(|check| check());
     }
 }
 

@@ -2,14 +2,17 @@
 //!
 //! * `recording` (here): `Engine::record` and what it returns until the recording ends.
 //! * `statements`: what a recording returns, with its assertions.
+//! * `limits`: limits for each test of a template.
 //!
 //! This layer uses `engine` and the layers below it.
 
+mod limits;
 mod statements;
 
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::limits::Limits;
 pub use self::statements::{FullScan, Repeat, Statements, assert_constant_statements};
 use crate::engine::Engine;
 use crate::statements::Log;
@@ -76,7 +79,7 @@ impl Recording {
 
     /// Returns the statements so far, and goes on.
     pub fn statements(&self) -> Statements {
-        Statements::new(&self.engine, self.log.kept())
+        Statements::of(self.engine.name(), self.engine.fork_in_memory(), self.log.kept())
     }
 
     /// Ends the recording.

@@ -65,9 +65,10 @@ pub struct FullScan {
 }
 
 impl Statements {
-    pub(super) fn new(engine: &Engine, Kept { statements, counts, dropped, missed }: Kept) -> Statements {
-        let recorded =
-            Arc::new(Recorded { name: engine.name(), kept: statements.len() as u64, copy: engine.fork_in_memory() });
+    /// Returns what was recorded on the engine of this name. `copy` is a copy of the engine at the end.
+    pub(super) fn of(name: String, copy: Engine, kept: Kept) -> Statements {
+        let Kept { statements, counts, dropped, missed } = kept;
+        let recorded = Arc::new(Recorded { name, kept: statements.len() as u64, copy });
         Statements { statements, counts, kind: None, missed, dropped, lacks_dropped: false, recorded }
     }
 
@@ -155,20 +156,29 @@ impl Statements {
     #[track_caller]
     pub fn assert_count(&self, expected: u64) {
         self.assert_complete();
-        let what = match self.kind {
+        let message = || {
+            let (name, count) = (&self.recorded.name, self.count());
+            let were = if expected == 1 { "was" } else { "were" };
+            format!("{} {were} expected on {name}, and there were {count}:\n{self}", self.counted(expected))
+        };
+        assert!(self.count() == expected, "{}", message());
+    }
+
+    /// Returns the message if there are more statements.
+    pub(super) fn above(&self, limit: u64) -> Option<String> {
+        let (name, count) = (&self.recorded.name, self.count());
+        (count > limit).then(|| format!("at most {} on {name}, and there were {count}:\n{self}", self.counted(limit)))
+    }
+
+    fn counted(&self, number: u64) -> String {
+        let noun = match self.kind {
             None => "statement",
             Some(StatementKind::Read) => "read",
             Some(StatementKind::Write) => "write",
-            Some(StatementKind::Transaction) => "statement of transactions",
+            Some(StatementKind::Transaction) => "transaction statement",
             Some(StatementKind::Other) => "other statement",
         };
-        assert!(
-            self.count() == expected,
-            "{} expected on {}, and there were {}:\n{self}",
-            if expected == 1 { format!("1 {what} was") } else { format!("{expected} {what}s were") },
-            self.recorded.name,
-            self.count()
-        );
+        counted(number, noun)
     }
 
     /// Returns the texts that ran more than so many times, apart from their values: the queries that code makes for each row
@@ -201,14 +211,17 @@ impl Statements {
     #[track_caller]
     pub fn assert_no_repeats(&self, more_than: u64) {
         self.assert_complete_list();
+        if let Some(message) = self.repeated(more_than) {
+            panic!("{message}");
+        }
+    }
+
+    /// Returns the message if statements ran more than so many times.
+    pub(super) fn repeated(&self, more_than: u64) -> Option<String> {
         let repeats = self.repeats(more_than);
-        assert!(
-            repeats.is_empty(),
-            "statements ran more than {} on {}:\n{}",
-            counted(more_than, "time"),
-            self.recorded.name,
-            lines(&repeats)
-        );
+        let times = counted(more_than, "time");
+        (!repeats.is_empty())
+            .then(|| format!("statements ran more than {times} on {}:\n{}", self.recorded.name, lines(&repeats)))
     }
 
     /// Returns the statements that stepped through whole tables or indexes, and passed more than so many rows. (Other than
@@ -227,7 +240,7 @@ impl Statements {
             .map(|statement| {
                 let plan = plans.entry(statement.sql()).or_insert_with(|| scan(statement)).clone();
                 let rows = statement.work().full_scan_steps + 1;
-                FullScan { statement: statement.clone(), tables: scanned(&plan), rows, plan }
+                FullScan { statement: statement.clone(), tables: tables_scanned(&plan), rows, plan }
             })
             .collect()
     }
@@ -240,27 +253,36 @@ impl Statements {
     #[track_caller]
     pub fn assert_no_full_scans(&self, more_than: u64) {
         self.assert_complete_list();
+        if let Some(message) = self.scanned(more_than) {
+            panic!("{message}");
+        }
+    }
+
+    /// Returns the message if there are full scans of more than so many rows.
+    pub(super) fn scanned(&self, more_than: u64) -> Option<String> {
         let scans = self.full_scans(more_than);
-        assert!(
-            scans.is_empty(),
-            "statements stepped through more than {} of whole tables on {}:\n{}",
-            counted(more_than, "row"),
-            self.recorded.name,
-            lines(&scans)
-        );
+        let rows = counted(more_than, "row");
+        (!scans.is_empty()).then(|| {
+            let name = &self.recorded.name;
+            format!("statements stepped through more than {rows} of whole tables on {name}:\n{}", lines(&scans))
+        })
+    }
+
+    /// Returns the message if statements may be missing.
+    pub(super) fn incomplete(&self) -> Option<String> {
+        let (name, missed) = (&self.recorded.name, self.missed());
+        (!missed.is_empty()).then(|| {
+            format!("the recording on {name} is not complete: {}; these are known:\n{self}", missed.join("; "))
+        })
     }
 
     /// # Panics
     /// If statements may be missing.
     #[track_caller]
     fn assert_complete(&self) {
-        let missed = self.missed();
-        assert!(
-            missed.is_empty(),
-            "the recording on {} is not complete: {}; these are known:\n{self}",
-            self.recorded.name,
-            missed.join("; ")
-        );
+        if let Some(message) = self.incomplete() {
+            panic!("{message}");
+        }
     }
 
     /// The same, if the statements that are no longer kept are missing, too.
@@ -332,7 +354,7 @@ fn lines(items: &[impl fmt::Display]) -> String {
 }
 
 /// Returns the tables that a plan scans.
-fn scanned(plan: &str) -> Vec<String> {
+fn tables_scanned(plan: &str) -> Vec<String> {
     let table = |line: &str| {
         let rest = line.trim_start().strip_prefix("SCAN ")?;
         let name = rest.split(" USING ").next()?.split(" LEFT-JOIN").next()?;

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -9,6 +10,8 @@ use crate::sync::Recovered;
 /// What a recording keeps: the newest statements, and the exact numbers of all.
 pub(crate) struct Log {
     began: Instant,
+    /// How many pauses there are now. Statements that begin in one are not recorded.
+    pauses: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -99,7 +102,7 @@ impl Log {
             connections: BTreeMap::new(),
             missed: Vec::new(),
         };
-        Arc::new(Log { began: Instant::now(), state: Mutex::new(state) })
+        Arc::new(Log { began: Instant::now(), pauses: AtomicUsize::new(0), state: Mutex::new(state) })
     }
 
     pub(crate) fn set_limit(&self, limit: usize) {
@@ -108,15 +111,24 @@ impl Log {
         state.drop_oldest();
     }
 
-    /// Adds a statement. Returns its place, and the number of its connection.
-    pub(super) fn begin(&self, begun: &Arc<Begun>, connection: u64) -> (Ticket, usize) {
+    /// Records nothing until the result is dropped.
+    pub(crate) fn pause(&self) -> Pause<'_> {
+        self.pauses.fetch_add(1, Ordering::Relaxed);
+        Pause(self)
+    }
+
+    /// Adds a statement, unless the log is paused. Returns its place.
+    pub(super) fn begin(&self, begun: &Arc<Begun>, connection: u64) -> Option<Ticket> {
+        if self.pauses.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
         let mut state = self.state();
         let connection = state.number_of(connection);
         *state.counts.of_mut(begun.kind()) += 1;
         let ticket = Ticket(state.dropped + state.entries.len() as u64);
         state.entries.push_back(Entry { begun: begun.clone(), ended: None, connection });
         state.drop_oldest();
-        (ticket, connection)
+        Some(ticket)
     }
 
     /// Adds the end of a statement, if it is still kept.
@@ -157,6 +169,15 @@ impl Log {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().recovered()
+    }
+}
+
+/// Pauses a log.
+pub(crate) struct Pause<'a>(&'a Log);
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.0.pauses.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

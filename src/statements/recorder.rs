@@ -126,7 +126,6 @@ struct Running {
     /// SQLite's counters when it began.
     before: Work,
     tickets: Vec<(Arc<Log>, Ticket)>,
-    connection: usize,
 }
 
 /// The number of the next connection in the process.
@@ -158,15 +157,10 @@ impl Connection {
         let transaction = self.transaction(&mut state, is_in_transaction);
         let begun = Arc::new(begun(transaction));
         let logs = self.recorder.logs().clone();
-        let mut connection = 0;
-        let tickets = logs.into_iter().map(|log| {
-            let ticket;
-            (ticket, connection) = log.begin(&begun, self.id);
-            (log, ticket)
-        });
-        let tickets = tickets.collect();
+        let tickets =
+            logs.into_iter().filter_map(|log| log.begin(&begun, self.id).map(|ticket| (log, ticket))).collect();
         state.running.retain(|running| running.statement != statement); // its end was not seen
-        state.running.push(Running { statement, begun, rows: 0, before, tickets, connection });
+        state.running.push(Running { statement, begun, rows: 0, before, tickets });
     }
 
     /// Counts a row.
@@ -196,14 +190,13 @@ impl Connection {
     ) {
         let mut state = self.state();
         let Some(at) = state.running.iter().position(|running| running.statement == statement) else { return };
-        let Running { begun, rows, before, tickets, connection, .. } = state.running.swap_remove(at);
+        let Running { begun, rows, before, tickets, .. } = state.running.swap_remove(at);
         let transaction = self.transaction(&mut state, is_in_transaction);
         drop(state);
         let ended =
             Ended { duration: begun.at().elapsed(), rows, changes, error, work: after.since(before), transaction };
         if self.recorder.echoes.load(Ordering::Relaxed) {
-            let statement = Statement::new(begun, Some(ended.clone()), connection);
-            eprintln!("rusqlite-fixtures: {statement}");
+            eprintln!("rusqlite-fixtures: {}", Statement::alone(begun, ended.clone()));
         }
         for (log, ticket) in tickets {
             log.end(ticket, ended.clone());

@@ -126,8 +126,9 @@ impl Begun {
 }
 
 impl Statement {
-    pub(super) fn new(begun: Arc<Begun>, ended: Option<Ended>, connection: usize) -> Statement {
-        Statement { recording: begun.at, begun, ended, connection }
+    /// Returns a statement that is in no recording.
+    pub(super) fn alone(begun: Arc<Begun>, ended: Ended) -> Statement {
+        Statement { recording: begun.at, begun, ended: Some(ended), connection: 1 }
     }
 
     /// Returns the SQL as the code has it, with its parameters. Of a literal of more than 1 KB, only the start is kept.

@@ -33,6 +33,7 @@ use self::recipe::{Action, Built, MAX_STEPS, Recipe, Start, Step};
 use crate::content::Snapshot;
 use crate::engine::{Engine, MEMORY_ENGINES, UnitOfWork};
 use crate::error::{BoxError, Error, Result};
+use crate::recording::Limits;
 use crate::vfs::OnConnect;
 
 /// A recipe for a database: schema, migrations, seed data. It is built once. Then every test, and every case of a
@@ -91,6 +92,7 @@ use crate::vfs::OnConnect;
 #[derive(Clone)]
 pub struct Template {
     recipe: Recipe,
+    limits: Option<(Limits, &'static Location<'static>)>,
     /// The recipe's entry in `TEMPLATES`, after the first use.
     built: OnceLock<Result<Arc<Built>>>,
 }
@@ -223,7 +225,7 @@ impl Template {
             random_seed: None,
             key: None,
         };
-        Template { recipe, built: OnceLock::new() }
+        Template { recipe, limits: None, built: OnceLock::new() }
     }
 
     /// Adds a script, for example with test data.
@@ -332,6 +334,19 @@ impl Template {
         self
     }
 
+    /// Sets limits for the statements that run on each engine of this template: for each test of it. They are checked when the
+    /// last handle of the engine is dropped; if they are exceeded, that panics, and so fails the test, unless it has failed
+    /// already. [`Engine::unwatched`] exempts a part of a test, [`Limits::except`] some statements.
+    ///
+    /// The limits are not those of templates that are [based on](Template::based_on) this one, nor of
+    /// [shared](Engine::shared_with) engines and [kept values](KeptValues). If another thread drops the last handle, only
+    /// that thread panics.
+    #[track_caller]
+    pub const fn watch(mut self, limits: Limits) -> Template {
+        self.limits = Some((limits, Location::caller()));
+        self
+    }
+
     /// Sets the key that identifies the content that the functions of the steps, and `on_connect`, put into the
     /// database. With a key, an image of the content is used in later test runs, after new builds of the program, and
     /// by other programs of the package, until the key changes. So change the key when that content changes. The place
@@ -349,7 +364,9 @@ impl Template {
     /// [`BuildFailed`](crate::ErrorKind::BuildFailed) if the template can't be built;
     /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within its own build.
     pub fn new_engine(&self) -> Result<Engine> {
-        Engine::of(&self.built()?.pool)
+        let engine = Engine::of(&self.built()?.pool)?;
+        self.limits.into_iter().for_each(|(limits, at)| limits.watch(&engine, at));
+        Ok(engine)
     }
 
     /// Begins a unit of work on a private engine: `new_engine()?.unit_of_work()`.

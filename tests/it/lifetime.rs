@@ -74,6 +74,8 @@ fn types_can_be_sent_and_shared_as_they_say() {
     sent_and_shared::<Engine>();
     sent_and_shared::<Snapshot>();
     sent_and_shared::<rusqlite_fixtures::MemoryEngines>();
+    sent_and_shared::<rusqlite_fixtures::Recording>();
+    sent_and_shared::<rusqlite_fixtures::Statements>();
     sent_and_shared::<rusqlite_fixtures::DatabaseUrl>();
     sent::<UnitOfWork>();
     fn not_in_the_way_of_catch_unwind<T: std::panic::UnwindSafe + std::panic::RefUnwindSafe>() {}

@@ -8,7 +8,7 @@ use std::{env, thread};
 
 use rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::rusqlite::{self, Connection, ErrorCode};
-use rusqlite_fixtures::{Engine, ErrorKind};
+use rusqlite_fixtures::{Engine, ErrorKind, Template};
 
 use crate::support::{engine_with_entries, entries, in_thread};
 
@@ -29,16 +29,28 @@ fn child() {
         Ok("times out often") => times_out_often(),
         Ok("opens a dropped engine") => opens_a_dropped_engine(),
         Ok("opens a URI in a URL") => opens_a_uri_in_a_url(),
+        Ok("echoes") => echoes(),
+        Ok("runs statements") => runs_statements(&ENTRIES.new_engine().unwrap()),
         _ => {}
     }
 }
 
 /// Returns the lines that this crate prints in a process with this role.
 fn printed_by(role: &str) -> Vec<String> {
+    let (succeeds, stderr) = run(role, &[]);
+    assert!(succeeds, "{stderr}");
+    own_lines(&stderr)
+}
+
+/// Returns whether a process with this role succeeds, and what it prints.
+fn run(role: &str, variables: &[(&str, &str)]) -> (bool, String) {
     let mut command = Command::new(env::current_exe().unwrap());
-    let output = command.args(["--exact", "--nocapture", "printed::child"]).env(ROLE, role).output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{stderr}");
+    command.args(["--exact", "--nocapture", "printed::child"]).env(ROLE, role).envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    (output.status.success(), String::from_utf8(output.stderr).unwrap())
+}
+
+fn own_lines(stderr: &str) -> Vec<String> {
     stderr.lines().filter_map(|line| line.strip_prefix("rusqlite-fixtures: ")).map(str::to_owned).collect()
 }
 
@@ -279,4 +291,68 @@ fn opening_a_uri_in_a_url_is_reported_once() {
         "{message}"
     );
     assert!(message.contains("use Engine::sqlite_url, and for code that takes a file name, Engine::uri"), "{message}");
+}
+
+static ENTRIES: Template = Template::sql("CREATE TABLE entry (key INTEGER PRIMARY KEY, value INT)");
+
+fn runs_statements(engine: &Engine) {
+    in_thread("shop", || {
+        let connection = Connection::open(engine.uri()).unwrap();
+        connection.execute("INSERT INTO entry\n  VALUES (?1, ?2)", [1, 10]).unwrap();
+        connection.execute("INSERT INTO entry VALUES (?1, ?2)", [1, 11]).unwrap_err();
+    });
+    assert_eq!(entries(&engine.unit_of_work().unwrap()), [(1, 10)]);
+}
+
+fn echoes() {
+    for round in 0..2 {
+        let engine = ENTRIES.new_engine().unwrap();
+        if round == 0 {
+            engine.echo();
+        }
+        runs_statements(&engine);
+    }
+}
+
+/// The times in the lines of an echo differ.
+fn without_times(lines: &[String]) -> Vec<String> {
+    let without_time = |line: &String| {
+        let mut parts: Vec<&str> = line.split(", ").collect();
+        parts.remove(parts.len() - 2);
+        parts.join(", ")
+    };
+    lines.iter().map(without_time).collect()
+}
+
+const ECHO: [&str; 5] = [
+    "INSERT INTO entry VALUES (1, 10) -- 1 row changed, thread `shop`",
+    "INSERT INTO entry VALUES (1, 11) -- failed: UNIQUE constraint failed: entry.key, thread `shop`",
+    "BEGIN -- done, thread `printed::child`",
+    "SELECT key, value FROM entry ORDER BY key -- 1 row, thread `printed::child`",
+    "ROLLBACK -- done, thread `printed::child`",
+];
+
+/// The engine of the second round is the same one, reused.
+#[test]
+fn an_echo_prints_each_statement_of_its_engine() {
+    assert_eq!(without_times(&printed_by("echoes")), ECHO);
+}
+
+#[test]
+fn the_environment_variable_turns_the_echo_on() {
+    let (succeeds, stderr) = run("runs statements", &[("RUSQLITE_FIXTURES_ECHO", "1")]);
+    assert!(succeeds, "{stderr}");
+    let lines = without_times(&own_lines(&stderr));
+    assert!(lines.ends_with(&ECHO.map(str::to_owned)), "{lines:#?}");
+    for off in ["0", ""] {
+        let (succeeds, stderr) = run("runs statements", &[("RUSQLITE_FIXTURES_ECHO", off)]);
+        assert!(succeeds && own_lines(&stderr).is_empty(), "{stderr}");
+    }
+}
+
+#[test]
+fn an_echo_that_is_neither_on_nor_off_is_reported() {
+    let (succeeds, stderr) = run("runs statements", &[("RUSQLITE_FIXTURES_ECHO", "yes")]);
+    let message = "can't use the environment variable RUSQLITE_FIXTURES_ECHO=\"yes\": set it to 1 to print each statement, or to 0";
+    assert!(!succeeds && stderr.contains(message), "{stderr}");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite_fixtures::rusqlite::trace::{TraceEvent, TraceEventCodes};
 use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, TransactionBehavior, params};
-use rusqlite_fixtures::{Engine, Statement, StatementKind, Statements, Template, assert_constant_statements};
+use rusqlite_fixtures::{Engine, Limits, Statement, StatementKind, Statements, Template, assert_constant_statements};
 
 use super::support::{in_thread, number};
 
@@ -554,4 +554,89 @@ fn the_crate_s_own_statements_are_not_recorded() {
         engine.fork();
     });
     assert_eq!(sql(&statements), ["PRAGMA synchronous = OFF", "INSERT INTO t VALUES (1)"].repeat(3));
+}
+
+static WATCHED: Template = Template::based_on(&SHOP)
+    .watch(Limits::new().statements(20).repeats(3).full_scans(50).except(&["/* all */", "recursive"]));
+
+fn read_each(engine: &Engine, ids: std::ops::RangeInclusive<i64>) {
+    let connection = engine.connect().unwrap();
+    for id in ids {
+        connection.query_row("SELECT name FROM item WHERE id = ?1", [id], |_| Ok(())).unwrap();
+    }
+}
+
+#[test]
+fn a_watched_engine_that_keeps_the_limits_is_reused() {
+    for _ in 0..2 {
+        let engine = WATCHED.new_engine().unwrap();
+        read_each(&engine, 1..=3);
+        engine.unwatched(|| read_each(&engine, 1..=3));
+        let connection = engine.pooled_connection().unwrap();
+        for _ in 0..9 {
+            connection.execute_batch("SELECT count(*) FROM item /* all */").unwrap();
+        }
+    }
+}
+
+#[test]
+fn each_limit_is_checked() {
+    let scan = "WITH RECURSIVE n (n) AS (SELECT 4 UNION ALL SELECT n + 1 FROM n WHERE n < 100) INSERT INTO item (name) SELECT 'recursive' || n FROM n";
+    type Case = (fn(&Engine), &'static str);
+    let cases: [Case; 3] = [
+        (
+            |engine| {
+                read_each(engine, 1..=3);
+                read_each(engine, 1..=1);
+            },
+            "statements ran more than 3 times on engine ",
+        ),
+        (
+            |engine| {
+                let connection = engine.connect().unwrap();
+                for n in 0..21 {
+                    connection.execute_batch(&format!("SELECT 1{}", "+1".repeat(n))).unwrap();
+                }
+            },
+            "at most 20 statements on engine ",
+        ),
+        (
+            |engine| {
+                let connection = engine.connect().unwrap();
+                connection.execute_batch("SELECT count(*) FROM item WHERE price > 0").unwrap();
+            },
+            "statements stepped through more than 50 rows of whole tables on engine ",
+        ),
+    ];
+    for (work, expected) in cases {
+        let engine = WATCHED.new_engine().unwrap();
+        engine.connect().unwrap().execute_batch(scan).unwrap();
+        work(&engine);
+        let message = message_of(|| drop(engine));
+        assert!(message.starts_with("the limits of Template::watch at tests/it/recording.rs:"), "{message}");
+        assert!(message.contains(&format!("are exceeded: {expected}")), "{message}");
+    }
+}
+
+/// A test that fails shows its own message.
+#[test]
+fn limits_do_not_replace_the_message_of_a_test_that_fails() {
+    let message = message_of(|| {
+        let engine = WATCHED.new_engine().unwrap();
+        read_each(&engine, 1..=3);
+        read_each(&engine, 1..=3);
+        panic!("{}", "its own".to_owned());
+    });
+    assert_eq!(message, "its own");
+}
+
+#[test]
+fn a_watch_that_is_not_complete_fails_its_test() {
+    let engine = WATCHED.new_engine().unwrap();
+    let mut connection = Connection::open(engine.uri()).unwrap();
+    set_own_trace(&mut connection);
+    assert_eq!(number(&connection, "SELECT count(*) FROM item"), 3);
+    let message = message_of(|| drop(engine));
+    assert!(message.contains("are exceeded: the recording on engine "), "{message}");
+    assert!(message.contains(" is not complete: connection 1 has a trace of its own"), "{message}");
 }

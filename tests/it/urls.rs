@@ -163,8 +163,19 @@ fn unsupported_urls_are_refused_with_the_reason() {
 
 #[test]
 fn names_may_contain_anything() {
-    for name in ["a b", "100%", "what?", "#1", "it's \"quoted\"", "Zürich/Straße", "数据库", "a&b=c", "/", "\u{1f980}"]
-    {
+    for name in [
+        "a b",
+        "100%",
+        "what?",
+        "#1",
+        "it's \"quoted\"",
+        "Zürich/Straße",
+        "数据库",
+        "a&b=c",
+        "/",
+        "//elsewhere/a",
+        "\u{1f980}",
+    ] {
         let url = DatabaseUrl::named(name).unwrap();
         assert_eq!(parse(&url.to_string()), url, "{name}");
         assert!(url.to_string().is_ascii());

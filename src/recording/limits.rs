@@ -1,0 +1,85 @@
+use std::panic::Location;
+
+use super::Statements;
+use crate::engine::Engine;
+use crate::statements::Statement;
+
+/// What the statements of each test may do at most: for [`Template::watch`](crate::Template::watch).
+///
+/// ```
+/// # use rusqlite_fixtures::{Limits, Template};
+/// static SHOP: Template =
+///     Template::sql("CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT)")
+///         .watch(Limits::new().repeats(3).full_scans(1000));
+///
+/// let shop = SHOP.new_engine()?;
+/// shop.unwatched(|| {
+///     let insert = |work: &mut rusqlite_fixtures::UnitOfWork| {
+///         (0..5).try_for_each(|id| {
+///             work.execute("INSERT INTO item VALUES (?1, 'tea')", [id]).map(drop)
+///         })
+///     };
+///     shop.try_transaction(insert) // the test's own data
+/// })?;
+/// drop(shop); // here the limits are checked
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    statements: Option<u64>,
+    repeats: Option<u64>,
+    full_scans: Option<u64>,
+    except: &'static [&'static str],
+}
+
+impl Limits {
+    /// Returns no limits.
+    pub const fn new() -> Limits {
+        Limits { statements: None, repeats: None, full_scans: None, except: &[] }
+    }
+
+    /// Allows so many reads and writes.
+    pub const fn statements(mut self, at_most: u64) -> Limits {
+        self.statements = Some(at_most);
+        self
+    }
+
+    /// Allows each text so many times, apart from its values ([`Statements::repeats`]).
+    pub const fn repeats(mut self, at_most: u64) -> Limits {
+        self.repeats = Some(at_most);
+        self
+    }
+
+    /// Allows full scans of so many rows ([`Statements::full_scans`]).
+    pub const fn full_scans(mut self, of_rows: u64) -> Limits {
+        self.full_scans = Some(of_rows);
+        self
+    }
+
+    /// Exempts the statements whose SQL contains one of these texts.
+    pub const fn except(mut self, sql: &'static [&'static str]) -> Limits {
+        self.except = sql;
+        self
+    }
+
+    /// Has the statements of the engine checked when its last handle is dropped.
+    pub(crate) fn watch(self, engine: &Engine, at: &'static Location<'static>) {
+        engine.watch(move |name, copy, kept| {
+            let broken = self.broken_by(&Statements::of(name, copy, kept));
+            assert!(broken.is_empty(), "the limits of Template::watch at {at} are exceeded: {}", broken.join("\n"));
+        });
+    }
+
+    /// Returns a message for each limit that is exceeded.
+    fn broken_by(&self, statements: &Statements) -> Vec<String> {
+        let is_exempt = |statement: &Statement| self.except.iter().any(|sql| statement.sql().contains(sql));
+        let watched = match self.except {
+            [] => statements.clone(),
+            _ => statements.matching(|statement| !is_exempt(statement)),
+        };
+        let count = self.statements.and_then(|limit| watched.above(limit));
+        let repeats = self.repeats.and_then(|limit| watched.repeated(limit));
+        let full_scans = self.full_scans.and_then(|limit| watched.scanned(limit));
+        [watched.incomplete(), count, repeats, full_scans].into_iter().flatten().collect()
+    }
+}
