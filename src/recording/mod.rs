@@ -38,9 +38,9 @@ impl Engine {
     /// # fn main() -> Result<()> {
     /// let engine = Engine::new();
     /// let recording = engine.record();
-    /// engine.try_transaction(|work| work.execute_batch("CREATE TABLE note (text); SELECT 1"))?;
+    /// engine.try_transaction(|work| work.execute_batch("CREATE TABLE note (text)"))?;
     /// let statements = recording.stop();
-    /// statements.assert_count(2);
+    /// statements.assert_count(1);
     /// assert_eq!(statements.writes().iter().next().unwrap().sql(), "CREATE TABLE note (text)");
     /// # Ok(())
     /// # }
