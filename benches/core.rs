@@ -445,6 +445,10 @@ fn sizes(criterion: &mut Criterion) {
             let mut turn = [before, after].into_iter().cycle();
             bencher.iter(|| engine.restore(turn.next().unwrap()).unwrap());
         });
+        group.bench_function(BenchmarkId::new("difference of a row", name), |bencher| {
+            let (_, before, after) = &*made;
+            bencher.iter(|| assert_eq!(before.diff(after).unwrap().tables().len(), 1));
+        });
     }
 }
 

@@ -201,6 +201,19 @@ impl Error {
         Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
     }
 
+    pub(crate) fn not_seen(engine: &str, cause: rusqlite::Error) -> Error {
+        let message = format!("can't read what a unit of work on {engine} sees: SQLite says: {cause}");
+        Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
+    }
+
+    pub(crate) fn not_compared(what: &str, cause: rusqlite::Error) -> Error {
+        let message = format!(
+            "can't compare {what} of two snapshots: SQLite says: {cause}; if a definition needs a function or a collation of the \
+             application, define that by Template::on_connect, and use Engine::changes"
+        );
+        Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
+    }
+
     pub(crate) fn open_snapshot(path: &Path, cause: rusqlite::Error) -> Error {
         let message = format!("can't open a snapshot of `{}`: SQLite says: {cause}", path.display());
         Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))

@@ -3,6 +3,7 @@
 #![allow(clippy::test_attr_in_doctest, reason = "the README shows a complete property test; the example runs it")]
 
 mod content;
+mod difference;
 mod engine;
 mod environment;
 mod error;
@@ -34,6 +35,7 @@ mod vfs;
 pub use rusqlite;
 
 pub use crate::content::Snapshot;
+pub use crate::difference::{Changes, Row, SchemaChange, SchemaObject, SettingChange, TableChanges, Update};
 pub use crate::engine::{
     Clock, DatabaseUrl, Engine, MEMORY_ENGINES, MemoryEngines, PooledConnection, StandIn, UnitOfWork,
 };

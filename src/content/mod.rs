@@ -2,7 +2,9 @@
 //!
 //! * `pages`: a database's pages, a persistent tree: a copy takes constant time and shares all pages.
 //! * `snapshot`: pages with the numbers of SQLite's header. Each committed state is one.
+//! * `btree`: the pages of a table, by the file format.
 //! * `schema`: detects commits that edit the schema or the planner's statistics.
+//! * `difference`: the rows that may differ between two snapshots, by the pages that differ.
 //! * `store`: the committed state of an engine, and its replacement.
 //! * `slot`: the writer slot; one connection at a time holds it.
 //! * `queue`: the connections that wait for the writer slot, in order of arrival.
@@ -19,6 +21,8 @@
 //! * Within an engine, a file change counter never repeats with other content (rule 1 of DESIGN.md). By this counter, a
 //!   connection detects that the pages in its cache are stale.
 
+mod btree;
+pub(crate) mod difference;
 #[cfg(all(test, shuttle))]
 mod models;
 pub(crate) mod origin;

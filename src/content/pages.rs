@@ -1,5 +1,6 @@
 //! The content of a database file as immutable pages that many images share.
 
+use std::ops::Range;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
@@ -63,6 +64,27 @@ impl Pages {
             done += count;
         }
         true
+    }
+
+    /// Returns ranges of bytes outside of which both images hold the same, in order. Skips what they share.
+    pub(crate) fn differing(&self, other: &Pages) -> Vec<Range<usize>> {
+        let pages = self.len.max(other.len).div_ceil(PAGE);
+        let mut indexes = Vec::new();
+        if same_or_none(self.base.as_ref(), other.base.as_ref()) {
+            indexes.push(0);
+            self.changed.differing(&other.changed, &mut indexes);
+            let bases = [self.base_len, other.base_len, self.len, other.len];
+            let (shortest, longest) = (bases.iter().min().map_or(0, |len| len / PAGE), pages);
+            if self.base_len != other.base_len || self.len != other.len {
+                indexes.extend(shortest..longest);
+            }
+            indexes.sort_unstable();
+            indexes.dedup();
+        } else {
+            indexes.extend(0..pages);
+        }
+        let is_other = |index: &usize| differ(self.part(*index, 0, PAGE), other.part(*index, 0, PAGE));
+        indexes.into_iter().filter(is_other).map(|index| index * PAGE..(index + 1) * PAGE).collect()
     }
 
     /// Fills `buffer` from `offset` on, with zeros beyond the end. Returns how many of the bytes are within the image.
@@ -169,6 +191,13 @@ impl Pages {
     }
 }
 
+/// Returns whether two parts of an image differ. The bytes after the end of one are zeros.
+fn differ(one: &[u8], other: &[u8]) -> bool {
+    let common = one.len().min(other.len());
+    let is_written = |byte: &u8| *byte != 0;
+    one[..common] != other[..common] || one[common..].iter().chain(&other[common..]).any(is_written)
+}
+
 fn split(offset: usize) -> (usize, usize) {
     (offset / PAGE, offset % PAGE)
 }
@@ -239,6 +268,13 @@ impl Tree {
         }
     }
 
+    /// Adds the indexes of the pages that the trees don't share, in order.
+    fn differing(&self, other: &Tree, indexes: &mut Vec<usize>) {
+        let height = self.height.max(other.height);
+        let [ours, theirs] = [self, other].map(|tree| tree.root.as_deref().map(|root| (root, tree.height)));
+        differing(ours, theirs, height, 0, indexes);
+    }
+
     fn grow(&mut self, index: usize) {
         self.height = self.height.max(1);
         while index >> (BITS * self.height) != 0 {
@@ -258,6 +294,62 @@ impl Tree {
         } else if let Some(root) = &mut self.root {
             cut(root, self.height, count);
         }
+    }
+}
+
+/// Adds the indexes of the pages that two nodes don't share. Each node may be of a lower level than `level`: then it is the first
+/// child of the nodes above it. The nodes begin at page `start`.
+fn differing(
+    ours: Option<(&Node, u32)>,
+    theirs: Option<(&Node, u32)>,
+    level: u32,
+    start: usize,
+    indexes: &mut Vec<usize>,
+) {
+    let are_shared = match (ours, theirs) {
+        (Some((ours, _)), Some((theirs, _))) => std::ptr::eq(ours, theirs),
+        (None, None) => true,
+        _ => false,
+    };
+    if are_shared {
+        return;
+    }
+    let width = 1usize << (BITS * (level - 1));
+    for number in 0..FAN_OUT {
+        let child = |node| child(node, level, number);
+        let start = start + number * width;
+        match (ours.and_then(child), theirs.and_then(child)) {
+            (Some(Child::Page(ours)), Some(Child::Page(theirs))) if std::ptr::eq(ours, theirs) => {}
+            (None, None) => {}
+            (Some(Child::Page(_)), _) | (_, Some(Child::Page(_))) => indexes.push(start),
+            (ours, theirs) => {
+                let (ours, theirs) = (ours.and_then(Child::node), theirs.and_then(Child::node));
+                differing(ours, theirs, level - 1, start, indexes);
+            }
+        }
+    }
+}
+
+enum Child<'a> {
+    Node(&'a Node, u32),
+    Page(&'a Page),
+}
+
+impl<'a> Child<'a> {
+    fn node(self) -> Option<(&'a Node, u32)> {
+        match self {
+            Child::Node(node, level) => Some((node, level)),
+            Child::Page(_) => None,
+        }
+    }
+}
+
+/// Returns a child of a node, which stands for one of `level`.
+fn child((node, its_level): (&Node, u32), level: u32, number: usize) -> Option<Child<'_>> {
+    match node {
+        _ if its_level < level => (number == 0).then_some(Child::Node(node, its_level)),
+        Node::Branch(children) => children[number].as_deref().map(|child| Child::Node(child, level - 1)),
+        Node::Leaf(pages) => pages[number].as_deref().map(Child::Page),
     }
 }
 
@@ -316,6 +408,48 @@ mod tests {
             1 => Just(Step::Clone),
             1 => (0..4usize).prop_map(|to| Step::Back { to }),
         ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Every byte that differs is in one of the ranges. Each range has one.
+        #[test]
+        fn what_differs_is_found(
+            base in 0..60_000usize,
+            steps in prop::collection::vec(step(), 1..12),
+            others in prop::collection::vec(step(), 0..12),
+        ) {
+            let apply = |pages: &mut Pages, steps: &[Step]| {
+                for step in steps {
+                    match step {
+                        Step::Write { offset, len, byte } => pages.write(*offset, &vec![*byte; *len]),
+                        Step::Resize { len } => pages.resize(*len),
+                        Step::Clone | Step::Back { .. } => {}
+                    }
+                }
+            };
+            let mut one = Pages::from_base(Arc::new((0..base).map(|at| (at / 7) as u8).collect::<Vec<u8>>()), base);
+            apply(&mut one, &steps);
+            let mut other = one.clone();
+            apply(&mut other, &others);
+            let copy = Pages::from_base(Arc::new(other.to_vec()), other.len());
+            for (one, other) in [(&one, &other), (&other, &one), (&one, &copy), (&copy, &one)] {
+                let ranges = one.differing(other);
+                let [one, other] = [one, other].map(|pages| {
+                    let mut bytes = pages.to_vec();
+                    bytes.resize(3_000_000, 0);
+                    bytes
+                });
+                let mut rest = one.clone();
+                for range in ranges {
+                    prop_assert!(one[range.clone()] != other[range.clone()]);
+                    rest[range.clone()].copy_from_slice(&other[range]);
+                }
+                prop_assert!(rest == other);
+            }
+        }
+
     }
 
     proptest! {

@@ -5,7 +5,8 @@ use std::ops::{Deref, DerefMut};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::Engine;
-use crate::vfs::Session;
+use crate::content::Snapshot;
+use crate::vfs::{self, Session};
 
 pub(crate) struct Lease {
     /// `None` only within `drop`.
@@ -58,6 +59,14 @@ impl Lent {
         match self {
             Lent::Session(session) => session.rollback(),
             Lent::ToFile(connection) => connection.execute_batch("ROLLBACK"),
+        }
+    }
+
+    /// Returns the content that the connection sees, with what it has not committed.
+    pub(crate) fn content(&self) -> rusqlite::Result<Snapshot> {
+        match self {
+            Lent::Session(session) => session.content(),
+            Lent::ToFile(connection) => vfs::serialized(connection),
         }
     }
 

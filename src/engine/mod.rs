@@ -525,11 +525,15 @@ impl Engine {
     /// As [`restore`](Engine::restore).
     #[track_caller]
     pub fn reset(&self) -> Result<()> {
-        let baseline = match self.database() {
+        self.restore_at(&self.baseline(), Location::caller())
+    }
+
+    /// Returns the content that a reset restores.
+    pub(crate) fn baseline(&self) -> Snapshot {
+        match self.database() {
             Database::InMemory(mount) => mount.store.baseline(),
             Database::OnFile(database) => database.baseline.clone(),
-        };
-        self.restore_at(&baseline, Location::caller())
+        }
     }
 
     fn restore_at(&self, snapshot: &Snapshot, caller: &'static Location<'static>) -> Result<()> {
@@ -625,6 +629,11 @@ impl Engine {
 
     fn recorder(&self) -> &Recorder {
         self.database().recorder()
+    }
+
+    /// Returns an engine in memory with this content, and with the template's connections.
+    pub(crate) fn to_read(content: &Snapshot, template: Option<&Arc<WarmPool>>) -> Engine {
+        created(Engine::cold(content.clone(), Name::Numbered, template.cloned(), Backend::Memory))
     }
 
     /// Returns an engine in memory with the committed content of this one, and with its template's connections.
@@ -734,7 +743,7 @@ impl Inner {
     }
 
     fn copy_in_memory(&self) -> Engine {
-        created(Engine::cold(self.database().snapshot(), Name::Numbered, self.template.clone(), Backend::Memory))
+        Engine::to_read(&self.database().snapshot(), self.template.as_ref())
     }
 
     /// Ends the watch. Returns what checks it, unless the test has failed already.

@@ -5,6 +5,7 @@ use rusqlite::{Connection, Savepoint};
 
 use super::Engine;
 use super::lease::{Lease, Lent};
+use crate::content::Snapshot;
 use crate::error::{Error, Result};
 
 /// One transaction on an [`Engine`], with its own connection.
@@ -79,6 +80,11 @@ impl UnitOfWork {
     /// [`AlreadyEnded`](crate::ErrorKind::AlreadyEnded) if the code under test has ended the transaction itself.
     pub fn rollback(self) -> Result<()> {
         self.end("roll back", Lent::rollback)
+    }
+
+    /// Returns the content that the transaction sees.
+    pub(crate) fn seen(&self) -> Result<Snapshot> {
+        self.0.content().map_err(|cause| Error::not_seen(&self.engine().name(), cause))
     }
 
     fn end(mut self, operation: &str, end: fn(&mut Lent) -> rusqlite::Result<()>) -> Result<()> {

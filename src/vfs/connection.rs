@@ -14,6 +14,7 @@ use super::handle::Handle;
 use super::mount::{Mount, Surroundings};
 use super::trace;
 use super::waiting::wait_in_turn;
+use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::error::{BoxError, NoConnection};
 use crate::faults;
@@ -109,6 +110,26 @@ pub(super) fn find_file(connection: &Connection) -> Option<*mut sqlite3_file> {
     // SAFETY: where SQLite answered, the file is its main database's, which is open.
     let is_ours = code == ffi::SQLITE_OK && !file.is_null() && unsafe { database::of(file) }.is_some();
     is_ours.then_some(file)
+}
+
+/// Returns the content that the connection sees in its main database.
+pub(crate) fn serialized(connection: &Connection) -> rusqlite::Result<Snapshot> {
+    let mut len = 0;
+    // SAFETY: the connection is open. SQLite returns NULL, or as many bytes as it says, which are the caller's to free.
+    let bytes = unsafe {
+        let bytes = ffi::sqlite3_serialize(connection.handle(), c"main".as_ptr(), &raw mut len, 0);
+        if bytes.is_null() {
+            check(connection, ffi::sqlite3_errcode(connection.handle()))?;
+            return check(connection, ffi::SQLITE_NOMEM).map(|()| Snapshot::empty());
+        }
+        let copy = std::slice::from_raw_parts(bytes, usize::try_from(len).unwrap_or_default()).to_vec();
+        ffi::sqlite3_free(bytes.cast());
+        copy
+    };
+    match bytes.is_empty() {
+        true => Ok(Snapshot::empty()),
+        false => Snapshot::from_bytes(bytes).map_err(Into::into),
+    }
 }
 
 /// Sets the crate's busy handler, which waits in the engine's queue for the writer slot.

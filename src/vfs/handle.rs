@@ -214,6 +214,11 @@ impl Handle {
         }
     }
 
+    /// Returns the content that the connection reads, or would read.
+    pub(super) fn content(&self) -> Snapshot {
+        self.read.clone().unwrap_or_else(|| self.claimant.mount.store.current())
+    }
+
     /// Writes within the connection's transaction. Fails if the connection does not hold the writer slot.
     pub(super) fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Code> {
         self.writable()?.pages.write(offset, data);

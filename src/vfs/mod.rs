@@ -65,7 +65,7 @@ pub(crate) use self::auto_extension::begin_observation;
 pub(crate) use self::clock::{Clock, Time};
 #[cfg(feature = "proptest")]
 pub(crate) use self::connection::set_busy_handler;
-pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected};
+pub(crate) use self::connection::{OnConnect, Setup, connect, is_connected, serialized};
 pub(crate) use self::database_file::{DatabaseFile, new_temporary_path};
 pub(crate) use self::mount::{Mount, Name, Surroundings};
 pub(crate) use self::observation::{Observation, Obstacle};

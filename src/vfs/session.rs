@@ -8,9 +8,10 @@ use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_stmt};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::cleanliness::{self, Settings, auto_checkpoint_of, synchronous_of};
-use super::connection::{Setup, check, file_of, find_file, handle, open};
+use super::connection::{Setup, check, file_of, find_file, handle, open, serialized};
 use super::trace::{self, Traced};
 use super::watch::Watch;
+use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::content::refusal::Refusal;
 use crate::error::NoConnection;
@@ -183,6 +184,19 @@ impl Session {
 
     pub(crate) fn rollback(&mut self) -> rusqlite::Result<()> {
         self.run(Command::Rollback)
+    }
+
+    /// Returns the content that the connection sees, with what it has not committed. Only SQLite has that: its cache keeps pages
+    /// that were not written to the VFS.
+    pub(crate) fn content(&self) -> rusqlite::Result<Snapshot> {
+        // SAFETY: the connection is open.
+        let state = unsafe { ffi::sqlite3_txn_state(self.db(), c"main".as_ptr()) };
+        if state != ffi::SQLITE_TXN_WRITE && self.is_whole() {
+            // SAFETY: the file is open as long as the connection is, and not in use by a method.
+            Ok(unsafe { handle(self.file) }.content())
+        } else {
+            serialized(&self.connection)
+        }
     }
 
     pub(crate) fn is_in_transaction(&self) -> bool {

@@ -4,6 +4,7 @@ mod api;
 mod callers;
 mod clock;
 mod concurrent_instantiation;
+mod differences;
 mod edited_schema;
 mod errors;
 mod file_controls;

@@ -1,0 +1,82 @@
+//! What differs between two snapshots of a database: rows, the schema, and numbers in the header.
+//!
+//! * `changes`: the result, and how it is printed.
+//! * `compare`: compares two images, table by table.
+//! * `rows`: reads rows through SQLite.
+//!
+//! This layer uses `engine` and the layers below it. `content/difference` finds the rows that may differ by the pages that
+//! differ. SQLite reads these rows, so this folder knows nothing of how values are stored.
+
+mod changes;
+mod compare;
+mod rows;
+
+pub use self::changes::{Changes, Row, SchemaChange, SchemaObject, SettingChange, TableChanges, Update};
+use crate::content::Snapshot;
+use crate::engine::{Engine, UnitOfWork};
+use crate::error::Result;
+
+impl Snapshot {
+    /// Returns what has changed from this snapshot to another one: rows, the schema, `user_version` and `application_id`.
+    ///
+    /// The time depends on what has changed, not on the size, because snapshots share the pages that have not. It depends on
+    /// the size of a table if that is WITHOUT ROWID, if its definition has changed, or if a part of a row of more than a page
+    /// was overwritten; and on the size of the database if the page size, the text encoding or the pages of tables have
+    /// changed (`VACUUM`), or if the snapshots have nothing to do with each other.
+    ///
+    /// ```
+    /// # use rusqlite_fixtures::{Result, Template};
+    /// static BANK: Template =
+    ///     Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)")
+    ///         .seed("INSERT INTO account VALUES (1, 100), (2, 50)");
+    ///
+    /// # fn main() -> Result<()> {
+    /// let bank = BANK.new_engine()?;
+    /// bank.try_transaction(|work| {
+    ///     work.execute_batch("UPDATE account SET balance = 70 WHERE id = 1; DELETE FROM account WHERE id = 2")
+    /// })?;
+    /// let changes = BANK.snapshot()?.diff(&bank.snapshot())?;
+    /// assert_eq!(
+    ///     changes.to_string(),
+    ///     "account\n  ~ id 1: balance 100 -> 70\n  - id 2, balance 50\n"
+    /// );
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't read a table, for example because its definition needs a function
+    /// or a collation that only the application has: see [`Engine::changes`].
+    pub fn diff(&self, after: &Snapshot) -> Result<Changes> {
+        compare::compare(self, after, None)
+    }
+}
+
+impl Engine {
+    /// Returns what was committed since the engine was created: the difference from the content that
+    /// [`reset`](Engine::reset) restores. Compares as [`Snapshot::diff`], by connections with the template's
+    /// [`on_connect`](crate::Template::on_connect).
+    ///
+    /// # Errors
+    /// As [`Snapshot::diff`].
+    ///
+    /// # Panics
+    /// As [`Engine::snapshot`].
+    pub fn changes(&self) -> Result<Changes> {
+        compare::compare(&self.baseline(), &self.snapshot(), self.template())
+    }
+}
+
+impl UnitOfWork {
+    /// Returns what the unit of work sees as changed since the engine was created: what was committed when it began to read, and
+    /// its own changes. Compares as [`Engine::changes`]; if the unit of work has written, that takes time by the size of the
+    /// database. (`changes` is rusqlite's number of rows that the latest statement has
+    /// changed.)
+    ///
+    /// # Errors
+    /// As [`Snapshot::diff`].
+    pub fn diff(&self) -> Result<Changes> {
+        let (engine, seen) = (self.engine(), self.seen()?);
+        compare::compare(&engine.baseline(), &seen, engine.template())
+    }
+}
