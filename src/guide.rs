@@ -9,7 +9,7 @@
 //! | [`faults`] | tests of what code does when SQLite fails |
 //! | [`other_libraries`] | sqlx, sea-orm, diesel, r2d2, tokio-rusqlite and others; async |
 //! | [`any_code`] | an engine in place of the file that the code opens, a clock for SQL, random numbers that repeat, the same tests on real files |
-//! | [`statements`] | which SQL ran, by any library: assertions on statements, repeated queries, full scans |
+//! | [`statements`] | which SQL ran, by any library, and what it has changed: assertions on statements, repeated queries, full scans, differences |
 //! | [`runners`] | cargo-nextest, CI, several machines, debug builds |
 //! | [`errors`] | each error message, and what to do |
 //!

@@ -32,9 +32,9 @@ impl Snapshot {
     ///
     /// # fn main() -> Result<()> {
     /// let bank = BANK.new_engine()?;
-    /// bank.try_transaction(|work| {
-    ///     work.execute_batch("UPDATE account SET balance = 70 WHERE id = 1; DELETE FROM account WHERE id = 2")
-    /// })?;
+    /// let script = "UPDATE account SET balance = 70 WHERE id = 1;
+    ///     DELETE FROM account WHERE id = 2";
+    /// bank.try_transaction(|work| work.execute_batch(script))?;
     /// let changes = BANK.snapshot()?.diff(&bank.snapshot())?;
     /// assert_eq!(
     ///     changes.to_string(),

@@ -41,7 +41,8 @@ impl Engine {
     /// engine.try_transaction(|work| work.execute_batch("CREATE TABLE note (text)"))?;
     /// let statements = recording.stop();
     /// statements.assert_count(1);
-    /// assert_eq!(statements.writes().iter().next().unwrap().sql(), "CREATE TABLE note (text)");
+    /// let create = statements.writes();
+    /// assert_eq!(create.iter().next().unwrap().sql(), "CREATE TABLE note (text)");
     /// # Ok(())
     /// # }
     /// ```

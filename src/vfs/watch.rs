@@ -310,6 +310,42 @@ mod tests {
     }
 
     #[test]
+    fn a_function_is_told_from_a_column_of_its_name() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (load_extension)").unwrap();
+        let watch = Watch::set(&connection);
+        compile(&connection, "SELECT load_extension FROM t");
+        assert!(!watch.saw_leftovers());
+        compile(&connection, "SELECT load_extension('a')");
+        assert!(watch.saw_leftovers());
+        drop(connection); // before the watch
+    }
+
+    #[test]
+    fn an_authorizer_that_was_replaced_is_noticed() {
+        let connection = Connection::open_in_memory().unwrap();
+        let watch = Watch::set(&connection);
+        compile(&connection, "CREATE TABLE t (a)");
+        assert!(watch.is_set(&connection));
+        // SAFETY: the connection is open, and NULL takes the authorizer off.
+        unsafe { ffi::sqlite3_set_authorizer(connection.handle(), None, std::ptr::null_mut()) };
+        assert!(!watch.is_set(&connection));
+    }
+
+    #[test]
+    fn what_is_done_to_another_database_is_outside_of_the_engine() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("ATTACH ':memory:' AS other; CREATE TABLE other.t (a); CREATE TABLE t (a)").unwrap();
+        // SAFETY: the connection is open, and closed before the watch is dropped.
+        let watch = unsafe { Watch::observe(connection.handle()) };
+        compile(&connection, "INSERT INTO main.t VALUES (1)");
+        assert!(!watch.ever_saw_outside_effects());
+        compile(&connection, "SELECT * FROM other.t");
+        assert!(watch.ever_saw_outside_effects());
+        drop(connection); // before the watch
+    }
+
+    #[test]
     fn asking_whether_foreign_keys_are_on_does_not_turn_them_on() {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
