@@ -296,6 +296,11 @@ mod tests {
     use super::*;
     use crate::Engine;
 
+    /// In memory, also where engines are in files: pages there have one size.
+    fn in_memory() -> Engine {
+        Engine::to_read(&Snapshot::empty(), None)
+    }
+
     const FILL: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT); CREATE INDEX i ON t (a);
         CREATE TABLE long (id INTEGER PRIMARY KEY, a TEXT); CREATE TABLE keyed (k PRIMARY KEY) WITHOUT ROWID;
         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
@@ -304,7 +309,7 @@ mod tests {
 
     /// Returns what the pages tell of a script: the rows of `t` and of `long` that differ, and whether there may be more.
     fn told(settings: &str, script: &str) -> ([Vec<i64>; 2], bool, bool) {
-        let engine = Engine::new();
+        let engine = in_memory();
         let connection = engine.connect().unwrap();
         connection.execute_batch(&format!("{settings}; {FILL}")).unwrap();
         let root = |name: &str| -> u32 {
@@ -344,7 +349,7 @@ mod tests {
     #[test]
     fn what_can_not_be_compared_by_pages_is_not() {
         let database = |settings: &str| {
-            let engine = Engine::new();
+            let engine = in_memory();
             engine.connect().unwrap().execute_batch(&format!("{settings}; CREATE TABLE t (a)")).unwrap();
             engine.snapshot()
         };
@@ -359,7 +364,7 @@ mod tests {
     /// One wrong byte at many positions.
     #[test]
     fn malformed_pages_cause_no_panic_and_no_endless_loop() {
-        let engine = Engine::new();
+        let engine = in_memory();
         let connection = engine.connect().unwrap();
         connection
             .execute_batch(&format!("PRAGMA page_size = 512; {FILL}; DELETE FROM t WHERE id > 2000; VACUUM"))
