@@ -297,7 +297,7 @@ fn the_end_of_a_long_value_is_compared() {
     let script = "CREATE TABLE big (id INTEGER PRIMARY KEY, bytes BLOB); INSERT INTO big VALUES (1, zeroblob(50000)), (2, zeroblob(50000))";
     connection.execute_batch(script).unwrap();
     let before = engine.snapshot();
-    let mut blob = connection.blob_open("main", "big", "bytes", 2, false).unwrap();
+    let mut blob = connection.blob_open(rusqlite::MAIN_DB, "big", "bytes", 2, false).unwrap();
     std::io::Seek::seek(&mut blob, std::io::SeekFrom::Start(40_000)).unwrap();
     std::io::Write::write_all(&mut blob, &[7]).unwrap();
     drop(blob);

@@ -5,11 +5,10 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use rusqlite_fixtures::rusqlite::trace::{TraceEvent, TraceEventCodes};
 use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, TransactionBehavior, params};
 use rusqlite_fixtures::{Engine, Limits, Statement, StatementKind, Statements, Template, assert_constant_statements};
 
-use super::support::{in_thread, number};
+use super::support::{in_thread, number, trace};
 
 static SHOP: Template = Template::sql(
     "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, price INT NOT NULL DEFAULT 0);
@@ -29,11 +28,6 @@ fn sql(statements: &Statements) -> Vec<&str> {
 fn message_of(check: impl FnOnce()) -> String {
     let panic = catch_unwind(AssertUnwindSafe(check)).expect_err("the assertion fails");
     panic.downcast_ref::<String>().expect("it has a formatted message").clone()
-}
-
-#[allow(clippy::let_unit_value, reason = "older versions of rusqlite return nothing")]
-fn set_own_trace(connection: &mut Connection) {
-    let _ = connection.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(|_: TraceEvent<'_>| {}));
 }
 
 #[test]
@@ -99,7 +93,7 @@ fn a_statement_has_its_values_and_its_result() {
         let names: Vec<String> = connection
             .prepare("SELECT name FROM item WHERE name > :start ORDER BY price, name")
             .unwrap()
-            .query_map([(":start", "b")].as_slice(), |row| row.get(0))
+            .query_map(&[(":start", "b")], |row| row.get(0))
             .unwrap()
             .collect::<rusqlite::Result<_>>()
             .unwrap();
@@ -337,7 +331,7 @@ fn a_trace_of_the_code_s_own_makes_a_recording_incomplete() {
     let engine = SHOP.new_engine().unwrap();
     let mut own = Connection::open(engine.uri()).unwrap();
     let recording = engine.record();
-    set_own_trace(&mut own);
+    trace(&mut own);
     assert_eq!(number(&own, "SELECT count(*) FROM item"), 3);
     let statements = recording.stop();
     let [missed] = statements.missed().try_into().unwrap();
@@ -360,7 +354,7 @@ fn a_trace_of_the_code_s_own_makes_a_recording_incomplete() {
 #[test]
 fn a_trace_of_one_s_own_ends_with_the_use_of_a_pooled_connection() {
     let engine = SHOP.new_engine().unwrap();
-    set_own_trace(&mut engine.pooled_connection().unwrap());
+    trace(&mut engine.pooled_connection().unwrap());
     let connection = engine.pooled_connection().unwrap();
     let (_, statements) = engine.recorded(|| connection.execute_batch("SELECT 1").unwrap());
     statements.assert_count(1);
@@ -634,7 +628,7 @@ fn limits_do_not_replace_the_message_of_a_test_that_fails() {
 fn a_watch_that_is_not_complete_fails_its_test() {
     let engine = WATCHED.new_engine().unwrap();
     let mut connection = Connection::open(engine.uri()).unwrap();
-    set_own_trace(&mut connection);
+    trace(&mut connection);
     assert_eq!(number(&connection, "SELECT count(*) FROM item"), 3);
     let message = message_of(|| drop(engine));
     assert!(message.contains("are exceeded: the recording on engine "), "{message}");
