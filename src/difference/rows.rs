@@ -201,3 +201,40 @@ fn order_of_values(one: &Value, other: &Value) -> Ordering {
         _ => class(one).cmp(&class(other)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_ordered_as_sqlite_sorts_them() {
+        let text = |text: &str| Value::Text(text.to_owned());
+        let ordered = [
+            Value::Null,
+            Value::Real(f64::NEG_INFINITY),
+            Value::Integer(-3),
+            Value::Real(-0.5),
+            Value::Integer(0),
+            Value::Real(0.5),
+            Value::Integer(1),
+            Value::Real(1.0),
+            Value::Integer(2),
+            text(""),
+            text("A"),
+            text("a"),
+            Value::Blob(vec![]),
+            Value::Blob(vec![0]),
+            Value::Blob(vec![0, 1]),
+        ];
+        for (place, one) in ordered.iter().enumerate() {
+            for (its_place, other) in ordered.iter().enumerate() {
+                assert_eq!(order_of_values(one, other), place.cmp(&its_place), "{one:?} and {other:?}");
+            }
+        }
+        let row = |values: &[i64]| Row(values.iter().map(|value| (String::new(), Value::Integer(*value))).collect());
+        assert_eq!(order(&row(&[1, 2]), &row(&[1, 3])), Ordering::Less);
+        assert_eq!(order(&row(&[2, 2]), &row(&[1, 3])), Ordering::Greater);
+        assert_eq!(order(&row(&[1]), &row(&[1, 3])), Ordering::Less);
+        assert_eq!(order(&row(&[1]), &row(&[1])), Ordering::Equal);
+    }
+}

@@ -83,3 +83,15 @@ impl Limits {
         [watched.incomplete(), count, repeats, full_scans].into_iter().flatten().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_set_one_by_one() {
+        let limits = Limits::new().statements(1).repeats(2).full_scans(3).except(&["a"]);
+        assert_eq!(limits, Limits { statements: Some(1), repeats: Some(2), full_scans: Some(3), except: &["a"] });
+        assert_eq!(Limits::new(), Limits::default());
+    }
+}

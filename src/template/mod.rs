@@ -452,6 +452,7 @@ mod tests {
     #[test]
     fn a_template_with_any_step_or_setting_is_not_empty() {
         assert!(Template::empty().is_empty() && Template::empty().key("a").is_empty());
+        assert!(Template::empty().watch(Limits::new()).is_empty(), "shared engines have no limits");
         for template in [
             Template::sql(""),
             Template::database(b""),
@@ -459,6 +460,8 @@ mod tests {
             Template::empty().on_connect(|_| Ok(())),
             Template::empty().foreign_keys(true),
             Template::empty().lock_timeout(Duration::ZERO),
+            Template::empty().clock("2026-01-31"),
+            Template::empty().random_seed(42),
             Template::empty().seed_with(|_| Ok(())),
             Template::empty().seed_on(|_| Ok(())),
             Template::build_on(|_| Ok(())),
