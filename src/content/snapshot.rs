@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -330,9 +331,32 @@ impl Snapshot {
     }
 }
 
+thread_local! {
+    /// The latest snapshot of this thread that was found to be unequal to another one, and what has changed from that one.
+    static UNEQUAL: RefCell<Option<(Snapshot, String)>> = const { RefCell::new(None) };
+}
+
+impl Snapshot {
+    /// Has the next `Debug` of this snapshot on this thread print these changes. `assert_eq!` prints its two sides one after the
+    /// other, so the second one can say in what it differs from the first.
+    pub(crate) fn explain_next(&self, changes: String) {
+        let _ = UNEQUAL.try_with(|unequal| *unequal.borrow_mut() = Some((self.clone(), changes)));
+    }
+
+    fn explanation(&self) -> Option<String> {
+        let is_it = |unequal: &(Snapshot, String)| unequal.0.ptr_eq(self);
+        let taken = UNEQUAL.try_with(|unequal| unequal.borrow_mut().take_if(|unequal| is_it(unequal))).ok().flatten();
+        taken.map(|(_, changes)| changes)
+    }
+}
+
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshot").field("size", &self.size()).field("stamp", &self.stamp()).finish()
+        f.debug_struct("Snapshot").field("size", &self.size()).field("stamp", &self.stamp()).finish()?;
+        match self.explanation() {
+            Some(changes) => write!(f, ", which differs by:\n{changes}"),
+            None => Ok(()),
+        }
     }
 }
 

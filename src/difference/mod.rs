@@ -52,6 +52,30 @@ impl Snapshot {
     }
 }
 
+/// Two snapshots are equal if [`Snapshot::diff`] finds no changes, or if it fails and their bytes are equal. If `assert_eq!`
+/// fails, it prints the changes.
+///
+/// ```should_panic
+/// # use rusqlite_fixtures::Template;
+/// static BANK: Template = Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY)");
+/// let bank = BANK.new_engine().unwrap();
+/// let insert = "INSERT INTO account VALUES (1)";
+/// bank.try_transaction(|work| work.execute(insert, [])).unwrap();
+/// assert_eq!(BANK.snapshot().unwrap(), bank.snapshot());
+/// ```
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Snapshot) -> bool {
+        match self.diff(other) {
+            Ok(changes) if changes.is_empty() => true,
+            Ok(changes) => {
+                other.explain_next(changes.to_string());
+                false
+            }
+            Err(_) => self.to_bytes() == other.to_bytes(),
+        }
+    }
+}
+
 impl Engine {
     /// Returns what was committed since the engine was created: the difference from the content that
     /// [`reset`](Engine::reset) restores. Compares as [`Snapshot::diff`], by connections with the template's

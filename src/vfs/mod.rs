@@ -11,6 +11,7 @@
 //!   it. `watch`: its authorizer, which notes the statements that it compiles.
 //! * `observation`: notes what other libraries do to their connections. `auto_extension`: sets up connections when they
 //!   are opened.
+//! * `trace`: reports the statements of connections. `analysis`: what SQLite says of a statement that it compiles.
 //! * `script`: runs a script so that an error can name the statement.
 //! * `external`: notes whether SQL depended on the time or on another file.
 //!

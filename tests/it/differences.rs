@@ -240,6 +240,37 @@ fn long_values_are_cut_and_control_characters_escaped() {
     assert!(text.contains(&format!("text x'{}'… (300 bytes)\n", "00".repeat(200))), "{text}");
 }
 
+#[test]
+fn unequal_snapshots_show_what_differs() {
+    let bank = BANK.new_engine().unwrap();
+    let before = bank.snapshot();
+    bank.connect()
+        .unwrap()
+        .execute_batch("UPDATE account SET balance = 1; UPDATE account SET balance = 100 WHERE id = 1")
+        .unwrap();
+    let after = bank.snapshot();
+    bank.connect()
+        .unwrap()
+        .execute_batch("UPDATE account SET balance = 50 WHERE id = 2; UPDATE account SET balance = 0 WHERE id = 3")
+        .unwrap();
+    assert_eq!(before, bank.snapshot(), "it was put back");
+    assert!(before != after);
+    let printed = format!("left: {before:?}\nright: {after:?}");
+    let expected = ", which differs by:\naccount\n  ~ id 2: balance 50 -> 1\n  ~ id 3: balance 0 -> 1\n";
+    assert!(printed.ends_with(expected) && printed.matches("which differs").count() == 1, "{printed}");
+    assert!(!format!("{after:?}").contains("which differs"), "only once");
+    let panic = std::panic::catch_unwind(|| assert_eq!(before, after)).unwrap_err();
+    let message = panic.downcast_ref::<String>().unwrap();
+    assert!(message.contains("~ id 3: balance 0 -> 1"), "{message}");
+    let broken = Snapshot::from_bytes({
+        let mut bytes = before.to_bytes();
+        bytes[100] = 9; // no type of a page
+        bytes
+    });
+    let broken = broken.unwrap();
+    assert!(broken == broken.clone() && broken != before);
+}
+
 /// The definition needs a function that only the application has.
 #[test]
 fn what_sqlite_can_not_read_is_an_error_that_names_the_table() {
