@@ -227,3 +227,36 @@ impl Connection {
         state
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No other test of the library records anything.
+    #[test]
+    fn a_recorder_is_on_while_it_has_a_log_or_an_echo() {
+        let recorder = Recorder::new();
+        let assert_is_on = |expected: bool| {
+            assert_eq!((recorder.is_on(), Recorder::any_is_on()), (expected, expected));
+        };
+        assert_is_on(false);
+        let logs = [Log::new(), Log::new()];
+        for log in &logs {
+            recorder.add(log.clone());
+            assert_is_on(true);
+        }
+        recorder.set_echo(true);
+        recorder.remove(&logs[0]);
+        recorder.remove(&logs[1]);
+        assert_is_on(true);
+        recorder.reset_echo();
+        assert_is_on(false);
+        recorder.set_echo(false);
+        assert_is_on(false);
+        let dropped = Recorder::new();
+        dropped.add(logs[0].clone());
+        assert!(Recorder::any_is_on() && !recorder.is_on());
+        drop(dropped);
+        assert_is_on(false);
+    }
+}

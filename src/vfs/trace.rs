@@ -363,7 +363,20 @@ unsafe extern "C" {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::Connection as Opened;
+
     use super::*;
+
+    #[test]
+    fn a_connection_is_in_the_list_as_long_as_its_file_is_open() {
+        let connection = Opened::open_in_memory().unwrap();
+        // SAFETY: the connection is open.
+        let listed = unsafe { Traced::begin(connection.handle(), Recorder::new()) };
+        let number = listed.connection.id();
+        assert!(connections().contains_key(&number));
+        drop(listed);
+        assert!(!connections().contains_key(&number));
+    }
 
     #[test]
     fn the_message_of_each_version_of_the_log_is_found() {

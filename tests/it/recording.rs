@@ -173,6 +173,17 @@ fn statements_know_their_transaction() {
 }
 
 #[test]
+fn a_recording_knows_nothing_of_the_one_before() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| connection.execute_batch("BEGIN; COMMIT; BEGIN; SELECT 1").unwrap());
+    assert_eq!(statements.iter().last().unwrap().transaction(), Some(2));
+    connection.execute_batch("COMMIT; BEGIN").unwrap();
+    let (_, statements) = engine.recorded(|| connection.execute_batch("SELECT 1").unwrap());
+    assert_eq!(statements.iter().last().unwrap().transaction(), Some(1));
+}
+
+#[test]
 fn a_refused_lock_is_an_error() {
     let engine = SHOP.new_engine().unwrap();
     engine.set_lock_timeout(Duration::ZERO);
