@@ -291,3 +291,43 @@ unsafe extern "C" fn on_close(connected: *mut c_void) {
     let connected = unsafe { Box::from_raw(connected.cast::<Connected>()) };
     let _ = catch_unwind(AssertUnwindSafe(|| drop(connected)));
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    fn opened(folder: &TempDir) -> (Arc<DatabaseFile>, Connection) {
+        crate::vfs::register();
+        let path = folder.path().join("a.db");
+        let full_name = full_name_of_file(&CString::new(path.to_str().unwrap()).unwrap()).unwrap();
+        let file = DatabaseFile::at(&path, full_name, Surroundings::default());
+        let connection = Connection::open(file.uri()).unwrap();
+        (file, connection)
+    }
+
+    /// The engine may be dropped after SQLite has opened the file, and before the connection has its reference.
+    #[test]
+    fn a_connection_whose_file_is_gone_is_not_set_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, connection) = opened(&folder);
+        // SAFETY: the connection is open.
+        assert_eq!(unsafe { set_up(connection.handle()) }, ffi::SQLITE_OK);
+        drop(file);
+        connection.remove_function("rusqlite_fixtures_file", 0).unwrap(); // its reference
+        // SAFETY: as above.
+        assert_eq!(unsafe { set_up(connection.handle()) }, ffi::SQLITE_CANTOPEN);
+    }
+
+    #[test]
+    fn a_connection_keeps_its_file_until_it_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, connection) = opened(&folder);
+        let weak = Arc::downgrade(&file);
+        drop(file);
+        assert!(weak.upgrade().is_some());
+        drop(connection);
+        assert!(weak.upgrade().is_none());
+    }
+}

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -395,6 +396,57 @@ fn threads_may_open_a_file_at_the_same_time() {
             }
         });
     }
+}
+
+/// As on an engine in memory. The file's own path can be opened so.
+#[test]
+fn a_connection_by_the_uri_takes_locks() {
+    let (folder, engine) = file_with_an_entry();
+    for without_locks in ["nolock=1", "immutable=1"] {
+        let error = Connection::open(format!("{}&{without_locks}", engine.uri())).unwrap_err();
+        assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::CannotOpen), "{without_locks}");
+    }
+    let path = folder.path().join("entries.db");
+    assert!(Connection::open(format!("file:{}?immutable=1", path.display())).is_ok());
+}
+
+/// The file leaves WAL mode for a moment. A connection that is opened then must not find it in another mode.
+#[test]
+fn connections_may_be_opened_while_other_pages_are_restored() {
+    let (_folder, engine) = file_with_an_entry();
+    let small = engine.snapshot();
+    let large = {
+        let other = Engine::new();
+        let connection = other.connect().unwrap();
+        connection.execute_batch(&format!("PRAGMA page_size = 16384; {SCHEMA}")).unwrap();
+        other.snapshot()
+    };
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !is_done.load(Ordering::Relaxed) {
+                        let connection = Connection::open(engine.uri()).unwrap();
+                        assert_eq!(
+                            (text(&connection, "PRAGMA journal_mode"), entries(&connection)),
+                            ("wal".to_owned(), vec![(1, 10)])
+                        );
+                    }
+                })
+            })
+            .collect();
+        let mut restored = 0;
+        for round in 0..200 {
+            match engine.restore(if round % 2 == 0 { &large } else { &small }) {
+                Ok(()) => restored += 1,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::LockTimeout, "{error}"),
+            }
+        }
+        is_done.store(true, Ordering::Relaxed);
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        assert!(restored > 0);
+    });
 }
 
 /// SQLite does not call its busy handler there.
