@@ -9,7 +9,7 @@ use super::io_methods::Code;
 use super::mount::Mount;
 use super::observation::{Observation, Observed};
 use super::random::Random;
-use super::trace::{Listed, Traced};
+use super::trace::{self, Listed, Traced};
 use super::waiting::{self, Caller, Claimant, Wait};
 use crate::content::origin::Purpose;
 use crate::content::pages::Pages;
@@ -151,6 +151,10 @@ impl Handle {
 
     pub(super) fn traced(&self) -> Option<&Arc<Traced>> {
         self.traced.first().map(|listed| &**listed)
+    }
+
+    pub(super) fn all_traced(&self) -> &[Listed] {
+        &self.traced
     }
 
     pub(super) fn recorder(&self) -> &Recorder {
@@ -320,6 +324,9 @@ impl Handle {
             self.claimant.mount.store.release(self.claimant.token);
         }
         if level == Lock::None {
+            if self.wait.is_idle() {
+                trace::forget_begun(); // a statement that waits comes back
+            }
             if faults::count() != self.faults_before {
                 self.set_met_fault();
             }

@@ -48,6 +48,9 @@ thread_local! {
     static IS_EXEMPT: Cell<bool> = const { Cell::new(false) };
     /// The purpose of the connection that this thread opens to a file.
     static OPENED_FOR: Cell<Option<Purpose>> = const { Cell::new(None) };
+    /// The connection and the statement of the latest beginning on this thread, recorded or not. Forgotten when a connection
+    /// gives up its locks.
+    static BEGUN: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
     /// The latest line of SQLite's log: the code and the message.
     static LOGGED: RefCell<Option<Logged>> = const { RefCell::new(None) };
 }
@@ -199,7 +202,6 @@ impl Traced {
     /// # Safety
     /// This connection begins to run the statement.
     unsafe fn begin_statement(&self, db: *mut sqlite3, statement: *mut sqlite3_stmt) {
-        let _ = LOGGED.try_with(|logged| logged.take());
         // SAFETY: the connection and the statement are in use by this thread. A statement has its SQL; SQLite's copy with
         // the values is NULL without memory, and the caller's to free.
         unsafe {
@@ -213,6 +215,8 @@ impl Traced {
             });
             ffi::sqlite3_free(expanded.cast());
         }
+        // Also what these calls have logged: the connection may be closing.
+        let _ = LOGGED.try_with(|logged| logged.take());
     }
 
     /// # Safety
@@ -234,7 +238,9 @@ impl Traced {
                 }
                 None => None,
             };
-            let changes = u64::try_from(sqlite3_changes64(db)).unwrap_or_default();
+            // A statement with RETURNING that was reset before its last row has not set the number.
+            let was_reset = rows > 0 && ffi::sqlite3_stmt_busy(statement) != 0;
+            let changes = if was_reset { rows } else { u64::try_from(sqlite3_changes64(db)).unwrap_or_default() };
             self.connection.end(statement.addr(), work(statement), is_in_transaction(db), changes, error);
         }
     }
@@ -262,6 +268,9 @@ unsafe extern "C" fn on_trace(
     statement: *mut c_void,
     argument: *mut c_void,
 ) -> c_int {
+    if event == BEGINNINGS {
+        let _ = BEGUN.try_with(|begun| begun.set((number.addr() as u64, statement.addr())));
+    }
     if Recorder::any_is_on() {
         // SAFETY: SQLite's own arguments.
         let _ = catch_unwind(AssertUnwindSafe(|| unsafe { report(event, number.addr() as u64, statement, argument) }));
@@ -279,30 +288,43 @@ unsafe fn report(event: c_uint, number: u64, statement: *mut c_void, argument: *
     }
 }
 
-/// Notes that statements are not recorded, if the connection that takes a lock runs one that its trace has not reported: the code
-/// has replaced the trace, or the engine is not the connection's main database.
+/// Forgets the latest beginning on this thread: a connection has given up its locks, so its statement ends.
+pub(super) fn forget_begun() {
+    let _ = BEGUN.try_with(|begun| begun.set((0, 0)));
+}
+
+/// Notes that statements are not recorded, if the connection that takes a lock runs one that no trace has reported: the code has
+/// replaced the trace, or the engine is not the connection's main database. `traced` are the connections that have the file.
 ///
 /// # Safety
 /// The connection calls a method of the engine's file, and this thread uses it.
-pub(super) unsafe fn check(db: *mut sqlite3, traced: Option<&Arc<Traced>>, recorder: &Recorder) {
+pub(super) unsafe fn check(db: *mut sqlite3, traced: &[Listed], recorder: &Recorder) {
     if db.is_null() || is_exempt() {
         return;
     }
     // SAFETY: as the caller promises. After NULL comes the first of its statements, after the last one NULL.
     let next = |statement| unsafe { ffi::sqlite3_next_stmt(db, statement) };
     let statements = iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
-    let mut running = statements
+    let running: Vec<*mut sqlite3_stmt> = statements
         .take_while(|statement| !statement.is_null())
         // SAFETY: a statement of this connection, which is not finalized meanwhile.
         .filter(|statement| unsafe { ffi::sqlite3_stmt_busy(*statement) } != 0)
-        .peekable();
-    if running.peek().is_none() {
+        .collect();
+    let _ = LOGGED.try_with(|logged| logged.take()); // what these calls have logged of a connection that is closing
+    if running.is_empty() {
         return; // SQLite reads the schema, to compile a statement
     }
+    let begun = BEGUN.try_with(Cell::get).unwrap_or_default();
+    let is_reported = |statement: *mut sqlite3_stmt, traced: &Listed| {
+        // It may have begun just before the recording did.
+        traced.connection.is_running(statement.addr()) || begun == (traced.connection.id(), statement.addr())
+    };
+    if running.into_iter().any(|statement| traced.iter().any(|traced| is_reported(statement, traced))) {
+        return;
+    }
     match traced {
-        Some(traced) if running.any(|statement| traced.connection.is_running(statement.addr())) => {}
-        Some(traced) => traced.connection.miss(OWN_TRACE),
-        None => recorder.miss(db.addr() as u64, ATTACHED),
+        [] => recorder.miss(db.addr() as u64, ATTACHED),
+        [traced, ..] => traced.connection.miss(OWN_TRACE),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, TransactionBehavior, ffi, params};
 use rusqlite_fixtures::{Engine, Limits, Statement, StatementKind, Statements, Template, assert_constant_statements};
 
 use super::support::{in_thread, number, trace};
@@ -181,6 +182,92 @@ fn a_recording_knows_nothing_of_the_one_before() {
     connection.execute_batch("COMMIT; BEGIN").unwrap();
     let (_, statements) = engine.recorded(|| connection.execute_batch("SELECT 1").unwrap());
     assert_eq!(statements.iter().last().unwrap().transaction(), Some(1));
+}
+
+/// A statement may begin just before the recording, and take its lock just after.
+#[test]
+fn recordings_begin_and_end_while_statements_run() {
+    let engine = SHOP.new_engine().unwrap();
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for by_uri in [true, true, false, false] {
+            let (engine, is_done) = (&engine, &is_done);
+            scope.spawn(move || {
+                let connection = Connection::open(engine.uri()).unwrap();
+                while !is_done.load(Ordering::Relaxed) {
+                    if by_uri {
+                        assert_eq!(number(&connection, "SELECT count(*) FROM item"), 3);
+                    } else {
+                        engine
+                            .try_transaction(|work| work.execute("UPDATE item SET price = 1 WHERE id = 1", []))
+                            .unwrap();
+                    }
+                }
+            });
+        }
+        let recorded = (0..300).map(|_| engine.recorded(|| thread::sleep(Duration::from_micros(100))).1);
+        let recorded: Vec<Statements> = recorded.collect();
+        is_done.store(true, Ordering::Relaxed);
+        for statements in &recorded {
+            assert_eq!(statements.missed(), [""; 0], "{statements}");
+        }
+        assert!(recorded.iter().map(Statements::count).sum::<u64>() > 0);
+    });
+}
+
+#[test]
+fn connections_that_share_a_cache_are_recorded() {
+    let engine = SHOP.new_engine().unwrap();
+    let open = || Connection::open(format!("{}&cache=shared", engine.uri())).unwrap();
+    let (one, other) = (open(), open());
+    let (_, statements) = engine.recorded(|| {
+        one.execute("UPDATE item SET price = 1 WHERE id = 1", []).unwrap();
+        assert_eq!(number(&other, "SELECT count(*) FROM item"), 3);
+    });
+    statements.assert_count(2);
+    drop(one);
+    let (_, statements) = engine.recorded(|| assert_eq!(number(&other, "SELECT count(*) FROM item"), 3));
+    statements.assert_count(1);
+}
+
+/// `query_row` resets the statement after its first row.
+#[test]
+fn rows_that_are_returned_are_changed() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        connection.execute("UPDATE item SET price = 1", []).unwrap();
+        let insert = "INSERT INTO item (name) VALUES ('cup') RETURNING id";
+        assert_eq!(number(&connection, insert), 4);
+    });
+    assert_eq!(statements.iter().map(Statement::changes).collect::<Vec<_>>(), [3, 1]);
+}
+
+/// `sqlite3_close_v2` leaves a connection open until its statements are finalized.
+#[test]
+#[allow(unsafe_code, reason = "calls SQLite's C interface")]
+fn a_statement_may_outlive_its_connection() {
+    unsafe extern "C" {
+        // The bindings don't have it.
+        fn sqlite3_close_v2(db: *mut ffi::sqlite3) -> std::ffi::c_int;
+    }
+    let engine = SHOP.new_engine().unwrap();
+    let uri = std::ffi::CString::new(engine.uri()).unwrap();
+    let (_, statements) = engine.recorded(|| {
+        let (mut db, mut statement) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let flags = ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_URI;
+        // SAFETY: each call gets what the one before has returned, and the statement is finalized last.
+        unsafe {
+            assert_eq!(ffi::sqlite3_open_v2(uri.as_ptr(), &raw mut db, flags, std::ptr::null()), ffi::SQLITE_OK);
+            let sql = c"SELECT * FROM item".as_ptr();
+            assert_eq!(ffi::sqlite3_prepare_v2(db, sql, -1, &raw mut statement, std::ptr::null_mut()), ffi::SQLITE_OK);
+            assert_eq!(sqlite3_close_v2(db), ffi::SQLITE_OK);
+            assert_eq!([ffi::sqlite3_step(statement), ffi::sqlite3_step(statement)], [ffi::SQLITE_ROW; 2]);
+            ffi::sqlite3_finalize(statement);
+        }
+    });
+    let [only] = statements.iter().collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((only.rows(), only.error()), (2, None));
 }
 
 #[test]
