@@ -18,5 +18,6 @@ mod statement;
 
 pub(crate) use self::log::{Counts, Kept, Log, Missed};
 pub(crate) use self::recorder::{Connection, Recorder};
+pub(crate) use self::sql::is_of_virtual_table;
 pub(crate) use self::statement::{Begun, counted};
 pub use self::statement::{Statement, StatementKind, Work};

@@ -24,6 +24,27 @@ pub(super) fn without_end(sql: &str) -> &str {
     sql.trim_start().trim_end_matches(|c: char| c == ';' || c.is_whitespace())
 }
 
+/// Returns whether a virtual table runs the statement on a table of its index. SQLite's own ones (FTS3, FTS5, R-Tree) write its name
+/// as `'main'.'note_config'`. They also do so while SQLite compiles the statement that uses them, and then nothing else
+/// tells that statement from the program's own.
+pub(crate) fn is_of_virtual_table(sql: &str) -> bool {
+    const SUFFIXES: [&str; 11] = [
+        "_config",
+        "_content",
+        "_data",
+        "_docsize",
+        "_idx",
+        "_node",
+        "_parent",
+        "_rowid",
+        "_segdir",
+        "_segments",
+        "_stat",
+    ];
+    let is_of_index = |name: &str| SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
+    sql.split("'.'").skip(1).any(|rest| rest.split_once('\'').is_some_and(|(name, _)| is_of_index(name)))
+}
+
 /// Returns whether the statement inserts, updates or deletes rows, and so sets SQLite's number of changed rows.
 pub(super) fn changes_rows(sql: &str, kind: StatementKind) -> bool {
     let word = first_word(sql);
@@ -221,6 +242,17 @@ mod tests {
             ("/* no end", true, StatementKind::Read),
         ] {
             assert_eq!(kind(sql, is_read_only), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn statements_of_virtual_tables_are_found() {
+        assert!(is_of_virtual_table("SELECT k, v FROM 'main'.'note_config'"));
+        assert!(is_of_virtual_table("SELECT length(data) FROM 'main'.'place_node' WHERE nodeno = 1"));
+        for sql in
+            ["SELECT * FROM note_config", "SELECT * FROM 'main'.'note'", "SELECT '.' || '_config'", "SELECT 'a_config'"]
+        {
+            assert!(!is_of_virtual_table(sql), "{sql}");
         }
     }
 

@@ -20,7 +20,7 @@ use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 
 use super::external;
 use crate::content::origin::Purpose;
-use crate::statements::{Begun, Connection, Recorder, Work};
+use crate::statements::{Begun, Connection, Recorder, Work, is_of_virtual_table};
 use crate::sync::Recovered;
 
 /// The connections that have a trace, by number.
@@ -206,6 +206,9 @@ impl Traced {
         // the values is NULL without memory, and the caller's to free.
         unsafe {
             let sql = CStr::from_ptr(ffi::sqlite3_sql(statement)).to_string_lossy();
+            if is_of_virtual_table(&sql) {
+                return;
+            }
             let expanded = ffi::sqlite3_expanded_sql(statement);
             let text = (!expanded.is_null()).then(|| CStr::from_ptr(expanded).to_string_lossy());
             let is_read_only = ffi::sqlite3_stmt_readonly(statement) != 0;

@@ -135,6 +135,12 @@ fn what_a_statement_causes_belongs_to_it() {
     });
     statements.assert_count(3);
     assert_eq!(statements.iter().map(Statement::changes).collect::<Vec<_>>(), [1, 1, 0]);
+    // FTS5 reads its settings while SQLite compiles the first statement of a connection that uses it.
+    let (_, statements) = engine.recorded(|| {
+        Connection::open(engine.uri()).unwrap().execute("INSERT INTO text VALUES ('green tea')", []).unwrap();
+    });
+    assert_eq!(sql(&statements), ["INSERT INTO text VALUES ('green tea')"]);
+    assert_eq!(statements.missed(), [""; 0]);
     assert_eq!(number(&connection, "SELECT count(*) FROM change"), 2);
 }
 
