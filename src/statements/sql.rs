@@ -42,7 +42,8 @@ pub(crate) fn is_of_virtual_table(sql: &str) -> bool {
         "_stat",
     ];
     let is_of_index = |name: &str| SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
-    sql.split("'.'").skip(1).any(|rest| rest.split_once('\'').is_some_and(|(name, _)| is_of_index(name)))
+    let is_version = sql.starts_with("PRAGMA '") && sql.ends_with("'.data_version"); // of FTS5
+    is_version || sql.split("'.'").skip(1).any(|rest| rest.split_once('\'').is_some_and(|(name, _)| is_of_index(name)))
 }
 
 /// Returns whether the statement inserts, updates or deletes rows, and so sets SQLite's number of changed rows.
@@ -248,10 +249,15 @@ mod tests {
     #[test]
     fn statements_of_virtual_tables_are_found() {
         assert!(is_of_virtual_table("SELECT k, v FROM 'main'.'note_config'"));
+        assert!(is_of_virtual_table("PRAGMA 'main'.data_version"));
         assert!(is_of_virtual_table("SELECT length(data) FROM 'main'.'place_node' WHERE nodeno = 1"));
-        for sql in
-            ["SELECT * FROM note_config", "SELECT * FROM 'main'.'note'", "SELECT '.' || '_config'", "SELECT 'a_config'"]
-        {
+        for sql in [
+            "SELECT * FROM note_config",
+            "PRAGMA data_version",
+            "SELECT * FROM 'main'.'note'",
+            "SELECT '.' || '_config'",
+            "SELECT 'a_config'",
+        ] {
             assert!(!is_of_virtual_table(sql), "{sql}");
         }
     }
