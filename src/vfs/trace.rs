@@ -312,6 +312,8 @@ pub(super) unsafe fn check(db: *mut sqlite3, traced: &[Listed], recorder: &Recor
         .take_while(|statement| !statement.is_null())
         // SAFETY: a statement of this connection, which is not finalized meanwhile.
         .filter(|statement| unsafe { ffi::sqlite3_stmt_busy(*statement) } != 0)
+        // SAFETY: as above. An open blob is a statement without SQL, which has no trace.
+        .filter(|statement| unsafe { is_of_program(*statement) })
         .collect();
     let _ = LOGGED.try_with(|logged| logged.take()); // what these calls have logged of a connection that is closing
     if running.is_empty() {
@@ -329,6 +331,15 @@ pub(super) unsafe fn check(db: *mut sqlite3, traced: &[Listed], recorder: &Recor
         [] => recorder.miss(db.addr() as u64, ATTACHED),
         [traced, ..] => traced.connection.miss(OWN_TRACE),
     }
+}
+
+/// # Safety
+/// The statement is in use by this thread.
+unsafe fn is_of_program(statement: *mut sqlite3_stmt) -> bool {
+    // SAFETY: as the caller promises.
+    let sql = unsafe { ffi::sqlite3_sql(statement) };
+    // SAFETY: a C string that lives as long as the statement.
+    !sql.is_null() && !is_of_virtual_table(&unsafe { CStr::from_ptr(sql) }.to_string_lossy())
 }
 
 const OWN_TRACE: &str =
