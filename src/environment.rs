@@ -1,9 +1,9 @@
 //! Settings that a developer makes by environment variables, for example while a test runs in a debugger.
 
-use std::env;
-use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
+use std::{env, fmt, fs};
 
 /// Where the content of engines is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,62 @@ fn switch(text: &str) -> Option<bool> {
     }
 }
 
+/// Of which tests the databases are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Failed,
+    Always,
+    Never,
+}
+
+impl Keep {
+    /// Returns what the environment variable `RUSQLITE_FIXTURES_KEEP` names; those that fail if it is not set, or empty.
+    ///
+    /// # Panics
+    /// If the variable has another value.
+    pub(crate) fn of_tests() -> Keep {
+        static KEEP: OnceLock<Keep> = OnceLock::new();
+        *KEEP.get_or_init(|| {
+            let name = env::var_os(KEEP_VARIABLE).unwrap_or_default();
+            let name = name.to_string_lossy();
+            Keep::named(&name).unwrap_or_else(|| {
+                panic!(
+                    "can't use the environment variable {KEEP_VARIABLE}={name:?}: set it to failed to keep the databases of tests \
+                     that panic, to always, or to never"
+                )
+            })
+        })
+    }
+
+    /// Returns the size, in bytes, up to which databases are kept.
+    pub(crate) fn up_to(self) -> usize {
+        if self == Keep::Always { usize::MAX } else { 100_000_000 }
+    }
+
+    fn named(name: &str) -> Option<Keep> {
+        match name {
+            "" | "failed" => Some(Keep::Failed),
+            "always" => Some(Keep::Always),
+            "never" => Some(Keep::Never),
+            _ => None,
+        }
+    }
+}
+
+const KEEP_VARIABLE: &str = "RUSQLITE_FIXTURES_KEEP";
+
+/// The environment variable that names the folder in which files are. If it is empty, processes share no templates.
+pub(crate) const FOLDER_VARIABLE: &str = "RUSQLITE_FIXTURES_DIR";
+
+/// Returns Cargo's target folder, if this program is in one. Cargo marks it by a file.
+pub(crate) fn target_folder() -> Option<PathBuf> {
+    let program = env::current_exe().ok()?;
+    let is_target = |folder: &&Path| {
+        fs::read_to_string(folder.join("CACHEDIR.TAG")).is_ok_and(|tag| tag.contains("created by cargo"))
+    };
+    program.ancestors().skip(1).find(is_target).map(Path::to_owned)
+}
+
 /// Returns the duration that the environment variable sets in seconds, or `default` if the variable is not set, or empty.
 ///
 /// # Panics
@@ -107,6 +163,15 @@ mod tests {
             [Backend::Memory, Backend::Memory, Backend::File].map(Some)
         );
         assert_eq!(["File", "disk", "file "].map(Backend::named), [None; 3]);
+    }
+
+    #[test]
+    fn which_databases_are_kept_has_a_name() {
+        assert_eq!(
+            ["", "failed", "always", "never"].map(Keep::named),
+            [Keep::Failed, Keep::Failed, Keep::Always, Keep::Never].map(Some)
+        );
+        assert_eq!(["Failed", "yes", "1"].map(Keep::named), [None; 3]);
     }
 
     #[test]

@@ -214,6 +214,10 @@ impl Error {
         Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
     }
 
+    pub(crate) fn not_kept(engine: &str, cause: &str) -> Error {
+        Error::new(ErrorKind::Io, format!("can't keep {engine}: {cause}"))
+    }
+
     pub(crate) fn open_snapshot(path: &Path, cause: rusqlite::Error) -> Error {
         let message = format!("can't open a snapshot of `{}`: SQLite says: {cause}", path.display());
         Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))

@@ -7,6 +7,7 @@ mod difference;
 mod engine;
 mod environment;
 mod error;
+mod failure;
 #[cfg(feature = "faults")]
 pub mod faults;
 #[cfg(not(feature = "faults"))]
@@ -23,6 +24,7 @@ pub mod hammer;
 )]
 mod marks;
 mod once_map;
+mod panics;
 mod recording;
 mod statements;
 #[cfg(feature = "proptest")]

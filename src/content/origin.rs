@@ -15,6 +15,8 @@ pub(crate) enum Purpose {
     Build(&'static Location<'static>),
     /// The restore of a kept value's engine, for the next test.
     Kept,
+    /// The comparison of a copy with another.
+    Comparison,
     /// A connection that another library, or the code under test, opened by the engine's URI.
     Uri,
 }
@@ -27,6 +29,7 @@ impl fmt::Display for Purpose {
             Purpose::Restore(at) => write!(f, "the restore or reset called at {at}"),
             Purpose::Build(at) => write!(f, "the step given at {at}"),
             Purpose::Kept => f.write_str("the restore of a kept value's engine"),
+            Purpose::Comparison => f.write_str("a comparison"),
             Purpose::Uri => f.write_str("a connection that was opened by the engine's URI"),
         }
     }

@@ -118,6 +118,11 @@ impl Store {
         self.lock().lock_timeout = timeout;
     }
 
+    /// Returns who holds the writer slot, for messages.
+    pub(crate) fn writer(&self) -> Option<String> {
+        self.lock().slot.holder().map(ToString::to_string)
+    }
+
     /// Takes the writer slot if it is free or the claimant has it already.
     pub(crate) fn try_acquire(&self, claim: &Claim) -> Result<(), Refusal> {
         self.reached(marks::SLOT_ASKED);

@@ -1,17 +1,15 @@
+use rusqlite::Connection;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
-use rusqlite::Connection;
 
 use super::changes::{Changes, Row, SchemaChange, SchemaObject, SettingChange, TableChanges, Update, same};
 use super::rows::{Columns, Read, Table, order, tables};
 use crate::content::Snapshot;
 use crate::content::difference::Difference;
-use crate::engine::{Engine, WarmPool};
+use crate::content::origin::Purpose;
 use crate::error::{Error, Result};
 use crate::faults;
-use crate::vfs::trace;
+use crate::vfs::{self, Mount, Name, Setup, trace};
 
 /// One of the two databases.
 struct Side {
@@ -20,8 +18,8 @@ struct Side {
 }
 
 impl Side {
-    fn open(snapshot: &Snapshot, template: Option<&Arc<WarmPool>>) -> Result<Side> {
-        let connection = Engine::to_read(snapshot, template).connect()?;
+    fn open(snapshot: &Snapshot, setup: &Setup) -> Result<Side> {
+        let connection = connect(snapshot, setup)?;
         let tables = tables(&connection).map_err(|cause| Error::not_compared("the schemas", cause))?;
         Ok(Side {
             tables: tables.into_iter().map(|table| (table.name.to_ascii_lowercase(), table)).collect(),
@@ -30,17 +28,25 @@ impl Side {
     }
 }
 
-/// Compares two snapshots by connections as those of the template.
-pub(super) fn compare(before: &Snapshot, after: &Snapshot, template: Option<&Arc<WarmPool>>) -> Result<Changes> {
+/// Returns a connection to a copy in memory, which lives as long as the connection.
+fn connect(snapshot: &Snapshot, setup: &Setup) -> Result<Connection> {
+    vfs::register();
+    let mount = Mount::in_surroundings(snapshot.clone(), Name::Numbered, setup.surroundings);
+    let connection = vfs::connect(&vfs::uri(&mount), setup, Purpose::Comparison);
+    connection.map_err(|cause| Error::open_connection(&mount.name(), cause))
+}
+
+/// Compares two snapshots by connections with this setup.
+pub(crate) fn compare(before: &Snapshot, after: &Snapshot, setup: &Setup) -> Result<Changes> {
     if before.same_content(after) {
         return Ok(Changes::default());
     }
     // This is not the code under test.
-    faults::exempt(|| trace::exempt(|| compare_contents(before, after, template)))
+    faults::exempt(|| trace::exempt(|| compare_contents(before, after, setup)))
 }
 
-fn compare_contents(before: &Snapshot, after: &Snapshot, template: Option<&Arc<WarmPool>>) -> Result<Changes> {
-    let (one, other) = (Side::open(before, template)?, Side::open(after, template)?);
+fn compare_contents(before: &Snapshot, after: &Snapshot, setup: &Setup) -> Result<Changes> {
+    let (one, other) = (Side::open(before, setup)?, Side::open(after, setup)?);
     let by_pages = changed_rows(before, after, &one, &other);
     let mut changed = Vec::new();
     for name in one.tables.keys().chain(other.tables.keys()).collect::<BTreeSet<_>>() {

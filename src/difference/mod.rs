@@ -4,7 +4,7 @@
 //! * `compare`: compares two images, table by table.
 //! * `rows`: reads rows through SQLite.
 //!
-//! This layer uses `engine` and the layers below it. `content/difference` finds the rows that may differ by the pages that
+//! This layer uses `vfs` and the layers below it. `content/difference` finds the rows that may differ by the pages that
 //! differ. SQLite reads these rows, so this folder knows nothing of how values are stored.
 
 mod changes;
@@ -12,9 +12,10 @@ mod compare;
 mod rows;
 
 pub use self::changes::{Changes, Row, SchemaChange, SchemaObject, SettingChange, TableChanges, Update};
+pub(crate) use self::compare::compare;
 use crate::content::Snapshot;
-use crate::engine::{Engine, UnitOfWork};
 use crate::error::Result;
+use crate::vfs::Setup;
 
 impl Snapshot {
     /// Returns what has changed from this snapshot to another one: rows, the schema, `user_version` and `application_id`.
@@ -48,7 +49,7 @@ impl Snapshot {
     /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't read a table, for example because its definition needs a function
     /// or a collation that only the application has: see [`Engine::changes`].
     pub fn diff(&self, after: &Snapshot) -> Result<Changes> {
-        compare::compare(self, after, None)
+        compare(self, after, &Setup::DEFAULT)
     }
 }
 
@@ -73,34 +74,5 @@ impl PartialEq for Snapshot {
             }
             Err(_) => self.to_bytes() == other.to_bytes(),
         }
-    }
-}
-
-impl Engine {
-    /// Returns what was committed since the engine was created: the difference from the content that
-    /// [`reset`](Engine::reset) restores. Compares as [`Snapshot::diff`], by connections with the template's
-    /// [`on_connect`](crate::Template::on_connect).
-    ///
-    /// # Errors
-    /// As [`Snapshot::diff`].
-    ///
-    /// # Panics
-    /// As [`Engine::snapshot`].
-    pub fn changes(&self) -> Result<Changes> {
-        compare::compare(&self.baseline(), &self.snapshot(), self.template())
-    }
-}
-
-impl UnitOfWork {
-    /// Returns what the unit of work sees as changed since the engine was created: what was committed when it began to read, and
-    /// its own changes. Compares as [`Engine::changes`]; if the unit of work has written, that takes time by the size of the
-    /// database. (`changes` is rusqlite's number of rows that the latest statement has
-    /// changed.)
-    ///
-    /// # Errors
-    /// As [`Snapshot::diff`].
-    pub fn diff(&self) -> Result<Changes> {
-        let (engine, seen) = (self.engine(), self.seen()?);
-        compare::compare(&engine.baseline(), &seen, engine.template())
     }
 }

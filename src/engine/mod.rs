@@ -7,6 +7,7 @@
 //! * `initial_state`: the state to which an engine returns while other code keeps connections to it.
 //! * `clock`: the time that SQL gets.
 //! * `stand_in`: engines in the place of files. `on_file`: engines in real files.
+//! * `keep`: what becomes of an engine whose test fails.
 //! * `registry`: the engines that the process shares, one for each `url`.
 //!
 //! This layer uses `vfs`, `content` and the layers below them.
@@ -20,6 +21,7 @@
 mod clock;
 mod idle;
 mod initial_state;
+mod keep;
 mod lease;
 mod on_file;
 mod pooled_connection;
@@ -31,7 +33,7 @@ mod warm_pool;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::panic::{Location, RefUnwindSafe, UnwindSafe};
+use std::panic::{AssertUnwindSafe, Location, RefUnwindSafe, UnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
@@ -41,6 +43,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 pub use self::clock::Clock;
 use self::idle::{Budget, Idle};
 pub(crate) use self::initial_state::InitialState;
+use self::keep::Birth;
 use self::lease::{Lease, Lent};
 use self::on_file::OnFile;
 pub use self::pooled_connection::PooledConnection;
@@ -53,8 +56,10 @@ pub(crate) use self::warm_pool::WarmPool;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Store, Token};
-use crate::environment::Backend;
+use crate::difference::{Changes, compare};
+use crate::environment::{Backend, Keep};
 use crate::error::{Error, NoConnection, Result};
+use crate::failure;
 use crate::statements::{Kept, Log, Recorder};
 use crate::vfs::{self, Mount, Name, Session, Setup};
 
@@ -99,6 +104,7 @@ struct Inner {
     template: Option<Arc<WarmPool>>,
     /// The recording of everything, which is checked at the end.
     watch: OnceLock<Watch>,
+    birth: Birth,
     /// Whether the store returns to the template when the last handle is dropped. The store of a shared engine or a
     /// fork does not.
     returns_store: bool,
@@ -201,17 +207,18 @@ impl Engine {
     }
 
     fn on_file(file: OnFile, template: Option<Arc<WarmPool>>) -> Engine {
-        Engine::with_database(Database::OnFile(file), Vec::new(), template, false)
+        Engine::with_database(Database::OnFile(file), Vec::new(), template, Birth::now(), false)
     }
 
     fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<WarmPool>>, returns_store: bool) -> Engine {
-        Engine::with_database(Database::InMemory(mount), sessions, template, returns_store)
+        Engine::with_database(Database::InMemory(mount), sessions, template, Birth::now(), returns_store)
     }
 
     fn with_database(
         database: Database,
         sessions: Vec<Session>,
         template: Option<Arc<WarmPool>>,
+        birth: Birth,
         returns_store: bool,
     ) -> Engine {
         let lock_timeout = template.as_ref().and_then(|template| template.setup().lock_timeout);
@@ -222,8 +229,10 @@ impl Engine {
             sqlite_url: OnceLock::new(),
             template,
             watch: OnceLock::new(),
+            birth,
             returns_store,
         }));
+        engine.0.begin_to_keep();
         lock_timeout.into_iter().for_each(|timeout| engine.set_lock_timeout(timeout));
         engine
     }
@@ -536,6 +545,19 @@ impl Engine {
         }
     }
 
+    /// Returns what was committed since the engine was created: the difference from the content that
+    /// [`reset`](Engine::reset) restores. Compares as [`Snapshot::diff`], by connections with the template's
+    /// [`on_connect`](crate::Template::on_connect).
+    ///
+    /// # Errors
+    /// As [`Snapshot::diff`].
+    ///
+    /// # Panics
+    /// As [`Engine::snapshot`].
+    pub fn changes(&self) -> Result<Changes> {
+        compare(&self.baseline(), &self.snapshot(), self.setup())
+    }
+
     fn restore_at(&self, snapshot: &Snapshot, caller: &'static Location<'static>) -> Result<()> {
         let restored = match self.database() {
             Database::InMemory(mount) => {
@@ -633,7 +655,10 @@ impl Engine {
 
     /// Returns an engine in memory with this content, and with the template's connections.
     pub(crate) fn to_read(content: &Snapshot, template: Option<&Arc<WarmPool>>) -> Engine {
-        created(Engine::cold(content.clone(), Name::Numbered, template.cloned(), Backend::Memory))
+        vfs::register();
+        let surroundings = template.map_or(DEFAULT.surroundings, |template| template.setup().surroundings);
+        let mount = Mount::in_surroundings(content.clone(), Name::Numbered, surroundings);
+        Engine::with_database(Database::InMemory(mount), Vec::new(), template.cloned(), Birth::of_copy(), false)
     }
 
     /// Returns an engine in memory with the committed content of this one, and with its template's connections.
@@ -685,7 +710,7 @@ impl Engine {
     }
 
     pub(crate) fn setup(&self) -> &Setup {
-        self.template().map_or(&DEFAULT, |template| template.setup())
+        self.0.setup()
     }
 
     /// Takes back a connection that was lent out, and keeps it for reuse if it can be made clean.
@@ -738,6 +763,10 @@ impl Database {
 }
 
 impl Inner {
+    fn setup(&self) -> &Setup {
+        self.template.as_ref().map_or(&DEFAULT, |template| template.setup())
+    }
+
     fn database(&self) -> &Database {
         self.database.as_ref().expect("an engine has its database until it is dropped")
     }
@@ -760,18 +789,33 @@ impl Inner {
     fn recycle(&mut self) {
         let (sessions, is_retired) = (self.idle.take(), self.idle.is_closed());
         let Some(Database::InMemory(mount)) = self.database.take() else { return };
-        mount.recorder.reset_echo();
+        mount.recorder.reset();
+        self.end_to_keep(&mount, Arc::strong_count(&mount) > 1 + sessions.len());
         if let Some(template) = self.template.as_ref().filter(|_| self.returns_store && !is_retired) {
             template.recycle(Warm { sessions, mount });
         }
     }
 }
 
+impl Drop for Engine {
+    #[inline]
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.keep_because_of_panic();
+        }
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        let check = self.end_watch();
+        self.keep_or_go_on();
+        let (scene, check) = (self.watch.get().map(|_| self.scene()), self.end_watch());
         self.recycle();
-        check.into_iter().for_each(|check| check());
+        let Some(check) = check else { return };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(check)) {
+            scene.filter(|_| Keep::of_tests() != Keep::Never).into_iter().for_each(failure::keep);
+            resume_unwind(panic);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use super::Engine;
 use super::url::{self, DatabaseUrl};
 use super::warm_pool::WarmPool;
 use crate::error::{Error, Result};
+use crate::failure;
 use crate::marks;
 use crate::once_map::OnceMap;
 
@@ -42,6 +43,7 @@ impl MemoryEngines {
     /// Like `get_or_create`, for a URL that is not parsed yet. Finds an existing engine without an allocation.
     pub(crate) fn get_or_create_unparsed(&self, url: &str) -> Result<Engine> {
         let name = url::parse(url)?;
+        failure::prepare();
         marks::reached(marks::REGISTRY_ASKED);
         match self.0.get(&*name) {
             Some(engine) => Ok(engine),
@@ -70,6 +72,7 @@ impl MemoryEngines {
     /// # Panics
     /// If `create` panics.
     pub fn get_or_create_with(&self, url: &DatabaseUrl, create: impl FnOnce() -> Result<Engine>) -> Result<Engine> {
+        failure::prepare();
         marks::reached(marks::REGISTRY_ASKED);
         let create = || {
             marks::reached(marks::REGISTRY_CREATING);

@@ -5,7 +5,7 @@ use rusqlite::{Connection, Savepoint};
 
 use super::Engine;
 use super::lease::{Lease, Lent};
-use crate::content::Snapshot;
+use crate::difference::{Changes, compare};
 use crate::error::{Error, Result};
 
 /// One transaction on an [`Engine`], with its own connection.
@@ -82,9 +82,16 @@ impl UnitOfWork {
         self.end("roll back", Lent::rollback)
     }
 
-    /// Returns the content that the transaction sees.
-    pub(crate) fn seen(&self) -> Result<Snapshot> {
-        self.0.content().map_err(|cause| Error::not_seen(&self.engine().name(), cause))
+    /// Returns what the unit of work sees as changed since the engine was created: what was committed when it began to read, and
+    /// its own changes. Compares as [`Engine::changes`]; if the unit of work has written, that takes time by the size of the
+    /// database. (`changes` is rusqlite's number of rows that the latest statement has changed.)
+    ///
+    /// # Errors
+    /// As [`Snapshot::diff`](crate::Snapshot::diff).
+    pub fn diff(&self) -> Result<Changes> {
+        let engine = self.engine();
+        let seen = self.0.content().map_err(|cause| Error::not_seen(&engine.name(), cause))?;
+        compare(&engine.baseline(), &seen, engine.setup())
     }
 
     fn end(mut self, operation: &str, end: fn(&mut Lent) -> rusqlite::Result<()>) -> Result<()> {

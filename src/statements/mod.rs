@@ -1,9 +1,10 @@
 //! The statements that run on engines: what connections report, and what a recording keeps of it.
 //!
 //! * `statement`: one of them. `sql`: what its text tells.
-//! * `recorder`: what an engine's connections report to. `log`: what one recording keeps, in bounded memory.
+//! * `recorder`: what an engine's connections report to. `log`: what one recording keeps, in bounded memory. `recent`: what
+//!   is known without a recording.
 //!
-//! This layer uses `content` for the places in the source where connections are opened. It knows nothing of SQLite's
+//! This layer uses `content` for what a connection had not committed, and for the places in the source where connections are opened. It knows nothing of SQLite's
 //! interface, from which `vfs/trace` reports. `recording` is what users hold.
 //!
 //! Invariants:
@@ -12,12 +13,13 @@
 //! * No user code runs while a lock of these modules is held.
 
 mod log;
+pub(crate) mod recent;
 mod recorder;
 mod sql;
 mod statement;
 
 pub(crate) use self::log::{Counts, Kept, Log, Missed};
-pub(crate) use self::recorder::{Connection, Recorder};
+pub(crate) use self::recorder::{Connection, Recorder, Unwound};
 pub(crate) use self::sql::is_of_virtual_table;
 pub(crate) use self::statement::{Begun, counted};
 pub use self::statement::{Statement, StatementKind, Work};

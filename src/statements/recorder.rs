@@ -1,8 +1,13 @@
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
 
-use super::log::{Log, Ticket};
+use super::log::{Kept, Log, Ticket};
+use super::recent::Recent;
 use super::statement::{Begun, Ended, Statement, Work};
+use crate::content::Snapshot;
+use crate::content::origin::Purpose;
 use crate::environment;
 use crate::sync::Recovered;
 
@@ -15,7 +20,35 @@ pub(crate) struct Recorder {
     /// How often it was turned on.
     runs: AtomicU64,
     transactions: AtomicU64,
+    /// What connections left when a panic rolled them back or closed them: those of the latest panic.
+    unwound: Mutex<Vec<Unwound>>,
+    /// The numbers of the newest connections that are closed.
+    closed: Mutex<VecDeque<u64>>,
+    /// What the latest recording that a panic has ended had kept.
+    ended: Mutex<Option<Kept>>,
+    /// Keeps the database for a test that fails, if only connections to it are left.
+    keeper: Mutex<Option<Arc<Keeper>>>,
 }
+
+type Keeper = dyn Fn() + Send + Sync;
+
+/// What a connection left when a panic rolled it back or closed it.
+#[derive(Clone, Debug)]
+pub(crate) struct Unwound {
+    /// The number of the panic.
+    pub(crate) panic: u64,
+    pub(crate) connection: u64,
+    pub(crate) purpose: Purpose,
+    /// The content that it saw, if it had written.
+    pub(crate) uncommitted: Option<Snapshot>,
+    /// SQLite's result code and message of its latest call, if that failed.
+    pub(crate) error: Option<(i32, String)>,
+    /// Its newest statements. Those of its thread are gone when that ends.
+    pub(crate) recent: Vec<Recent>,
+}
+
+/// The number of closed connections that are remembered.
+const CLOSED: usize = 64;
 
 /// The number of recorders that are on. While there are none, a statement costs one load of this.
 static ON: AtomicUsize = AtomicUsize::new(0);
@@ -29,6 +62,10 @@ impl Recorder {
             is_on: AtomicBool::new(false),
             runs: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
+            unwound: Mutex::default(),
+            closed: Mutex::default(),
+            ended: Mutex::default(),
+            keeper: Mutex::default(),
         };
         recorder.reset_echo();
         Arc::new(recorder)
@@ -52,6 +89,9 @@ impl Recorder {
     }
 
     pub(crate) fn remove(&self, log: &Arc<Log>) {
+        if thread::panicking() {
+            *self.ended.lock().recovered() = Some(log.kept());
+        }
         let mut logs = self.logs();
         logs.retain(|other| !Arc::ptr_eq(other, log));
         self.update(&logs);
@@ -64,8 +104,62 @@ impl Recorder {
         self.update(&logs);
     }
 
-    /// Prints statements only if the environment asks for it, as at the beginning.
-    pub(crate) fn reset_echo(&self) {
+    /// Makes the recorder as it was at the beginning, but for recordings.
+    pub(crate) fn reset(&self) {
+        self.unwound.lock().recovered().clear();
+        self.closed.lock().recovered().clear();
+        *self.ended.lock().recovered() = None;
+        *self.keeper.lock().recovered() = None;
+        self.reset_echo();
+    }
+
+    /// Returns what a recording has kept so far, if there is one: the one that began last, or one that a panic has ended.
+    pub(crate) fn kept(&self) -> Option<Kept> {
+        let ended = || self.ended.lock().recovered().clone();
+        self.logs().last().map(|log| log.kept()).or_else(ended)
+    }
+
+    /// Sets what keeps the database when a panic closes a connection to it.
+    pub(crate) fn set_keeper(&self, keeper: Box<Keeper>) {
+        *self.keeper.lock().recovered() = Some(keeper.into());
+    }
+
+    /// Keeps the database, if no engine does.
+    pub(crate) fn keep(&self) {
+        let keeper = self.keeper.lock().recovered().clone();
+        keeper.into_iter().for_each(|keep| keep());
+    }
+
+    /// Notes what a connection left, unless it has left something in the same panic already.
+    pub(crate) fn add_unwound(&self, unwound: Unwound) {
+        let mut all = self.unwound.lock().recovered();
+        all.retain(|other| other.panic == unwound.panic);
+        if all.iter().all(|other| other.connection != unwound.connection) {
+            all.push(unwound);
+        }
+    }
+
+    /// Returns what connections left when a panic rolled them back or closed them.
+    pub(crate) fn unwound(&self) -> Vec<Unwound> {
+        self.unwound.lock().recovered().clone()
+    }
+
+    /// Notes that a connection is closed.
+    pub(crate) fn add_closed(&self, connection: u64) {
+        let mut closed = self.closed.lock().recovered();
+        if closed.len() == CLOSED {
+            closed.pop_front();
+        }
+        closed.push_back(connection);
+    }
+
+    /// Returns whether this connection was one of the engine's.
+    pub(crate) fn had(&self, connection: u64) -> bool {
+        self.closed.lock().recovered().contains(&connection)
+    }
+
+    /// Prints statements only if the environment asks for it.
+    fn reset_echo(&self) {
         if self.echoes.load(Ordering::Relaxed) != environment::echo() {
             self.set_echo(environment::echo());
         }
@@ -138,6 +232,10 @@ impl Connection {
 
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    pub(crate) fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
     }
 
     pub(crate) fn is_recorded(&self) -> bool {
@@ -249,7 +347,7 @@ mod tests {
         recorder.remove(&logs[0]);
         recorder.remove(&logs[1]);
         assert_is_on(true);
-        recorder.reset_echo();
+        recorder.reset();
         assert_is_on(false);
         recorder.set_echo(false);
         assert_is_on(false);

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::database;
 use super::handle::Handle;
 use super::mount::{Mount, Surroundings};
+use super::serialize::serialize;
 use super::trace;
 use super::waiting::wait_in_turn;
 use crate::content::Snapshot;
@@ -20,6 +21,7 @@ use crate::error::{BoxError, NoConnection};
 use crate::faults;
 
 /// The setup of each connection before it is handed out.
+#[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) foreign_keys: bool,
     pub(crate) on_connect: Vec<OnConnect>,
@@ -114,21 +116,11 @@ pub(super) fn find_file(connection: &Connection) -> Option<*mut sqlite3_file> {
 
 /// Returns the content that the connection sees in its main database.
 pub(crate) fn serialized(connection: &Connection) -> rusqlite::Result<Snapshot> {
-    let mut len = 0;
-    // SAFETY: the connection is open. SQLite returns NULL, or as many bytes as it says, which are the caller's to free.
-    let bytes = unsafe {
-        let bytes = ffi::sqlite3_serialize(connection.handle(), c"main".as_ptr(), &raw mut len, 0);
-        if bytes.is_null() {
-            check(connection, ffi::sqlite3_errcode(connection.handle()))?;
-            return check(connection, ffi::SQLITE_NOMEM).map(|()| Snapshot::empty());
-        }
-        let copy = std::slice::from_raw_parts(bytes, usize::try_from(len).unwrap_or_default()).to_vec();
-        ffi::sqlite3_free(bytes.cast());
-        copy
-    };
-    match bytes.is_empty() {
-        true => Ok(Snapshot::empty()),
-        false => Snapshot::from_bytes(bytes).map_err(Into::into),
+    // SAFETY: the connection is open, and in use by this thread only.
+    let bytes = unsafe { serialize(connection.handle(), usize::MAX) };
+    match bytes.or_else(|code| check(connection, code).map(|()| None))?.unwrap_or_default() {
+        bytes if bytes.is_empty() => Ok(Snapshot::empty()),
+        bytes => Snapshot::from_bytes(bytes).map_err(Into::into),
     }
 }
 

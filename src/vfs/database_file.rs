@@ -104,6 +104,10 @@ impl DatabaseFile {
         file.clone()
     }
 
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -7,7 +7,7 @@
 //! * `mount`: the file names under which SQLite finds engines. `stand_in`: files in whose place it finds them.
 //! * `database_file`: the files of engines that are not in memory.
 //! * `clock`, `random`: the time and the random numbers that SQL gets.
-//! * `connection`: opens connections. `session`: a connection that is reused. `cleanliness`: detects what was left in
+//! * `connection`: opens connections. `serialize`: what one of them sees. `session`: a connection that is reused. `cleanliness`: detects what was left in
 //!   it. `watch`: its authorizer, which notes the statements that it compiles.
 //! * `observation`: notes what other libraries do to their connections. `auto_extension`: sets up connections when they
 //!   are opened.
@@ -44,6 +44,7 @@ mod observation;
 mod random;
 mod report;
 pub(crate) mod script;
+mod serialize;
 mod session;
 mod stand_in;
 pub(crate) mod trace;

@@ -166,7 +166,7 @@ impl Mount {
 
     /// Returns the number, which is never used twice in a process: the name of a dropped engine never refers to another
     /// engine. The number changes when the store begins to serve another engine.
-    pub(super) fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.store.number()
     }
 

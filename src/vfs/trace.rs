@@ -14,14 +14,19 @@ use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
-use std::{iter, ptr};
+use std::{iter, ptr, thread};
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 
 use super::external;
+use super::serialize::serialize;
+use crate::content::Snapshot;
 use crate::content::origin::Purpose;
-use crate::statements::{Begun, Connection, Recorder, Work, is_of_virtual_table};
+use crate::environment::Keep;
+use crate::statements::recent::{self, Recent};
+use crate::statements::{Begun, Connection, Recorder, Unwound, Work, is_of_virtual_table};
 use crate::sync::Recovered;
+use crate::{faults, panics};
 
 /// The connections that have a trace, by number.
 static CONNECTIONS: RwLock<BTreeMap<u64, Arc<Traced>>> = RwLock::new(BTreeMap::new());
@@ -41,6 +46,7 @@ pub(super) struct Listed(Arc<Traced>);
 
 const BEGINNINGS: c_uint = ffi::SQLITE_TRACE_STMT as c_uint;
 const ENDS: c_uint = ffi::SQLITE_TRACE_PROFILE as c_uint;
+const CLOSES: c_uint = ffi::SQLITE_TRACE_CLOSE as c_uint;
 const ROWS: c_uint = ffi::SQLITE_TRACE_ROW as c_uint;
 
 thread_local! {
@@ -140,7 +146,7 @@ impl Traced {
     /// As for `begin`; it is the same connection.
     pub(super) unsafe fn set(&self, db: *mut sqlite3) {
         let at_rest = self.at_rest.load(Ordering::Relaxed);
-        let mask = if self.connection.is_recorded() { BEGINNINGS | ENDS | ROWS } else { at_rest };
+        let mask = if self.connection.is_recorded() { BEGINNINGS | ENDS | ROWS } else { at_rest } | CLOSES;
         self.mask.store(mask, Ordering::Relaxed);
         let number = ptr::without_provenance_mut(self.connection.id() as usize);
         // SAFETY: as the caller promises. The argument is a number.
@@ -252,6 +258,7 @@ impl Traced {
 impl Drop for Listed {
     fn drop(&mut self) {
         connections().remove(&self.0.connection.id());
+        self.0.connection.recorder().add_closed(self.0.connection.id());
     }
 }
 
@@ -271,21 +278,98 @@ unsafe extern "C" fn on_trace(
     statement: *mut c_void,
     argument: *mut c_void,
 ) -> c_int {
+    let connection = number.addr() as u64;
     if event == BEGINNINGS {
-        let _ = BEGUN.try_with(|begun| begun.set((number.addr() as u64, statement.addr())));
+        let _ = BEGUN.try_with(|begun| begun.set((connection, statement.addr())));
+        if recent::is_on() {
+            // SAFETY: SQLite's own arguments.
+            let _ = catch_unwind(|| unsafe { note(connection, statement.cast(), argument) });
+        }
     }
-    if Recorder::any_is_on() {
+    if event == CLOSES {
+        if thread::panicking() {
+            // SAFETY: the connection that is being closed, on this thread.
+            let _ = catch_unwind(|| unsafe {
+                keep_uncommitted(connection, statement.cast());
+                keep(connection);
+            });
+        }
+    } else if Recorder::any_is_on() {
         // SAFETY: SQLite's own arguments.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { report(event, number.addr() as u64, statement, argument) }));
+        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { report(event, connection, statement, argument) }));
     }
     0
+}
+
+/// Notes a statement that begins, for a test that fails. `argument` is its text, unless it is of a trigger.
+///
+/// # Safety
+/// SQLite has called the trace with these arguments.
+unsafe fn note(connection: u64, statement: *mut sqlite3_stmt, argument: *mut c_void) {
+    // SAFETY: the statement is running.
+    let sql = unsafe { ffi::sqlite3_sql(statement) };
+    if !ptr::eq(sql, argument.cast()) || is_exempt() {
+        return;
+    }
+    // SAFETY: a C string that lives as long as the statement.
+    let sql = unsafe { CStr::from_ptr(sql) }.to_bytes();
+    const ROLLBACK: &[u8] = b"ROLLBACK";
+    if thread::panicking() && sql.get(..ROLLBACK.len()).is_some_and(|start| start.eq_ignore_ascii_case(ROLLBACK)) {
+        // SAFETY: the connection runs the statement, on this thread.
+        unsafe { keep_uncommitted(connection, ffi::sqlite3_db_handle(statement)) };
+    } else {
+        recent::note(connection, sql);
+    }
+}
+
+/// Keeps what the connection has not committed, and its latest error, because a panic is about to roll it back.
+///
+/// # Safety
+/// The connection is open, and this thread uses it.
+unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
+    let Some(traced) = traced(connection).filter(|_| recent::is_on() && !is_exempt()) else { return };
+    // SAFETY: as the caller promises; SQLite's message is a C string until the next call.
+    let (code, state, message) = unsafe {
+        let message = CStr::from_ptr(ffi::sqlite3_errmsg(db)).to_string_lossy().into_owned();
+        (ffi::sqlite3_errcode(db), ffi::sqlite3_txn_state(db, c"main".as_ptr()), message)
+    };
+    // SAFETY: as above.
+    let read =
+        || unsafe { serialize(db, Keep::of_tests().up_to()) }.ok()?.and_then(|bytes| Snapshot::from_bytes(bytes).ok());
+    let unwound = Unwound {
+        panic: panics::latest().map_or(0, |panic| panic.number),
+        connection,
+        purpose: *traced.purpose.lock().recovered(),
+        uncommitted: (state == ffi::SQLITE_TXN_WRITE).then(|| faults::exempt(|| exempt(read))).flatten(),
+        error: (![ffi::SQLITE_OK, ffi::SQLITE_ROW, ffi::SQLITE_DONE].contains(&code)).then_some((code, message)),
+        recent: recent::since(0, |other| other == connection),
+    };
+    traced.connection.recorder().add_unwound(unwound);
+}
+
+/// Has the connection's database kept, if no engine is left that would do it.
+fn keep(connection: u64) {
+    if let Some(traced) = traced(connection).filter(|_| !is_exempt()) {
+        traced.connection.recorder().keep();
+    }
+}
+
+/// Returns the newest statements on the connections of this engine, those after this number.
+pub(crate) fn recent_of(recorder: &Recorder, since: u64) -> Vec<Recent> {
+    recent::since(since, |connection| match traced(connection) {
+        Some(traced) => ptr::eq(&**traced.connection.recorder(), recorder),
+        None => recorder.had(connection),
+    })
+}
+
+fn traced(connection: u64) -> Option<Arc<Traced>> {
+    CONNECTIONS.read().unwrap_or_else(PoisonError::into_inner).get(&connection).cloned()
 }
 
 /// # Safety
 /// SQLite has called the trace with these arguments.
 unsafe fn report(event: c_uint, number: u64, statement: *mut c_void, argument: *mut c_void) {
-    let traced = CONNECTIONS.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned();
-    if let Some(traced) = traced {
+    if let Some(traced) = traced(number) {
         // SAFETY: as the caller promises; for the events that are asked for, the third argument is a statement.
         unsafe { traced.event(event, statement.cast(), argument) };
     }

@@ -7,6 +7,7 @@ mod concurrent_instantiation;
 mod differences;
 mod edited_schema;
 mod errors;
+mod failing;
 mod file_controls;
 mod fixtures;
 mod guide;

@@ -27,10 +27,8 @@ use super::recipe::Content;
 use crate::content::Snapshot;
 use crate::content::pages::Base;
 use crate::content::replace_file::replace_file;
+use crate::environment::{FOLDER_VARIABLE, target_folder};
 use crate::error::Result;
-
-/// The environment variable that names the folder of the images. If it is empty, there are no images.
-const VARIABLE: &str = "RUSQLITE_FIXTURES_DIR";
 
 /// Hashes of everything that decides the content of a template.
 pub(crate) struct Identity<'a> {
@@ -140,7 +138,7 @@ fn report(message: &str) {
 fn folder() -> Option<&'static Path> {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
-        let folder = match env::var_os(VARIABLE) {
+        let folder = match env::var_os(FOLDER_VARIABLE) {
             Some(folder) if folder.is_empty() => return None,
             Some(folder) => PathBuf::from(folder),
             None => target_folder()?.join("rusqlite-fixtures"),
@@ -154,15 +152,6 @@ fn folder() -> Option<&'static Path> {
         }
     });
     folder.as_deref()
-}
-
-/// Returns Cargo's target folder, if this program is in one. Cargo marks it by a file.
-fn target_folder() -> Option<PathBuf> {
-    let program = env::current_exe().ok()?;
-    let is_target = |folder: &&Path| {
-        fs::read_to_string(folder.join("CACHEDIR.TAG")).is_ok_and(|tag| tag.contains("created by cargo"))
-    };
-    program.ancestors().skip(1).find(is_target).map(Path::to_owned)
 }
 
 struct Image<'a> {

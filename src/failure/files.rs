@@ -1,0 +1,63 @@
+//! The files that are kept of a test.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::scene::Scene;
+use crate::content::Snapshot;
+
+/// Writes the files of all engines of a test.
+pub(super) fn write(folder: &Path, scenes: &[Scene]) -> Result<(), String> {
+    for (index, scene) in scenes.iter().enumerate() {
+        let save = |name: &str, content: &Snapshot| {
+            content.save(path(folder, name, index, "sqlite3")).map_err(|cause| cause.to_string())
+        };
+        if let Some(content) = &scene.content {
+            save("database", content)?;
+        }
+        if let Some(content) = scene.uncommitted().and_then(|unwound| unwound.uncommitted.as_ref()) {
+            save("uncommitted", content)?;
+        }
+        let path = path(folder, "statements", index, "sql");
+        fs::write(&path, statements(scene)).map_err(|cause| format!("can't write `{}`: {cause}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Returns the path of a file of the engine with this index: `database.sqlite3`, `database-2.sqlite3`.
+pub(super) fn path(folder: &Path, name: &str, index: usize, extension: &str) -> PathBuf {
+    folder.join(match index {
+        0 => format!("{name}.{extension}"),
+        _ => format!("{name}-{}.{extension}", index + 1),
+    })
+}
+
+/// Returns the statements as a script with comments.
+fn statements(scene: &Scene) -> String {
+    let mut script = format!("-- The newest statements on {}, the last one at the end.\n", scene.engine);
+    match &scene.recorded {
+        Some(kept) => {
+            for statement in &kept.statements {
+                let _ = writeln!(script, "{};", statement.expanded_sql());
+                if let Some(error) = statement.error() {
+                    let _ = writeln!(script, "-- failed: {}", error.replace('\n', " "));
+                }
+            }
+        }
+        None => {
+            script.push_str(
+                "-- Without values: those are known of an engine that is recorded (RUSQLITE_FIXTURES_KEEP=always).\n",
+            );
+            for recent in &scene.recent {
+                if !recent.sql.is_empty() {
+                    let _ = writeln!(script, "{};", recent.sql);
+                }
+                if let Some(error) = &recent.error {
+                    let _ = writeln!(script, "-- failed: {}", error.replace('\n', " "));
+                }
+            }
+        }
+    }
+    script
+}

@@ -1,0 +1,226 @@
+//! The folders in which files are kept: one for each test program, in Cargo's target folder.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::SystemTime;
+use std::{env, fs, io, process};
+
+use crate::environment::{FOLDER_VARIABLE, target_folder};
+use crate::sync::Recovered;
+
+/// A folder with a folder for each test.
+pub(super) struct Folder {
+    path: PathBuf,
+    /// The maximum number of the tests that are kept in it, and of their bytes: the newest.
+    bounds: Option<(usize, u64)>,
+}
+
+/// The tests of which files are kept in the folder of failed ones.
+static TESTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Whether there are any.
+static HAS_ANY: AtomicBool = AtomicBool::new(false);
+
+const FAILED_TESTS: usize = 50;
+const FAILED_BYTES: u64 = 1_000_000_000;
+
+/// Returns the folder of the tests of this program that failed.
+pub(super) fn of_failed() -> Result<&'static Folder, String> {
+    static FOLDER: OnceLock<Result<Folder, String>> = OnceLock::new();
+    let folder = || Ok(Folder { path: of_program("failed")?, bounds: Some((FAILED_TESTS, FAILED_BYTES)) });
+    FOLDER.get_or_init(folder).as_ref().map_err(Clone::clone)
+}
+
+/// Returns the folder for `Engine::keep`.
+pub(super) fn of_kept() -> Result<Folder, String> {
+    Ok(Folder { path: of_program("kept")?, bounds: None })
+}
+
+fn of_program(kind: &str) -> Result<PathBuf, String> {
+    let set = env::var_os(FOLDER_VARIABLE).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let root = set.or_else(|| Some(target_folder()?.join("rusqlite-fixtures"))).ok_or_else(|| {
+        format!("this program is not in Cargo's target folder; set {FOLDER_VARIABLE} to a folder for the files")
+    })?;
+    let program = env::current_exe().map_err(|cause| format!("this program's path is not known: {cause}"))?;
+    Ok(root.join(kind).join(program_name(&program, env::var("CARGO_PKG_NAME").ok())))
+}
+
+/// Returns the name of a test program without Cargo's hash, and the package's if that is another one.
+fn program_name(program: &Path, package: Option<String>) -> String {
+    let stem = program.file_stem().unwrap_or_default().to_string_lossy();
+    let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let name = stem.rsplit_once('-').filter(|(_, end)| is_hash(end)).map_or(&*stem, |(name, _)| name);
+    match package.filter(|package| package.replace('-', "_") != name.replace('-', "_")) {
+        Some(package) => file_name(&format!("{package}.{name}")),
+        None => file_name(name),
+    }
+}
+
+/// Returns a name that all file systems take, and that no other test has.
+fn file_name(test: &str) -> String {
+    const LONGEST: usize = 120;
+    let plain = test.replace("::", ".");
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ['_', '-', '.'].contains(&c);
+    let name: String = plain.chars().take(LONGEST).map(|c| if is_plain(c) { c } else { '_' }).collect();
+    if name == plain && !name.starts_with('.') && !name.ends_with('.') && !name.is_empty() {
+        return name;
+    }
+    let mut hasher = DefaultHasher::new();
+    test.hash(&mut hasher);
+    format!("{}-{:016x}", name.trim_matches('.'), hasher.finish())
+}
+
+/// Notes which tests have files from earlier runs.
+pub(super) fn look() {
+    let Ok(entries) = of_failed().and_then(|folder| fs::read_dir(&folder.path).map_err(|cause| cause.to_string()))
+    else {
+        return; // there is no such folder
+    };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut tests = TESTS.lock().recovered();
+    tests.extend(names.filter(|name| !name.starts_with('.')));
+    HAS_ANY.store(!tests.is_empty(), Ordering::Relaxed);
+}
+
+/// Returns whether files of any test of this program are kept.
+#[inline]
+pub(super) fn has_any() -> bool {
+    HAS_ANY.load(Ordering::Relaxed)
+}
+
+/// Removes the files of a test that has passed.
+pub(super) fn remove(test: &str) {
+    let name = file_name(test);
+    let mut tests = TESTS.lock().recovered();
+    if tests.remove(&name) {
+        HAS_ANY.store(!tests.is_empty(), Ordering::Relaxed);
+        drop(tests);
+        if let Ok(folder) = of_failed() {
+            let _ = fs::remove_dir_all(folder.path.join(name)); // another process may have done it
+        }
+    }
+}
+
+impl Folder {
+    /// Replaces the files of a test by those that `write` writes. If that fails, the old ones stay.
+    pub(super) fn replace(
+        &self,
+        test: &str,
+        write: impl FnOnce(&Path) -> Result<(), String>,
+    ) -> Result<PathBuf, String> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = file_name(test);
+        let aside = self.path.join(format!(".{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        let path = self.path.join(&name);
+        let failed = |cause: io::Error| format!("can't write to `{}`: {cause}", self.path.display());
+        fs::create_dir_all(&aside).map_err(failed)?;
+        let written = write(&aside).and_then(|()| {
+            let _ = fs::remove_dir_all(&path); // if there is one
+            fs::rename(&aside, &path).map_err(failed)
+        });
+        if let Err(cause) = written {
+            let _ = fs::remove_dir_all(&aside); // the first error is the one to report
+            return Err(cause);
+        }
+        if let Some((tests, bytes)) = self.bounds {
+            TESTS.lock().recovered().insert(name);
+            HAS_ANY.store(true, Ordering::Relaxed);
+            prune(&self.path, tests, bytes);
+        }
+        Ok(path)
+    }
+}
+
+/// Removes the oldest folders in this one, but for so many new ones that have together so many bytes; always keeps the newest.
+fn prune(folder: &Path, tests: usize, bytes: u64) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut found: Vec<(SystemTime, PathBuf)> =
+        entries.flatten().filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
+    found.sort_by(|one, other| other.cmp(one));
+    let mut total = 0;
+    for (rank, (_, path)) in found.iter().enumerate() {
+        total += size_of(path);
+        if rank >= tests || (rank > 0 && total > bytes) {
+            let _ = fs::remove_dir_all(path); // another process may have done it
+        }
+    }
+}
+
+fn size_of(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_has_the_name_of_its_target() {
+        let name = |program: &str, package: Option<&str>| program_name(Path::new(program), package.map(str::to_owned));
+        assert_eq!(name("/target/debug/deps/it-0123456789abcdef", None), "it");
+        assert_eq!(name("/target/debug/deps/it-0123456789abcdef", Some("shop")), "shop.it");
+        assert_eq!(name("/target/debug/deps/web_shop-0123456789abcdef", Some("web-shop")), "web_shop");
+        assert_eq!(name("/usr/bin/web-shop", None), "web-shop");
+    }
+
+    #[test]
+    fn a_test_has_a_name_for_files() {
+        assert_eq!(file_name("orders::tests::total"), "orders.tests.total");
+        assert_eq!(file_name("case_1"), "case_1");
+        let odd = ["a/b", "a\\b", "..", "", "a:b", ".hidden", "ä", &"long".repeat(100), "ends.", "a b"];
+        let names: BTreeSet<String> = odd.iter().map(|name| file_name(name)).collect();
+        assert_eq!(names.len(), odd.len(), "they differ: {names:?}");
+        for name in &names {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+            assert!(name.bytes().all(is_plain) && !name.starts_with('.') && name.len() < 150, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_newest_tests_are_kept_and_a_failure_keeps_the_old_files() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder { path: root.path().join("failed"), bounds: Some((3, 1000)) };
+        let write = |content: &'static [u8]| {
+            move |folder: &Path| fs::write(folder.join("file"), content).map_err(|cause| cause.to_string())
+        };
+        let at = |test: &str| folder.path.join(test).join("file");
+        let old = SystemTime::now() - std::time::Duration::from_secs(1000);
+        for (age, test) in ["prune::a", "prune::b", "prune::c"].into_iter().enumerate() {
+            let path = folder.replace(test, write(b"old")).unwrap();
+            fs::File::open(path).unwrap().set_modified(old + std::time::Duration::from_secs(age as u64)).unwrap();
+        }
+        assert!(at("prune.a").exists());
+        folder.replace("prune::d", write(b"new")).unwrap();
+        assert_eq!(
+            ["prune.a", "prune.b", "prune.c", "prune.d"].map(|test| at(test).exists()),
+            [false, true, true, true]
+        );
+
+        let fails = |folder: &Path| {
+            fs::write(folder.join("file"), b"half").unwrap();
+            Err("the disk is full".to_owned())
+        };
+        assert_eq!(folder.replace("prune::d", fails).unwrap_err(), "the disk is full");
+        assert_eq!(fs::read(at("prune.d")).unwrap(), b"new");
+        assert_eq!(fs::read_dir(&folder.path).unwrap().count(), 3, "nothing is left beside them");
+
+        folder.replace("prune::e", write(&[0; 2000])).unwrap();
+        let left: Vec<_> = fs::read_dir(&folder.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["prune.e"], "it has more bytes than all may have");
+        ["prune::a", "prune::b", "prune::c", "prune::d", "prune::e"].iter().for_each(|test| remove(test));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_to_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a file");
+        fs::write(&path, b"").unwrap();
+        let folder = Folder { path: path.clone(), bounds: None };
+        let cause = folder.replace("test", |_| Ok(())).unwrap_err();
+        assert!(cause.starts_with(&format!("can't write to `{}`: ", path.display())), "{cause}");
+    }
+}

@@ -1,0 +1,194 @@
+//! A test that fails keeps its databases.
+//!
+//! * `failure` (here): which engines are kept, and when their files are written.
+//! * `scene`: what is known of an engine. `folder`: where files are kept, and for how long. `files`: what is written.
+//! * `summary`: what is printed.
+//!
+//! This layer uses `difference` and the layers below it. An engine calls it when it is dropped.
+//!
+//! Invariants:
+//! * Nothing here panics: a panic within a panic would end the program, and hide the test's own failure.
+//! * What has to be read through SQLite is read by a thread of its own, so that nothing that the test has set for its own
+//!   thread matters.
+
+mod files;
+mod folder;
+mod scene;
+mod summary;
+
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, Thread};
+
+pub(crate) use self::scene::{Scene, with_errors};
+use crate::environment::Keep;
+use crate::panics::{self, Panic};
+use crate::statements::recent;
+
+/// What became of the tests of a thread so far. A test runner has a thread for each test.
+#[derive(Default)]
+struct OfThread {
+    /// The number of the panic in which `scenes` were found.
+    panic: u64,
+    /// The number of panics in which an engine was found.
+    panics: u64,
+    scenes: Vec<Scene>,
+    /// Whether `scenes` are still to be written.
+    is_pending: bool,
+    /// The test, if it has gone on since its latest panic.
+    went_on: Option<String>,
+}
+
+thread_local! {
+    /// Whether this thread has asked for an engine.
+    static HAS_ASKED: Cell<bool> = const { Cell::new(false) };
+    static OF_THREAD: RefCell<OfThread> = RefCell::default();
+}
+
+/// The maximum number of engines that are kept of one test: the newest.
+const ENGINES: usize = 8;
+
+/// Has engines kept as the environment says. This thread asks for one.
+///
+/// # Panics
+/// If the environment variable `RUSQLITE_FIXTURES_KEEP` has an unknown value.
+pub(crate) fn prepare() {
+    let _ = HAS_ASKED.try_with(|has_asked| has_asked.set(true));
+    if Keep::of_tests() != Keep::Never && !recent::is_on() {
+        recent::turn_on();
+        folder::look();
+        panics::observe(after_panic);
+    }
+}
+
+/// Returns the name of the test that uses an engine, which that thread has created. A test runner gives a test's name to its
+/// thread. This one is the test's if it has asked for an engine.
+pub(crate) fn test_of(creator: &Thread) -> String {
+    let current = thread::current();
+    let asked = HAS_ASKED.try_with(Cell::get).unwrap_or_default();
+    let names = if asked { [current.name(), creator.name()] } else { [creator.name(), current.name()] };
+    names.into_iter().flatten().next().unwrap_or("an unnamed thread").to_owned()
+}
+
+/// Returns whether an engine that this thread drops now is kept.
+pub(crate) fn is_kept() -> bool {
+    match Keep::of_tests() {
+        Keep::Never => false,
+        Keep::Always => true,
+        Keep::Failed => thread::panicking(),
+    }
+}
+
+/// Keeps an engine.
+pub(crate) fn keep(scene: Scene) {
+    let _ = OF_THREAD.try_with(|of_thread| {
+        let Ok(mut of_thread) = of_thread.try_borrow_mut() else { return };
+        let number = scene.number;
+        if of_thread.add(scene) {
+            let is_first = of_thread.panics <= 1 || Keep::of_tests() == Keep::Always;
+            if is_first {
+                write(&of_thread.scenes, |scene| scene.number == number);
+            }
+            of_thread.is_pending = !is_first;
+        }
+    });
+}
+
+/// Notes that an engine was dropped without a panic.
+#[inline]
+pub(crate) fn went_on(test: impl FnOnce() -> String) {
+    if folder::has_any() {
+        let _ = OF_THREAD.try_with(|of_thread| {
+            if let Ok(mut of_thread) = of_thread.try_borrow_mut() {
+                of_thread.went_on = Some(test());
+            }
+        });
+    }
+}
+
+/// Writes an engine's files for a name that the user has given. Returns their folder.
+pub(crate) fn keep_as(name: &str, scene: &Scene) -> Result<PathBuf, String> {
+    in_own_thread(|| folder::of_kept()?.replace(name, |folder| files::write(folder, std::slice::from_ref(scene))))
+}
+
+/// Called after each panic of a thread, by the panic hook.
+fn after_panic(panic: &Arc<Panic>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        OF_THREAD.try_with(|of_thread| {
+            let Ok(mut of_thread) = of_thread.try_borrow_mut() else { return };
+            of_thread.went_on = None;
+            // The end of a property test, in which each failure of a smaller case was a panic.
+            if of_thread.is_pending && panic.message.contains("minimal failing input") {
+                of_thread.is_pending = false;
+                write(&of_thread.scenes, |_| true);
+            }
+        })
+    }));
+}
+
+impl OfThread {
+    /// Adds an engine. Returns whether there is something new.
+    fn add(&mut self, scene: Scene) -> bool {
+        let panic = scene.panic.as_ref().map_or(0, |panic| panic.number);
+        if panic != self.panic || self.panics == 0 {
+            if thread::panicking() {
+                self.scenes.clear();
+            }
+            self.panic = panic;
+            self.panics += 1;
+        }
+        let leaves = |scene: &Scene| scene.unwound.len();
+        if let Some(same) = self.scenes.iter_mut().find(|same| same.number == scene.number) {
+            let is_news = leaves(&scene) > leaves(same);
+            if is_news {
+                *same = scene;
+            }
+            return is_news;
+        }
+        if self.scenes.len() == ENGINES {
+            self.scenes.remove(0);
+        }
+        self.scenes.push(scene);
+        true
+    }
+}
+
+impl Drop for OfThread {
+    /// The test is over.
+    fn drop(&mut self) {
+        if let Some(test) = &self.went_on {
+            folder::remove(test);
+        }
+    }
+}
+
+/// Writes the files of a test, and prints where they are, with what is known of some of its engines.
+fn write(scenes: &[Scene], is_told: impl Fn(&Scene) -> bool + Sync) {
+    let Some(newest) = scenes.last() else { return };
+    let (small, large): (Vec<Scene>, Vec<Scene>) =
+        scenes.iter().cloned().partition(|scene| scene.size() <= Keep::of_tests().up_to());
+    let text = in_own_thread(|| {
+        let mut text = large.iter().map(summary::of_large).collect::<String>();
+        if !small.is_empty() {
+            let write = |folder: &Path| files::write(folder, &small);
+            let folder = folder::of_failed().and_then(|failed| failed.replace(&newest.test, write))?;
+            let told = small.iter().enumerate().filter(|(_, scene)| is_told(scene));
+            text.extend(told.map(|(index, scene)| summary::of(&folder, index, scene)));
+        }
+        Ok(text)
+    });
+    match text {
+        Ok(text) => eprint!("{text}"),
+        Err(cause) => eprintln!("rusqlite-fixtures: can't keep the databases of this test: {cause}"),
+    }
+}
+
+fn in_own_thread<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+    thread::scope(|scope| {
+        let builder = thread::Builder::new().name("rusqlite-fixtures".to_owned());
+        let thread = builder.spawn_scoped(scope, work).map_err(|cause| format!("no thread can be started: {cause}"))?;
+        thread.join().unwrap_or_else(|_| Err("the crate has failed, see above; please report that".to_owned()))
+    })
+}

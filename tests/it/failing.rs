@@ -1,0 +1,526 @@
+//! A test that fails keeps its databases.
+//!
+//! Each test runs one of the `child…` tests of this program in a new process, with a folder of its own, and looks at what it
+//! prints and keeps.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::{env, thread};
+
+use proptest::collection::vec;
+use proptest::prelude::{ProptestConfig, proptest};
+use rusqlite_fixtures::rusqlite::Connection;
+use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
+use rusqlite_fixtures::{Engine, ErrorKind, Limits, Template};
+use tempfile::TempDir;
+
+use crate::support::number;
+
+const ROLE: &str = "FIXTURES_FAILING_ROLE";
+
+static BANK: Template =
+    Template::sql("CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT UNIQUE, balance INTEGER NOT NULL)")
+        .seed("INSERT INTO account VALUES (1, 'ann', 100), (2, 'bob', 50)");
+
+static WATCHED: Template = Template::sql("CREATE TABLE t (a)").watch(Limits::new().statements(1));
+
+fn role() -> String {
+    env::var(ROLE).unwrap_or_default()
+}
+
+fn deposit(connection: &Connection, amount: i64) {
+    connection.execute("UPDATE account SET balance = balance + ?1 WHERE id = 1", [amount]).unwrap();
+}
+
+/// Does nothing in an ordinary run of the tests.
+#[test]
+fn child() {
+    let bank = || BANK.new_engine().unwrap();
+    let ends_in_a_transaction = |bank: &Engine| {
+        let work = bank.begin(Immediate).unwrap();
+        deposit(&work, 7);
+        panic!("the test's own failure");
+    };
+    match &*role() {
+        "" => {}
+        "passes" => drop(bank()),
+        "fails" => {
+            let bank = bank();
+            bank.try_transaction(|work| work.execute("DELETE FROM account WHERE id = ?1", [2])).unwrap();
+            ends_in_a_transaction(&bank);
+        }
+        "fails in a transaction of rusqlite" => {
+            let bank = bank();
+            let mut connection = Connection::open(bank.uri()).unwrap();
+            let transaction = connection.transaction().unwrap();
+            deposit(&transaction, 7);
+            panic!("the test's own failure");
+        }
+        "fails with a connection in a transaction" => {
+            let bank = bank();
+            let connection = Connection::open(bank.uri()).unwrap();
+            connection.execute_batch("BEGIN").unwrap();
+            deposit(&connection, 7);
+            panic!("the test's own failure");
+        }
+        "fails by an error of SQLite" => {
+            let bank = bank();
+            let work = bank.unit_of_work().unwrap();
+            work.execute("INSERT INTO account VALUES (?1, ?2, 0)", (3, "ann")).unwrap();
+        }
+        "fails by SQL that is wrong" => {
+            let bank = bank();
+            let connection = bank.connect().unwrap();
+            deposit(&connection, 7);
+            connection.execute_batch("DELETE FROM acount").unwrap();
+        }
+        "fails while it is recorded" => {
+            let bank = bank();
+            let _recording = bank.record();
+            deposit(&bank.connect().unwrap(), 7);
+            ends_in_a_transaction(&bank);
+        }
+        "fails while another thread writes" => {
+            let bank = bank();
+            let writer = thread::scope(|scope| scope.spawn(|| bank.begin(Immediate).unwrap()).join().unwrap());
+            deposit(&writer, 7);
+            let _keeps_the_slot = Box::leak(Box::new(writer));
+            panic!("the test's own failure");
+        }
+        "fails when only a connection is left" => {
+            let connection = bank().connect().unwrap();
+            deposit(&connection, 7);
+            connection.execute_batch("BEGIN").unwrap();
+            deposit(&connection, 1);
+            panic!("the test's own failure");
+        }
+        "catches a panic and goes on" => {
+            let bank = bank();
+            assert!(catch_unwind(AssertUnwindSafe(|| ends_in_a_transaction(&bank))).is_err());
+        }
+        "catches a panic at its end" => assert!(catch_unwind(|| ends_in_a_transaction(&bank())).is_err()),
+        "catches a panic and fails later" => {
+            let engine = bank();
+            assert!(catch_unwind(AssertUnwindSafe(|| ends_in_a_transaction(&engine))).is_err());
+            drop(engine);
+            panic!("the test's own failure");
+        }
+        "fails in a thread" => {
+            let bank = bank();
+            let in_thread = || ends_in_a_transaction(&bank);
+            thread::scope(|scope| scope.spawn(in_thread).join()).expect("the thread fails");
+        }
+        "fails with two engines" => {
+            let (_one, other) = (bank(), Engine::new());
+            other.connect().unwrap().execute_batch("CREATE TABLE other (a)").unwrap();
+            panic!("the test's own failure");
+        }
+        "fails with a shared engine" => {
+            let engine = Engine::shared("file:failing?mode=memory&cache=shared").unwrap();
+            let work = engine.begin(Immediate).unwrap();
+            work.execute_batch("CREATE TABLE t (a)").unwrap();
+            panic!("the test's own failure");
+        }
+        "exceeds a limit" => {
+            let watched = WATCHED.new_engine().unwrap();
+            let connection = watched.connect().unwrap();
+            (0..2).for_each(|i| assert_eq!(connection.execute("INSERT INTO t VALUES (?1)", [i]).unwrap(), 1));
+        }
+        "fails with a large engine" => {
+            let bank = bank();
+            let connection = bank.connect().unwrap();
+            connection.execute_batch("CREATE TABLE large (b); INSERT INTO large VALUES (zeroblob(101000000))").unwrap();
+            panic!("the test's own failure");
+        }
+        "fails in a test with an odd name" => {
+            let fails = move || ends_in_a_transaction(&bank());
+            let thread = thread::Builder::new().name("dir/file.rs: a test".to_owned()).spawn(fails).unwrap();
+            assert!(thread.join().is_err());
+        }
+        "fails by a payload that is no text" => {
+            let _bank = bank();
+            panic_any(7);
+        }
+        "creates an engine while it fails" => {
+            struct Creates;
+            impl Drop for Creates {
+                fn drop(&mut self) {
+                    let engine = Engine::new();
+                    engine.connect().unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+                }
+            }
+            let _creates = Creates;
+            panic!("the test's own failure");
+        }
+        "replaces the panic hook" => {
+            let _bank = bank();
+            std::panic::set_hook(Box::new(|_| eprintln!("the test's own hook")));
+            panic!("the test's own failure");
+        }
+        other => panic!("there is no role {other:?}"),
+    }
+}
+
+#[test]
+fn child_with_a_result() -> Result<(), String> {
+    let bank = BANK.new_engine().unwrap();
+    match &*role() {
+        "" => Ok(()),
+        _ => {
+            Err(format!("the test's own failure: {}", number(&bank.connect().unwrap(), "SELECT count(*) FROM account")))
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "as it should")]
+fn child_that_should_panic() {
+    let _bank = (!role().is_empty()).then(|| BANK.new_engine().unwrap());
+    panic!("as it should");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn child_with_a_property(amounts in vec(0i64..1000, 0..50)) {
+        if !role().is_empty() {
+            let bank = BANK.new_engine().unwrap();
+            amounts.iter().for_each(|amount| bank.transaction(|work| { deposit(work, *amount); Ok(()) }).unwrap());
+            let work = bank.begin(Immediate).unwrap();
+            deposit(&work, 1);
+            let balance = number(&work, "SELECT balance FROM account WHERE id = 1");
+            assert!(balance <= 2000, "{balance} is too much");
+        }
+    }
+}
+
+/// A run of a `child…` test.
+struct Run {
+    folder: TempDir,
+    output: Output,
+}
+
+impl Run {
+    fn of(role: &str) -> Run {
+        Run::with(role, "failing::child", &[])
+    }
+
+    fn with(role: &str, test: &str, variables: &[(&str, &str)]) -> Run {
+        Run::again(tempfile::tempdir().unwrap(), role, test, variables)
+    }
+
+    fn again(folder: TempDir, role: &str, test: &str, variables: &[(&str, &str)]) -> Run {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", test, "--test-threads=1"]);
+        command.env(ROLE, role).env("RUSQLITE_FIXTURES_DIR", folder.path()).env_remove("RUSQLITE_FIXTURES_KEEP");
+        command.env("RUST_BACKTRACE", "0").env("CARGO_PKG_NAME", "bank").envs(variables.iter().copied());
+        Run { output: command.output().unwrap(), folder }
+    }
+
+    /// Asserts whether the test has passed.
+    fn passes(self, expected: bool) -> Run {
+        assert_eq!(self.output.status.success(), expected, "{}", self.printed());
+        assert!(!self.printed().contains("panicked while"), "{}", self.printed());
+        self
+    }
+
+    /// Returns what the test runner prints, with the test's captured output if it has failed.
+    fn printed(&self) -> String {
+        format!("{}{}", String::from_utf8_lossy(&self.output.stdout), String::from_utf8_lossy(&self.output.stderr))
+    }
+
+    fn assert_printed(&self, expected: &str) {
+        let printed = self.printed().replace(&*self.folder.path().to_string_lossy(), "<folder>");
+        assert!(printed.contains(expected), "there is no\n{expected}\nin\n{printed}");
+    }
+
+    /// Returns the folder of the program's tests.
+    fn program(&self, kind: &str) -> PathBuf {
+        let programs = names(&self.folder.path().join(kind));
+        assert!(programs.len() <= 1, "{programs:?}");
+        programs.first().map_or(PathBuf::new(), |program| self.folder.path().join(kind).join(program))
+    }
+
+    /// Returns the tests of which files are kept.
+    fn kept(&self) -> Vec<String> {
+        names(&self.program("failed"))
+    }
+
+    fn file(&self, test: &str, file: &str) -> PathBuf {
+        self.program("failed").join(test).join(file)
+    }
+
+    fn select(&self, file: &str, sql: &str) -> i64 {
+        number(&Connection::open(self.file("failing.child", file)).unwrap(), sql)
+    }
+}
+
+/// Returns the sorted names in a folder; none if there is no folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    let names: BTreeSet<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.into_iter().collect()
+}
+
+const BALANCE: &str = "SELECT balance FROM account WHERE id = 1";
+const ACCOUNTS: &str = "SELECT count(*) FROM account";
+
+#[test]
+fn a_test_that_fails_keeps_what_is_committed_and_what_is_not() {
+    let run = Run::of("fails").passes(false);
+    assert_eq!(run.program("failed").file_name().unwrap(), "bank.it");
+    assert_eq!(run.kept(), ["failing.child"]);
+    assert_eq!(names(&run.file("failing.child", "")), ["database.sqlite3", "statements.sql", "uncommitted.sqlite3"]);
+    assert_eq!([BALANCE, ACCOUNTS].map(|sql| run.select("database.sqlite3", sql)), [100, 1]);
+    assert_eq!([BALANCE, ACCOUNTS].map(|sql| run.select("uncommitted.sqlite3", sql)), [107, 1]);
+    let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert!(
+        statements.contains("\nDELETE FROM account WHERE id = ?1;\nCOMMIT;\nBEGIN IMMEDIATE;\nUPDATE account"),
+        "{statements}"
+    );
+
+    run.assert_printed("the test's own failure");
+    run.assert_printed(" is kept as it was: <folder>/failed/bank.it/failing.child\n");
+    run.assert_printed(
+        "
+  sqlite3 <folder>/failed/bank.it/failing.child/database.sqlite3
+  committed since it was created:
+    account
+      - id 2, owner 'bob', balance 50
+  sqlite3 <folder>/failed/bank.it/failing.child/uncommitted.sqlite3
+  not committed by the unit of work begun at tests/it/failing.rs:",
+    );
+    run.assert_printed("account\n      ~ id 1: balance 100 -> 107\n  the newest statements, without their values:\n    BEGIN IMMEDIATE\n");
+    run.assert_printed("\n    UPDATE account SET balance = balance + ?1 WHERE id = 1\n");
+}
+
+#[test]
+fn connections_of_rusqlite_leave_what_they_have_not_committed() {
+    for role in ["fails in a transaction of rusqlite", "fails with a connection in a transaction"] {
+        let run = Run::of(role).passes(false);
+        assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 107, "{role}");
+        assert_eq!(run.select("database.sqlite3", BALANCE), 100, "{role}");
+        run.assert_printed("not committed by a connection that was opened by the engine's URI:\n");
+    }
+}
+
+#[test]
+fn a_connection_without_its_engine_leaves_both() {
+    let run = Run::of("fails when only a connection is left").passes(false);
+    assert_eq!(run.select("database.sqlite3", BALANCE), 107);
+    assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 108);
+    run.assert_printed("committed since it was created:\n    account\n      ~ id 1: balance 100 -> 107\n");
+    run.assert_printed("not committed by the connection opened at tests/it/failing.rs:");
+}
+
+#[test]
+fn the_statement_that_failed_is_marked() {
+    let run = Run::of("fails by an error of SQLite").passes(false);
+    const FAILED: &str = "INSERT INTO account VALUES (?1, ?2, 0)";
+    run.assert_printed(&format!("\n    BEGIN\n  > {FAILED} -- failed: UNIQUE constraint failed: account.owner\n"));
+    let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert!(
+        statements.ends_with(&format!("{FAILED};\n-- failed: UNIQUE constraint failed: account.owner\n")),
+        "{statements}"
+    );
+
+    let run = Run::of("fails by SQL that is wrong").passes(false);
+    run.assert_printed("\n    UPDATE account SET balance = balance + ?1 WHERE id = 1\n  > no such table: acount\n");
+}
+
+#[test]
+fn a_recording_has_the_values() {
+    let run = Run::of("fails while it is recorded").passes(false);
+    run.assert_printed(
+        "the newest statements:\n    UPDATE account SET balance = balance + 7 WHERE id = 1 -- 1 row changed, ",
+    );
+    let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert_eq!(statements.matches("balance + 7").count(), 2, "{statements}");
+    assert!(!statements.contains("Without values"), "{statements}");
+}
+
+#[test]
+fn who_holds_the_writer_slot_is_printed() {
+    let run = Run::of("fails while another thread writes").passes(false);
+    run.assert_printed("  the writer slot is held by an unnamed thread (ThreadId(");
+    run.assert_printed("in the unit of work begun at tests/it/failing.rs:");
+}
+
+#[test]
+fn a_test_that_passes_removes_what_it_left() {
+    let run = Run::of("fails").passes(false);
+    assert_eq!(run.kept(), ["failing.child"]);
+    let run = Run::again(run.folder, "", "failing::child_with_a_result", &[]).passes(true);
+    assert_eq!(run.kept(), ["failing.child"], "it is of another test");
+    let run = Run::again(run.folder, "fails", "failing::child", &[]).passes(false);
+    assert_eq!(run.kept(), ["failing.child"]);
+    let run = Run::again(run.folder, "passes", "failing::child", &[]).passes(true);
+    assert_eq!(run.kept(), [""; 0]);
+}
+
+#[test]
+fn a_panic_that_a_test_catches_leaves_nothing_if_the_test_goes_on() {
+    assert_eq!(Run::of("catches a panic and goes on").passes(true).kept(), [""; 0]);
+    let run = Run::of("catches a panic and fails later").passes(false);
+    assert_eq!(run.kept(), ["failing.child"], "what is known of the first panic");
+    // These can't be told from tests that fail.
+    assert_eq!(Run::of("catches a panic at its end").passes(true).kept(), ["failing.child"]);
+    let run = Run::with("fails", "failing::child_that_should_panic", &[]).passes(true);
+    assert_eq!(run.kept(), ["failing.child_that_should_panic"]);
+}
+
+#[test]
+fn a_test_that_returns_an_error_keeps_nothing_unless_it_is_asked_to() {
+    const TEST: &str = "failing::child_with_a_result";
+    assert_eq!(Run::with("fails", TEST, &[]).passes(false).kept(), [""; 0]);
+    let always = [("RUSQLITE_FIXTURES_KEEP", "always")];
+    let run = Run::with("fails", TEST, &always).passes(false);
+    assert_eq!(run.kept(), ["failing.child_with_a_result"]);
+    run.assert_printed("the newest statements:\n    SELECT count(*) FROM account -- 1 row, ");
+    let run = Run::with("", TEST, &always).passes(true);
+    assert_eq!(run.kept(), ["failing.child_with_a_result"]);
+    let run = Run::again(run.folder, "", TEST, &[]).passes(true);
+    assert_eq!(run.kept(), [""; 0]);
+}
+
+#[test]
+fn a_thread_of_a_test_keeps_files_under_the_name_of_the_test() {
+    let run = Run::of("fails in a thread").passes(false);
+    assert_eq!(run.kept(), ["failing.child"]);
+    assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 107);
+    run.assert_printed("not committed by the unit of work begun at");
+    let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert!(statements.contains("UPDATE account"), "the thread has ended: {statements}");
+}
+
+#[test]
+fn all_engines_of_a_test_are_kept() {
+    let run = Run::of("fails with two engines").passes(false);
+    assert_eq!(
+        names(&run.file("failing.child", "")),
+        ["database-2.sqlite3", "database.sqlite3", "statements-2.sql", "statements.sql"]
+    );
+    assert_eq!(run.select("database.sqlite3", "SELECT count(*) FROM other"), 0);
+    assert_eq!(run.select("database-2.sqlite3", ACCOUNTS), 2);
+    run.assert_printed("schema\n      + table other: CREATE TABLE other (a)\n");
+    run.assert_printed("database-2.sqlite3\n  committed since it was created: nothing\n");
+}
+
+#[test]
+fn a_shared_engine_is_kept_when_a_unit_of_work_fails() {
+    let run = Run::of("fails with a shared engine").passes(false);
+    assert_eq!(run.select("uncommitted.sqlite3", "SELECT count(*) FROM t"), 0);
+    run.assert_printed("schema\n      + table t: CREATE TABLE t (a)\n");
+}
+
+#[test]
+fn a_test_that_exceeds_its_limits_keeps_its_database() {
+    let run = Run::of("exceeds a limit").passes(false);
+    assert_eq!(run.select("database.sqlite3", "SELECT count(*) FROM t"), 2);
+    run.assert_printed("the limits of Template::watch at");
+    run.assert_printed("\n    INSERT INTO t VALUES (1) -- 1 row changed, ");
+}
+
+#[test]
+fn the_last_failure_of_a_property_test_counts() {
+    let run = Run::with("fails", "failing::child_with_a_property", &[]).passes(false);
+    assert_eq!(run.kept(), ["failing.child_with_a_property"]);
+    let file = |name: &str| Connection::open(run.file("failing.child_with_a_property", name)).unwrap();
+    // The smallest failing case: 1,900 by two or three deposits.
+    assert_eq!(number(&file("database.sqlite3"), BALANCE), 2000, "{}", run.printed());
+    assert_eq!(number(&file("uncommitted.sqlite3"), BALANCE), 2001);
+    let printed = run.printed();
+    assert!(printed.matches("panicked at").count() > 3, "{printed}");
+    assert_eq!(printed.matches("is kept as it was").count(), 2, "the first and the last: {printed}");
+    let (_, last) = printed.split_once("minimal failing input").unwrap();
+    assert!(last.contains("~ id 1: balance 100 -> 2000\n") && last.contains("2000 -> 2001\n"), "{last}");
+}
+
+#[test]
+fn the_environment_says_what_is_kept() {
+    let keep = |value, role| Run::with(role, "failing::child", &[("RUSQLITE_FIXTURES_KEEP", value)]);
+    let run = keep("never", "fails").passes(false);
+    assert_eq!(run.kept(), [""; 0]);
+    assert!(!run.printed().contains("rusqlite-fixtures: "), "{}", run.printed());
+    assert_eq!(keep("failed", "passes").passes(true).kept(), [""; 0]);
+    assert_eq!(keep("failed", "fails").passes(false).kept(), ["failing.child"]);
+    assert_eq!(keep("always", "passes").passes(true).kept(), ["failing.child"]);
+    keep("sometimes", "passes").passes(false).assert_printed(
+        "can't use the environment variable RUSQLITE_FIXTURES_KEEP=\"sometimes\": set it to failed to keep the databases of tests \
+         that panic, to always, or to never",
+    );
+}
+
+#[test]
+fn a_large_database_is_kept_only_if_that_is_asked_for() {
+    let run = Run::of("fails with a large engine").passes(false);
+    assert_eq!(run.kept(), [""; 0]);
+    run.assert_printed(" is not kept: it has 101 MB; RUSQLITE_FIXTURES_KEEP=always keeps any size\n");
+    let always = [("RUSQLITE_FIXTURES_KEEP", "always")];
+    let run = Run::with("fails with a large engine", "failing::child", &always).passes(false);
+    assert_eq!(run.select("database.sqlite3", "SELECT length(b) FROM large"), 101_000_000);
+}
+
+#[test]
+fn the_name_of_a_test_need_not_be_one_for_files() {
+    let kept = Run::of("fails in a test with an odd name").passes(true).kept();
+    assert!(kept[0].starts_with("dir_file.rs__a_test-") && kept.len() == 1, "{kept:?}");
+}
+
+#[test]
+fn a_panic_without_text_a_hook_of_the_test_and_an_engine_of_a_drop_are_no_obstacle() {
+    assert_eq!(Run::of("fails by a payload that is no text").passes(false).kept(), ["failing.child"]);
+    let run = Run::of("replaces the panic hook").passes(false);
+    run.assert_printed("the test's own hook\n");
+    assert_eq!(run.kept(), ["failing.child"]);
+    let run = Run::of("creates an engine while it fails").passes(false);
+    assert_eq!(run.select("database.sqlite3", "SELECT count(*) FROM t"), 0);
+}
+
+#[test]
+fn the_failure_of_a_test_is_not_hidden_if_its_database_cannot_be_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("failed"), "a file in the way").unwrap();
+    let run = Run::again(folder, "fails", "failing::child", &[]).passes(false);
+    run.assert_printed("the test's own failure");
+    run.assert_printed(
+        "rusqlite-fixtures: can't keep the databases of this test: can't write to `<folder>/failed/bank.it`: ",
+    );
+}
+
+/// No file may have more than 8 blocks, as if the disk were full.
+#[cfg(unix)]
+#[test]
+fn the_failure_of_a_test_is_not_hidden_if_the_disk_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = r#"trap '' XFSZ; ulimit -f 8; exec "$0" "$@""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(env::current_exe().unwrap()).args(["--exact", "failing::child"]);
+    command.env(ROLE, "fails").env("RUSQLITE_FIXTURES_DIR", folder.path()).env("CARGO_PKG_NAME", "bank");
+    let run = Run { output: command.output().unwrap(), folder }.passes(false);
+    run.assert_printed("the test's own failure");
+    run.assert_printed("rusqlite-fixtures: can't keep the databases of this test: can't save a snapshot as ");
+    assert_eq!(run.kept(), [""; 0], "no half of the files");
+}
+
+#[test]
+fn an_engine_is_kept_on_demand() {
+    const NAME: &str = "an_engine_is_kept_on_demand / 1";
+    let engine = Engine::new();
+    engine.connect().unwrap().execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
+    let folder = engine.keep(NAME).unwrap();
+    let database = folder.join("database.sqlite3");
+    assert_eq!(number(&Connection::open(&database).unwrap(), "SELECT a FROM t"), 1);
+    assert_eq!(engine.keep(NAME).unwrap(), folder);
+    assert!(folder.parent().unwrap().parent().unwrap().ends_with("kept"), "{}", folder.display());
+    fs::remove_dir_all(&folder).unwrap();
+    fs::write(&folder, "a file in the way").unwrap();
+    let error = engine.keep(NAME).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().starts_with("can't keep engine "), "{error}");
+    fs::remove_file(&folder).unwrap();
+}
