@@ -4,6 +4,8 @@
 
 mod content;
 mod difference;
+#[cfg(feature = "report")]
+mod drawing;
 mod engine;
 mod environment;
 mod error;
@@ -26,6 +28,8 @@ mod marks;
 mod once_map;
 mod panics;
 mod recording;
+#[cfg(feature = "report")]
+mod report;
 mod statements;
 #[cfg(feature = "proptest")]
 pub mod strategies;

@@ -211,7 +211,7 @@ impl fmt::Display for SchemaChange {
 }
 
 /// A value as SQL has it. A long one is cut.
-struct Literal<'a>(&'a Value);
+pub(crate) struct Literal<'a>(pub(crate) &'a Value);
 
 /// The characters of a text, and the bytes of a blob, that are printed.
 const MAX_PRINTED: usize = 200;

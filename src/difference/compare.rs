@@ -70,6 +70,19 @@ fn compare_contents(before: &Snapshot, after: &Snapshot, setup: &Setup) -> Resul
     })
 }
 
+/// Returns the SQL of each object of the schema.
+#[cfg(feature = "report")]
+pub(crate) fn schema(snapshot: &Snapshot, setup: &Setup) -> Result<Vec<String>> {
+    let read = || {
+        let connection = connect(snapshot, setup)?;
+        let sql = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY tbl_name, type DESC, name";
+        let objects =
+            || -> rusqlite::Result<Vec<String>> { connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect() };
+        objects().map_err(|cause| Error::not_compared("the schemas", cause))
+    };
+    faults::exempt(|| trace::exempt(read))
+}
+
 /// Returns the rowids of the rows that may differ, for each table for which the pages tell them. For a table WITHOUT ROWID whose
 /// pages are the same, these are none.
 fn changed_rows(before: &Snapshot, after: &Snapshot, one: &Side, other: &Side) -> BTreeMap<String, BTreeSet<i64>> {

@@ -11,8 +11,12 @@ mod changes;
 mod compare;
 mod rows;
 
+#[cfg(feature = "report")]
+pub(crate) use self::changes::Literal;
 pub use self::changes::{Changes, Row, SchemaChange, SchemaObject, SettingChange, TableChanges, Update};
 pub(crate) use self::compare::compare;
+#[cfg(feature = "report")]
+pub(crate) use self::compare::schema;
 use crate::content::Snapshot;
 use crate::error::Result;
 use crate::vfs::Setup;

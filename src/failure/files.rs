@@ -16,13 +16,18 @@ pub(super) fn write(folder: &Path, scenes: &[Scene]) -> Result<(), String> {
         if let Some(content) = &scene.content {
             save("database", content)?;
         }
-        if let Some(content) = scene.uncommitted().and_then(|unwound| unwound.uncommitted.as_ref()) {
+        if let Some((_, content)) = scene.uncommitted() {
             save("uncommitted", content)?;
         }
-        let path = path(folder, "statements", index, "sql");
-        fs::write(&path, statements(scene)).map_err(|cause| format!("can't write `{}`: {cause}", path.display()))?;
+        write_text(&path(folder, "statements", index, "sql"), &statements(scene))?;
     }
+    #[cfg(feature = "report")]
+    write_text(&path(folder, "report", 0, "html"), &super::pages::html(scenes))?;
     Ok(())
+}
+
+fn write_text(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|cause| format!("can't write `{}`: {cause}", path.display()))
 }
 
 /// Returns the path of a file of the engine with this index: `database.sqlite3`, `database-2.sqlite3`.
@@ -36,6 +41,9 @@ pub(super) fn path(folder: &Path, name: &str, index: usize, extension: &str) -> 
 /// Returns the statements as a script with comments.
 fn statements(scene: &Scene) -> String {
     let mut script = format!("-- The newest statements on {}, the last one at the end.\n", scene.engine);
+    if let Some(panic) = &scene.panic {
+        let _ = writeln!(script, "-- The panic at {}: {}", panic.place, panic.message.replace('\n', " "));
+    }
     match &scene.recorded {
         Some(kept) => {
             for statement in &kept.statements {

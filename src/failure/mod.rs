@@ -1,7 +1,7 @@
 //! A test that fails keeps its databases.
 //!
 //! * `failure` (here): which engines are kept, and when their files are written.
-//! * `scene`: what is known of an engine. `folder`: where files are kept, and for how long. `files`: what is written.
+//! * `scene`: what is known of an engine. `folder`: where files are kept, and for how long. `files`: what is written. `pages`: the report.
 //! * `summary`: what is printed.
 //!
 //! This layer uses `difference` and the layers below it. An engine calls it when it is dropped.
@@ -13,6 +13,8 @@
 
 mod files;
 mod folder;
+#[cfg(feature = "report")]
+mod pages;
 mod scene;
 mod summary;
 

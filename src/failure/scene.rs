@@ -3,6 +3,7 @@ use std::sync::Arc;
 use rusqlite::ffi;
 
 use crate::content::Snapshot;
+use crate::content::origin::Purpose;
 use crate::panics::Panic;
 use crate::statements::recent::Recent;
 use crate::statements::{Kept, Unwound};
@@ -39,9 +40,9 @@ impl Scene {
         self.content.as_ref().map_or(0, Snapshot::size)
     }
 
-    /// Returns the connection that had written and not committed.
-    pub(super) fn uncommitted(&self) -> Option<&Unwound> {
-        self.unwound.iter().find(|unwound| unwound.uncommitted.is_some())
+    /// Returns the purpose of the connection that had written and not committed, and the content that it saw.
+    pub(super) fn uncommitted(&self) -> Option<(Purpose, &Snapshot)> {
+        self.unwound.iter().find_map(|unwound| Some((unwound.purpose, unwound.uncommitted.as_ref()?)))
     }
 }
 

@@ -22,11 +22,10 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "database", index, "sqlite3")));
         add(&mut text, "committed since it was created", changes(&scene.before, content, scene));
     }
-    if let Some(unwound) = scene.uncommitted() {
+    if let Some((purpose, seen)) = scene.uncommitted() {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "uncommitted", index, "sqlite3")));
-        let (before, after) = (scene.content.as_ref().unwrap_or(&scene.before), unwound.uncommitted.as_ref());
-        let changes = after.map_or(String::new(), |after| changes(before, after, scene));
-        add(&mut text, format!("not committed by {}", unwound.purpose), changes);
+        let before = scene.content.as_ref().unwrap_or(&scene.before);
+        add(&mut text, format!("not committed by {purpose}"), changes(before, seen, scene));
     }
     add_statements(&mut text, scene);
     if let Some(writer) = &scene.writer {
@@ -77,11 +76,7 @@ fn add_statements(text: &mut String, scene: &Scene) {
             kept.statements.iter().map(line).collect()
         }
         None => {
-            let line = |recent: &Recent| match &recent.error {
-                Some(error) if recent.sql.is_empty() => (true, error.clone()),
-                Some(error) => (true, format!("{} -- failed: {error}", recent.sql)),
-                None => (false, recent.sql.clone()),
-            };
+            let line = |recent: &Recent| (recent.error.is_some(), of_recent(recent, &scene.test));
             scene.recent.iter().map(line).collect()
         }
     };
@@ -93,6 +88,21 @@ fn add_statements(text: &mut String, scene: &Scene) {
     for (is_failed, line) in &lines[lines.len().saturating_sub(STATEMENTS)..] {
         let _ = writeln!(text, "  {} {line}", if *is_failed { '>' } else { ' ' });
     }
+}
+
+/// Returns a statement with its error, and with its thread if that is not the test's.
+fn of_recent(recent: &Recent, test: &str) -> String {
+    let mut line = match &recent.error {
+        Some(error) if recent.sql.is_empty() => error.clone(),
+        Some(error) => format!("{} -- failed: {error}", recent.sql),
+        None => recent.sql.clone(),
+    };
+    match recent.thread.name() {
+        Some(name) if name == test => {}
+        Some(name) => line.push_str(&format!(" (thread `{name}`)")),
+        None => line.push_str(" (another thread)"),
+    }
+    line
 }
 
 /// Returns the path for a shell.

@@ -105,7 +105,7 @@ mod progress;
 mod record;
 mod report;
 mod run;
-#[cfg(feature = "svg")]
+#[cfg(feature = "report")]
 mod svg;
 mod timeline;
 mod worker;

@@ -10,7 +10,7 @@ use crate::marks::{SLOT_ASKED, SLOT_GIVEN_BACK, SLOT_REFUSED, SLOT_TAKEN};
 
 /// What each thread did in one round, and when.
 ///
-/// It has a lane for each thread. It prints as text, and with the feature `svg`, `to_svg` draws it. If the threads used
+/// It has a lane for each thread. It prints as text, and with the feature `report`, `to_svg` draws it. If the threads used
 /// several engines, each thread has a line for each engine that it used. Times count from the start of the round.
 ///
 /// SQLite does not report when a connection that polls gives up. If the connection later asks for the same engine's

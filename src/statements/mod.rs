@@ -1,6 +1,6 @@
 //! The statements that run on engines: what connections report, and what a recording keeps of it.
 //!
-//! * `statement`: one of them. `sql`: what its text tells.
+//! * `statement`: one of them. `sql`: what its text tells. `waits`: how long it waited.
 //! * `recorder`: what an engine's connections report to. `log`: what one recording keeps, in bounded memory. `recent`: what
 //!   is known without a recording.
 //!
@@ -17,6 +17,7 @@ pub(crate) mod recent;
 mod recorder;
 mod sql;
 mod statement;
+pub(crate) mod waits;
 
 pub(crate) use self::log::{Counts, Kept, Log, Missed};
 pub(crate) use self::recorder::{Connection, Recorder, Unwound};

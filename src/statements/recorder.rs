@@ -2,10 +2,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 use super::log::{Kept, Log, Ticket};
 use super::recent::Recent;
 use super::statement::{Begun, Ended, Statement, Work};
+use super::waits;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::environment;
@@ -20,14 +22,20 @@ pub(crate) struct Recorder {
     /// How often it was turned on.
     runs: AtomicU64,
     transactions: AtomicU64,
-    /// What connections left when a panic rolled them back or closed them: those of the latest panic.
-    unwound: Mutex<Vec<Unwound>>,
+    left: Mutex<Left>,
+}
+
+/// What is left when connections, recordings and engines end, for a test that fails.
+#[derive(Default)]
+struct Left {
+    /// By connections that a panic has rolled back or closed: the latest panic.
+    unwound: Vec<Unwound>,
     /// The numbers of the newest connections that are closed.
-    closed: Mutex<VecDeque<u64>>,
+    closed: VecDeque<u64>,
     /// What the latest recording that a panic has ended had kept.
-    ended: Mutex<Option<Kept>>,
-    /// Keeps the database for a test that fails, if only connections to it are left.
-    keeper: Mutex<Option<Arc<Keeper>>>,
+    ended: Option<Kept>,
+    /// Keeps the database, if only connections to it are left.
+    keeper: Option<Arc<Keeper>>,
 }
 
 type Keeper = dyn Fn() + Send + Sync;
@@ -62,10 +70,7 @@ impl Recorder {
             is_on: AtomicBool::new(false),
             runs: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
-            unwound: Mutex::default(),
-            closed: Mutex::default(),
-            ended: Mutex::default(),
-            keeper: Mutex::default(),
+            left: Mutex::default(),
         };
         recorder.reset_echo();
         Arc::new(recorder)
@@ -90,7 +95,7 @@ impl Recorder {
 
     pub(crate) fn remove(&self, log: &Arc<Log>) {
         if thread::panicking() {
-            *self.ended.lock().recovered() = Some(log.kept());
+            self.left().ended = Some(log.kept());
         }
         let mut logs = self.logs();
         logs.retain(|other| !Arc::ptr_eq(other, log));
@@ -106,33 +111,31 @@ impl Recorder {
 
     /// Makes the recorder as it was at the beginning, but for recordings.
     pub(crate) fn reset(&self) {
-        self.unwound.lock().recovered().clear();
-        self.closed.lock().recovered().clear();
-        *self.ended.lock().recovered() = None;
-        *self.keeper.lock().recovered() = None;
+        let left = std::mem::take(&mut *self.left());
+        drop(left); // the lock is released
         self.reset_echo();
     }
 
     /// Returns what a recording has kept so far, if there is one: the one that began last, or one that a panic has ended.
     pub(crate) fn kept(&self) -> Option<Kept> {
-        let ended = || self.ended.lock().recovered().clone();
+        let ended = || self.left().ended.clone();
         self.logs().last().map(|log| log.kept()).or_else(ended)
     }
 
     /// Sets what keeps the database when a panic closes a connection to it.
     pub(crate) fn set_keeper(&self, keeper: Box<Keeper>) {
-        *self.keeper.lock().recovered() = Some(keeper.into());
+        self.left().keeper = Some(keeper.into());
     }
 
     /// Keeps the database, if no engine does.
     pub(crate) fn keep(&self) {
-        let keeper = self.keeper.lock().recovered().clone();
+        let keeper = self.left().keeper.clone();
         keeper.into_iter().for_each(|keep| keep());
     }
 
     /// Notes what a connection left, unless it has left something in the same panic already.
     pub(crate) fn add_unwound(&self, unwound: Unwound) {
-        let mut all = self.unwound.lock().recovered();
+        let all = &mut self.left().unwound;
         all.retain(|other| other.panic == unwound.panic);
         if all.iter().all(|other| other.connection != unwound.connection) {
             all.push(unwound);
@@ -141,12 +144,12 @@ impl Recorder {
 
     /// Returns what connections left when a panic rolled them back or closed them.
     pub(crate) fn unwound(&self) -> Vec<Unwound> {
-        self.unwound.lock().recovered().clone()
+        self.left().unwound.clone()
     }
 
     /// Notes that a connection is closed.
     pub(crate) fn add_closed(&self, connection: u64) {
-        let mut closed = self.closed.lock().recovered();
+        let closed = &mut self.left().closed;
         if closed.len() == CLOSED {
             closed.pop_front();
         }
@@ -155,7 +158,7 @@ impl Recorder {
 
     /// Returns whether this connection was one of the engine's.
     pub(crate) fn had(&self, connection: u64) -> bool {
-        self.closed.lock().recovered().contains(&connection)
+        self.left().closed.contains(&connection)
     }
 
     /// Prints statements only if the environment asks for it.
@@ -181,6 +184,10 @@ impl Recorder {
     /// Notes why the recordings may have missed a statement of the connection.
     pub(crate) fn miss(&self, connection: u64, reason: &'static str) {
         self.logs().iter().for_each(|log| log.miss(connection, reason));
+    }
+
+    fn left(&self) -> MutexGuard<'_, Left> {
+        self.left.lock().recovered()
     }
 
     fn logs(&self) -> MutexGuard<'_, Vec<Arc<Log>>> {
@@ -219,6 +226,8 @@ struct Running {
     rows: u64,
     /// SQLite's counters when it began.
     before: Work,
+    /// How long this thread had waited for writer slots when it began.
+    waited_before: Duration,
     tickets: Vec<(Arc<Log>, Ticket)>,
 }
 
@@ -258,7 +267,7 @@ impl Connection {
         let tickets =
             logs.into_iter().filter_map(|log| log.begin(&begun, self.id).map(|ticket| (log, ticket))).collect();
         state.running.retain(|running| running.statement != statement); // its end was not seen
-        state.running.push(Running { statement, begun, rows: 0, before, tickets });
+        state.running.push(Running { statement, begun, rows: 0, before, waited_before: waits::total(), tickets });
     }
 
     /// Counts a row.
@@ -288,11 +297,12 @@ impl Connection {
     ) {
         let mut state = self.state();
         let Some(at) = state.running.iter().position(|running| running.statement == statement) else { return };
-        let Running { begun, rows, before, tickets, .. } = state.running.swap_remove(at);
+        let Running { begun, rows, before, waited_before, tickets, .. } = state.running.swap_remove(at);
         let transaction = self.transaction(&mut state, is_in_transaction);
         drop(state);
-        let ended =
-            Ended { duration: begun.at().elapsed(), rows, changes, error, work: after.since(before), transaction };
+        let (duration, work) = (begun.at().elapsed(), after.since(before));
+        let waited = waits::total().saturating_sub(waited_before);
+        let ended = Ended { duration, waited, rows, changes, error, work, transaction };
         if self.recorder.echoes.load(Ordering::Relaxed) {
             eprintln!("rusqlite-fixtures: {}", Statement::alone(begun, ended.clone()));
         }

@@ -36,6 +36,8 @@ pub(crate) struct Begun {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ended {
     pub(crate) duration: Duration,
+    /// The part of it in which it waited for writer slots.
+    pub(crate) waited: Duration,
     pub(crate) rows: u64,
     /// What SQLite says, whatever the statement is.
     pub(crate) changes: u64,
@@ -175,6 +177,11 @@ impl Statement {
         self.ended.as_ref().map(|ended| ended.duration)
     }
 
+    /// Returns the part of its time in which it waited for a writer slot of an engine in memory.
+    pub fn waited(&self) -> Duration {
+        self.ended.as_ref().map_or(Duration::ZERO, |ended| ended.waited)
+    }
+
     /// Returns the number of rows that it returned.
     pub fn rows(&self) -> u64 {
         self.ended.as_ref().map_or(0, |ended| ended.rows)
@@ -219,7 +226,7 @@ impl Statement {
     }
 
     /// Returns the thread's name, or its number.
-    fn thread_name(&self) -> String {
+    pub(crate) fn thread_name(&self) -> String {
         match self.begun.thread.name() {
             Some(name) => format!("`{name}`"),
             None => format!("{:?}", self.begun.thread.id()),
@@ -238,7 +245,11 @@ impl fmt::Display for Statement {
             (None, _) if self.begun.changes_rows() => write!(f, " -- {} changed", counted(self.changes(), "row"))?,
             (None, _) => write!(f, " -- {}", counted(ended.rows, "row"))?,
         }
-        write!(f, ", {:.1?}, thread {}", ended.duration, self.thread_name())
+        write!(f, ", {:.1?}", ended.duration)?;
+        if !ended.waited.is_zero() {
+            write!(f, ", of which it waited {:.1?}", ended.waited)?;
+        }
+        write!(f, ", thread {}", self.thread_name())
     }
 }
 

@@ -43,6 +43,7 @@ use crate::content::refusal::Refusal;
 use crate::content::store::{Claim, Token};
 use crate::faults;
 use crate::marks;
+use crate::statements::{Recorder, waits};
 
 /// The properties of the calling connection that determine how it waits for the writer slot.
 pub(super) trait Caller {
@@ -459,7 +460,9 @@ fn parts(patience: Duration) -> (Duration, Duration) {
 /// Waits for the writer slot at this place in the queue, and prints nothing.
 fn wait(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Result<(), Refusal> {
     mount.store.reached(marks::SLOT_ASKED);
+    let start = Recorder::any_is_on().then(Instant::now);
     let result = mount.store.acquire(claim, place, patience);
+    start.iter().for_each(|start| waits::add(start.elapsed()));
     match &result {
         Ok(()) => mount.store.reached_taken(claim),
         Err(_) => mount.store.reached(marks::SLOT_REFUSED),

@@ -274,7 +274,10 @@ fn a_test_that_fails_keeps_what_is_committed_and_what_is_not() {
     let run = Run::of("fails").passes(false);
     assert_eq!(run.program("failed").file_name().unwrap(), "bank.it");
     assert_eq!(run.kept(), ["failing.child"]);
-    assert_eq!(names(&run.file("failing.child", "")), ["database.sqlite3", "statements.sql", "uncommitted.sqlite3"]);
+    assert_eq!(
+        names(&run.file("failing.child", "")),
+        ["database.sqlite3", "report.html", "statements.sql", "uncommitted.sqlite3"]
+    );
     assert_eq!([BALANCE, ACCOUNTS].map(|sql| run.select("database.sqlite3", sql)), [100, 1]);
     assert_eq!([BALANCE, ACCOUNTS].map(|sql| run.select("uncommitted.sqlite3", sql)), [107, 1]);
     let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
@@ -395,6 +398,8 @@ fn a_thread_of_a_test_keeps_files_under_the_name_of_the_test() {
     run.assert_printed("not committed by the unit of work begun at");
     let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
     assert!(statements.contains("UPDATE account"), "the thread has ended: {statements}");
+    assert!(statements.contains("\n-- The panic at tests/it/failing.rs:"), "{statements}");
+    run.assert_printed("\n    BEGIN IMMEDIATE (another thread)\n");
 }
 
 #[test]
@@ -402,7 +407,7 @@ fn all_engines_of_a_test_are_kept() {
     let run = Run::of("fails with two engines").passes(false);
     assert_eq!(
         names(&run.file("failing.child", "")),
-        ["database-2.sqlite3", "database.sqlite3", "statements-2.sql", "statements.sql"]
+        ["database-2.sqlite3", "database.sqlite3", "report.html", "statements-2.sql", "statements.sql"]
     );
     assert_eq!(run.select("database.sqlite3", "SELECT count(*) FROM other"), 0);
     assert_eq!(run.select("database-2.sqlite3", ACCOUNTS), 2);

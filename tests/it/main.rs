@@ -25,6 +25,7 @@ mod readers;
 mod recording;
 mod recycling;
 mod registry;
+mod report;
 mod repository;
 mod serializable;
 mod snapshots;

@@ -1,0 +1,125 @@
+//! The statements, which the script filters and sorts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+use crate::statements::recent::Recent;
+use crate::statements::{Kept, Statement, StatementKind, counted};
+
+/// More statements of one text than this are marked as repeated.
+const REPEATED: usize = 3;
+
+/// Full scans of more rows than this are marked.
+const SCANNED: u64 = 100;
+
+/// Returns the statements without a recording.
+pub(super) fn recent(recent: &[Recent]) -> Markup {
+    html! {
+        h3 { "Newest statements" }
+        p class="note" {
+            "Without values and times: those are known of an engine that is recorded, for example with "
+            code { "RUSQLITE_FIXTURES_KEEP=always" } "."
+        }
+        ol class="recent" {
+            @for statement in recent {
+                li class=[statement.error.as_ref().map(|_| "failed")] {
+                    code { (statement.sql) }
+                    @if let Some(error) = &statement.error { " " em { (error) } }
+                    " " small { (statement.thread.name().unwrap_or("an unnamed thread")) }
+                }
+            }
+        }
+    }
+}
+
+/// Returns the recorded statements. The rows are in a template, from which the script takes those that are visible.
+pub(super) fn recorded(kept: &Kept) -> Markup {
+    let mut texts: BTreeMap<String, usize> = BTreeMap::new();
+    let shapes: Vec<String> = kept.statements.iter().map(Statement::shape).collect();
+    shapes.iter().for_each(|shape| *texts.entry(shape.clone()).or_default() += 1);
+    html! {
+        h3 { "Statements" }
+        @for missed in &kept.missed { p class="error" { "Not complete: " (missed) "." } }
+        @if kept.dropped > 0 { p class="note" { (counted(kept.dropped, "older statement")) " not kept." } }
+        div class="statements" {
+            form class="filter" {
+                label { "Containing " input type="search" name="text" autocomplete="off"; }
+                label {
+                    "Show "
+                    select name="show" {
+                        @for (value, what) in [
+                            ("", "all"), ("read", "reads"), ("write", "writes"), ("transaction", "transactions"), ("failed", "failed"),
+                            ("scan", "full scans"), ("repeated", "repeated"), ("waited", "waits"),
+                        ] { option value=(value) { (what) } }
+                    }
+                }
+                output {}
+            }
+            div class="scroll rows" tabindex="0" role="region" aria-label="statements; the arrow keys select one" {
+                table {
+                    thead {
+                        tr {
+                            @for (column, what) in COLUMNS { th title=(what) { button type="button" { (column) } } }
+                        }
+                    }
+                    tbody {}
+                }
+            }
+            div class="selected" aria-live="polite" {}
+            noscript { p { "The statements are in the file statements.sql; here they need a script." } }
+            template {
+                @for (statement, shape) in kept.statements.iter().zip(&shapes) { (row(statement, texts[shape])) }
+            }
+        }
+    }
+}
+
+const COLUMNS: [(&str, &str); 8] = [
+    ("at ms", "since the beginning of the recording"),
+    ("SQL", "with the values of its parameters"),
+    ("rows", "that it returned"),
+    ("changes", "rows that it changed"),
+    ("took ms", "from its beginning to its end"),
+    ("waited ms", "for the writer slot"),
+    ("connection", "its number in this recording"),
+    ("transaction", "its number in this recording"),
+];
+
+fn row(statement: &Statement, count: usize) -> Markup {
+    let is_read_or_write = matches!(statement.kind(), StatementKind::Read | StatementKind::Write);
+    let scanned = statement.work().full_scan_steps;
+    let kind = match statement.kind() {
+        StatementKind::Read => "read",
+        StatementKind::Write => "write",
+        StatementKind::Transaction => "transaction",
+        StatementKind::Other => "other",
+    };
+    let marks = [
+        (true, kind),
+        (statement.error().is_some(), "failed"),
+        (scanned > SCANNED, "scan"),
+        (is_read_or_write && count > REPEATED, "repeated"),
+        (!statement.waited().is_zero(), "waited"),
+    ];
+    let class: Vec<&str> = marks.iter().filter(|(has, _)| *has).map(|(_, mark)| *mark).collect();
+    let duration = |duration: Duration| format!("{:.3}", duration.as_secs_f64() * 1e3);
+    html! {
+        tr class=(class.join(" ")) data-by={ (statement.opened_by()) ", thread " (statement.thread_name()) } {
+            td { (duration(statement.began())) }
+            td {
+                code { (statement.expanded_sql()) }
+                @if let Some(error) = statement.error() { " " em { (error) } }
+                @if scanned > SCANNED { " " b { "full scan, " (counted(scanned, "row")) } }
+                @if is_read_or_write && count > REPEATED { " " b { (count) " ×" } }
+            }
+            td { (statement.rows()) }
+            td { (statement.changes()) }
+            td { @if let Some(time) = statement.duration() { (duration(time)) } }
+            td { @if !statement.waited().is_zero() { (duration(statement.waited())) } }
+            td { (statement.connection()) }
+            td { @if let Some(number) = statement.transaction() { (number) } }
+        }
+    }
+}

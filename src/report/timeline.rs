@@ -1,0 +1,83 @@
+//! The connections, with their transactions, waits and statements, along the time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+use crate::drawing::{Bar, Drawing, Lane, Style};
+use crate::statements::{Kept, Statement, StatementKind};
+
+const LEGEND: &[(Style, &str)] = &[
+    (Style::Held, "transaction"),
+    (Style::Waited, "waits for the slot"),
+    (Style::Read, "reads"),
+    (Style::Wrote, "writes"),
+    (Style::Failed, "failed"),
+];
+
+pub(super) fn section(kept: &Kept) -> Markup {
+    let mut by_connection: BTreeMap<usize, Vec<&Statement>> = BTreeMap::new();
+    for statement in &kept.statements {
+        by_connection.entry(statement.connection()).or_default().push(statement);
+    }
+    let took = kept.statements.iter().map(end).max().unwrap_or_default();
+    let lanes = by_connection.iter().map(|(number, statements)| lane(*number, statements)).collect();
+    let drawing = Drawing { title: "connections".to_owned(), took, lanes, legend: LEGEND };
+    html! {
+        @if !kept.statements.is_empty() {
+            h3 { "Timeline" }
+            div class="scroll" tabindex="0" role="region" aria-label="timeline" { (drawing.to_svg()) }
+        }
+    }
+}
+
+fn end(statement: &Statement) -> Duration {
+    statement.began() + statement.duration().unwrap_or_default()
+}
+
+fn lane(number: usize, statements: &[&Statement]) -> Lane {
+    let thread = statements.first().map_or(String::new(), |statement| statement.thread_name());
+    let mut transactions: BTreeMap<u64, (Duration, Duration)> = BTreeMap::new();
+    for statement in statements {
+        if let Some(transaction) = statement.transaction() {
+            let span = transactions.entry(transaction).or_insert((statement.began(), Duration::ZERO));
+            span.1 = span.1.max(end(statement));
+        }
+    }
+    let held = transactions.iter().map(|(number, (from, to))| Bar {
+        span: *from..*to,
+        style: Style::Held,
+        title: format!("transaction {number}, {:.1?}", *to - *from),
+    });
+    let ran =
+        statements.iter().filter(|statement| statement.kind() != StatementKind::Transaction || is_failed(statement));
+    let ran = ran.map(|statement| Bar {
+        span: statement.began()..end(statement),
+        style: match statement.kind() {
+            _ if is_failed(statement) => Style::Failed,
+            StatementKind::Write => Style::Wrote,
+            _ => Style::Read,
+        },
+        title: statement.to_string(),
+    });
+    let waited = statements.iter().filter(|statement| !statement.waited().is_zero()).map(|statement| Bar {
+        span: statement.began()..statement.began() + statement.waited(),
+        style: Style::Waited,
+        title: format!("waits {:.1?}: {statement}", statement.waited()),
+    });
+    let is_commit = |statement: &&&Statement| {
+        let sql = statement.sql().as_bytes();
+        let is = |word: &str| sql.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()));
+        statement.duration().is_some() && !is_failed(statement) && (is("COMMIT") || is("END"))
+    };
+    Lane {
+        label: format!("{number} · {}", thread.trim_matches('`')),
+        bars: held.chain(ran).chain(waited).collect(),
+        dots: statements.iter().filter(is_commit).map(|statement| end(statement)).collect(),
+    }
+}
+
+fn is_failed(statement: &Statement) -> bool {
+    statement.error().is_some()
+}

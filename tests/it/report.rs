@@ -1,0 +1,318 @@
+//! Reports: what is in the pages, and how they work in a browser.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use rusqlite_fixtures::rusqlite::{self, Connection};
+use rusqlite_fixtures::{Engine, ErrorKind, Template};
+
+static SHOP: Template = Template::sql(
+    "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT UNIQUE, picture BLOB);
+     CREATE INDEX pictures ON item (picture) WHERE picture IS NOT NULL",
+)
+.seed("INSERT INTO item VALUES (1, 'tea', NULL), (2, 'coffee', x'00ff')");
+
+/// A text that a page must not take for a part of itself.
+const EVIL: &str = "</template></script><script>document.title = 'hacked'</script><img src=x onerror=alert(1)>&amp;";
+
+/// Returns the page of a recording of `work`.
+fn report_of(engine: &Engine, work: impl FnOnce(&Connection)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let recording = engine.record();
+    work(&engine.connect().unwrap());
+    let path = folder.path().join("report.html");
+    recording.report(&path).unwrap();
+    fs::read_to_string(path).unwrap()
+}
+
+fn shop() -> Engine {
+    SHOP.new_engine().unwrap()
+}
+
+fn insert(connection: &Connection, name: &str) -> rusqlite::Result<usize> {
+    connection.execute("INSERT INTO item (name) VALUES (?1)", [name])
+}
+
+#[test]
+fn a_page_has_the_changes_the_statements_and_the_schema() {
+    let page = report_of(&shop(), |shop| {
+        insert(shop, "milk").unwrap();
+        shop.execute("UPDATE item SET name = ?1 WHERE id = 1", ["green tea"]).unwrap();
+        shop.execute_batch("DELETE FROM item WHERE id = 2; PRAGMA user_version = 3; CREATE TABLE other (a)").unwrap();
+        insert(shop, "milk").unwrap_err();
+    });
+    let has = |part: &str| assert!(page.contains(part), "no {part} in\n{page}");
+    has("<h4>item <small>1 inserted, 1 updated, 1 deleted</small></h4>");
+    has("<td class=\"changed\"><del>'tea'</del> <ins>'green tea'</ins></td>");
+    has(
+        "<tr class=\"deleted\"><th scope=\"row\" aria-label=\"deleted\">−</th><td>2</td><td>'coffee'</td><td>x'00ff'</td></tr>",
+    );
+    has(
+        "<tr class=\"inserted\"><th scope=\"row\" aria-label=\"inserted\">+</th><td>3</td><td>'milk'</td><td>NULL</td></tr>",
+    );
+    has("<pre class=\"change inserted\">+ table other: CREATE TABLE other (a)</pre>");
+    has("<pre class=\"change updated\">~ user_version 0 → 3</pre>");
+    has("<code>UPDATE item SET name = 'green tea' WHERE id = 1</code>");
+    has("<tr class=\"write failed\"");
+    has("<em>UNIQUE constraint failed: item.name</em>");
+    has("<summary>Schema</summary><pre>CREATE TABLE item");
+    has("CREATE INDEX pictures ON item (picture) WHERE picture IS NOT NULL;\n");
+    assert_eq!(page.matches("http").count(), page.matches("http://www.w3.org/2000/svg").count(), "no network");
+}
+
+#[test]
+fn an_engine_without_changes_has_a_page() {
+    let page = report_of(&Engine::new(), |_| {});
+    assert!(page.contains("<p>Nothing.</p>") && page.contains("<p>It is empty.</p>"), "{page}");
+    assert!(!page.contains("<svg"), "there is no timeline without statements");
+}
+
+#[test]
+fn many_rows_are_cut() {
+    let page = report_of(&shop(), |shop| (0..250).for_each(|i| assert_eq!(insert(shop, &format!("item {i}")), Ok(1))));
+    assert!(page.contains("<small>250 inserted</small>") && page.contains("… and 50 more rows."));
+    assert_eq!(page.matches("<tr class=\"inserted\">").count(), 200);
+    assert!(page.contains("<b>250 ×</b>"), "the statements are repeated");
+}
+
+#[test]
+fn scans_waits_and_missed_statements_are_marked() {
+    let engine = shop();
+    let page = report_of(&engine, |shop| {
+        shop.execute_batch(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+             INSERT INTO item (name) SELECT 'item ' || i FROM n",
+        )
+        .unwrap();
+        shop.query_row("SELECT count(*) FROM item WHERE name LIKE '%7'", [], |row| row.get::<_, i64>(0)).unwrap();
+        let held = engine.begin(rusqlite::TransactionBehavior::Immediate).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| insert(&engine.connect().unwrap(), "milk").unwrap());
+            thread::sleep(Duration::from_millis(20)); // until the thread waits
+            drop(held);
+        });
+    });
+    assert!(page.contains("<b>full scan, 501 rows</b>"), "{page}");
+    assert!(page.contains("<tr class=\"write waited\""), "{page}");
+    assert!(page.contains("<title>waits "), "{page}");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = shop().record().report(folder.path().join("no folder").join("report.html")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().starts_with("can't write the report `"), "{error}");
+}
+
+/// Returns the browser, if there is one. In CI there has to be.
+fn browser() -> Option<&'static str> {
+    let browser = env::var("CHROMIUM").map_or("chromium", |browser| &*browser.leak());
+    let is_there = Command::new(browser).arg("--version").output().is_ok_and(|output| output.status.success());
+    assert!(is_there || env::var_os("CI").is_none(), "there is no {browser}");
+    if !is_there {
+        eprintln!("skipped: there is no {browser}");
+    }
+    is_there.then_some(browser)
+}
+
+/// Runs a script in the page, after the page's own. It has `assert(what, condition)` and may `await`. Returns what has failed,
+/// with the page's own errors.
+fn failed_in_browser(page: &str, width: u32, script: &str) -> Option<Vec<String>> {
+    let browser = browser()?;
+    let folder = tempfile::tempdir().unwrap();
+    let path: PathBuf = folder.path().join("page.html");
+    let observe = "<head><script>const failed = []; const assert = (what, is) => { if (!is) failed.push(what); };
+        addEventListener('error', (event) => failed.push(`error: ${event.message}`));
+        for (const kind of ['error', 'warn']) console[kind] = (...all) => failed.push(`console: ${all.join(' ')}`);
+        </script>";
+    let run = format!(
+        "<script>(async () => {{ try {{ {script} }} catch (error) {{ failed.push(`thrown: ${{error}}`); }}
+            const result = document.createElement('pre'); result.id = 'result';
+            result.textContent = `DONE\\n${{failed.join('\\n')}}\\nEND`; document.body.append(result); }})();</script></body>"
+    );
+    let (start, end) = page.rsplit_once("</body>").unwrap();
+    fs::write(&path, format!("{}{run}{end}", start.replacen("<head>", observe, 1))).unwrap();
+    let output = Command::new(browser)
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--virtual-time-budget=10000",
+            "--dump-dom",
+        ])
+        .arg(format!("--window-size={width},1000"))
+        .arg(format!("--user-data-dir={}", folder.path().join("profile").display()))
+        .arg(format!("file://{}", path.display()))
+        .output()
+        .unwrap();
+    let dom = String::from_utf8_lossy(&output.stdout);
+    let result = dom.split_once("<pre id=\"result\">DONE\n").and_then(|(_, rest)| rest.split_once("END</pre>"));
+    let (failed, _) =
+        result.unwrap_or_else(|| panic!("no result in\n{dom}\n{}", String::from_utf8_lossy(&output.stderr)));
+    Some(failed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+fn assert_in_browser(page: &str, width: u32, script: &str) {
+    if let Some(failed) = failed_in_browser(page, width, script) {
+        assert_eq!(failed, [""; 0]);
+    }
+}
+
+/// Functions for scripts.
+const TOOLS: &str = "
+    const $ = (selector) => document.querySelector(selector);
+    const rows = () => [...document.querySelectorAll('.rows tbody tr:not(.gap)')];
+    const sql = (row) => row.children[1].textContent;
+    const count = () => $('.filter output').textContent;
+    const input = (name, value) => { const field = $('.filter').elements[name]; field.value = value;
+        field.dispatchEvent(new Event('input', { bubbles: true })); };
+    const key = (name) => $('.rows').dispatchEvent(new KeyboardEvent('keydown', { key: name, bubbles: true, cancelable: true }));
+    // Without a window, the browser draws no frames, and reports no scrolling.
+    const scrolled = () => $('.rows').dispatchEvent(new Event('scroll'));
+";
+
+#[test]
+fn a_browser_shows_everything_as_text() {
+    let page = report_of(&shop(), |shop| {
+        insert(shop, EVIL).unwrap();
+        insert(shop, EVIL).unwrap_err();
+        shop.execute_batch(&format!("CREATE TABLE \"{EVIL}\" (a)")).unwrap();
+        shop.execute_batch(&format!("SELECT \"{EVIL}\" FROM item")).ok();
+    });
+    let script = format!(
+        "{TOOLS} assert('title', document.title.startsWith('Recording of engine'));
+         assert('images', document.images.length === 0);
+         assert('the row', [...document.querySelectorAll('td')].some((cell) => cell.textContent.includes({EVIL:?})));
+         assert('the statement', sql(rows()[0]).includes('</template></script><script>document.title'));
+         assert('the schema', $('details pre').textContent.includes({EVIL:?}));"
+    );
+    assert_in_browser(&page, 1600, &script.replace("</", "<\\/"));
+}
+
+#[test]
+fn statements_are_filtered_sorted_and_selected() {
+    let page = report_of(&shop(), |shop| {
+        for name in ["zucchini", "apple", "milk"] {
+            insert(shop, name).unwrap();
+        }
+        insert(shop, "milk").unwrap_err();
+        shop.execute_batch("BEGIN; COMMIT").unwrap();
+        shop.query_row("SELECT count(*) FROM item", [], |row| row.get::<_, i64>(0)).unwrap();
+    });
+    assert_in_browser(
+        &page,
+        1600,
+        &format!(
+            "{TOOLS}
+            assert('all', rows().length === 7 && count() === '7 of 7 statements');
+            input('show', 'read');
+            assert('reads', rows().length === 1 && sql(rows()[0]) === 'SELECT count(*) FROM item');
+            input('show', 'failed');
+            assert('failed', count() === '1 of 7 statements' && sql(rows()[0]).includes(' UNIQUE constraint failed: item.name'));
+            input('show', 'transaction');
+            assert('transactions', rows().map(sql).join() === 'BEGIN,COMMIT');
+            input('show', 'repeated');
+            assert('repeated', rows().length === 4);
+            input('show', '');
+            input('text', 'APPLE');
+            assert('text', rows().length === 1 && sql(rows()[0]).includes('apple'));
+            input('text', '');
+            const heading = document.querySelectorAll('.rows th')[1];
+            heading.querySelector('button').click();
+            assert('sorted', heading.ariaSort === 'ascending' && sql(rows()[0]) === 'BEGIN' && sql(rows()[2]).includes('apple'));
+            heading.querySelector('button').click();
+            assert('descending', heading.ariaSort === 'descending' && sql(rows()[0]).startsWith('SELECT'));
+            document.querySelectorAll('.rows th')[4].querySelector('button').click();
+            const took = rows().map((row) => Number(row.children[4].textContent));
+            assert('by time', heading.ariaSort === null && took.every((time, at) => at === 0 || took[at - 1] <= time));
+            document.querySelectorAll('.rows th')[0].querySelector('button').click();
+            key('ArrowDown');
+            const selected = () => $('.rows [aria-selected=true]');
+            assert('the first', sql(selected()).includes('zucchini') && $('.selected').textContent.includes('zucchini'));
+            assert('who', $('.selected').textContent.includes('the connection opened at tests/it/report.rs:'));
+            key('ArrowDown'); key('ArrowDown'); key('ArrowUp');
+            assert('the second', sql(selected()).includes('apple'));
+            key('End');
+            assert('the last', sql(selected()) === 'SELECT count(*) FROM item');
+            key('Home');
+            assert('the first again', sql(selected()).includes('zucchini'));
+            rows()[2].click();
+            assert('by click', sql(selected()).includes('milk'));"
+        ),
+    );
+}
+
+#[test]
+fn ten_thousand_statements_are_few_rows_of_the_page() {
+    let page = report_of(&Engine::new(), |connection| {
+        connection.execute_batch("CREATE TABLE t (a)").unwrap();
+        let mut insert = connection.prepare("INSERT INTO t VALUES (?1)").unwrap();
+        (1..10_000).for_each(|i| assert_eq!(insert.execute([i]).unwrap(), 1));
+    });
+    assert_in_browser(
+        &page,
+        1600,
+        &format!(
+            "{TOOLS}
+            assert('count', count() === '10000 of 10000 statements');
+            assert('few', rows().length < 100);
+            const scroll = $('.rows');
+            assert('height', scroll.scrollHeight > 300000);
+            scroll.scrollTop = 5000 * 30; scrolled();
+            const numbers = rows().map((row) => Number(/\\((\\d+)\\)/.exec(sql(row))[1]));
+            assert('the middle: ' + numbers[0] + ' to ' + numbers.at(-1), numbers[0] < 5000 && numbers.at(-1) > 5000);
+            assert('in order', numbers.every((number, at) => at === 0 || number === numbers[at - 1] + 1));
+            assert('few after scrolling', rows().length < 100);
+            key('End'); scrolled();
+            assert('the last', sql(rows().at(-1)).includes('(9999)'));
+            const box = rows().at(-1).getBoundingClientRect(); const frame = scroll.getBoundingClientRect();
+            assert('visible', box.top >= frame.top && box.bottom <= frame.bottom + 1);
+            input('text', '(77'); scrolled();
+            assert('filtered', count() === '111 of 10000 statements' && scroll.scrollTop === 0);
+            assert('marks', document.querySelectorAll('.timeline rect').length < 2000);"
+        ),
+    );
+}
+
+#[test]
+fn a_page_fits_a_narrow_and_a_wide_window() {
+    let page = report_of(&shop(), |shop| {
+        insert(shop, &"long ".repeat(100)).unwrap();
+        shop.execute_batch(&format!(
+            "CREATE TABLE wide ({})",
+            (0..60).map(|i| format!("column_{i}")).collect::<Vec<_>>().join(", ")
+        ))
+        .unwrap();
+        shop.execute_batch("INSERT INTO wide DEFAULT VALUES").unwrap();
+    });
+    for width in [500, 1600] {
+        // The browser's own windows are at least 500 pixels wide.
+        let fits = "const page = document.documentElement;
+            assert(`${page.scrollWidth} of ${innerWidth}`, page.scrollWidth <= innerWidth);
+            for (const part of document.querySelectorAll('h1, h2, h3, .scroll, .filter, pre')) {
+                assert(`${part.className || part.tagName} ends at ${part.getBoundingClientRect().right}`, part.getBoundingClientRect().right <= innerWidth);
+            }";
+        let narrow = "document.body.style.maxWidth = '400px'; document.body.style.margin = '0';
+            for (const part of document.querySelectorAll('h1, h2, h3, .scroll, .filter, pre')) {
+                assert(`narrow: ${part.className || part.tagName} ends at ${part.getBoundingClientRect().right}`, part.getBoundingClientRect().right <= 400);
+            }";
+        assert_in_browser(&page, width, &format!("{TOOLS} {fits} {narrow}"));
+    }
+}
+
+/// The check of this file's own means: it notices a failure, an error of a script, and one of the console.
+#[test]
+fn failures_in_a_browser_are_noticed() {
+    let page = report_of(&shop(), |_| {});
+    let broken = "assert('asserted', false); console.error('logged'); setTimeout(() => nothing.at.all, 0);
+        await new Promise((done) => setTimeout(done, 50)); throw new Error('thrown');";
+    if let Some(failed) = failed_in_browser(&page, 1600, broken) {
+        let expected = ["asserted", "console: logged", "error: Uncaught ReferenceError", "thrown: Error: thrown"];
+        assert_eq!(failed.len(), expected.len(), "{failed:?}");
+        assert!(failed.iter().zip(expected).all(|(failed, expected)| failed.starts_with(expected)), "{failed:?}");
+    }
+}
