@@ -78,6 +78,45 @@ fn switch(text: &str) -> Option<bool> {
     }
 }
 
+/// What becomes of a test that leaves something open or undecided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strict {
+    Off,
+    Warn,
+    Fail,
+}
+
+impl Strict {
+    /// Returns what the environment variable `RUSQLITE_FIXTURES_STRICT` names; nothing if it is not set, or empty.
+    ///
+    /// # Panics
+    /// If the variable has another value.
+    pub(crate) fn of_tests() -> Strict {
+        static STRICT: OnceLock<Strict> = OnceLock::new();
+        *STRICT.get_or_init(|| {
+            let name = env::var_os(STRICT_VARIABLE).unwrap_or_default();
+            let name = name.to_string_lossy();
+            Strict::named(&name).unwrap_or_else(|| {
+                panic!(
+                    "can't use the environment variable {STRICT_VARIABLE}={name:?}: set it to fail for tests that fail if they leave \
+                     something open, to warn for messages, or to off"
+                )
+            })
+        })
+    }
+
+    fn named(name: &str) -> Option<Strict> {
+        match name {
+            "" | "off" => Some(Strict::Off),
+            "warn" => Some(Strict::Warn),
+            "fail" => Some(Strict::Fail),
+            _ => None,
+        }
+    }
+}
+
+const STRICT_VARIABLE: &str = "RUSQLITE_FIXTURES_STRICT";
+
 /// Of which tests the databases are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
@@ -172,6 +211,15 @@ mod tests {
             [Keep::Failed, Keep::Failed, Keep::Always, Keep::Never].map(Some)
         );
         assert_eq!(["Failed", "yes", "1"].map(Keep::named), [None; 3]);
+    }
+
+    #[test]
+    fn strictness_has_a_name() {
+        assert_eq!(
+            ["", "off", "warn", "fail"].map(Strict::named),
+            [Strict::Off, Strict::Off, Strict::Warn, Strict::Fail].map(Some)
+        );
+        assert_eq!(["on", "1", "FAIL"].map(Strict::named), [None; 3]);
     }
 
     #[test]

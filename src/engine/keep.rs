@@ -132,6 +132,7 @@ fn of(
         recorded: recorder.kept(),
         recent: failure::with_errors(recent, &unwound, birth.statement),
         unwound,
+        dropped: recorder.dropped().iter().map(|dropped| dropped.purpose.to_string()).collect(),
         writer: None,
         panic: thread::panicking().then(panics::latest).flatten(),
     }

@@ -8,6 +8,7 @@
 //! * `clock`: the time that SQL gets.
 //! * `stand_in`: engines in the place of files. `on_file`: engines in real files.
 //! * `keep`: what becomes of an engine whose test fails.
+//! * `strict`: what a test has left open or undecided.
 //! * `registry`: the engines that the process shares, one for each `url`.
 //!
 //! This layer uses `vfs`, `content` and the layers below them.
@@ -27,6 +28,7 @@ mod on_file;
 mod pooled_connection;
 mod registry;
 mod stand_in;
+mod strict;
 mod unit_of_work;
 mod url;
 mod warm_pool;
@@ -49,6 +51,7 @@ use self::on_file::OnFile;
 pub use self::pooled_connection::PooledConnection;
 pub use self::registry::{MEMORY_ENGINES, MemoryEngines};
 pub use self::stand_in::StandIn;
+use self::strict::Strictness;
 pub use self::unit_of_work::UnitOfWork;
 pub use self::url::DatabaseUrl;
 use self::warm_pool::Warm;
@@ -105,6 +108,7 @@ struct Inner {
     /// The recording of everything, which is checked at the end.
     watch: OnceLock<Watch>,
     birth: Birth,
+    strictness: OnceLock<Strictness>,
     /// Whether the store returns to the template when the last handle is dropped. The store of a shared engine or a
     /// fork does not.
     returns_store: bool,
@@ -161,7 +165,7 @@ impl Engine {
 
     /// Creates an empty engine with this name.
     pub(crate) fn named(name: String) -> Result<Engine> {
-        Engine::cold(Snapshot::empty(), Name::Given(name), None, Backend::of_engines())
+        Ok(Engine::cold(Snapshot::empty(), Name::Given(name), None, Backend::of_engines())?.as_strict_as_asked())
     }
 
     /// Returns a warm engine of the template, with open connections, or creates one if none is waiting.
@@ -178,7 +182,8 @@ impl Engine {
 
     /// Creates an engine with the template's content and this name, which is not returned to the warm pool.
     pub(crate) fn named_of(name: String, template: &Arc<WarmPool>) -> Result<Engine> {
-        Engine::cold(template.content().clone(), Name::Given(name), Some(template.clone()), Backend::of_engines())
+        let (content, name) = (template.content().clone(), Name::Given(name));
+        Ok(Engine::cold(content, name, Some(template.clone()), Backend::of_engines())?.as_strict_as_asked())
     }
 
     /// Creates an engine in which the template is built. If it is in a file, the file is not yet in WAL mode, in which a
@@ -230,6 +235,7 @@ impl Engine {
             template,
             watch: OnceLock::new(),
             birth,
+            strictness: OnceLock::new(),
             returns_store,
         }));
         engine.0.begin_to_keep();
@@ -472,9 +478,13 @@ impl Engine {
         convert: fn(Error) -> E,
     ) -> Result<T, E> {
         let mut unit_of_work = self.begin(TransactionBehavior::Immediate).map_err(convert)?;
-        let value = work(&mut unit_of_work)?;
-        unit_of_work.commit().map_err(convert)?;
-        Ok(value)
+        match work(&mut unit_of_work) {
+            Ok(value) => unit_of_work.commit().map_err(convert).map(|()| value),
+            Err(error) => {
+                let _ = unit_of_work.rollback(); // the error is the one to report
+                Err(error)
+            }
+        }
     }
 
     /// Sets how long a writer waits for the writer slot. The default is 5 s, or the number of seconds in the environment
@@ -640,12 +650,13 @@ impl Engine {
     }
 
     /// Runs `work`, and exempts the statements that run on this engine meanwhile from the limits of
-    /// [`Template::watch`](crate::Template::watch), on all threads.
+    /// [`Template::watch`](crate::Template::watch) and from [strict mode](Engine::strict), on all threads.
     ///
     /// # Panics
     /// If `work` panics.
     pub fn unwatched<T>(&self, work: impl FnOnce() -> T) -> T {
         let _paused = self.0.watch.get().map(|watch| watch.log.pause());
+        let _lenient = self.0.strictness.get().map(|strictness| strictness.log.pause());
         work()
     }
 
@@ -726,7 +737,7 @@ impl Engine {
 /// # Panics
 /// If it could not be.
 fn created(engine: Result<Engine>) -> Engine {
-    engine.unwrap_or_else(|error| panic!("{error}"))
+    engine.unwrap_or_else(|error| panic!("{error}")).as_strict_as_asked()
 }
 
 impl Snapshot {
@@ -786,14 +797,21 @@ impl Inner {
         Some(move || check(name, copy, log.kept()))
     }
 
-    fn recycle(&mut self) {
+    /// Gives the store back to the template. Returns a message if the engine is strict, and the test has been lax.
+    fn recycle(&mut self) -> Option<String> {
         let (sessions, is_retired) = (self.idle.take(), self.idle.is_closed());
-        let Some(Database::InMemory(mount)) = self.database.take() else { return };
+        let idle: Vec<u64> = match self.strictness.get() {
+            Some(_) => sessions.iter().filter_map(Session::number).collect(),
+            None => Vec::new(),
+        };
+        let lax = self.end_strict(&idle);
+        let Some(Database::InMemory(mount)) = self.database.take() else { return lax };
         mount.recorder.reset();
         self.end_to_keep(&mount, Arc::strong_count(&mount) > 1 + sessions.len());
         if let Some(template) = self.template.as_ref().filter(|_| self.returns_store && !is_retired) {
             template.recycle(Warm { sessions, mount });
         }
+        lax
     }
 }
 
@@ -809,10 +827,14 @@ impl Drop for Engine {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.keep_or_go_on();
-        let (scene, check) = (self.watch.get().map(|_| self.scene()), self.end_watch());
-        self.recycle();
-        let Some(check) = check else { return };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(check)) {
+        let scene = (self.watch.get().is_some() || self.strictness.get().is_some()).then(|| self.scene());
+        let check = self.end_watch();
+        let lax = self.recycle();
+        let checks = || {
+            check.into_iter().for_each(|check| check());
+            lax.into_iter().for_each(|message| panic!("{message}"));
+        };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(checks)) {
             scene.filter(|_| Keep::of_tests() != Keep::Never).into_iter().for_each(failure::keep);
             resume_unwind(panic);
         }

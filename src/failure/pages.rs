@@ -16,6 +16,12 @@ pub(super) fn html(scenes: &[Scene]) -> String {
     .to_html()
 }
 
+fn notes(scene: &Scene) -> Vec<String> {
+    let dropped =
+        scene.dropped.iter().map(|dropped| format!("Rolled back, because it was dropped without a commit: {dropped}."));
+    dropped.chain(scene.writer.iter().map(|writer| format!("The writer slot is held by {writer}."))).collect()
+}
+
 fn of_engine(scene: &Scene) -> OfEngine {
     let content = scene.content.as_ref().unwrap_or(&scene.before);
     let committed = compare(&scene.before, content, &scene.setup).map_err(|cause| cause.to_string());
@@ -26,7 +32,7 @@ fn of_engine(scene: &Scene) -> OfEngine {
     }
     OfEngine {
         name: scene.engine.clone(),
-        notes: scene.writer.iter().map(|writer| format!("The writer slot is held by {writer}.")).collect(),
+        notes: notes(scene),
         changes,
         statements: match &scene.recorded {
             Some(kept) => Statements::Recorded(kept.clone()),

@@ -29,6 +29,8 @@ pub(crate) struct Scene {
     pub(crate) recorded: Option<Kept>,
     /// The newest statements without a recording.
     pub(crate) recent: Vec<Recent>,
+    /// What had transactions that were dropped without a panic.
+    pub(crate) dropped: Vec<String>,
     /// Who holds the writer slot.
     pub(crate) writer: Option<String>,
     pub(crate) panic: Option<Arc<Panic>>,

@@ -28,6 +28,9 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
         add(&mut text, format!("not committed by {purpose}"), changes(before, seen, scene));
     }
     add_statements(&mut text, scene);
+    for dropped in &scene.dropped {
+        let _ = writeln!(text, "  rolled back, because it was dropped without a commit: {dropped}");
+    }
     if let Some(writer) = &scene.writer {
         let _ = writeln!(text, "  the writer slot is held by {writer}");
     }

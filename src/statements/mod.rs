@@ -1,6 +1,7 @@
 //! The statements that run on engines: what connections report, and what a recording keeps of it.
 //!
 //! * `statement`: one of them. `sql`: what its text tells. `waits`: how long it waited.
+//! * `conduct`: what statements say of the use of transactions.
 //! * `recorder`: what an engine's connections report to. `log`: what one recording keeps, in bounded memory. `recent`: what
 //!   is known without a recording.
 //!
@@ -12,6 +13,7 @@
 //!   them.
 //! * No user code runs while a lock of these modules is held.
 
+pub(crate) mod conduct;
 mod log;
 pub(crate) mod recent;
 mod recorder;
@@ -20,7 +22,7 @@ mod statement;
 pub(crate) mod waits;
 
 pub(crate) use self::log::{Counts, Kept, Log, Missed};
-pub(crate) use self::recorder::{Connection, Recorder, Unwound};
+pub(crate) use self::recorder::{Connection, Dropped, Recorder, Unwound};
 pub(crate) use self::sql::is_of_virtual_table;
 pub(crate) use self::statement::{Begun, counted};
 pub use self::statement::{Statement, StatementKind, Work};

@@ -30,6 +30,8 @@ pub(crate) struct Recorder {
 struct Left {
     /// By connections that a panic has rolled back or closed: the latest panic.
     unwound: Vec<Unwound>,
+    /// By transactions that were dropped without a panic: the first ones.
+    dropped: Vec<Dropped>,
     /// The numbers of the newest connections that are closed.
     closed: VecDeque<u64>,
     /// What the latest recording that a panic has ended had kept.
@@ -54,6 +56,17 @@ pub(crate) struct Unwound {
     /// Its newest statements. Those of its thread are gone when that ends.
     pub(crate) recent: Vec<Recent>,
 }
+
+/// A transaction that had written, and that was rolled back because code has dropped it.
+#[derive(Clone, Debug)]
+pub(crate) struct Dropped {
+    pub(crate) purpose: Purpose,
+    /// Its number, if it was recorded.
+    pub(crate) transaction: Option<u64>,
+}
+
+/// The number of dropped transactions that are remembered.
+const DROPPED: usize = 16;
 
 /// The number of closed connections that are remembered.
 const CLOSED: usize = 64;
@@ -145,6 +158,19 @@ impl Recorder {
     /// Returns what connections left when a panic rolled them back or closed them.
     pub(crate) fn unwound(&self) -> Vec<Unwound> {
         self.left().unwound.clone()
+    }
+
+    /// Notes that a transaction was dropped.
+    pub(crate) fn add_dropped(&self, dropped: Dropped) {
+        let all = &mut self.left().dropped;
+        if all.len() < DROPPED {
+            all.push(dropped);
+        }
+    }
+
+    /// Returns the transactions that were dropped.
+    pub(crate) fn dropped(&self) -> Vec<Dropped> {
+        self.left().dropped.clone()
     }
 
     /// Notes that a connection is closed.
@@ -245,6 +271,11 @@ impl Connection {
 
     pub(crate) fn recorder(&self) -> &Arc<Recorder> {
         &self.recorder
+    }
+
+    /// Returns the number of the open transaction, if it is recorded.
+    pub(crate) fn open_transaction(&self) -> Option<u64> {
+        self.is_recorded().then(|| self.state().transaction).flatten()
     }
 
     pub(crate) fn is_recorded(&self) -> bool {

@@ -226,6 +226,16 @@ impl Statement {
     }
 
     /// Returns the thread's name, or its number.
+    /// Returns whether it is one that changes rows.
+    pub(super) fn changes_rows(&self) -> bool {
+        self.begun.changes_rows()
+    }
+
+    /// Returns the SQL with its values in one line.
+    pub(super) fn in_one_line(&self) -> String {
+        sql::in_one_line(self.expanded_sql())
+    }
+
     pub(crate) fn thread_name(&self) -> String {
         match self.begun.thread.name() {
             Some(name) => format!("`{name}`"),
@@ -237,7 +247,7 @@ impl Statement {
 /// One line: the SQL with its values, what it returned or changed, and its time.
 impl fmt::Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&sql::in_one_line(self.expanded_sql()))?;
+        f.write_str(&self.in_one_line())?;
         let Some(ended) = &self.ended else { return f.write_str(" -- its end was not recorded") };
         match (&ended.error, self.begun.kind) {
             (Some((_, message)), _) => write!(f, " -- failed: {message}")?,

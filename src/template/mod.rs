@@ -93,6 +93,8 @@ use crate::vfs::OnConnect;
 pub struct Template {
     recipe: Recipe,
     limits: Option<(Limits, &'static Location<'static>)>,
+    /// Whether its engines are strict.
+    is_strict: bool,
     /// The recipe's entry in `TEMPLATES`, after the first use.
     built: OnceLock<Result<Arc<Built>>>,
 }
@@ -225,7 +227,7 @@ impl Template {
             random_seed: None,
             key: None,
         };
-        Template { recipe, limits: None, built: OnceLock::new() }
+        Template { recipe, limits: None, is_strict: false, built: OnceLock::new() }
     }
 
     /// Adds a script, for example with test data.
@@ -347,6 +349,14 @@ impl Template {
         self
     }
 
+    /// Turns [strict mode](Engine::strict) on for each engine of this template: for each test of it. As for
+    /// [`watch`](Template::watch), that does not hold for templates that are based on this one, nor for shared engines and kept
+    /// values.
+    pub const fn strict(mut self) -> Template {
+        self.is_strict = true;
+        self
+    }
+
     /// Sets the key that identifies the content that the functions of the steps, and `on_connect`, put into the
     /// database. With a key, an image of the content is used in later test runs, after new builds of the program, and
     /// by other programs of the package, until the key changes. So change the key when that content changes. The place
@@ -364,7 +374,10 @@ impl Template {
     /// [`BuildFailed`](crate::ErrorKind::BuildFailed) if the template can't be built;
     /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within its own build.
     pub fn new_engine(&self) -> Result<Engine> {
-        let engine = Engine::of(&self.built()?.pool)?;
+        let engine = Engine::of(&self.built()?.pool)?.as_strict_as_asked();
+        if self.is_strict {
+            engine.strict();
+        }
         self.limits.into_iter().for_each(|(limits, at)| limits.watch(&engine, at));
         Ok(engine)
     }

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString, c_int};
 use std::ptr;
 use std::sync::Arc;
+use std::thread;
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_stmt};
 use rusqlite::{Connection, TransactionBehavior};
@@ -203,6 +204,11 @@ impl Session {
         !self.connection.is_autocommit()
     }
 
+    /// Returns the number of the connection, by which its statements are recorded.
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.traced.as_ref().map(|traced| traced.number())
+    }
+
     pub(crate) fn was_changed(&self) -> bool {
         self.was_changed
     }
@@ -215,8 +221,14 @@ impl Session {
         if !self.is_whole() {
             return false;
         }
-        if self.is_in_transaction() && self.rollback().is_err() {
-            return false;
+        if self.is_in_transaction() {
+            if let Some(traced) = self.traced.as_ref().filter(|_| !thread::panicking()) {
+                // SAFETY: the connection is open.
+                unsafe { traced.note_dropped(self.db()) };
+            }
+            if self.rollback().is_err() {
+                return false;
+            }
         }
         self.connection.set_transaction_behavior(TransactionBehavior::Deferred);
         self.take_hooks()

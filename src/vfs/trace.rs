@@ -24,7 +24,7 @@ use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::environment::Keep;
 use crate::statements::recent::{self, Recent};
-use crate::statements::{Begun, Connection, Recorder, Unwound, Work, is_of_virtual_table};
+use crate::statements::{Begun, Connection, Dropped, Recorder, Unwound, Work, is_of_virtual_table};
 use crate::sync::Recovered;
 use crate::{faults, panics};
 
@@ -126,8 +126,28 @@ impl Traced {
         Listed(traced)
     }
 
+    pub(super) fn number(&self) -> u64 {
+        self.connection.id()
+    }
+
     pub(super) fn set_purpose(&self, purpose: Purpose) {
         *self.purpose.lock().recovered() = purpose;
+    }
+
+    /// Notes that code drops the connection's transaction, if that has written.
+    ///
+    /// # Safety
+    /// As for `begin`; it is the same connection.
+    pub(super) unsafe fn note_dropped(&self, db: *mut sqlite3) {
+        // SAFETY: as the caller promises.
+        let (state, changes) = unsafe { (ffi::sqlite3_txn_state(db, c"main".as_ptr()), ffi::sqlite3_changes(db)) };
+        // With BEGIN IMMEDIATE, a transaction can write before it has. A recording knows whether it has.
+        if state == ffi::SQLITE_TXN_WRITE && (changes > 0 || self.connection.is_recorded()) {
+            let purpose = *self.purpose.lock().recovered();
+            self.connection
+                .recorder()
+                .add_dropped(Dropped { purpose, transaction: self.connection.open_transaction() });
+        }
     }
 
     /// Asks for less while nothing is recorded, because `follow` is called before each use.
@@ -287,13 +307,8 @@ unsafe extern "C" fn on_trace(
         }
     }
     if event == CLOSES {
-        if thread::panicking() {
-            // SAFETY: the connection that is being closed, on this thread.
-            let _ = catch_unwind(|| unsafe {
-                keep_uncommitted(connection, statement.cast());
-                keep(connection);
-            });
-        }
+        // SAFETY: the connection that is being closed, on this thread.
+        let _ = catch_unwind(|| unsafe { close(connection, statement.cast()) });
     } else if Recorder::any_is_on() {
         // SAFETY: SQLite's own arguments.
         let _ = catch_unwind(AssertUnwindSafe(|| unsafe { report(event, connection, statement, argument) }));
@@ -345,6 +360,30 @@ unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
         recent: recent::since(0, |other| other == connection),
     };
     traced.connection.recorder().add_unwound(unwound);
+}
+
+/// Notes that a connection is closed: within a transaction, or by a panic.
+///
+/// # Safety
+/// The connection is being closed, on this thread.
+unsafe fn close(connection: u64, db: *mut sqlite3) {
+    if thread::panicking() {
+        // SAFETY: as the caller promises.
+        unsafe { keep_uncommitted(connection, db) };
+        keep(connection);
+    } else if let Some(traced) = traced(connection).filter(|_| !is_exempt()) {
+        // SAFETY: as the caller promises.
+        unsafe { traced.note_dropped(db) };
+    }
+}
+
+/// Returns what the open connections of an engine are for, but those with these numbers.
+pub(crate) fn open_connections(recorder: &Recorder, but: &[u64]) -> Vec<Purpose> {
+    let connections = CONNECTIONS.read().unwrap_or_else(PoisonError::into_inner);
+    let is_one = |traced: &&Arc<Traced>| {
+        ptr::eq(&**traced.connection.recorder(), recorder) && !but.contains(&traced.connection.id())
+    };
+    connections.values().filter(is_one).map(|traced| *traced.purpose.lock().recovered()).collect()
 }
 
 /// Has the connection's database kept, if no engine is left that would do it.

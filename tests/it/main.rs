@@ -32,6 +32,7 @@ mod snapshots;
 mod sqlite_features;
 mod stamps;
 mod stand_in;
+mod strict;
 mod support;
 mod templates;
 mod unit_of_work;

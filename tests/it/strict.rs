@@ -1,0 +1,287 @@
+//! Strict mode: what a test leaves open or undecided.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::time::Duration;
+use std::{env, thread};
+
+use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
+use rusqlite_fixtures::rusqlite::{self, Connection};
+use rusqlite_fixtures::{Engine, Template};
+
+const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE other (a)";
+
+static SHOP: Template = Template::sql(SCHEMA).strict();
+static LENIENT: Template = Template::sql(SCHEMA);
+
+fn insert(connection: &Connection, name: &str) {
+    connection.execute("INSERT INTO item (name) VALUES (?1)", [name]).unwrap();
+}
+
+/// Returns what strict mode finds when the last handle is dropped.
+fn found(engine: Engine) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(|| drop(engine)));
+    panic.err().map_or(String::new(), |panic| *panic.downcast::<String>().unwrap())
+}
+
+fn strict() -> Engine {
+    SHOP.new_engine().unwrap()
+}
+
+#[test]
+fn a_unit_of_work_that_is_dropped_after_it_has_written() {
+    let shop = strict();
+    let work = shop.unit_of_work().unwrap();
+    ["tea", "milk"].iter().for_each(|name| insert(&work, name));
+    work.execute("UPDATE item SET name = 'coffee' WHERE id = 1", []).unwrap();
+    work.execute("DELETE FROM item WHERE id = 2", []).unwrap();
+    drop(work);
+    let found = found(shop);
+    let (start, rest) =
+        found.split_once("is not left as it should be:\n  the unit of work begun at tests/it/strict.rs:").unwrap();
+    assert!(start.starts_with("strict mode: engine "), "{found}");
+    let expected = "was dropped without a commit or a rollback, which has rolled back 2 inserted rows and 1 updated row and 1 deleted row";
+    assert!(rest.ends_with(expected), "{found}");
+}
+
+#[test]
+fn transactions_that_end_are_not_found() {
+    let shop = strict();
+    let work = shop.unit_of_work().unwrap();
+    insert(&work, "tea");
+    work.commit().unwrap();
+    let work = shop.begin(Immediate).unwrap();
+    insert(&work, "milk");
+    work.rollback().unwrap();
+    drop(shop.begin(Immediate).unwrap()); // has written nothing
+    let failed: rusqlite::Result<()> = shop.try_transaction(|work| {
+        insert(work, "coffee");
+        Err(rusqlite::Error::InvalidQuery)
+    });
+    failed.unwrap_err();
+    let mut connection = shop.connect().unwrap();
+    let transaction = connection.transaction().unwrap();
+    insert(&transaction, "milk");
+    drop(transaction);
+    drop(connection);
+    assert_eq!(found(shop), "");
+}
+
+#[test]
+fn other_connections_that_are_dropped_in_a_transaction() {
+    let shop = strict();
+    let pooled = shop.pooled_connection().unwrap();
+    pooled.execute_batch("BEGIN").unwrap();
+    insert(&pooled, "tea");
+    drop(pooled);
+    let other = Connection::open(shop.uri()).unwrap();
+    other.execute_batch("BEGIN; CREATE TABLE new (a)").unwrap();
+    drop(other);
+    let found = found(shop);
+    let lines: Vec<&str> = found.lines().skip(1).collect();
+    assert_eq!(lines.len(), 2, "{found}");
+    assert!(lines[0].starts_with("  the connection opened at tests/it/strict.rs:"), "{found}");
+    assert!(lines[0].ends_with("rolled back 1 inserted row"), "{found}");
+    assert_eq!(
+        lines[1],
+        "  a connection that was opened by the engine's URI was dropped without a commit or a rollback, which has rolled back what it \
+         had written"
+    );
+}
+
+#[test]
+fn connections_that_are_still_open() {
+    let shop = strict();
+    let _one = shop.connect().unwrap();
+    let _other = Connection::open(shop.uri()).unwrap();
+    drop(shop.pooled_connection().unwrap()); // waits in the engine
+    let found = found(shop);
+    let lines: Vec<&str> = found.lines().skip(1).collect();
+    assert_eq!(lines.len(), 2, "{found}");
+    assert!(lines[0].starts_with("  the connection opened at tests/it/strict.rs:"), "{found}");
+    assert!(lines[0].ends_with(" is still open, and no handle on the engine is left"), "{found}");
+    assert!(lines[1].starts_with("  a connection that was opened by the engine's URI is still open"), "{found}");
+}
+
+#[test]
+fn a_transaction_that_holds_the_slot_for_long() {
+    let shop = strict();
+    let work = shop.begin(Immediate).unwrap();
+    thread::sleep(Duration::from_millis(1050));
+    work.commit().unwrap();
+    let reader = shop.unit_of_work().unwrap();
+    reader.query_row("SELECT count(*) FROM item", [], |row| row.get::<_, i64>(0)).unwrap();
+    reader.rollback().unwrap();
+    let found = found(shop);
+    assert!(
+        found.contains("\n  the unit of work begun at tests/it/strict.rs:") && found.lines().count() == 2,
+        "{found}"
+    );
+    assert!(found.contains(" held the writer slot for 1.") && found.ends_with("s, more than 1s"), "{found}");
+}
+
+/// The waiter has to wait for more than a second.
+#[test]
+fn a_wait_for_the_slot_does_not_count() {
+    let shop = strict();
+    let held = shop.begin(Immediate).unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| shop.begin(Immediate).unwrap().rollback());
+        thread::sleep(Duration::from_millis(1100));
+        held.rollback().unwrap();
+        waiter.join().unwrap().unwrap();
+    });
+    assert_eq!(found(shop).lines().count(), 2, "the first one held it");
+}
+
+#[test]
+fn an_engine_becomes_strict_or_has_exemptions() {
+    let engine = LENIENT.new_engine().unwrap();
+    insert(&engine.unit_of_work().unwrap(), "tea");
+    assert_eq!(found(engine), "");
+    let engine = LENIENT.new_engine().unwrap();
+    engine.strict();
+    engine.strict();
+    insert(&engine.unit_of_work().unwrap(), "tea");
+    assert!(found(engine).contains("1 inserted row"), "once it is strict");
+    let based = Template::based_on(&SHOP).new_engine().unwrap();
+    insert(&based.unit_of_work().unwrap(), "tea");
+    assert_eq!(found(based), "");
+}
+
+#[test]
+fn the_next_test_is_not_blamed() {
+    for _ in 0..3 {
+        let shop = strict();
+        insert(&shop.unit_of_work().unwrap(), "tea");
+        assert!(!found(shop).is_empty());
+        let shop = strict();
+        assert_eq!(found(shop), "");
+    }
+}
+
+#[test]
+fn a_test_that_fails_anyway_fails_for_its_own_reason() {
+    let panic = catch_unwind(|| {
+        let shop = strict();
+        let _work = shop.unit_of_work().map(|work| insert(&work, "tea"));
+        panic!("its own reason");
+    });
+    assert_eq!(*panic.unwrap_err().downcast::<&str>().unwrap(), "its own reason");
+}
+
+const ROLE: &str = "FIXTURES_STRICT_ROLE";
+
+/// Does nothing in an ordinary run of the tests.
+#[test]
+fn child() {
+    let shop = || LENIENT.new_engine().unwrap();
+    let number =
+        |connection: &Connection, sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    match env::var(ROLE).as_deref() {
+        Ok("drops") => insert(&shop().unit_of_work().unwrap(), "tea"),
+        Ok("drops and is strict") => {
+            let shop = shop();
+            shop.strict();
+            insert(&shop.unit_of_work().unwrap(), "tea");
+        }
+        Ok("writes in a row") => {
+            let shop = shop();
+            ["tea", "milk", "coffee"].iter().for_each(|name| insert(&shop.connect().unwrap(), name));
+            let connection = shop.pooled_connection().unwrap();
+            insert(&connection, "tea");
+            number(&connection, "SELECT count(*) FROM other");
+            insert(&connection, "milk");
+            insert(&connection, "coffee");
+        }
+        Ok("reads and then writes") => {
+            let shop = shop();
+            let connection = shop.connect().unwrap();
+            let count = number(&connection, "SELECT count(*) FROM item");
+            connection.execute("INSERT INTO other VALUES (?1)", [count]).unwrap();
+            connection.execute_batch("SELECT 1").unwrap();
+            connection.execute("INSERT INTO item (id) VALUES (?1)", [count + 1]).unwrap();
+        }
+        Ok("is in order") => {
+            let shop = shop();
+            let connection = shop.connect().unwrap();
+            connection.execute_batch("CREATE TABLE a (a); CREATE TABLE b (b)").unwrap();
+            insert(&connection, "tea");
+            number(&connection, "SELECT count(*) FROM item");
+            shop.unwatched(|| ["a", "b"].iter().for_each(|name| insert(&connection, name)));
+            connection.execute_batch("BEGIN; INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); COMMIT").unwrap();
+            drop(connection);
+            let (other, _reader) = (shop.connect().unwrap(), shop.unit_of_work().unwrap());
+            number(&other, "SELECT count(*) FROM item");
+            other.execute("INSERT INTO other VALUES (1)", []).unwrap();
+        }
+        Ok("fails later") => {
+            let shop = shop();
+            insert(&shop.unit_of_work().unwrap(), "tea");
+            panic!("its own reason");
+        }
+        _ => {}
+    }
+}
+
+/// Returns whether a process with this role succeeds, and the lines that this crate prints.
+fn run(role: &str, mode: &str) -> (bool, Vec<String>) {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "--nocapture", "strict::child"]).env(ROLE, role).env("RUSQLITE_FIXTURES_STRICT", mode);
+    let output = command.env("RUST_BACKTRACE", "0").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let lines = stderr.lines().filter(|line| line.contains("strict:") || line.contains("can't use"));
+    (output.status.success(), lines.map(str::to_owned).collect())
+}
+
+#[test]
+fn the_environment_makes_all_engines_strict() {
+    assert_eq!(run("drops", ""), (true, vec![]));
+    assert_eq!(run("drops", "off"), (true, vec![]));
+    let (succeeds, lines) = run("drops", "warn");
+    assert!(succeeds && lines.len() == 1, "{lines:?}");
+    assert!(lines[0].starts_with("rusqlite-fixtures: strict: engine "), "{lines:?}");
+    assert!(lines[0].contains(": the unit of work begun at tests/it/strict.rs:"), "{lines:?}");
+    assert!(lines[0].ends_with("which has rolled back 1 inserted row"), "{lines:?}");
+    assert!(!run("drops", "fail").0);
+    assert!(!run("drops and is strict", "warn").0);
+    let (succeeds, lines) = run("drops", "always");
+    let expected = "can't use the environment variable RUSQLITE_FIXTURES_STRICT=\"always\": set it to fail for tests that fail if they \
+                    leave something open, to warn for messages, or to off";
+    assert!(!succeeds && lines.iter().any(|line| line == expected), "{lines:?}");
+}
+
+#[test]
+fn statements_that_belong_in_a_transaction_are_printed() {
+    let (succeeds, lines) = run("writes in a row", "fail");
+    assert!(succeeds && lines.len() == 1, "{lines:?}");
+    assert!(lines[0].contains(": the connection opened at tests/it/strict.rs:"), "{lines:?}");
+    assert!(
+        lines[0].ends_with(
+            "has written several times in a row outside of a transaction, each time with a commit of its own: `INSERT INTO item (name) \
+             VALUES ('milk')`, `INSERT INTO item (name) VALUES ('coffee')`"
+        ),
+        "{lines:?}"
+    );
+    let (succeeds, lines) = run("reads and then writes", "warn");
+    assert!(succeeds && lines.len() == 1, "{lines:?}");
+    assert!(
+        lines[0].ends_with(
+            "has read `item` and then written to it, outside of a transaction, so another one can change it in between: `SELECT count(*) \
+             FROM item`, `INSERT INTO item (id) VALUES (1)`"
+        ),
+        "{lines:?}"
+    );
+    assert_eq!(run("is in order", "fail"), (true, vec![]));
+}
+
+#[test]
+fn a_failing_test_shows_what_was_dropped() {
+    let mut command = Command::new(env::current_exe().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    command.args(["--exact", "strict::child"]).env(ROLE, "fails later").env("RUSQLITE_FIXTURES_DIR", folder.path());
+    let stdout = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let expected =
+        "  rolled back, because it was dropped without a commit: the unit of work begun at tests/it/strict.rs:";
+    assert!(stdout.contains(expected), "{stdout}");
+}
