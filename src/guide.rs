@@ -10,6 +10,7 @@
 //! | [`other_libraries`] | sqlx, sea-orm, diesel, r2d2, tokio-rusqlite and others; async |
 //! | [`any_code`] | an engine in place of the file that the code opens, a clock for SQL, random numbers that repeat, the same tests on real files |
 //! | [`statements`] | which SQL ran, by any library, and what it has changed: assertions on statements, repeated queries, full scans, differences |
+//! | [`failing_tests`] | what is kept of a test that fails: its databases, statements and a report; strict mode |
 //! | [`runners`] | cargo-nextest, CI, several machines, debug builds |
 //! | [`errors`] | each error message, and what to do |
 //!
@@ -38,6 +39,14 @@ pub mod any_code {}
 
 #[doc = include_str!("../docs/statements.md")]
 pub mod statements {}
+
+#[doc = include_str!("../docs/failing-tests.md")]
+#[doc = concat!(
+    "# The report\n\n<img alt=\"The report of the test above\" width=\"900\" src=\"data:image/png;base64,",
+    include_str!("../docs/report.png.base64"),
+    "\">"
+)]
+pub mod failing_tests {}
 
 #[doc = include_str!("../docs/runners.md")]
 pub mod runners {}

@@ -23,8 +23,16 @@ pub(super) struct Birth {
     statement: u64,
     /// A recording of everything, if every engine is kept.
     log: Option<Arc<Log>>,
-    /// Whether it is a copy of the crate's own, which no test knows.
-    is_copy: bool,
+    whose: Whose,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Test,
+    /// A template is built in it. It is kept only if that fails.
+    Template,
+    /// A copy of the crate's own.
+    Crate,
 }
 
 impl Birth {
@@ -33,11 +41,22 @@ impl Birth {
     pub(super) fn now() -> Birth {
         failure::prepare();
         let log = (Keep::of_tests() == Keep::Always).then(Log::new);
-        Birth { thread: thread::current(), statement: recent::now(), log, is_copy: false }
+        Birth { log, ..Birth::of(Whose::Test) }
+    }
+
+    /// # Panics
+    /// As `now`.
+    pub(super) fn of_build() -> Birth {
+        failure::prepare();
+        Birth::of(Whose::Template)
     }
 
     pub(super) fn of_copy() -> Birth {
-        Birth { thread: thread::current(), statement: recent::now(), log: None, is_copy: true }
+        Birth::of(Whose::Crate)
+    }
+
+    fn of(whose: Whose) -> Birth {
+        Birth { thread: thread::current(), statement: recent::now(), log: None, whose }
     }
 }
 
@@ -45,6 +64,7 @@ impl Inner {
     /// Begins the recording of an engine that will be kept.
     pub(super) fn begin_to_keep(&self) {
         if let Some(log) = &self.birth.log {
+            trace::hear_errors();
             self.database().recorder().add(log.clone());
         }
     }
@@ -52,15 +72,15 @@ impl Inner {
     /// Keeps the database, because a panic drops a handle on it. It may be of use later too.
     #[cold]
     pub(super) fn keep_because_of_panic(&self) {
-        if failure::is_kept() && !self.birth.is_copy {
+        if failure::is_kept() && self.birth.whose != Whose::Crate {
             self.keep();
         }
     }
 
     /// Keeps the database if that is asked for whenever an engine is dropped; otherwise notes that the test goes on.
     pub(super) fn keep_or_go_on(&self) {
-        if thread::panicking() || self.birth.is_copy {
-            return; // its handle has kept it
+        if thread::panicking() || self.birth.whose != Whose::Test {
+            return; // a handle has kept it, if there is something to keep
         }
         if failure::is_kept() {
             self.keep();
@@ -93,7 +113,7 @@ impl Inner {
         if let Some(log) = &self.birth.log {
             mount.recorder.remove(log);
         }
-        if is_open && !self.birth.is_copy && Keep::of_tests() != Keep::Never {
+        if is_open && self.birth.whose == Whose::Test && Keep::of_tests() != Keep::Never {
             let (mount_of_connections, setup, birth) =
                 (Arc::downgrade(mount), self.setup().clone(), self.birth.clone());
             mount.recorder.set_keeper(Box::new(move || {

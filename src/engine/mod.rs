@@ -190,24 +190,27 @@ impl Engine {
     /// database has its page size for good.
     pub(crate) fn to_build(template: &Arc<WarmPool>) -> Result<Engine> {
         let name = Name::Given(template.name().to_owned());
-        match Backend::of_engines() {
-            Backend::Memory => Engine::cold(template.content().clone(), name, Some(template.clone()), Backend::Memory),
+        let database = match Backend::of_engines() {
+            Backend::Memory => Database::InMemory(mount(template.content(), name, template.setup())),
             Backend::File => {
                 vfs::register();
-                Ok(Engine::on_file(OnFile::to_build(template, &name)?, Some(template.clone())))
+                Database::OnFile(OnFile::to_build(template, &name)?)
             }
-        }
+        };
+        Ok(Engine::with_database(database, Vec::new(), Some(template.clone()), Birth::of_build(), false))
     }
 
     fn cold(content: Snapshot, name: Name, template: Option<Arc<WarmPool>>, backend: Backend) -> Result<Engine> {
-        vfs::register();
         let setup = template.as_ref().map_or(&DEFAULT, |template| template.setup());
         match backend {
             Backend::Memory => {
-                let mount = Mount::in_surroundings(content, name, setup.surroundings);
+                let mount = mount(&content, name, setup);
                 Ok(Engine::assemble(Warm { sessions: Vec::new(), mount }, template, false))
             }
-            Backend::File => Ok(Engine::on_file(OnFile::with_content(&content, &name, setup.surroundings)?, template)),
+            Backend::File => {
+                vfs::register();
+                Ok(Engine::on_file(OnFile::with_content(&content, &name, setup.surroundings)?, template))
+            }
         }
     }
 
@@ -666,9 +669,7 @@ impl Engine {
 
     /// Returns an engine in memory with this content, and with the template's connections.
     pub(crate) fn to_read(content: &Snapshot, template: Option<&Arc<WarmPool>>) -> Engine {
-        vfs::register();
-        let surroundings = template.map_or(DEFAULT.surroundings, |template| template.setup().surroundings);
-        let mount = Mount::in_surroundings(content.clone(), Name::Numbered, surroundings);
+        let mount = mount(content, Name::Numbered, template.map_or(&DEFAULT, |template| template.setup()));
         Engine::with_database(Database::InMemory(mount), Vec::new(), template.cloned(), Birth::of_copy(), false)
     }
 
@@ -730,6 +731,12 @@ impl Engine {
             self.0.idle.push(session);
         }
     }
+}
+
+/// Returns a store in memory with this content.
+fn mount(content: &Snapshot, name: Name, setup: &Setup) -> Arc<Mount> {
+    vfs::register();
+    Mount::in_surroundings(content.clone(), name, setup.surroundings)
 }
 
 /// Returns an engine that was created.

@@ -17,7 +17,9 @@ const STATEMENTS: usize = 10;
 /// Returns what is printed of the engine with this index, whose files are in the folder.
 pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "rusqlite-fixtures: {} is kept as it was: {}", scene.engine, folder.display());
+    let _ = writeln!(text, "rusqlite-fixtures: {} is kept as it was:", scene.engine);
+    let shown = if cfg!(feature = "report") { folder.join("report.html") } else { folder.to_owned() };
+    let _ = writeln!(text, "  {}", shown.display());
     if let Some(content) = &scene.content {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "database", index, "sqlite3")));
         add(&mut text, "committed since it was created", changes(&scene.before, content, scene));
@@ -97,7 +99,7 @@ fn add_statements(text: &mut String, scene: &Scene) {
 fn of_recent(recent: &Recent, test: &str) -> String {
     let mut line = match &recent.error {
         Some(error) if recent.sql.is_empty() => error.clone(),
-        Some(error) => format!("{} -- failed: {error}", recent.sql),
+        Some(error) => format!("{}\n    failed: {error}", recent.sql),
         None => recent.sql.clone(),
     };
     match recent.thread.name() {

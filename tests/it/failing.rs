@@ -287,7 +287,7 @@ fn a_test_that_fails_keeps_what_is_committed_and_what_is_not() {
     );
 
     run.assert_printed("the test's own failure");
-    run.assert_printed(" is kept as it was: <folder>/failed/bank.it/failing.child\n");
+    run.assert_printed(" is kept as it was:\n  <folder>/failed/bank.it/failing.child/report.html\n");
     run.assert_printed(
         "
   sqlite3 <folder>/failed/bank.it/failing.child/database.sqlite3
@@ -324,7 +324,7 @@ fn a_connection_without_its_engine_leaves_both() {
 fn the_statement_that_failed_is_marked() {
     let run = Run::of("fails by an error of SQLite").passes(false);
     const FAILED: &str = "INSERT INTO account VALUES (?1, ?2, 0)";
-    run.assert_printed(&format!("\n    BEGIN\n  > {FAILED} -- failed: UNIQUE constraint failed: account.owner\n"));
+    run.assert_printed(&format!("\n    BEGIN\n  > {FAILED}\n    failed: UNIQUE constraint failed: account.owner\n"));
     let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
     assert!(
         statements.ends_with(&format!("{FAILED};\n-- failed: UNIQUE constraint failed: account.owner\n")),
