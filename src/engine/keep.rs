@@ -140,7 +140,6 @@ fn of(
     setup: &Setup,
     birth: &Birth,
 ) -> Scene {
-    let (recent, unwound) = (trace::recent_of(recorder, birth.statement), recorder.unwound());
     let [before, content] = contents;
     Scene {
         number,
@@ -150,8 +149,9 @@ fn of(
         content,
         setup: setup.clone(),
         recorded: recorder.kept(),
-        recent: failure::with_errors(recent, &unwound, birth.statement),
-        unwound,
+        recent: trace::recent_of(recorder, birth.statement),
+        since: birth.statement,
+        unwound: recorder.unwound(),
         dropped: recorder.dropped().iter().map(|dropped| dropped.purpose.to_string()).collect(),
         writer: None,
         panic: thread::panicking().then(panics::latest).flatten(),

@@ -57,7 +57,7 @@ fn statements(scene: &Scene) -> String {
             script.push_str(
                 "-- Without values: those are known of an engine that is recorded (RUSQLITE_FIXTURES_KEEP=always).\n",
             );
-            for recent in &scene.recent {
+            for recent in scene.newest() {
                 if !recent.sql.is_empty() {
                     let _ = writeln!(script, "{};", recent.sql);
                 }

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, Thread};
 
-pub(crate) use self::scene::{Scene, with_errors};
+pub(crate) use self::scene::Scene;
 use crate::environment::Keep;
 use crate::panics::{self, Panic};
 use crate::statements::recent;

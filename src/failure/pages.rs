@@ -36,7 +36,7 @@ fn of_engine(scene: &Scene) -> OfEngine {
         changes,
         statements: match &scene.recorded {
             Some(kept) => Statements::Recorded(kept.clone()),
-            None => Statements::Recent(scene.recent.clone()),
+            None => Statements::Recent(scene.newest()),
         },
         schema: schema(content, &scene.setup).map_err(|cause| cause.to_string()),
     }

@@ -5,7 +5,7 @@ use rusqlite::ffi;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::panics::Panic;
-use crate::statements::recent::Recent;
+use crate::statements::recent::{self, Noted, Recent};
 use crate::statements::{Kept, Unwound};
 use crate::vfs::Setup;
 
@@ -27,8 +27,10 @@ pub(crate) struct Scene {
     pub(crate) unwound: Vec<Unwound>,
     /// What a recording of the engine has kept.
     pub(crate) recorded: Option<Kept>,
-    /// The newest statements without a recording.
-    pub(crate) recent: Vec<Recent>,
+    /// The newest statements without a recording, of the threads that are running.
+    pub(crate) recent: Vec<Noted>,
+    /// The number of the latest statement before the engine was created.
+    pub(crate) since: u64,
     /// What had transactions that were dropped without a panic.
     pub(crate) dropped: Vec<String>,
     /// Who holds the writer slot.
@@ -46,26 +48,24 @@ impl Scene {
     pub(super) fn uncommitted(&self) -> Option<(Purpose, &Snapshot)> {
         self.unwound.iter().find_map(|unwound| Some((unwound.purpose, unwound.uncommitted.as_ref()?)))
     }
-}
 
-/// Returns the newest statements after this number, with what is known of errors, and of threads that have ended.
-pub(crate) fn with_errors(mut recent: Vec<Recent>, unwound: &[Unwound], since: u64) -> Vec<Recent> {
-    let of_unwound = unwound.iter().flat_map(|unwound| &unwound.recent);
-    recent.extend(of_unwound.filter(|recent| recent.number > since).cloned());
-    recent.sort_by_key(|recent| recent.number);
-    recent.dedup_by_key(|recent| recent.number);
-    for unwound in unwound {
-        let Some((code, message)) = &unwound.error else { continue };
-        if let Some(last) = recent.iter_mut().rfind(|recent| recent.connection == unwound.connection) {
+    /// Returns the newest statements without a recording, with what is known of errors.
+    pub(super) fn newest(&self) -> Vec<Recent> {
+        let of_unwound = self.unwound.iter().filter_map(|unwound| unwound.recent.as_ref());
+        let mut newest = recent::read(self.recent.iter().chain(of_unwound), self.since);
+        for unwound in &self.unwound {
+            let Some((code, message)) = &unwound.error else { continue };
+            let Some(index) = newest.iter().rposition(|recent| recent.connection == unwound.connection) else {
+                continue;
+            };
             // With this code, SQLite could perhaps not compile another one after it.
             if *code == ffi::SQLITE_ERROR {
-                let next = Recent { sql: String::new(), error: Some(message.clone()), ..last.clone() };
-                let index = recent.iter().rposition(|recent| recent.connection == unwound.connection);
-                recent.insert(index.map_or(recent.len(), |index| index + 1), next);
+                let next = Recent { sql: String::new(), error: Some(message.clone()), ..newest[index].clone() };
+                newest.insert(index + 1, next);
             } else {
-                last.error = Some(message.clone());
+                newest[index].error = Some(message.clone());
             }
         }
+        newest
     }
-    recent
 }

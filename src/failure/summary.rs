@@ -82,7 +82,7 @@ fn add_statements(text: &mut String, scene: &Scene) {
         }
         None => {
             let line = |recent: &Recent| (recent.error.is_some(), of_recent(recent, &scene.test));
-            scene.recent.iter().map(line).collect()
+            scene.newest().iter().map(line).collect()
         }
     };
     if lines.is_empty() {

@@ -11,7 +11,7 @@ use std::thread::{self, Thread};
 use super::sql;
 use crate::sync::Recovered;
 
-/// A statement that began to run.
+/// A statement that began to run, and its error.
 #[derive(Clone, Debug)]
 pub(crate) struct Recent {
     /// Its number in the process. Later ones have higher numbers.
@@ -23,6 +23,13 @@ pub(crate) struct Recent {
     pub(crate) sql: String,
     /// SQLite's message, if it is known that the statement failed.
     pub(crate) error: Option<String>,
+}
+
+/// The newest statements of a thread, as they were noted: reading them takes longer than copying them.
+#[derive(Clone)]
+pub(crate) struct Noted {
+    thread: Thread,
+    entries: Vec<Entry>,
 }
 
 struct Ring {
@@ -84,18 +91,37 @@ pub(crate) fn note(connection: u64, sql: &[u8]) {
     let _ = RING.try_with(|ring| ring.get_or_init(new_ring).lock().recovered().push(number, connection, sql));
 }
 
-/// Returns the statements after this number of the connections that `is_of` selects, in their order.
-pub(crate) fn since(number: u64, mut is_of: impl FnMut(u64) -> bool) -> Vec<Recent> {
+/// Returns the statements after this number of the connections that `is_of` selects, of all threads that are running.
+pub(crate) fn since(number: u64, mut is_of: impl FnMut(u64) -> bool) -> Vec<Noted> {
     let rings: Vec<_> = RINGS.lock().recovered().iter().filter_map(Weak::upgrade).collect();
-    let mut found = Vec::new();
-    for ring in rings {
-        let ring = ring.lock().recovered();
-        let entries = ring.entries.iter().filter(|entry| entry.number > number && is_of(entry.connection));
-        found.extend(entries.map(|entry| entry.read(&ring.thread)));
-    }
-    found.retain(|recent: &Recent| !sql::is_of_virtual_table(&recent.sql));
-    found.sort_by_key(|recent| recent.number);
-    found
+    let mut known = (0, false);
+    let mut is_one = |entry: &Entry| {
+        if entry.number <= number {
+            return false;
+        }
+        if entry.connection != known.0 {
+            known = (entry.connection, is_of(entry.connection));
+        }
+        known.1
+    };
+    let noted = rings.iter().map(|ring| ring.lock().recovered().noted(&mut is_one));
+    noted.filter(|noted| !noted.entries.is_empty()).collect()
+}
+
+/// Returns the newest statements of this thread on a connection.
+pub(crate) fn of_this_thread(connection: u64) -> Option<Noted> {
+    let noted = |ring: &Arc<Mutex<Ring>>| ring.lock().recovered().noted(|entry| entry.connection == connection);
+    RING.try_with(|ring| ring.get().map(noted)).ok().flatten()
+}
+
+/// Reads the statements after this number, in their order.
+pub(crate) fn read<'a>(noted: impl Iterator<Item = &'a Noted>, since: u64) -> Vec<Recent> {
+    let mut read: Vec<Recent> =
+        noted.flat_map(|noted| noted.entries.iter().map(|entry| entry.read(&noted.thread))).collect();
+    read.retain(|recent| recent.number > since && !sql::is_of_virtual_table(&recent.sql));
+    read.sort_by_key(|recent| recent.number);
+    read.dedup_by_key(|recent| recent.number);
+    read
 }
 
 fn new_ring() -> Arc<Mutex<Ring>> {
@@ -107,6 +133,11 @@ fn new_ring() -> Arc<Mutex<Ring>> {
 }
 
 impl Ring {
+    fn noted(&self, mut is_one: impl FnMut(&Entry) -> bool) -> Noted {
+        let entries = self.entries.iter().filter(|entry| is_one(entry)).copied().collect();
+        Noted { thread: self.thread.clone(), entries }
+    }
+
     fn push(&mut self, number: u64, connection: u64, sql: &[u8]) {
         if self.entries.len() < KEPT {
             self.entries.push(Entry::EMPTY);
@@ -145,7 +176,8 @@ mod tests {
     static CONNECTION: AtomicU64 = AtomicU64::new(1 << 60);
 
     fn texts(since_number: u64, connection: u64) -> Vec<String> {
-        since(since_number, |other| other == connection).into_iter().map(|recent| recent.sql).collect()
+        let noted = since(since_number, |other| other == connection);
+        read(noted.iter(), 0).into_iter().map(|recent| recent.sql).collect()
     }
 
     #[test]

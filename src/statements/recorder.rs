@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::log::{Kept, Log, Ticket};
-use super::recent::Recent;
+use super::recent::Noted;
 use super::statement::{Begun, Ended, Statement, Work};
 use super::waits;
 use crate::content::Snapshot;
@@ -43,7 +43,7 @@ struct Left {
 type Keeper = dyn Fn() + Send + Sync;
 
 /// What a connection left when a panic rolled it back or closed it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Unwound {
     /// The number of the panic.
     pub(crate) panic: u64,
@@ -54,7 +54,7 @@ pub(crate) struct Unwound {
     /// SQLite's result code and message of its latest call, if that failed.
     pub(crate) error: Option<(i32, String)>,
     /// Its newest statements. Those of its thread are gone when that ends.
-    pub(crate) recent: Vec<Recent>,
+    pub(crate) recent: Option<Noted>,
 }
 
 /// A transaction that had written, and that was rolled back because code has dropped it.

@@ -14,6 +14,7 @@ use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 use std::{iter, ptr, thread};
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
@@ -23,7 +24,7 @@ use super::serialize::serialize;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::environment::Keep;
-use crate::statements::recent::{self, Recent};
+use crate::statements::recent::{self, Noted};
 use crate::statements::{Begun, Connection, Dropped, Recorder, Unwound, Work, is_of_virtual_table};
 use crate::sync::Recovered;
 use crate::{faults, panics};
@@ -57,6 +58,8 @@ thread_local! {
     /// The connection and the statement of the latest beginning on this thread, recorded or not. Forgotten when a connection
     /// gives up its locks.
     static BEGUN: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
+    /// When this thread first kept what was not committed, and how long that has taken in all.
+    static KEEPING: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
     /// The latest line of SQLite's log: the code and the message.
     static LOGGED: RefCell<Option<Logged>> = const { RefCell::new(None) };
 }
@@ -349,17 +352,37 @@ unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
         (ffi::sqlite3_errcode(db), ffi::sqlite3_txn_state(db, c"main".as_ptr()), message)
     };
     // SAFETY: as above.
-    let read =
-        || unsafe { serialize(db, Keep::of_tests().up_to()) }.ok()?.and_then(|bytes| Snapshot::from_bytes(bytes).ok());
+    let read = || unsafe { serialize(db, at_most()) }.ok()?.and_then(|bytes| Snapshot::from_bytes(bytes).ok());
+    let start = Instant::now();
+    let uncommitted = (state == ffi::SQLITE_TXN_WRITE).then(|| faults::exempt(|| exempt(read))).flatten();
+    note_time(start);
     let unwound = Unwound {
         panic: panics::latest().map_or(0, |panic| panic.number),
         connection,
         purpose: *traced.purpose.lock().recovered(),
-        uncommitted: (state == ffi::SQLITE_TXN_WRITE).then(|| faults::exempt(|| exempt(read))).flatten(),
+        uncommitted,
         error: (![ffi::SQLITE_OK, ffi::SQLITE_ROW, ffi::SQLITE_DONE].contains(&code)).then_some((code, message)),
-        recent: recent::since(0, |other| other == connection),
+        recent: recent::of_this_thread(connection),
     };
     traced.connection.recorder().add_unwound(unwound);
+}
+
+/// Returns the size, in bytes, up to which content that is not committed is kept now. A property test may fail hundreds of
+/// times, so all that a thread keeps takes a tenth of its time, unless it is small.
+fn at_most() -> usize {
+    const SMALL: usize = 256 << 10;
+    let has_time = match KEEPING.try_with(Cell::get).ok().flatten() {
+        Some((since, spent)) => spent * 10 <= since.elapsed(),
+        None => true,
+    };
+    if has_time { Keep::of_tests().up_to() } else { SMALL }
+}
+
+fn note_time(start: Instant) {
+    let _ = KEEPING.try_with(|keeping| {
+        let (since, spent) = keeping.get().unwrap_or((start, Duration::ZERO));
+        keeping.set(Some((since, spent + start.elapsed())));
+    });
 }
 
 /// Notes that a connection is closed: within a transaction, or by a panic.
@@ -394,7 +417,7 @@ fn keep(connection: u64) {
 }
 
 /// Returns the newest statements on the connections of this engine, those after this number.
-pub(crate) fn recent_of(recorder: &Recorder, since: u64) -> Vec<Recent> {
+pub(crate) fn recent_of(recorder: &Recorder, since: u64) -> Vec<Noted> {
     recent::since(since, |connection| match traced(connection) {
         Some(traced) => ptr::eq(&**traced.connection.recorder(), recorder),
         None => recorder.had(connection),
