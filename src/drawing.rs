@@ -48,13 +48,16 @@ const BELOW: f64 = 48.0;
 /// Bars closer to each other than this are drawn as one, in pixels.
 const MERGED: f64 = 0.5;
 
+/// The width of the widest bar that stands for several, in pixels.
+const WIDEST_MERGED: f64 = 4.0;
+
 /// The width of the narrowest bar, in pixels.
 const NARROWEST: f64 = 1.0;
 
 /// The characters of a label that fit beside a lane.
 const LABEL: usize = 26;
 
-/// By the colours of the page, or of a picture of its own. A dark page has other ones.
+/// Colours for a light and a dark page, by the browser's preference.
 const STYLE: &str = include_str!("drawing.css");
 
 impl Style {
@@ -119,14 +122,14 @@ impl Drawing {
     }
 }
 
-/// Returns the bars from left to right in pixels. Neighbours of one style that can't be told from each other are one.
+/// Returns the bars in their order, with their ends in pixels. Neighbours of one style that can't be told from each other are one.
 fn merged(bars: &[Bar], x: impl Fn(Duration) -> f64) -> Vec<(f64, f64, Style, String)> {
     let mut merged: Vec<(f64, f64, Style, String, usize)> = Vec::new();
     for bar in bars {
         let (from, to) = (x(bar.span.start), x(bar.span.end).max(x(bar.span.start) + NARROWEST));
         match merged.last_mut() {
             Some((first, last, style, _, count))
-                if *style == bar.style && from >= *first && from <= *last + MERGED && to - *first < 4.0 =>
+                if *style == bar.style && from >= *first && from <= *last + MERGED && to - *first < WIDEST_MERGED =>
             {
                 *last = last.max(to);
                 *count += 1;

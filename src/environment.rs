@@ -22,14 +22,11 @@ impl Backend {
     pub(crate) fn of_engines() -> Backend {
         static BACKEND: OnceLock<Backend> = OnceLock::new();
         *BACKEND.get_or_init(|| {
-            let name = env::var_os(BACKEND_VARIABLE).unwrap_or_default();
-            let name = name.to_string_lossy();
-            Backend::named(&name).unwrap_or_else(|| {
-                panic!(
-                    "can't use the environment variable {BACKEND_VARIABLE}={name:?}: there is no such backend; set it to \
-                     file for engines in real files, or to memory"
-                )
-            })
+            setting(
+                BACKEND_VARIABLE,
+                Backend::named,
+                "there is no such backend; set it to file for engines in real files, or to memory",
+            )
         })
     }
 
@@ -61,13 +58,17 @@ const ECHO_VARIABLE: &str = "RUSQLITE_FIXTURES_ECHO";
 /// If it is neither `1` nor `0`, nor empty.
 pub(crate) fn echo() -> bool {
     static ECHO: OnceLock<bool> = OnceLock::new();
-    *ECHO.get_or_init(|| {
-        let value = env::var_os(ECHO_VARIABLE).unwrap_or_default();
-        let value = value.to_string_lossy();
-        switch(&value).unwrap_or_else(|| {
-            panic!("can't use the environment variable {ECHO_VARIABLE}={value:?}: set it to 1 to print each statement, or to 0")
-        })
-    })
+    *ECHO.get_or_init(|| setting(ECHO_VARIABLE, switch, "set it to 1 to print each statement, or to 0"))
+}
+
+/// Returns what `named` makes of the variable's value, which is empty if the variable is not set.
+///
+/// # Panics
+/// If it makes nothing of it. `expected` says what to set it to.
+fn setting<T>(variable: &str, named: fn(&str) -> Option<T>, expected: &str) -> T {
+    let value = env::var_os(variable).unwrap_or_default();
+    let value = value.to_string_lossy();
+    named(&value).unwrap_or_else(|| panic!("can't use the environment variable {variable}={value:?}: {expected}"))
 }
 
 fn switch(text: &str) -> Option<bool> {
@@ -87,21 +88,18 @@ pub(crate) enum Strict {
 }
 
 impl Strict {
-    /// Returns what the environment variable `RUSQLITE_FIXTURES_STRICT` names; nothing if it is not set, or empty.
+    /// Returns what the environment variable `RUSQLITE_FIXTURES_STRICT` names; `Off` if it is not set, or empty.
     ///
     /// # Panics
     /// If the variable has another value.
     pub(crate) fn of_tests() -> Strict {
         static STRICT: OnceLock<Strict> = OnceLock::new();
         *STRICT.get_or_init(|| {
-            let name = env::var_os(STRICT_VARIABLE).unwrap_or_default();
-            let name = name.to_string_lossy();
-            Strict::named(&name).unwrap_or_else(|| {
-                panic!(
-                    "can't use the environment variable {STRICT_VARIABLE}={name:?}: set it to fail for tests that fail if they leave \
-                     something open, to warn for messages, or to off"
-                )
-            })
+            setting(
+                STRICT_VARIABLE,
+                Strict::named,
+                "set it to fail for tests that fail if they leave something open, to warn for messages, or to off",
+            )
         })
     }
 
@@ -133,14 +131,11 @@ impl Keep {
     pub(crate) fn of_tests() -> Keep {
         static KEEP: OnceLock<Keep> = OnceLock::new();
         *KEEP.get_or_init(|| {
-            let name = env::var_os(KEEP_VARIABLE).unwrap_or_default();
-            let name = name.to_string_lossy();
-            Keep::named(&name).unwrap_or_else(|| {
-                panic!(
-                    "can't use the environment variable {KEEP_VARIABLE}={name:?}: set it to failed to keep the databases of tests \
-                     that panic, to always, or to never"
-                )
-            })
+            setting(
+                KEEP_VARIABLE,
+                Keep::named,
+                "set it to failed to keep the databases of tests that panic, to always, or to never",
+            )
         })
     }
 
@@ -159,7 +154,7 @@ impl Keep {
     }
 }
 
-const KEEP_VARIABLE: &str = "RUSQLITE_FIXTURES_KEEP";
+pub(crate) const KEEP_VARIABLE: &str = "RUSQLITE_FIXTURES_KEEP";
 
 /// The environment variable that names the folder in which files are. If it is empty, processes share no templates.
 pub(crate) const FOLDER_VARIABLE: &str = "RUSQLITE_FIXTURES_DIR";

@@ -51,7 +51,7 @@ impl Panic {
         let message = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         Panic {
             number: NUMBER.fetch_add(1, Ordering::Relaxed) + 1,
-            message: message.unwrap_or("a panic whose payload is no text").to_owned(),
+            message: message.unwrap_or("a panic with a payload that is not text").to_owned(),
             place: info.location().map(ToString::to_string).unwrap_or_default(),
         }
     }
@@ -77,7 +77,7 @@ mod tests {
         let (before, [text, formatted], other) = thread::spawn(panics).join().unwrap();
         assert_eq!(before, None);
         assert_eq!((&*text.message, &*formatted.message), ("text", "formatted"));
-        assert_eq!(other.message, "a panic whose payload is no text");
+        assert_eq!(other.message, "a panic with a payload that is not text");
         assert!(text.place.contains("panics.rs:"), "{}", text.place);
         assert!(text.number < formatted.number && formatted.number < other.number);
         assert!(thread::spawn(latest).join().unwrap().is_none(), "another thread has not panicked");

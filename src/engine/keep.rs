@@ -1,8 +1,9 @@
 //! Keeping an engine's database when its test fails, or on demand.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread::{self, Thread};
 
 use super::{Database, Engine, Inner};
@@ -10,13 +11,13 @@ use crate::content::Snapshot;
 use crate::environment::Keep;
 use crate::error::{Error, Result};
 use crate::failure::{self, Scene};
-use crate::panics;
 use crate::statements::{Log, Recorder, recent};
 use crate::vfs::{Mount, Setup, trace};
+use crate::{faults, panics};
 
-/// By what an engine is found among those of a test.
+/// Where and when an engine was created.
 #[derive(Clone)]
-pub(super) struct Birth {
+pub(super) struct Creation {
     /// The thread that has created it.
     thread: Thread,
     /// The number of the latest statement before.
@@ -35,57 +36,56 @@ enum Whose {
     Crate,
 }
 
-impl Birth {
+impl Creation {
     /// # Panics
     /// If the environment variable `RUSQLITE_FIXTURES_KEEP` has an unknown value.
-    pub(super) fn now() -> Birth {
+    pub(super) fn now() -> Creation {
         failure::prepare();
         let log = (Keep::of_tests() == Keep::Always).then(Log::new);
-        Birth { log, ..Birth::of(Whose::Test) }
+        Creation { log, ..Creation::of(Whose::Test) }
     }
 
     /// # Panics
     /// As `now`.
-    pub(super) fn of_build() -> Birth {
+    pub(super) fn of_build() -> Creation {
         failure::prepare();
-        Birth::of(Whose::Template)
+        Creation::of(Whose::Template)
     }
 
-    pub(super) fn of_copy() -> Birth {
-        Birth::of(Whose::Crate)
+    pub(super) fn of_copy() -> Creation {
+        Creation::of(Whose::Crate)
     }
 
-    fn of(whose: Whose) -> Birth {
-        Birth { thread: thread::current(), statement: recent::now(), log: None, whose }
+    fn of(whose: Whose) -> Creation {
+        Creation { thread: thread::current(), statement: recent::now(), log: None, whose }
     }
 }
 
 impl Inner {
     /// Begins the recording of an engine that will be kept.
     pub(super) fn begin_to_keep(&self) {
-        if let Some(log) = &self.birth.log {
-            trace::hear_errors();
-            self.database().recorder().add(log.clone());
+        if let Some(log) = &self.creation.log {
+            self.begin_recording(log);
         }
     }
 
-    /// Keeps the database, because a panic drops a handle on it. It may be of use later too.
+    /// Keeps the database, because a panic drops a handle on it. Other handles may still use the engine.
     #[cold]
     pub(super) fn keep_because_of_panic(&self) {
-        if failure::is_kept() && self.birth.whose != Whose::Crate {
+        if self.creation.whose != Whose::Crate && failure::is_kept() {
             self.keep();
         }
     }
 
     /// Keeps the database if that is asked for whenever an engine is dropped; otherwise notes that the test goes on.
     pub(super) fn keep_or_go_on(&self) {
-        if thread::panicking() || self.birth.whose != Whose::Test {
+        if thread::panicking() || self.creation.whose != Whose::Test {
             return; // a handle has kept it, if there is something to keep
         }
         if failure::is_kept() {
             self.keep();
         } else {
-            failure::went_on(|| failure::test_of(&self.birth.thread));
+            failure::went_on(|| failure::test_of(&self.creation.thread));
         }
     }
 
@@ -93,66 +93,67 @@ impl Inner {
         let _ = catch_unwind(AssertUnwindSafe(|| failure::keep(self.scene())));
     }
 
+    /// Panics with this message, and keeps the database. Returns the panic.
+    pub(super) fn fail(&self, message: &str) -> Box<dyn Any + Send> {
+        let panic = catch_unwind(|| panic!("{message}")).expect_err("it has panicked");
+        if Keep::of_tests() != Keep::Never {
+            let scene = || failure::keep(Scene { panic: panics::latest(), ..self.scene() });
+            let _ = catch_unwind(AssertUnwindSafe(scene));
+        }
+        panic
+    }
+
     /// Returns what is known of the engine.
-    pub(super) fn scene(&self) -> Scene {
-        let (setup, birth) = (self.setup(), &self.birth);
+    fn scene(&self) -> Scene {
+        let (setup, creation) = (self.setup(), &self.creation);
         match self.database() {
-            Database::InMemory(mount) => of_mount(mount, setup, birth),
+            Database::InMemory(mount) => of_mount(mount, setup, creation),
             Database::OnFile(file) => {
                 // The file may be gone.
-                let content = catch_unwind(AssertUnwindSafe(|| file.snapshot())).ok();
+                let content = faults::exempt(|| catch_unwind(AssertUnwindSafe(|| file.snapshot())).ok());
                 let (before, file) = (file.baseline.clone(), &file.file);
-                of(file.id(), file.name().to_owned(), [Some(before), content], &file.recorder, setup, birth)
+                Scene { content, ..of(file.id(), file.name().to_owned(), before, &file.recorder, setup, creation) }
             }
         }
     }
 
-    /// Ends the recording, and has the database kept if a panic closes a connection to it: code may keep a connection for
+    /// Ends the recording, makes the recorder as it was, and has the database kept if a panic closes a connection to it: code may keep a connection for
     /// longer than the engine. `is_open` is whether there is one.
     pub(super) fn end_to_keep(&self, mount: &Arc<Mount>, is_open: bool) {
-        if let Some(log) = &self.birth.log {
+        if let Some(log) = &self.creation.log {
             mount.recorder.remove(log);
         }
-        if is_open && self.birth.whose == Whose::Test && Keep::of_tests() != Keep::Never {
-            let (mount_of_connections, setup, birth) =
-                (Arc::downgrade(mount), self.setup().clone(), self.birth.clone());
+        mount.recorder.reset();
+        if is_open && self.creation.whose == Whose::Test && Keep::of_tests() != Keep::Never {
+            let (mount_of_connections, setup, creation) =
+                (Arc::downgrade(mount), self.setup().clone(), self.creation.clone());
             mount.recorder.set_keeper(Box::new(move || {
-                if let Some(mount) = Weak::upgrade(&mount_of_connections) {
-                    failure::keep(of_mount(&mount, &setup, &birth));
+                if let Some(mount) = mount_of_connections.upgrade() {
+                    failure::keep(of_mount(&mount, &setup, &creation));
                 }
             }));
         }
     }
 }
 
-fn of_mount(mount: &Mount, setup: &Setup, birth: &Birth) -> Scene {
-    let contents = [mount.store.baseline(), mount.store.current()].map(Some);
-    let scene = of(mount.id(), mount.name(), contents, &mount.recorder, setup, birth);
-    Scene { writer: mount.store.writer(), ..scene }
+fn of_mount(mount: &Mount, setup: &Setup, creation: &Creation) -> Scene {
+    let scene = of(mount.id(), mount.name(), mount.store.baseline(), &mount.recorder, setup, creation);
+    Scene { content: Some(mount.store.current()), writer: mount.store.writer(), ..scene }
 }
 
-/// `contents` are that at the beginning, and the present one if it could be read.
-fn of(
-    number: u64,
-    engine: String,
-    contents: [Option<Snapshot>; 2],
-    recorder: &Recorder,
-    setup: &Setup,
-    birth: &Birth,
-) -> Scene {
-    let [before, content] = contents;
+fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup: &Setup, creation: &Creation) -> Scene {
     Scene {
         number,
         engine,
-        test: failure::test_of(&birth.thread),
-        before: before.unwrap_or_else(Snapshot::empty),
-        content,
+        test: failure::test_of(&creation.thread),
+        before,
+        content: None,
         setup: setup.clone(),
         recorded: recorder.kept(),
-        recent: trace::recent_of(recorder, birth.statement),
-        since: birth.statement,
+        recent: trace::recent_of(recorder, creation.statement),
+        since: creation.statement,
         unwound: recorder.unwound(),
-        dropped: recorder.dropped().iter().map(|dropped| dropped.purpose.to_string()).collect(),
+        dropped: recorder.dropped_after(0).iter().map(|dropped| dropped.purpose.to_string()).collect(),
         writer: None,
         panic: thread::panicking().then(panics::latest).flatten(),
     }

@@ -45,7 +45,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 pub use self::clock::Clock;
 use self::idle::{Budget, Idle};
 pub(crate) use self::initial_state::InitialState;
-use self::keep::Birth;
+use self::keep::Creation;
 use self::lease::{Lease, Lent};
 use self::on_file::OnFile;
 pub use self::pooled_connection::PooledConnection;
@@ -60,9 +60,8 @@ use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Store, Token};
 use crate::difference::{Changes, compare};
-use crate::environment::{Backend, Keep};
+use crate::environment::Backend;
 use crate::error::{Error, NoConnection, Result};
-use crate::failure;
 use crate::statements::{Kept, Log, Recorder};
 use crate::vfs::{self, Mount, Name, Session, Setup};
 
@@ -107,7 +106,7 @@ struct Inner {
     template: Option<Arc<WarmPool>>,
     /// The recording of everything, which is checked at the end.
     watch: OnceLock<Watch>,
-    birth: Birth,
+    creation: Creation,
     strictness: OnceLock<Strictness>,
     /// Whether the store returns to the template when the last handle is dropped. The store of a shared engine or a
     /// fork does not.
@@ -143,8 +142,9 @@ struct Watch {
     check: Check,
 }
 
-/// Checks what was recorded on an engine of this name. The engine that it gets is a copy. May panic.
-type Check = Box<dyn FnOnce(String, Engine, Kept) + Send + Sync + UnwindSafe + RefUnwindSafe>;
+/// Checks what was recorded on an engine of this name. The engine that it gets is a copy. Returns a message if the test has to
+/// fail.
+type Check = Box<dyn FnOnce(String, Engine, Kept) -> Option<String> + Send + Sync + UnwindSafe + RefUnwindSafe>;
 
 /// The setup of engines without a template.
 static DEFAULT: Setup = Setup::DEFAULT;
@@ -158,14 +158,15 @@ impl Engine {
     ///
     /// # Panics
     /// If SQLite can't be initialised; if the environment variable `RUSQLITE_FIXTURES_LOCK_TIMEOUT` is not a number, or
-    /// `RUSQLITE_FIXTURES_BACKEND` neither `memory` nor `file`; with `file`, if the file can't be created.
+    /// `RUSQLITE_FIXTURES_BACKEND`, `_KEEP` or `_STRICT` has an unknown value; with `RUSQLITE_FIXTURES_BACKEND=file`, if the
+    /// file can't be created.
     pub fn new() -> Engine {
         created(Engine::cold(Snapshot::empty(), Name::Numbered, None, Backend::of_engines()))
     }
 
     /// Creates an empty engine with this name.
     pub(crate) fn named(name: String) -> Result<Engine> {
-        Ok(Engine::cold(Snapshot::empty(), Name::Given(name), None, Backend::of_engines())?.as_strict_as_asked())
+        Ok(Engine::cold(Snapshot::empty(), Name::Given(name), None, Backend::of_engines())?.made_strict_if_asked())
     }
 
     /// Returns a warm engine of the template, with open connections, or creates one if none is waiting.
@@ -183,7 +184,7 @@ impl Engine {
     /// Creates an engine with the template's content and this name, which is not returned to the warm pool.
     pub(crate) fn named_of(name: String, template: &Arc<WarmPool>) -> Result<Engine> {
         let (content, name) = (template.content().clone(), Name::Given(name));
-        Ok(Engine::cold(content, name, Some(template.clone()), Backend::of_engines())?.as_strict_as_asked())
+        Ok(Engine::cold(content, name, Some(template.clone()), Backend::of_engines())?.made_strict_if_asked())
     }
 
     /// Creates an engine in which the template is built. If it is in a file, the file is not yet in WAL mode, in which a
@@ -197,7 +198,7 @@ impl Engine {
                 Database::OnFile(OnFile::to_build(template, &name)?)
             }
         };
-        Ok(Engine::with_database(database, Vec::new(), Some(template.clone()), Birth::of_build(), false))
+        Ok(Engine::with_database(database, Vec::new(), Some(template.clone()), Creation::of_build(), false))
     }
 
     fn cold(content: Snapshot, name: Name, template: Option<Arc<WarmPool>>, backend: Backend) -> Result<Engine> {
@@ -215,18 +216,18 @@ impl Engine {
     }
 
     fn on_file(file: OnFile, template: Option<Arc<WarmPool>>) -> Engine {
-        Engine::with_database(Database::OnFile(file), Vec::new(), template, Birth::now(), false)
+        Engine::with_database(Database::OnFile(file), Vec::new(), template, Creation::now(), false)
     }
 
     fn assemble(Warm { sessions, mount }: Warm, template: Option<Arc<WarmPool>>, returns_store: bool) -> Engine {
-        Engine::with_database(Database::InMemory(mount), sessions, template, Birth::now(), returns_store)
+        Engine::with_database(Database::InMemory(mount), sessions, template, Creation::now(), returns_store)
     }
 
     fn with_database(
         database: Database,
         sessions: Vec<Session>,
         template: Option<Arc<WarmPool>>,
-        birth: Birth,
+        creation: Creation,
         returns_store: bool,
     ) -> Engine {
         let lock_timeout = template.as_ref().and_then(|template| template.setup().lock_timeout);
@@ -237,7 +238,7 @@ impl Engine {
             sqlite_url: OnceLock::new(),
             template,
             watch: OnceLock::new(),
-            birth,
+            creation,
             strictness: OnceLock::new(),
             returns_store,
         }));
@@ -634,8 +635,7 @@ impl Engine {
     }
 
     pub(crate) fn begin_recording(&self, log: &Arc<Log>) {
-        vfs::trace::hear_errors();
-        self.recorder().add(log.clone());
+        self.0.begin_recording(log);
     }
 
     pub(crate) fn end_recording(&self, log: &Arc<Log>) {
@@ -645,7 +645,7 @@ impl Engine {
     /// Records all statements from now on, and has them checked when the last handle is dropped.
     pub(crate) fn watch(
         &self,
-        check: impl FnOnce(String, Engine, Kept) + Send + Sync + UnwindSafe + RefUnwindSafe + 'static,
+        check: impl FnOnce(String, Engine, Kept) -> Option<String> + Send + Sync + UnwindSafe + RefUnwindSafe + 'static,
     ) {
         let log = Log::new();
         self.begin_recording(&log);
@@ -670,7 +670,7 @@ impl Engine {
     /// Returns an engine in memory with this content, and with the template's connections.
     pub(crate) fn to_read(content: &Snapshot, template: Option<&Arc<WarmPool>>) -> Engine {
         let mount = mount(content, Name::Numbered, template.map_or(&DEFAULT, |template| template.setup()));
-        Engine::with_database(Database::InMemory(mount), Vec::new(), template.cloned(), Birth::of_copy(), false)
+        Engine::with_database(Database::InMemory(mount), Vec::new(), template.cloned(), Creation::of_copy(), false)
     }
 
     /// Returns an engine in memory with the committed content of this one, and with its template's connections.
@@ -744,7 +744,7 @@ fn mount(content: &Snapshot, name: Name, setup: &Setup) -> Arc<Mount> {
 /// # Panics
 /// If it could not be.
 fn created(engine: Result<Engine>) -> Engine {
-    engine.unwrap_or_else(|error| panic!("{error}")).as_strict_as_asked()
+    engine.unwrap_or_else(|error| panic!("{error}")).made_strict_if_asked()
 }
 
 impl Snapshot {
@@ -781,6 +781,11 @@ impl Database {
 }
 
 impl Inner {
+    fn begin_recording(&self, log: &Arc<Log>) {
+        vfs::trace::hear_errors();
+        self.database().recorder().add(log.clone());
+    }
+
     fn setup(&self) -> &Setup {
         self.template.as_ref().map_or(&DEFAULT, |template| template.setup())
     }
@@ -793,32 +798,33 @@ impl Inner {
         Engine::to_read(&self.database().snapshot(), self.template.as_ref())
     }
 
-    /// Ends the watch. Returns what checks it, unless the test has failed already.
-    fn end_watch(&mut self) -> Option<impl FnOnce() + use<>> {
+    /// Checks what was recorded: the limits of the template, and strict mode. Returns a message if the test has to fail,
+    /// unless it does already. `idle` are the connections that no test has. Adds the recordings to `logs`.
+    fn check(&mut self, idle: &[Session], logs: &mut Vec<Arc<Log>>) -> Option<String> {
+        let exceeded = self.end_watch(logs);
+        let found = self.end_strict(idle, logs);
+        match (exceeded, found) {
+            (Some(exceeded), Some(found)) => Some(format!("{exceeded}\n{found}")),
+            (exceeded, found) => exceeded.or(found),
+        }
+    }
+
+    fn end_watch(&mut self, logs: &mut Vec<Arc<Log>>) -> Option<String> {
         let Watch { log, check } = self.watch.take()?;
-        self.database().recorder().remove(&log);
+        logs.push(log.clone());
         if thread::panicking() {
             return None;
         }
-        let (name, copy) = (self.database().name(), self.copy_in_memory());
-        Some(move || check(name, copy, log.kept()))
+        check(self.database().name(), self.copy_in_memory(), log.kept())
     }
 
-    /// Gives the store back to the template. Returns a message if the engine is strict, and the test has been lax.
-    fn recycle(&mut self) -> Option<String> {
-        let (sessions, is_retired) = (self.idle.take(), self.idle.is_closed());
-        let idle: Vec<u64> = match self.strictness.get() {
-            Some(_) => sessions.iter().filter_map(Session::number).collect(),
-            None => Vec::new(),
-        };
-        let lax = self.end_strict(&idle);
-        let Some(Database::InMemory(mount)) = self.database.take() else { return lax };
-        mount.recorder.reset();
+    /// Gives the store back to the template.
+    fn recycle(&mut self, sessions: Vec<Session>, is_retired: bool) {
+        let Some(Database::InMemory(mount)) = self.database.take() else { return };
         self.end_to_keep(&mount, Arc::strong_count(&mount) > 1 + sessions.len());
         if let Some(template) = self.template.as_ref().filter(|_| self.returns_store && !is_retired) {
             template.recycle(Warm { sessions, mount });
         }
-        lax
     }
 }
 
@@ -834,15 +840,17 @@ impl Drop for Engine {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.keep_or_go_on();
-        let scene = (self.watch.get().is_some() || self.strictness.get().is_some()).then(|| self.scene());
-        let check = self.end_watch();
-        let lax = self.recycle();
-        let checks = || {
-            check.into_iter().for_each(|check| check());
-            lax.into_iter().for_each(|message| panic!("{message}"));
+        let (sessions, is_retired) = (self.idle.take(), self.idle.is_closed());
+        // A function of the template may panic.
+        let mut logs = Vec::new();
+        let panic = match catch_unwind(AssertUnwindSafe(|| self.check(&sessions, &mut logs))) {
+            Ok(None) => None,
+            Ok(Some(message)) => Some(self.fail(&message)),
+            Err(panic) => Some(panic),
         };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(checks)) {
-            scene.filter(|_| Keep::of_tests() != Keep::Never).into_iter().for_each(failure::keep);
+        logs.iter().for_each(|log| self.database().recorder().remove(log));
+        self.recycle(sessions, is_retired);
+        if let Some(panic) = panic {
             resume_unwind(panic);
         }
     }

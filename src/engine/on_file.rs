@@ -406,13 +406,13 @@ impl Engine {
     /// connection or process is writing to it for 5 s (the default of [`set_lock_timeout`](Engine::set_lock_timeout)).
     pub fn file(path: impl AsRef<Path>) -> Result<Engine> {
         vfs::register();
-        Ok(Engine::on_file(OnFile::at(path.as_ref(), Surroundings::default())?, None).as_strict_as_asked())
+        Ok(Engine::on_file(OnFile::at(path.as_ref(), Surroundings::default())?, None).made_strict_if_asked())
     }
 
     /// Creates the file at this path with the template's content.
     pub(crate) fn file_of(path: &Path, template: &Arc<WarmPool>) -> Result<Engine> {
         vfs::register();
-        Ok(Engine::on_file(OnFile::at_with(path, template)?, Some(template.clone())).as_strict_as_asked())
+        Ok(Engine::on_file(OnFile::at_with(path, template)?, Some(template.clone())).made_strict_if_asked())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Strict mode: what a test has left open or undecided.
 
+use std::cell::LazyCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use super::{Database, Engine, Inner};
 use crate::environment::Strict;
 use crate::statements::{Log, conduct};
-use crate::vfs::{analysis, trace};
+use crate::vfs::{Session, analysis, trace};
 
 /// The time for which a transaction may hold the writer slot.
 const HELD: Duration = Duration::from_secs(1);
@@ -18,6 +19,8 @@ pub(super) struct Strictness {
     /// Whether the test fails, and not only prints what was found.
     fails: AtomicBool,
     pub(super) log: Arc<Log>,
+    /// The number of transactions that were dropped before.
+    dropped_before: usize,
 }
 
 impl Engine {
@@ -30,12 +33,12 @@ impl Engine {
     /// * a connection that is still open;
     /// * a transaction that held the writer slot for more than a second.
     ///
-    /// These are only printed, because they can be meant so: several writes in a row on one connection outside of a
-    /// transaction, and a write to a table that the connection has read before, both outside of a transaction.
-    /// [`unwatched`](Engine::unwatched) exempts a part of a test.
+    /// Two findings are only printed, because code may intend them: two writes in a row on one connection, and a write to a
+    /// table that the connection has read, each outside of a transaction. [`unwatched`](Engine::unwatched) exempts a part of a
+    /// test.
     ///
-    /// With `RUSQLITE_FIXTURES_STRICT=fail` in the environment, all engines are strict. With `warn`, all findings are printed,
-    /// and no test fails by them. For an engine in a file, connections that are dropped or open are not known.
+    /// `RUSQLITE_FIXTURES_STRICT=fail` in the environment makes all engines strict. With `warn`, findings are printed, and only
+    /// engines on which `strict` was called fail a test. For an engine in a file, dropped and open connections are not detected.
     ///
     /// ```should_panic
     /// # use rusqlite_fixtures::Engine;
@@ -51,53 +54,54 @@ impl Engine {
     }
 
     /// Returns this engine of a test, strict if the environment asks for it.
-    pub(crate) fn as_strict_as_asked(self) -> Engine {
+    pub(crate) fn made_strict_if_asked(self) -> Engine {
         self.0.be_strict(Strict::of_tests());
         self
     }
 }
 
 impl Inner {
-    /// Begins the recording, unless there is one.
     fn be_strict(&self, mode: Strict) {
         if mode == Strict::Off {
             return;
         }
         let begin = || {
-            let log = Log::new();
-            trace::hear_errors();
-            self.database().recorder().add(log.clone());
-            Strictness { fails: AtomicBool::new(false), log }
+            let (log, recorder) = (Log::new(), self.database().recorder());
+            let dropped_before = recorder.dropped_so_far();
+            self.begin_recording(&log);
+            Strictness { fails: AtomicBool::new(false), log, dropped_before }
         };
         self.strictness.get_or_init(begin).fails.fetch_or(mode == Strict::Fail, Ordering::Relaxed);
     }
 
-    /// Ends strict mode. Returns the message of the panic for what was found, if there is one to be.
-    pub(super) fn end_strict(&mut self, idle: &[u64]) -> Option<String> {
-        let Strictness { fails, log } = self.strictness.take()?;
-        let fails = fails.into_inner();
-        let recorder = self.database().recorder();
-        recorder.remove(&log);
+    /// Ends strict mode. Returns a message if the test has to fail. `idle` are the connections that no test has. Adds the
+    /// recording to `logs`.
+    pub(super) fn end_strict(&mut self, idle: &[Session], logs: &mut Vec<Arc<Log>>) -> Option<String> {
+        let Strictness { fails, log, dropped_before } = self.strictness.take()?;
+        let (fails, recorder) = (fails.into_inner(), self.database().recorder());
+        logs.push(log.clone());
         if thread::panicking() {
             return None;
         }
         let kept = log.kept();
-        let mut found = conduct::dropped(&recorder.dropped(), &kept);
+        let mut found = conduct::dropped(&recorder.dropped_after(dropped_before), &kept);
         found.extend(conduct::held_longer_than(HELD, &kept));
         if let Database::InMemory(_) = self.database() {
-            let open = trace::open_connections(recorder, idle).into_iter();
-            found.extend(open.map(|purpose| format!("{purpose} is still open, and no handle on the engine is left")));
+            let idle: Vec<u64> = idle.iter().filter_map(Session::number).collect();
+            let open = trace::open_connections(recorder, &idle).into_iter();
+            found.extend(
+                open.map(|purpose| {
+                    format!("{purpose} is still open, and no handle on the engine is left: drop it first")
+                }),
+            );
         }
-        let doubtful = {
-            let copy = self.copy_in_memory().connect().ok();
-            let tables = |sql: &str| analysis::tables_of(copy.as_ref()?, sql);
-            conduct::outside_of_transactions(&kept, |sql| tables(sql).unwrap_or_default().into_iter().collect())
-        };
+        let copy = LazyCell::new(|| trace::exempt(|| self.copy_in_memory().connect().ok()));
+        let tables = |sql: &str| Some(analysis::tables_of(copy.as_ref()?, sql)?.into_iter().collect());
+        let doubtful = conduct::outside_of_transactions(&kept, |sql| tables(sql).unwrap_or_default());
         let name = self.database().name();
         for finding in doubtful.iter().chain(found.iter().filter(|_| !fails)) {
             eprintln!("rusqlite-fixtures: strict: {name}: {finding}");
         }
-        (fails && !found.is_empty())
-            .then(|| format!("strict mode: {name} is not left as it should be:\n  {}", found.join("\n  ")))
+        (fails && !found.is_empty()).then(|| format!("strict mode, {name}:\n  {}", found.join("\n  ")))
     }
 }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::scene::Scene;
 use crate::content::Snapshot;
+use crate::environment::KEEP_VARIABLE;
 
 /// Writes the files of all engines of a test.
-pub(super) fn write(folder: &Path, scenes: &[Scene]) -> Result<(), String> {
+pub(super) fn write(folder: &Path, scenes: &[&Scene]) -> Result<(), String> {
     for (index, scene) in scenes.iter().enumerate() {
         let save = |name: &str, content: &Snapshot| {
             content.save(path(folder, name, index, "sqlite3")).map_err(|cause| cause.to_string())
@@ -22,7 +23,7 @@ pub(super) fn write(folder: &Path, scenes: &[Scene]) -> Result<(), String> {
         write_text(&path(folder, "statements", index, "sql"), &statements(scene))?;
     }
     #[cfg(feature = "report")]
-    write_text(&path(folder, "report", 0, "html"), &super::pages::html(scenes))?;
+    write_text(&folder.join("report.html"), &super::pages::html(scenes))?;
     Ok(())
 }
 
@@ -38,6 +39,11 @@ pub(super) fn path(folder: &Path, name: &str, index: usize, extension: &str) -> 
     })
 }
 
+fn add_statement(script: &mut String, sql: &str) {
+    let end = if sql.contains("--") { "\n;" } else { ";" }; // a comment may be at its end
+    let _ = writeln!(script, "{sql}{end}");
+}
+
 /// Returns the statements as a script with comments.
 fn statements(scene: &Scene) -> String {
     let mut script = format!("-- The newest statements on {}, the last one at the end.\n", scene.engine);
@@ -47,19 +53,20 @@ fn statements(scene: &Scene) -> String {
     match &scene.recorded {
         Some(kept) => {
             for statement in &kept.statements {
-                let _ = writeln!(script, "{};", statement.expanded_sql());
+                add_statement(&mut script, statement.expanded_sql());
                 if let Some(error) = statement.error() {
                     let _ = writeln!(script, "-- failed: {}", error.replace('\n', " "));
                 }
             }
         }
         None => {
-            script.push_str(
-                "-- Without values: those are known of an engine that is recorded (RUSQLITE_FIXTURES_KEEP=always).\n",
+            let _ = writeln!(
+                script,
+                "-- Without values: {KEEP_VARIABLE}=always records them. A long text is cut: it ends in …"
             );
             for recent in scene.newest() {
                 if !recent.sql.is_empty() {
-                    let _ = writeln!(script, "{};", recent.sql);
+                    add_statement(&mut script, &recent.sql);
                 }
                 if let Some(error) = &recent.error {
                     let _ = writeln!(script, "-- failed: {}", error.replace('\n', " "));

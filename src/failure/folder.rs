@@ -1,7 +1,6 @@
 //! The folders in which files are kept: one for each test program, in Cargo's target folder.
 
 use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -54,23 +53,27 @@ fn program_name(program: &Path, package: Option<String>) -> String {
     let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let name = stem.rsplit_once('-').filter(|(_, end)| is_hash(end)).map_or(&*stem, |(name, _)| name);
     match package.filter(|package| package.replace('-', "_") != name.replace('-', "_")) {
-        Some(package) => file_name(&format!("{package}.{name}")),
+        Some(package) => file_name(&format!("{package}::{name}")),
         None => file_name(name),
     }
 }
 
-/// Returns a name that all file systems take, and that no other test has.
+/// Returns a name for the folder of a test. It has a hash if names of other tests could be taken for it: if the test's name has
+/// other characters than small letters, digits, `_`, `-` and `::`, or is long.
 fn file_name(test: &str) -> String {
     const LONGEST: usize = 120;
-    let plain = test.replace("::", ".");
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || ['_', '-', '.'].contains(&c);
-    let name: String = plain.chars().take(LONGEST).map(|c| if is_plain(c) { c } else { '_' }).collect();
-    if name == plain && !name.starts_with('.') && !name.ends_with('.') && !name.is_empty() {
-        return name;
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ['_', '-'].contains(&c);
+    let parts: Vec<&str> = test.split("::").collect();
+    if test.len() <= LONGEST && parts.iter().all(|part| !part.is_empty() && part.chars().all(is_plain)) {
+        return parts.join(".");
     }
-    let mut hasher = DefaultHasher::new();
-    test.hash(&mut hasher);
-    format!("{}-{:016x}", name.trim_matches('.'), hasher.finish())
+    let shown = |c: char| if c.is_ascii_alphanumeric() || ['_', '-'].contains(&c) { c } else { '_' };
+    let name: String = test.chars().take(LONGEST).map(shown).collect();
+    // FNV-1a, which stays the same.
+    let hash = test
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{name}-{hash:016x}")
 }
 
 /// Notes which tests have files from earlier runs.
@@ -116,15 +119,21 @@ impl Folder {
         let aside = self.path.join(format!(".{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         let path = self.path.join(&name);
         let failed = |cause: io::Error| format!("can't write to `{}`: {cause}", self.path.display());
+        if path.is_file() {
+            return Err(failed(io::ErrorKind::AlreadyExists.into()));
+        }
         fs::create_dir_all(&aside).map_err(failed)?;
+        let old = aside.with_extension("old");
         let written = write(&aside).and_then(|()| {
-            let _ = fs::remove_dir_all(&path); // if there is one
+            let _ = fs::rename(&path, &old); // if there is one
             fs::rename(&aside, &path).map_err(failed)
         });
         if let Err(cause) = written {
+            let _ = fs::rename(&old, &path);
             let _ = fs::remove_dir_all(&aside); // the first error is the one to report
             return Err(cause);
         }
+        let _ = fs::remove_dir_all(&old);
         if let Some((tests, bytes)) = self.bounds {
             TESTS.lock().recovered().insert(name);
             HAS_ANY.store(true, Ordering::Relaxed);
@@ -137,8 +146,11 @@ impl Folder {
 /// Removes the oldest folders in this one, but for so many new ones that have together so many bytes; always keeps the newest.
 fn prune(folder: &Path, tests: usize, bytes: u64) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    let mut found: Vec<(SystemTime, PathBuf)> =
-        entries.flatten().filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
+    let mut found: Vec<(SystemTime, PathBuf)> = entries
+        .flatten()
+        .filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) // what is being written
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
     found.sort_by(|one, other| other.cmp(one));
     let mut total = 0;
     for (rank, (_, path)) in found.iter().enumerate() {
@@ -171,8 +183,9 @@ mod tests {
     fn a_test_has_a_name_for_files() {
         assert_eq!(file_name("orders::tests::total"), "orders.tests.total");
         assert_eq!(file_name("case_1"), "case_1");
-        let odd = ["a/b", "a\\b", "..", "", "a:b", ".hidden", "ä", &"long".repeat(100), "ends.", "a b"];
-        let names: BTreeSet<String> = odd.iter().map(|name| file_name(name)).collect();
+        let odd =
+            ["a/b", "a\\b", "..", "", "a:b", ".hidden", "ä", &"long".repeat(100), "ends.", "a b", "a.b", "A", "a"];
+        let names: BTreeSet<String> = odd.iter().map(|name| file_name(name).to_ascii_lowercase()).collect();
         assert_eq!(names.len(), odd.len(), "they differ: {names:?}");
         for name in &names {
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);

@@ -19,9 +19,9 @@ mod scene;
 mod summary;
 
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::thread::{self, Thread};
 
 pub(crate) use self::scene::Scene;
@@ -58,9 +58,12 @@ const ENGINES: usize = 8;
 /// If the environment variable `RUSQLITE_FIXTURES_KEEP` has an unknown value.
 pub(crate) fn prepare() {
     let _ = HAS_ASKED.try_with(|has_asked| has_asked.set(true));
-    if Keep::of_tests() != Keep::Never && !recent::is_on() {
-        recent::turn_on();
-        folder::look();
+    if Keep::of_tests() != Keep::Never {
+        static PREPARED: Once = Once::new();
+        PREPARED.call_once(|| {
+            folder::look();
+            recent::turn_on();
+        });
         panics::observe(after_panic);
     }
 }
@@ -87,6 +90,7 @@ pub(crate) fn is_kept() -> bool {
 pub(crate) fn keep(scene: Scene) {
     let _ = OF_THREAD.try_with(|of_thread| {
         let Ok(mut of_thread) = of_thread.try_borrow_mut() else { return };
+        of_thread.went_on = None; // no hook is called for `resume_unwind`, and the hook may be another one
         let number = scene.number;
         if of_thread.add(scene) {
             let is_first = of_thread.panics <= 1 || Keep::of_tests() == Keep::Always;
@@ -101,7 +105,8 @@ pub(crate) fn keep(scene: Scene) {
 /// Notes that an engine was dropped without a panic.
 #[inline]
 pub(crate) fn went_on(test: impl FnOnce() -> String) {
-    if folder::has_any() {
+    // Another thread may drop an engine of a test that fails.
+    if folder::has_any() && HAS_ASKED.try_with(Cell::get).unwrap_or_default() {
         let _ = OF_THREAD.try_with(|of_thread| {
             if let Ok(mut of_thread) = of_thread.try_borrow_mut() {
                 of_thread.went_on = Some(test());
@@ -112,22 +117,20 @@ pub(crate) fn went_on(test: impl FnOnce() -> String) {
 
 /// Writes an engine's files for a name that the user has given. Returns their folder.
 pub(crate) fn keep_as(name: &str, scene: &Scene) -> Result<PathBuf, String> {
-    in_own_thread(|| folder::of_kept()?.replace(name, |folder| files::write(folder, std::slice::from_ref(scene))))
+    in_own_thread(|| folder::of_kept()?.replace(name, |folder| files::write(folder, &[scene])))
 }
 
-/// Called after each panic of a thread, by the panic hook.
+/// Called after each panic of a thread, by the panic hook. A panic here would end the program.
 fn after_panic(panic: &Arc<Panic>) {
-    let _ = catch_unwind(AssertUnwindSafe(|| {
-        OF_THREAD.try_with(|of_thread| {
-            let Ok(mut of_thread) = of_thread.try_borrow_mut() else { return };
-            of_thread.went_on = None;
-            // The end of a property test, in which each failure of a smaller case was a panic.
-            if of_thread.is_pending && panic.message.contains("minimal failing input") {
-                of_thread.is_pending = false;
-                write(&of_thread.scenes, |_| true);
-            }
-        })
-    }));
+    let _ = OF_THREAD.try_with(|of_thread| {
+        let Ok(mut of_thread) = of_thread.try_borrow_mut() else { return };
+        of_thread.went_on = None;
+        // The end of a property test, in which each failure of a smaller case was a panic.
+        if of_thread.is_pending && panic.message.contains("minimal failing input") {
+            of_thread.is_pending = false;
+            write(&of_thread.scenes, |_| true);
+        }
+    });
 }
 
 impl OfThread {
@@ -135,7 +138,7 @@ impl OfThread {
     fn add(&mut self, scene: Scene) -> bool {
         let panic = scene.panic.as_ref().map_or(0, |panic| panic.number);
         if panic != self.panic || self.panics == 0 {
-            if thread::panicking() {
+            if panic != 0 {
                 self.scenes.clear();
             }
             self.panic = panic;
@@ -160,8 +163,11 @@ impl OfThread {
 impl Drop for OfThread {
     /// The test is over.
     fn drop(&mut self) {
-        if let Some(test) = &self.went_on {
-            folder::remove(test);
+        match &self.went_on {
+            Some(test) => folder::remove(test),
+            // It has caught other panics before this one.
+            None if self.is_pending => write(&self.scenes, |_| true),
+            None => {}
         }
     }
 }
@@ -169,28 +175,38 @@ impl Drop for OfThread {
 /// Writes the files of a test, and prints where they are, with what is known of some of its engines.
 fn write(scenes: &[Scene], is_told: impl Fn(&Scene) -> bool + Sync) {
     let Some(newest) = scenes.last() else { return };
-    let (small, large): (Vec<Scene>, Vec<Scene>) =
-        scenes.iter().cloned().partition(|scene| scene.size() <= Keep::of_tests().up_to());
-    let text = in_own_thread(|| {
-        let mut text = large.iter().map(summary::of_large).collect::<String>();
-        if !small.is_empty() {
-            let write = |folder: &Path| files::write(folder, &small);
-            let folder = folder::of_failed().and_then(|failed| failed.replace(&newest.test, write))?;
-            let told = small.iter().enumerate().filter(|(_, scene)| is_told(scene));
-            text.extend(told.map(|(index, scene)| summary::of(&folder, index, scene)));
+    let (small, large): (Vec<&Scene>, Vec<&Scene>) =
+        scenes.iter().partition(|scene| scene.size() <= Keep::of_tests().up_to());
+    // Its output is captured with the test's.
+    let written = in_own_thread(|| {
+        let told = large.iter().filter(|scene| is_told(scene));
+        let mut text = told.map(|scene| summary::of_large(scene)).collect::<String>();
+        let write = |folder: &Path| files::write(folder, &small);
+        let is_kept = |folder: &folder::Folder| folder.replace(&newest.test, write);
+        match (!small.is_empty()).then(|| folder::of_failed().and_then(is_kept)) {
+            None => {}
+            Some(Ok(folder)) => {
+                let told = small.iter().enumerate().filter(|(_, scene)| is_told(scene));
+                text.extend(told.map(|(index, scene)| summary::of(&folder, index, scene)));
+            }
+            Some(Err(cause)) => {
+                text.push_str(&format!("rusqlite-fixtures: can't keep the databases of this test: {cause}\n"));
+            }
         }
-        Ok(text)
+        eprint!("{text}");
+        Ok(())
     });
-    match text {
-        Ok(text) => eprint!("{text}"),
-        Err(cause) => eprintln!("rusqlite-fixtures: can't keep the databases of this test: {cause}"),
+    if let Err(cause) = written {
+        let _ = writeln!(io::stderr(), "rusqlite-fixtures: can't keep the databases of this test: {cause}");
     }
 }
 
+/// Runs something in a thread of its own. A panic there is an error.
 fn in_own_thread<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
     thread::scope(|scope| {
         let builder = thread::Builder::new().name("rusqlite-fixtures".to_owned());
         let thread = builder.spawn_scoped(scope, work).map_err(|cause| format!("no thread can be started: {cause}"))?;
-        thread.join().unwrap_or_else(|_| Err("the crate has failed, see above; please report that".to_owned()))
+        let panicked = "a function given to Template::on_connect panicked, or this crate did: see above";
+        thread.join().unwrap_or_else(|_| Err(panicked.to_owned()))
     })
 }

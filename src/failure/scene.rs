@@ -3,14 +3,12 @@ use std::sync::Arc;
 use rusqlite::ffi;
 
 use crate::content::Snapshot;
-use crate::content::origin::Purpose;
 use crate::panics::Panic;
 use crate::statements::recent::{self, Noted, Recent};
 use crate::statements::{Kept, Unwound};
 use crate::vfs::Setup;
 
 /// What is known of an engine.
-#[derive(Clone)]
 pub(crate) struct Scene {
     /// The number of the engine.
     pub(crate) number: u64,
@@ -44,9 +42,15 @@ impl Scene {
         self.content.as_ref().map_or(0, Snapshot::size)
     }
 
-    /// Returns the purpose of the connection that had written and not committed, and the content that it saw.
-    pub(super) fn uncommitted(&self) -> Option<(Purpose, &Snapshot)> {
-        self.unwound.iter().find_map(|unwound| Some((unwound.purpose, unwound.uncommitted.as_ref()?)))
+    /// Returns who had written and not committed, and the content that it saw.
+    pub(super) fn uncommitted(&self) -> Option<(String, &Snapshot)> {
+        let panic = self.panic.as_ref().map(|panic| panic.number);
+        let unwound = self.unwound.iter().filter_map(|unwound| Some((unwound, unwound.uncommitted.as_ref()?)));
+        // An earlier panic may be another thread's, or one that was caught.
+        let (unwound, seen) = unwound.max_by_key(|(unwound, _)| Some(unwound.panic) == panic)?;
+        let of_earlier =
+            if panic.is_some_and(|panic| panic != unwound.panic) { ", rolled back by an earlier panic" } else { "" };
+        Some((format!("{}{of_earlier}", unwound.purpose), seen))
     }
 
     /// Returns the newest statements without a recording, with what is known of errors.

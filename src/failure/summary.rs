@@ -7,6 +7,7 @@ use super::files;
 use super::scene::Scene;
 use crate::content::Snapshot;
 use crate::difference::compare;
+use crate::environment::KEEP_VARIABLE;
 use crate::statements::Statement;
 use crate::statements::recent::Recent;
 
@@ -24,10 +25,10 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "database", index, "sqlite3")));
         add(&mut text, "committed since it was created", changes(&scene.before, content, scene));
     }
-    if let Some((purpose, seen)) = scene.uncommitted() {
+    if let Some((by, seen)) = scene.uncommitted() {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "uncommitted", index, "sqlite3")));
         let before = scene.content.as_ref().unwrap_or(&scene.before);
-        add(&mut text, format!("not committed by {purpose}"), changes(before, seen, scene));
+        add(&mut text, format!("not committed by {by}"), changes(before, seen, scene));
     }
     add_statements(&mut text, scene);
     for dropped in &scene.dropped {
@@ -43,7 +44,7 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
 pub(super) fn of_large(scene: &Scene) -> String {
     let megabytes = scene.size() / 1_000_000;
     format!(
-        "rusqlite-fixtures: {} is not kept: it has {megabytes} MB; RUSQLITE_FIXTURES_KEEP=always keeps any size\n",
+        "rusqlite-fixtures: {} is not kept: it has {megabytes} MB; {KEEP_VARIABLE}=always keeps any size\n",
         scene.engine
     )
 }

@@ -16,8 +16,6 @@ use std::{fs, path::Path};
 
 pub use self::limits::Limits;
 pub use self::statements::{FullScan, Repeat, Statements, assert_constant_statements};
-#[cfg(feature = "report")]
-use crate::difference::{compare, schema};
 use crate::engine::Engine;
 #[cfg(feature = "report")]
 use crate::error::{Error, Result};
@@ -91,7 +89,7 @@ impl Recording {
         Statements::of(self.engine.name(), self.engine.fork_in_memory(), self.log.kept())
     }
 
-    /// Writes what happened so far as an HTML page, which needs no network: what has changed since the engine was
+    /// Writes what happened so far as an HTML page (with the feature `report`), which needs no network: what has changed since the engine was
     /// created, a timeline of the connections, the statements, and the schema. Replaces a file at this path.
     ///
     /// # Errors
@@ -101,18 +99,10 @@ impl Recording {
     /// As [`Engine::snapshot`].
     #[cfg(feature = "report")]
     pub fn report(&self, path: impl AsRef<Path>) -> Result<()> {
-        let (path, setup, now) = (path.as_ref(), self.engine.setup(), self.engine.snapshot());
-        let text = |cause: Error| cause.to_string();
-        let of_engine = OfEngine {
-            name: self.engine.name(),
-            notes: Vec::new(),
-            changes: vec![(
-                "Committed since the engine was created".to_owned(),
-                compare(&self.engine.baseline(), &now, setup).map_err(text),
-            )],
-            statements: report::Statements::Recorded(self.log.kept()),
-            schema: schema(&now, setup).map_err(text),
-        };
+        let (path, engine) = (path.as_ref(), &self.engine);
+        let statements = report::Statements::Recorded(self.log.kept());
+        let of_engine =
+            OfEngine::new(engine.name(), &engine.baseline(), &engine.snapshot(), engine.setup(), statements);
         let title = format!("Recording of {}", self.engine.name());
         let page = Report { title, panic: None, engines: vec![of_engine] }.to_html();
         fs::write(path, page).map_err(|cause| Error::report_not_written(path, cause))

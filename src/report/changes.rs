@@ -49,7 +49,7 @@ fn of_table(table: &TableChanges) -> Markup {
         h4 { (table.table) " " small { (counts.join(", ")) } }
         div class="scroll" tabindex="0" role="region" aria-label={ "changes of " (table.table) } {
             table {
-                thead { tr { th { span class="hidden" { "change" } } @for column in &columns { th { (column) } } } }
+                thead { tr { th scope="col" { span class="visually-hidden" { "change" } } @for column in &columns { th scope="col" { (column) } } } }
                 tbody { @for row in updated.chain(deleted).chain(inserted).take(ROWS) { (row) } }
             }
         }

@@ -14,9 +14,12 @@ mod timeline;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::difference::Changes;
+use crate::content::Snapshot;
+use crate::difference::{Changes, compare, schema};
+use crate::error::Error;
 use crate::statements::Kept;
 use crate::statements::recent::Recent;
+use crate::vfs::Setup;
 
 /// What is reported of a test.
 pub(crate) struct Report {
@@ -79,6 +82,25 @@ impl Report {
 }
 
 impl OfEngine {
+    /// Returns what there is to report of an engine with this content, which was created with the content `before`.
+    pub(crate) fn new(
+        name: String,
+        before: &Snapshot,
+        now: &Snapshot,
+        setup: &Setup,
+        statements: Statements,
+    ) -> OfEngine {
+        let text = |cause: Error| cause.to_string();
+        let committed = compare(before, now, setup).map_err(text);
+        OfEngine {
+            name,
+            notes: Vec::new(),
+            changes: vec![("Committed since the engine was created".to_owned(), committed)],
+            statements,
+            schema: schema(now, setup).map_err(text),
+        }
+    }
+
     fn section(&self) -> Markup {
         html! {
             section class="engine" {

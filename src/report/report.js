@@ -2,7 +2,7 @@
 // The rows of a table of statements are in a template. Only those that are visible are in the page, so ten thousand of them
 // take no longer to scroll than ten.
 for (const part of document.querySelectorAll(".statements")) {
-  const HEIGHT = 30; // of a row, as in report.css
+  const HEIGHT = 1.875 * parseFloat(getComputedStyle(document.documentElement).fontSize); // of a row, as in report.css
   const BESIDE = 20; // rows that are in the page above and below the visible ones
   const SQL = 1; // the column that is text
   const form = part.querySelector("form");
@@ -31,9 +31,10 @@ for (const part of document.querySelectorAll(".statements")) {
     const first = Math.max(0, Math.floor(scroll.scrollTop / HEIGHT) - BESIDE);
     const last = Math.min(shown.length, first + Math.ceil(scroll.clientHeight / HEIGHT) + 2 * BESIDE);
     const visible = shown.slice(first, last);
-    for (const row of visible) {
+    visible.forEach((row, index) => {
       row.setAttribute("aria-selected", row === selected ? "true" : "false");
-    }
+      row.setAttribute("aria-rowindex", first + index + 2);
+    });
     body.replaceChildren(gap(first), ...visible, gap(shown.length - last));
   };
 
@@ -62,6 +63,7 @@ for (const part of document.querySelectorAll(".statements")) {
         heading.removeAttribute("aria-sort");
       }
     });
+    part.querySelector("table").setAttribute("aria-rowcount", shown.length + 1);
     form.querySelector("output").textContent = `${shown.length} of ${all.length} statements`;
     draw();
   };
@@ -85,6 +87,7 @@ for (const part of document.querySelectorAll(".statements")) {
 
   scroll.addEventListener("scroll", draw, { passive: true });
   scroll.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
     const page = Math.max(1, Math.floor(scroll.clientHeight / HEIGHT) - 2);
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity }[event.key];
     if (steps !== undefined && event.target === scroll) {

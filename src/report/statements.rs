@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
+use crate::environment::KEEP_VARIABLE;
 use crate::statements::recent::Recent;
 use crate::statements::{Kept, Statement, StatementKind, counted};
 
@@ -20,7 +21,7 @@ pub(super) fn recent(recent: &[Recent]) -> Markup {
         h3 { "Newest statements" }
         p class="note" {
             "Without values and times: those are known of an engine that is recorded, for example with "
-            code { "RUSQLITE_FIXTURES_KEEP=always" } "."
+            code { (KEEP_VARIABLE) "=always" } "."
         }
         ol class="recent" {
             @for statement in recent {
@@ -58,17 +59,17 @@ pub(super) fn recorded(kept: &Kept) -> Markup {
                 output {}
             }
             div class="scroll rows" tabindex="0" role="region" aria-label="statements; the arrow keys select one" {
-                table {
+                table role="grid" {
                     thead {
                         tr {
-                            @for (column, what) in COLUMNS { th title=(what) { button type="button" { (column) } } }
+                            @for (column, what) in COLUMNS { th scope="col" { button type="button" title=(what) { (column) } } }
                         }
                     }
                     tbody {}
                 }
             }
             div class="selected" aria-live="polite" {}
-            noscript { p { "The statements are in the file statements.sql; here they need a script." } }
+            noscript { p { "JavaScript is needed to show the statements." } }
             template {
                 @for (statement, shape) in kept.statements.iter().zip(&shapes) { (row(statement, texts[shape])) }
             }
@@ -89,6 +90,7 @@ const COLUMNS: [(&str, &str); 8] = [
 
 fn row(statement: &Statement, count: usize) -> Markup {
     let is_read_or_write = matches!(statement.kind(), StatementKind::Read | StatementKind::Write);
+    let is_repeated = is_read_or_write && count > REPEATED;
     let scanned = statement.work().full_scan_steps;
     let kind = match statement.kind() {
         StatementKind::Read => "read",
@@ -100,7 +102,7 @@ fn row(statement: &Statement, count: usize) -> Markup {
         (true, kind),
         (statement.error().is_some(), "failed"),
         (scanned > SCANNED, "scan"),
-        (is_read_or_write && count > REPEATED, "repeated"),
+        (is_repeated, "repeated"),
         (!statement.waited().is_zero(), "waited"),
     ];
     let class: Vec<&str> = marks.iter().filter(|(has, _)| *has).map(|(_, mark)| *mark).collect();
@@ -112,7 +114,7 @@ fn row(statement: &Statement, count: usize) -> Markup {
                 code { (statement.expanded_sql()) }
                 @if let Some(error) = statement.error() { " " em { (error) } }
                 @if scanned > SCANNED { " " b { "full scan, " (counted(scanned, "row")) } }
-                @if is_read_or_write && count > REPEATED { " " b { (count) " ×" } }
+                @if is_repeated { " " b { (count) " ×" } }
             }
             td { (statement.rows()) }
             td { (statement.changes()) }

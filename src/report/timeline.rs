@@ -6,7 +6,7 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use crate::drawing::{Bar, Drawing, Lane, Style};
-use crate::statements::{Kept, Statement, StatementKind};
+use crate::statements::{Kept, Statement, StatementKind, counted};
 
 const LEGEND: &[(Style, &str)] = &[
     (Style::Held, "transaction"),
@@ -23,7 +23,12 @@ pub(super) fn section(kept: &Kept) -> Markup {
     }
     let took = kept.statements.iter().map(end).max().unwrap_or_default();
     let lanes = by_connection.iter().map(|(number, statements)| lane(*number, statements)).collect();
-    let drawing = Drawing { title: "connections".to_owned(), took, lanes, legend: LEGEND };
+    let drawing = Drawing {
+        title: format!("Timeline of {}", counted(by_connection.len() as u64, "connection")),
+        took,
+        lanes,
+        legend: LEGEND,
+    };
     html! {
         @if !kept.statements.is_empty() {
             h3 { "Timeline" }
@@ -67,9 +72,7 @@ fn lane(number: usize, statements: &[&Statement]) -> Lane {
         title: format!("waits {:.1?}: {statement}", statement.waited()),
     });
     let is_commit = |statement: &&&Statement| {
-        let sql = statement.sql().as_bytes();
-        let is = |word: &str| sql.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()));
-        statement.duration().is_some() && !is_failed(statement) && (is("COMMIT") || is("END"))
+        statement.duration().is_some() && !is_failed(statement) && statement.begins_with(&["COMMIT", "END"])
     };
     Lane {
         label: format!("{number} · {}", thread.trim_matches('`')),

@@ -7,46 +7,51 @@ use super::log::Kept;
 use super::recorder::Dropped;
 use super::statement::{Statement, StatementKind, counted};
 
-/// A transaction that was recorded.
-struct Transaction<'a> {
-    statements: Vec<&'a Statement>,
+/// The statements of a transaction.
+type Transaction<'a> = Vec<&'a Statement>;
+
+/// Returns for how long a transaction held the writer slot, at least, if it had it.
+fn held_slot(transaction: &Transaction<'_>) -> Option<Duration> {
+    let takes = |statement: &&&Statement| match statement.kind() {
+        _ if statement.error().is_some() => false,
+        StatementKind::Write => true,
+        StatementKind::Transaction => ["IMMEDIATE", "EXCLUSIVE"].iter().any(|word| {
+            statement.sql().split_whitespace().nth(1).is_some_and(|second| second.eq_ignore_ascii_case(word))
+        }),
+        _ => false,
+    };
+    let first = transaction.iter().find(takes)?;
+    let end = transaction.iter().map(|statement| ended(statement)).max()?;
+    Some(end.saturating_sub(first.began() + first.waited()))
 }
 
-impl Transaction<'_> {
-    /// Returns for how long it held the writer slot, at least, if it had it.
-    fn held_slot(&self) -> Option<Duration> {
-        let takes = |statement: &&&Statement| match statement.kind() {
-            StatementKind::Write => true,
-            StatementKind::Transaction => ["IMMEDIATE", "EXCLUSIVE"]
-                .iter()
-                .any(|word| statement.sql().to_ascii_uppercase().split_whitespace().nth(1) == Some(word)),
-            _ => false,
-        };
-        let first = self.statements.iter().find(takes)?;
-        let end = self.statements.iter().map(|statement| ended(statement)).max()?;
-        Some(end.saturating_sub(first.began() + first.waited()))
-    }
-
-    /// Returns the rows that it has changed, for example "3 inserted rows and 1 deleted row".
-    fn changed(&self) -> String {
-        let mut counts = [("inserted", 0), ("updated", 0), ("deleted", 0)];
-        for statement in &self.statements {
-            let word = statement.sql().split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
-            let which = match &*word {
-                "INSERT" | "REPLACE" => 0,
-                "UPDATE" => 1,
-                "DELETE" => 2,
-                _ => continue,
-            };
-            counts[which].1 += statement.changes();
+/// Returns the rows that a transaction has changed, for example "3 inserted rows, 1 deleted row".
+fn changed(transaction: &Transaction<'_>) -> String {
+    let kinds: [(&str, &[&str]); 4] = [
+        ("inserted", &["INSERT", "REPLACE"]),
+        ("updated", &["UPDATE"]),
+        ("deleted", &["DELETE"]),
+        ("changed", &["WITH"]),
+    ];
+    let mut parts = Vec::new();
+    for (what, words) in kinds {
+        let of_kind = transaction.iter().filter(|statement| statement.begins_with(words));
+        let count: u64 = of_kind.map(|statement| statement.changes()).sum();
+        if count > 0 {
+            parts.push(counted(count, &format!("{what} row")));
         }
-        let parts: Vec<String> = counts
-            .iter()
-            .filter(|(_, count)| *count > 0)
-            .map(|(what, count)| counted(*count, &format!("{what} row")))
-            .collect();
-        if parts.is_empty() { "what it had written".to_owned() } else { parts.join(" and ") }
     }
+    if parts.is_empty() { "what it had written".to_owned() } else { parts.join(", ") }
+}
+
+/// Returns whether a transaction has changed something.
+fn has_written(transaction: &Transaction<'_>) -> bool {
+    let wrote = |statement: &&&Statement| {
+        statement.kind() == StatementKind::Write
+            && statement.error().is_none()
+            && (!statement.changes_rows() || statement.changes() > 0)
+    };
+    transaction.iter().any(|statement| wrote(&statement))
 }
 
 fn ended(statement: &Statement) -> Duration {
@@ -57,8 +62,7 @@ fn transactions(kept: &Kept) -> BTreeMap<u64, Transaction<'_>> {
     let mut transactions = BTreeMap::new();
     for statement in &kept.statements {
         if let Some(number) = statement.transaction() {
-            let transaction = transactions.entry(number).or_insert(Transaction { statements: Vec::new() });
-            transaction.statements.push(statement);
+            transactions.entry(number).or_insert(Transaction::new()).push(statement);
         }
     }
     transactions
@@ -67,8 +71,8 @@ fn transactions(kept: &Kept) -> BTreeMap<u64, Transaction<'_>> {
 /// Returns a sentence for each transaction that held the writer slot for longer than this.
 pub(crate) fn held_longer_than(limit: Duration, kept: &Kept) -> Vec<String> {
     let sentence = |transaction: &Transaction<'_>| {
-        let held = transaction.held_slot().filter(|held| *held > limit)?;
-        let by = transaction.statements.first()?.opened_by();
+        let held = held_slot(transaction).filter(|held| *held > limit)?;
+        let by = transaction.first()?.opened_by();
         Some(format!("{by} held the writer slot for {held:.1?}, more than {limit:?}"))
     };
     transactions(kept).values().filter_map(sentence).collect()
@@ -78,11 +82,9 @@ pub(crate) fn held_longer_than(limit: Duration, kept: &Kept) -> Vec<String> {
 pub(crate) fn dropped(dropped: &[Dropped], kept: &Kept) -> Vec<String> {
     let transactions = transactions(kept);
     let sentence = |dropped: &Dropped| {
-        let transaction = transactions.get(&dropped.transaction?)?;
-        let has_written = transaction.statements.iter().any(|statement| statement.kind() == StatementKind::Write);
-        let (purpose, changed) = (dropped.purpose, transaction.changed());
-        let text = format!("{purpose} was dropped without a commit or a rollback, which has rolled back {changed}");
-        has_written.then_some(text)
+        let transaction = transactions.get(&dropped.transaction?).filter(|transaction| has_written(transaction))?;
+        let (purpose, changed) = (dropped.purpose, changed(transaction));
+        Some(format!("{purpose} was dropped in its transaction, which rolled back {changed}: call commit or rollback"))
     };
     dropped.iter().filter_map(sentence).collect()
 }
@@ -121,8 +123,8 @@ fn first_outside(statements: &[&Statement], tables_of: impl Fn(&str) -> Vec<Stri
             let tables = tables_of(statement.sql());
             if let Some((table, before)) = read.iter().find(|(table, _)| tables.contains(table)) {
                 return Some(format!(
-                    "{by} has read `{table}` and then written to it, outside of a transaction, so another one can change it in \
-                     between: `{}`, `{}`",
+                    "{by} has read `{table}` and then written to it, outside of a transaction, so another connection can change it \
+                     between the two statements: `{}`, `{}`",
                     before.in_one_line(),
                     statement.in_one_line()
                 ));

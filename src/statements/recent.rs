@@ -94,18 +94,19 @@ pub(crate) fn note(connection: u64, sql: &[u8]) {
 /// Returns the statements after this number of the connections that `is_of` selects, of all threads that are running.
 pub(crate) fn since(number: u64, mut is_of: impl FnMut(u64) -> bool) -> Vec<Noted> {
     let rings: Vec<_> = RINGS.lock().recovered().iter().filter_map(Weak::upgrade).collect();
+    let noted = rings.iter().map(|ring| ring.lock().recovered().noted(|entry| entry.number > number));
+    let mut noted: Vec<Noted> = noted.filter(|noted| !noted.entries.is_empty()).collect();
     let mut known = (0, false);
-    let mut is_one = |entry: &Entry| {
-        if entry.number <= number {
-            return false;
-        }
-        if entry.connection != known.0 {
-            known = (entry.connection, is_of(entry.connection));
-        }
-        known.1
-    };
-    let noted = rings.iter().map(|ring| ring.lock().recovered().noted(&mut is_one));
-    noted.filter(|noted| !noted.entries.is_empty()).collect()
+    for noted in &mut noted {
+        noted.entries.retain(|entry| {
+            if entry.connection != known.0 {
+                known = (entry.connection, is_of(entry.connection));
+            }
+            known.1
+        });
+    }
+    noted.retain(|noted| !noted.entries.is_empty());
+    noted
 }
 
 /// Returns the newest statements of this thread on a connection.

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use super::log::{Kept, Log, Ticket};
@@ -28,10 +28,11 @@ pub(crate) struct Recorder {
 /// What is left when connections, recordings and engines end, for a test that fails.
 #[derive(Default)]
 struct Left {
-    /// By connections that a panic has rolled back or closed: the latest panic.
+    /// By connections that a panic has rolled back or closed: the latest panic of each thread.
     unwound: Vec<Unwound>,
-    /// By transactions that were dropped without a panic: the first ones.
-    dropped: Vec<Dropped>,
+    /// By transactions that were dropped without a panic: the newest ones, and the number of all.
+    dropped: VecDeque<Dropped>,
+    dropped_so_far: usize,
     /// The numbers of the newest connections that are closed.
     closed: VecDeque<u64>,
     /// What the latest recording that a panic has ended had kept.
@@ -47,6 +48,7 @@ type Keeper = dyn Fn() + Send + Sync;
 pub(crate) struct Unwound {
     /// The number of the panic.
     pub(crate) panic: u64,
+    pub(crate) thread: ThreadId,
     pub(crate) connection: u64,
     pub(crate) purpose: Purpose,
     /// The content that it saw, if it had written.
@@ -66,7 +68,7 @@ pub(crate) struct Dropped {
 }
 
 /// The number of dropped transactions that are remembered.
-const DROPPED: usize = 16;
+const DROPPED: usize = 64;
 
 /// The number of closed connections that are remembered.
 const CLOSED: usize = 64;
@@ -149,7 +151,7 @@ impl Recorder {
     /// Notes what a connection left, unless it has left something in the same panic already.
     pub(crate) fn add_unwound(&self, unwound: Unwound) {
         let all = &mut self.left().unwound;
-        all.retain(|other| other.panic == unwound.panic);
+        all.retain(|other| other.panic == unwound.panic || other.thread != unwound.thread);
         if all.iter().all(|other| other.connection != unwound.connection) {
             all.push(unwound);
         }
@@ -162,15 +164,24 @@ impl Recorder {
 
     /// Notes that a transaction was dropped.
     pub(crate) fn add_dropped(&self, dropped: Dropped) {
-        let all = &mut self.left().dropped;
-        if all.len() < DROPPED {
-            all.push(dropped);
+        let left = &mut *self.left();
+        if left.dropped.len() == DROPPED {
+            left.dropped.pop_front();
         }
+        left.dropped.push_back(dropped);
+        left.dropped_so_far += 1;
     }
 
-    /// Returns the transactions that were dropped.
-    pub(crate) fn dropped(&self) -> Vec<Dropped> {
-        self.left().dropped.clone()
+    /// Returns the number of transactions that were dropped.
+    pub(crate) fn dropped_so_far(&self) -> usize {
+        self.left().dropped_so_far
+    }
+
+    /// Returns the transactions that were dropped after the first `count`; the newest, if these are many.
+    pub(crate) fn dropped_after(&self, count: usize) -> Vec<Dropped> {
+        let left = self.left();
+        let first = left.dropped_so_far - left.dropped.len();
+        left.dropped.iter().skip(count.saturating_sub(first)).cloned().collect()
     }
 
     /// Notes that a connection is closed.
@@ -183,7 +194,7 @@ impl Recorder {
     }
 
     /// Returns whether this connection was one of the engine's.
-    pub(crate) fn had(&self, connection: u64) -> bool {
+    pub(crate) fn had_connection(&self, connection: u64) -> bool {
         self.left().closed.contains(&connection)
     }
 

@@ -53,6 +53,11 @@ pub(super) fn changes_rows(sql: &str, kind: StatementKind) -> bool {
         && ["INSERT", "REPLACE", "UPDATE", "DELETE", "WITH"].iter().any(|other| word.eq_ignore_ascii_case(other))
 }
 
+/// Returns whether the first word of the text is one of these. The case does not matter.
+pub(crate) fn begins_with(sql: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| first_word(sql).eq_ignore_ascii_case(word))
+}
+
 fn first_word(sql: &str) -> &str {
     let sql = without_leading_comments(sql);
     &sql[..sql.bytes().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(sql.len())]

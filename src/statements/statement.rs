@@ -225,7 +225,11 @@ impl Statement {
         sql::without_values(&self.begun.sql)
     }
 
-    /// Returns the thread's name, or its number.
+    /// Returns whether its first word is one of these. The case does not matter.
+    pub(crate) fn begins_with(&self, words: &[&str]) -> bool {
+        sql::begins_with(self.sql(), words)
+    }
+
     /// Returns whether it is one that changes rows.
     pub(super) fn changes_rows(&self) -> bool {
         self.begun.changes_rows()
@@ -236,6 +240,7 @@ impl Statement {
         sql::in_one_line(self.expanded_sql())
     }
 
+    /// Returns the thread's name, or its number.
     pub(crate) fn thread_name(&self) -> String {
         match self.begun.thread.name() {
             Some(name) => format!("`{name}`"),

@@ -349,9 +349,8 @@ impl Template {
         self
     }
 
-    /// Turns [strict mode](Engine::strict) on for each engine of this template: for each test of it. As for
-    /// [`watch`](Template::watch), that does not hold for templates that are based on this one, nor for shared engines and kept
-    /// values.
+    /// Turns [strict mode](Engine::strict) on for each engine of this template. Templates based on this one, shared engines and
+    /// kept values are not strict.
     pub const fn strict(mut self) -> Template {
         self.is_strict = true;
         self
@@ -374,7 +373,7 @@ impl Template {
     /// [`BuildFailed`](crate::ErrorKind::BuildFailed) if the template can't be built;
     /// [`RecursiveCreation`](crate::ErrorKind::RecursiveCreation) within its own build.
     pub fn new_engine(&self) -> Result<Engine> {
-        let engine = Engine::of(&self.built()?.pool)?.as_strict_as_asked();
+        let engine = Engine::of(&self.built()?.pool)?.made_strict_if_asked();
         if self.is_strict {
             engine.strict();
         }

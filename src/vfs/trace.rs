@@ -25,7 +25,7 @@ use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::environment::Keep;
 use crate::statements::recent::{self, Noted};
-use crate::statements::{Begun, Connection, Dropped, Recorder, Unwound, Work, is_of_virtual_table};
+use crate::statements::{Begun, Connection, Dropped, Recorder, Unwound, Work, begins_with, is_of_virtual_table};
 use crate::sync::Recovered;
 use crate::{faults, panics};
 
@@ -169,7 +169,7 @@ impl Traced {
     /// As for `begin`; it is the same connection.
     pub(super) unsafe fn set(&self, db: *mut sqlite3) {
         let at_rest = self.at_rest.load(Ordering::Relaxed);
-        let mask = if self.connection.is_recorded() { BEGINNINGS | ENDS | ROWS } else { at_rest } | CLOSES;
+        let mask = CLOSES | if self.connection.is_recorded() { BEGINNINGS | ENDS | ROWS } else { at_rest };
         self.mask.store(mask, Ordering::Relaxed);
         let number = ptr::without_provenance_mut(self.connection.id() as usize);
         // SAFETY: as the caller promises. The argument is a number.
@@ -330,13 +330,12 @@ unsafe fn note(connection: u64, statement: *mut sqlite3_stmt, argument: *mut c_v
         return;
     }
     // SAFETY: a C string that lives as long as the statement.
-    let sql = unsafe { CStr::from_ptr(sql) }.to_bytes();
-    const ROLLBACK: &[u8] = b"ROLLBACK";
-    if thread::panicking() && sql.get(..ROLLBACK.len()).is_some_and(|start| start.eq_ignore_ascii_case(ROLLBACK)) {
+    let sql = unsafe { CStr::from_ptr(sql) };
+    if thread::panicking() && begins_with(&sql.to_string_lossy(), &["ROLLBACK"]) {
         // SAFETY: the connection runs the statement, on this thread.
         unsafe { keep_uncommitted(connection, ffi::sqlite3_db_handle(statement)) };
     } else {
-        recent::note(connection, sql);
+        recent::note(connection, sql.to_bytes());
     }
 }
 
@@ -356,10 +355,12 @@ unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
     let start = Instant::now();
     let uncommitted = (state == ffi::SQLITE_TXN_WRITE).then(|| faults::exempt(|| exempt(read))).flatten();
     note_time(start);
+    let purpose = *traced.purpose.lock().recovered();
     let unwound = Unwound {
         panic: panics::latest().map_or(0, |panic| panic.number),
+        thread: thread::current().id(),
         connection,
-        purpose: *traced.purpose.lock().recovered(),
+        purpose,
         uncommitted,
         error: (![ffi::SQLITE_OK, ffi::SQLITE_ROW, ffi::SQLITE_DONE].contains(&code)).then_some((code, message)),
         recent: recent::of_this_thread(connection),
@@ -420,7 +421,7 @@ fn keep(connection: u64) {
 pub(crate) fn recent_of(recorder: &Recorder, since: u64) -> Vec<Noted> {
     recent::since(since, |connection| match traced(connection) {
         Some(traced) => ptr::eq(&**traced.connection.recorder(), recorder),
-        None => recorder.had(connection),
+        None => recorder.had_connection(connection),
     })
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::{env, thread};
@@ -159,6 +159,46 @@ fn child() {
             let _bank = bank();
             std::panic::set_hook(Box::new(|_| eprintln!("the test's own hook")));
             panic!("the test's own failure");
+        }
+        "fails after another engine has passed" => {
+            drop(bank());
+            let bank = bank();
+            let thread = thread::scope(|scope| scope.spawn(|| panic!("the test's own failure")).join());
+            let _bank = bank;
+            resume_unwind(thread.unwrap_err());
+        }
+        "catches a panic and fails with another engine" => {
+            let [first, second] = [bank(), bank()];
+            assert!(catch_unwind(AssertUnwindSafe(|| ends_in_a_transaction(&first))).is_err());
+            deposit(&second.connect().unwrap(), 11);
+            std::mem::forget(first);
+            let _second = second;
+            panic!("the test's own failure");
+        }
+        "fails while a thread goes on" => {
+            let bank = bank();
+            let other = bank.clone();
+            let (send, receive) = std::sync::mpsc::channel::<()>();
+            let thread = thread::spawn(move || {
+                let _ = receive.recv(); // until the test has failed
+                drop(other);
+            });
+            let outlives = move || {
+                drop(send);
+                thread.join().unwrap();
+            };
+            let failed = catch_unwind(AssertUnwindSafe(|| {
+                let _bank = bank;
+                panic!("the test's own failure");
+            }));
+            outlives();
+            resume_unwind(failed.unwrap_err());
+        }
+        "exceeds a limit with two engines" => {
+            let (_bank, watched) = (bank(), WATCHED.new_engine().unwrap());
+            (0..2).for_each(|i| {
+                assert_eq!(watched.connect().unwrap().execute("INSERT INTO t VALUES (?1)", [i]).unwrap(), 1)
+            });
         }
         other => panic!("there is no role {other:?}"),
     }
@@ -377,6 +417,23 @@ fn a_panic_that_a_test_catches_leaves_nothing_if_the_test_goes_on() {
 }
 
 #[test]
+fn a_panic_that_is_resumed_counts() {
+    let run = Run::of("fails").passes(false);
+    let run = Run::again(run.folder, "fails after another engine has passed", "failing::child", &[]).passes(false);
+    assert_eq!(run.kept(), ["failing.child"]);
+    let run = Run::again(run.folder, "fails while a thread goes on", "failing::child", &[]).passes(false);
+    assert_eq!(run.kept(), ["failing.child"]);
+}
+
+#[test]
+fn the_last_panic_counts() {
+    let run = Run::of("catches a panic and fails with another engine").passes(false);
+    assert_eq!(run.kept(), ["failing.child"]);
+    assert_eq!(run.select("database.sqlite3", BALANCE), 111);
+    assert!(!run.file("failing.child", "uncommitted.sqlite3").exists(), "that is of the first panic");
+}
+
+#[test]
 fn a_test_that_returns_an_error_keeps_nothing_unless_it_is_asked_to() {
     const TEST: &str = "failing::child_with_a_result";
     assert_eq!(Run::with("fails", TEST, &[]).passes(false).kept(), [""; 0]);
@@ -384,6 +441,10 @@ fn a_test_that_returns_an_error_keeps_nothing_unless_it_is_asked_to() {
     let run = Run::with("fails", TEST, &always).passes(false);
     assert_eq!(run.kept(), ["failing.child_with_a_result"]);
     run.assert_printed("the newest statements:\n    SELECT count(*) FROM account -- 1 row, ");
+    let run = Run::with("fails by an error of SQLite", "failing::child", &always).passes(false);
+    run.assert_printed(
+        "  > INSERT INTO account VALUES (3, 'ann', 0) -- failed: UNIQUE constraint failed: account.owner",
+    );
     let run = Run::with("", TEST, &always).passes(true);
     assert_eq!(run.kept(), ["failing.child_with_a_result"]);
     let run = Run::again(run.folder, "", TEST, &[]).passes(true);
@@ -431,6 +492,15 @@ fn a_test_that_exceeds_its_limits_keeps_its_database() {
 }
 
 #[test]
+fn a_test_that_exceeds_its_limits_keeps_its_other_databases_too() {
+    let run = Run::of("exceeds a limit with two engines").passes(false);
+    assert_eq!(run.select("database.sqlite3", "SELECT count(*) FROM t"), 2);
+    assert_eq!(run.select("database-2.sqlite3", ACCOUNTS), 2);
+    let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert!(statements.contains(": the limits of Template::watch at"), "{statements}");
+}
+
+#[test]
 fn the_last_failure_of_a_property_test_counts() {
     let run = Run::with("fails", "failing::child_with_a_property", &[]).passes(false);
     assert_eq!(run.kept(), ["failing.child_with_a_property"]);
@@ -473,7 +543,7 @@ fn a_large_database_is_kept_only_if_that_is_asked_for() {
 #[test]
 fn the_name_of_a_test_need_not_be_one_for_files() {
     let kept = Run::of("fails in a test with an odd name").passes(true).kept();
-    assert!(kept[0].starts_with("dir_file.rs__a_test-") && kept.len() == 1, "{kept:?}");
+    assert!(kept[0].starts_with("dir_file_rs__a_test-") && kept.len() == 1, "{kept:?}");
 }
 
 #[test]

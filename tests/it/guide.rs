@@ -236,6 +236,7 @@ fn the_messages_that_the_guide_explains_are_those_of_the_code() {
         "src/environment.rs",
         "src/failure/mod.rs",
         "src/engine/strict.rs",
+        "src/statements/conduct.rs",
         "src/template/migrations.rs",
         "src/template/image/mod.rs",
         "src/template/image/lock.rs",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use rusqlite_fixtures::rusqlite::{self, Connection};
-use rusqlite_fixtures::{Engine, ErrorKind, Template};
+use rusqlite_fixtures::{Engine, ErrorKind, Statement, Template};
 
 static SHOP: Template = Template::sql(
     "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT UNIQUE, picture BLOB);
@@ -88,9 +88,14 @@ fn scans_waits_and_missed_statements_are_marked() {
         .unwrap();
         shop.query_row("SELECT count(*) FROM item WHERE name LIKE '%7'", [], |row| row.get::<_, i64>(0)).unwrap();
         let held = engine.begin(rusqlite::TransactionBehavior::Immediate).unwrap();
+        let recording = engine.record();
+        let waits = |statement: &Statement| statement.sql().starts_with("INSERT") && statement.duration().is_none();
         thread::scope(|scope| {
             scope.spawn(|| insert(&engine.connect().unwrap(), "milk").unwrap());
-            thread::sleep(Duration::from_millis(20)); // until the thread waits
+            while !recording.statements().iter().any(waits) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            thread::sleep(Duration::from_millis(5));
             drop(held);
         });
     });
@@ -251,7 +256,8 @@ fn ten_thousand_statements_are_few_rows_of_the_page() {
     let page = report_of(&Engine::new(), |connection| {
         connection.execute_batch("CREATE TABLE t (a)").unwrap();
         let mut insert = connection.prepare("INSERT INTO t VALUES (?1)").unwrap();
-        (1..10_000).for_each(|i| assert_eq!(insert.execute([i]).unwrap(), 1));
+        (2..10_000).for_each(|i| assert_eq!(insert.execute([i]).unwrap(), 1));
+        connection.execute("INSERT\n  INTO t\n  VALUES (?1)", [1]).unwrap(); // a row of the table has one line
     });
     assert_in_browser(
         &page,
@@ -260,6 +266,8 @@ fn ten_thousand_statements_are_few_rows_of_the_page() {
             "{TOOLS}
             assert('count', count() === '10000 of 10000 statements');
             assert('few', rows().length < 100);
+            assert('one line each', rows().every((row) => row.getBoundingClientRect().height === 30));
+            assert('numbered', $('.rows table').ariaRowCount === '10001' && rows()[0].ariaRowIndex === '2');
             const scroll = $('.rows');
             assert('height', scroll.scrollHeight > 300000);
             scroll.scrollTop = 5000 * 30; scrolled();
@@ -268,7 +276,8 @@ fn ten_thousand_statements_are_few_rows_of_the_page() {
             assert('in order', numbers.every((number, at) => at === 0 || number === numbers[at - 1] + 1));
             assert('few after scrolling', rows().length < 100);
             key('End'); scrolled();
-            assert('the last', sql(rows().at(-1)).includes('(9999)'));
+            assert('the last', sql(rows().at(-1)).includes('VALUES (1)'));
+            assert('one line for three', rows().at(-1).getBoundingClientRect().height === 30);
             const box = rows().at(-1).getBoundingClientRect(); const frame = scroll.getBoundingClientRect();
             assert('visible', box.top >= frame.top && box.bottom <= frame.bottom + 1);
             input('text', '(77'); scrolled();

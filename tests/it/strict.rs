@@ -29,7 +29,7 @@ fn strict() -> Engine {
 }
 
 #[test]
-fn a_unit_of_work_that_is_dropped_after_it_has_written() {
+fn a_dropped_unit_of_work_that_has_written_is_found() {
     let shop = strict();
     let work = shop.unit_of_work().unwrap();
     ["tea", "milk"].iter().for_each(|name| insert(&work, name));
@@ -37,10 +37,9 @@ fn a_unit_of_work_that_is_dropped_after_it_has_written() {
     work.execute("DELETE FROM item WHERE id = 2", []).unwrap();
     drop(work);
     let found = found(shop);
-    let (start, rest) =
-        found.split_once("is not left as it should be:\n  the unit of work begun at tests/it/strict.rs:").unwrap();
-    assert!(start.starts_with("strict mode: engine "), "{found}");
-    let expected = "was dropped without a commit or a rollback, which has rolled back 2 inserted rows and 1 updated row and 1 deleted row";
+    let (start, rest) = found.split_once(":\n  the unit of work begun at tests/it/strict.rs:").unwrap();
+    assert!(start.starts_with("strict mode, engine "), "{found}");
+    let expected = "was dropped in its transaction, which rolled back 2 inserted rows, 1 updated row, 1 deleted row: call commit or rollback";
     assert!(rest.ends_with(expected), "{found}");
 }
 
@@ -68,7 +67,7 @@ fn transactions_that_end_are_not_found() {
 }
 
 #[test]
-fn other_connections_that_are_dropped_in_a_transaction() {
+fn connections_dropped_in_a_transaction_are_found() {
     let shop = strict();
     let pooled = shop.pooled_connection().unwrap();
     pooled.execute_batch("BEGIN").unwrap();
@@ -81,16 +80,16 @@ fn other_connections_that_are_dropped_in_a_transaction() {
     let lines: Vec<&str> = found.lines().skip(1).collect();
     assert_eq!(lines.len(), 2, "{found}");
     assert!(lines[0].starts_with("  the connection opened at tests/it/strict.rs:"), "{found}");
-    assert!(lines[0].ends_with("rolled back 1 inserted row"), "{found}");
+    assert!(lines[0].ends_with("rolled back 1 inserted row: call commit or rollback"), "{found}");
     assert_eq!(
         lines[1],
-        "  a connection that was opened by the engine's URI was dropped without a commit or a rollback, which has rolled back what it \
-         had written"
+        "  a connection that was opened by the engine's URI was dropped in its transaction, which rolled back what it had written: \
+         call commit or rollback"
     );
 }
 
 #[test]
-fn connections_that_are_still_open() {
+fn open_connections_are_found() {
     let shop = strict();
     let _one = shop.connect().unwrap();
     let _other = Connection::open(shop.uri()).unwrap();
@@ -99,12 +98,12 @@ fn connections_that_are_still_open() {
     let lines: Vec<&str> = found.lines().skip(1).collect();
     assert_eq!(lines.len(), 2, "{found}");
     assert!(lines[0].starts_with("  the connection opened at tests/it/strict.rs:"), "{found}");
-    assert!(lines[0].ends_with(" is still open, and no handle on the engine is left"), "{found}");
+    assert!(lines[0].ends_with(" is still open, and no handle on the engine is left: drop it first"), "{found}");
     assert!(lines[1].starts_with("  a connection that was opened by the engine's URI is still open"), "{found}");
 }
 
 #[test]
-fn a_transaction_that_holds_the_slot_for_long() {
+fn a_transaction_that_holds_the_slot_for_long_is_found() {
     let shop = strict();
     let work = shop.begin(Immediate).unwrap();
     thread::sleep(Duration::from_millis(1050));
@@ -124,6 +123,7 @@ fn a_transaction_that_holds_the_slot_for_long() {
 #[test]
 fn a_wait_for_the_slot_does_not_count() {
     let shop = strict();
+    let recording = shop.record();
     let held = shop.begin(Immediate).unwrap();
     thread::scope(|scope| {
         let waiter = scope.spawn(|| shop.begin(Immediate).unwrap().rollback());
@@ -131,7 +131,45 @@ fn a_wait_for_the_slot_does_not_count() {
         held.rollback().unwrap();
         waiter.join().unwrap().unwrap();
     });
+    let waits: Vec<Duration> = recording.stop().iter().map(|statement| statement.waited()).collect();
+    assert!(waits.iter().any(|wait| *wait > Duration::from_secs(1)), "{waits:?}");
     assert_eq!(found(shop).lines().count(), 2, "the first one held it");
+}
+
+#[test]
+fn writes_that_fail_or_change_nothing_are_not_found() {
+    let shop = strict();
+    insert(&shop.connect().unwrap(), "tea");
+    let work = shop.begin(Immediate).unwrap();
+    work.execute("INSERT INTO item VALUES (1, 'milk')", []).unwrap_err();
+    assert_eq!(work.execute("DELETE FROM item WHERE id = 7", []).unwrap(), 0);
+    drop(work);
+    // A transaction that has asked for the slot in vain, and goes on for long, has not held it.
+    shop.set_lock_timeout(Duration::ZERO);
+    let reader = shop.unit_of_work().unwrap();
+    let writer = shop.begin(Immediate).unwrap();
+    reader.execute("DELETE FROM item", []).unwrap_err();
+    writer.rollback().unwrap();
+    thread::sleep(Duration::from_millis(1050));
+    reader.query_row("SELECT count(*) FROM item", [], |row| row.get::<_, i64>(0)).unwrap();
+    drop(reader);
+    assert_eq!(found(shop), "");
+}
+
+#[test]
+fn what_was_dropped_before_is_not_found() {
+    let engine = LENIENT.new_engine().unwrap();
+    let recording = engine.record();
+    (0..100).for_each(|_| insert(&engine.unit_of_work().unwrap(), "tea"));
+    drop(recording);
+    engine.strict();
+    engine.unwatched(|| (0..100).for_each(|_| insert(&engine.unit_of_work().unwrap(), "tea")));
+    let work = engine.unit_of_work().unwrap();
+    insert(&work, "tea");
+    work.commit().unwrap();
+    engine.try_transaction(|work| work.execute("UPDATE item SET name = 'milk'", [])).unwrap();
+    insert(&engine.unit_of_work().unwrap(), "coffee");
+    assert_eq!(found(engine).matches("was dropped").count(), 1);
 }
 
 #[test]
@@ -242,7 +280,7 @@ fn the_environment_makes_all_engines_strict() {
     assert!(succeeds && lines.len() == 1, "{lines:?}");
     assert!(lines[0].starts_with("rusqlite-fixtures: strict: engine "), "{lines:?}");
     assert!(lines[0].contains(": the unit of work begun at tests/it/strict.rs:"), "{lines:?}");
-    assert!(lines[0].ends_with("which has rolled back 1 inserted row"), "{lines:?}");
+    assert!(lines[0].ends_with("which rolled back 1 inserted row: call commit or rollback"), "{lines:?}");
     assert!(!run("drops", "fail").0);
     assert!(!run("drops and is strict", "warn").0);
     let (succeeds, lines) = run("drops", "always");
@@ -267,7 +305,7 @@ fn statements_that_belong_in_a_transaction_are_printed() {
     assert!(succeeds && lines.len() == 1, "{lines:?}");
     assert!(
         lines[0].ends_with(
-            "has read `item` and then written to it, outside of a transaction, so another one can change it in between: `SELECT count(*) \
+            "has read `item` and then written to it, outside of a transaction, so another connection can change it between the two statements: `SELECT count(*) \
              FROM item`, `INSERT INTO item (id) VALUES (1)`"
         ),
         "{lines:?}"
