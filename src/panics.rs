@@ -25,6 +25,11 @@ pub(crate) fn latest() -> Option<Arc<Panic>> {
     LATEST.try_with(|latest| latest.borrow().clone()).ok().flatten()
 }
 
+/// Forgets the latest panic of this thread: it was caught, and a later one may call no hook (`resume_unwind`).
+pub(crate) fn forget() {
+    let _ = LATEST.try_with(|latest| latest.borrow_mut().take());
+}
+
 /// Observes panics from now on: calls the present panic hook, and then `after`, which must not panic. Only the first call
 /// in a process does anything.
 pub(crate) fn observe(after: fn(&Arc<Panic>)) {

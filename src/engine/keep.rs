@@ -4,13 +4,13 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::{self, Thread};
+use std::thread;
 
 use super::{Database, Engine, Inner};
 use crate::content::Snapshot;
 use crate::environment::Keep;
 use crate::error::{Error, Result};
-use crate::failure::{self, Scene};
+use crate::failure::{self, Creator, Scene};
 use crate::statements::{Log, Recorder, recent};
 use crate::vfs::{Mount, Setup, trace};
 use crate::{faults, panics};
@@ -18,8 +18,7 @@ use crate::{faults, panics};
 /// Where and when an engine was created.
 #[derive(Clone)]
 pub(super) struct Creation {
-    /// The thread that has created it.
-    thread: Thread,
+    creator: Creator,
     /// The number of the latest statement before.
     statement: u64,
     /// A recording of everything, if every engine is kept.
@@ -57,7 +56,7 @@ impl Creation {
     }
 
     fn of(whose: Whose) -> Creation {
-        Creation { thread: thread::current(), statement: recent::now(), log: None, whose }
+        Creation { creator: Creator::here(), statement: recent::now(), log: None, whose }
     }
 }
 
@@ -82,10 +81,11 @@ impl Inner {
         if thread::panicking() || self.creation.whose != Whose::Test {
             return; // a handle has kept it, if there is something to keep
         }
+        panics::forget();
         if failure::is_kept() {
             self.keep();
         } else {
-            failure::went_on(|| failure::test_of(&self.creation.thread));
+            failure::went_on(|| self.creation.creator.test());
         }
     }
 
@@ -145,7 +145,7 @@ fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup:
     Scene {
         number,
         engine,
-        test: failure::test_of(&creation.thread),
+        test: creation.creator.test(),
         before,
         content: None,
         setup: setup.clone(),
@@ -171,7 +171,7 @@ impl Engine {
     /// [`Io`](crate::ErrorKind::Io) if the files can't be written, or if the program is not in Cargo's target folder and the
     /// environment variable `RUSQLITE_FIXTURES_DIR` names no folder.
     pub fn keep(&self, name: impl AsRef<str>) -> Result<PathBuf> {
-        let kept = failure::keep_as(name.as_ref(), &self.0.scene());
+        let kept = failure::keep_as(name.as_ref(), self.0.scene());
         kept.map_err(|cause| Error::not_kept(&self.name(), &cause))
     }
 }

@@ -799,10 +799,10 @@ impl Inner {
     }
 
     /// Checks what was recorded: the limits of the template, and strict mode. Returns a message if the test has to fail,
-    /// unless it does already. `idle` are the connections that no test has. Adds the recordings to `logs`.
-    fn check(&mut self, idle: &[Session], logs: &mut Vec<Arc<Log>>) -> Option<String> {
+    /// unless it does already. Adds the recordings to `logs`.
+    fn check(&mut self, logs: &mut Vec<Arc<Log>>) -> Option<String> {
         let exceeded = self.end_watch(logs);
-        let found = self.end_strict(idle, logs);
+        let found = self.end_strict(logs);
         match (exceeded, found) {
             (Some(exceeded), Some(found)) => Some(format!("{exceeded}\n{found}")),
             (exceeded, found) => exceeded.or(found),
@@ -843,7 +843,7 @@ impl Drop for Inner {
         let (sessions, is_retired) = (self.idle.take(), self.idle.is_closed());
         // A function of the template may panic.
         let mut logs = Vec::new();
-        let panic = match catch_unwind(AssertUnwindSafe(|| self.check(&sessions, &mut logs))) {
+        let panic = match catch_unwind(AssertUnwindSafe(|| self.check(&mut logs))) {
             Ok(None) => None,
             Ok(Some(message)) => Some(self.fail(&message)),
             Err(panic) => Some(panic),

@@ -1,6 +1,7 @@
 //! Strict mode: what a test has left open or undecided.
 
 use std::cell::LazyCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use super::{Database, Engine, Inner};
 use crate::environment::Strict;
 use crate::statements::{Log, conduct};
-use crate::vfs::{Session, analysis, trace};
+use crate::vfs::{analysis, trace};
 
 /// The time for which a transaction may hold the writer slot.
 const HELD: Duration = Duration::from_secs(1);
@@ -39,6 +40,9 @@ impl Engine {
     ///
     /// `RUSQLITE_FIXTURES_STRICT=fail` in the environment makes all engines strict. With `warn`, findings are printed, and only
     /// engines on which `strict` was called fail a test. For an engine in a file, dropped and open connections are not detected.
+    ///
+    /// If another thread drops the last handle, only that thread panics. If that happens where a panic ends the program, in a
+    /// thread-local destructor or a closure that SQLite frees, it does.
     ///
     /// ```should_panic
     /// # use rusqlite_fixtures::Engine;
@@ -74,9 +78,8 @@ impl Inner {
         self.strictness.get_or_init(begin).fails.fetch_or(mode == Strict::Fail, Ordering::Relaxed);
     }
 
-    /// Ends strict mode. Returns a message if the test has to fail. `idle` are the connections that no test has. Adds the
-    /// recording to `logs`.
-    pub(super) fn end_strict(&mut self, idle: &[Session], logs: &mut Vec<Arc<Log>>) -> Option<String> {
+    /// Ends strict mode. Returns a message if the test has to fail. Adds the recording to `logs`.
+    pub(super) fn end_strict(&mut self, logs: &mut Vec<Arc<Log>>) -> Option<String> {
         let Strictness { fails, log, dropped_before } = self.strictness.take()?;
         let (fails, recorder) = (fails.into_inner(), self.database().recorder());
         logs.push(log.clone());
@@ -87,15 +90,18 @@ impl Inner {
         let mut found = conduct::dropped(&recorder.dropped_after(dropped_before), &kept);
         found.extend(conduct::held_longer_than(HELD, &kept));
         if let Database::InMemory(_) = self.database() {
-            let idle: Vec<u64> = idle.iter().filter_map(Session::number).collect();
-            let open = trace::open_connections(recorder, &idle).into_iter();
+            let open = trace::open_connections(recorder).into_iter();
             found.extend(
                 open.map(|purpose| {
                     format!("{purpose} is still open, and no handle on the engine is left: drop it first")
                 }),
             );
         }
-        let copy = LazyCell::new(|| trace::exempt(|| self.copy_in_memory().connect().ok()));
+        let copy = LazyCell::new(|| {
+            // A function of the template may panic, or the file of an engine may be gone.
+            let connect = || trace::exempt(|| self.copy_in_memory().connect().ok());
+            catch_unwind(AssertUnwindSafe(connect)).ok().flatten()
+        });
         let tables = |sql: &str| Some(analysis::tables_of(copy.as_ref()?, sql)?.into_iter().collect());
         let doubtful = conduct::outside_of_transactions(&kept, |sql| tables(sql).unwrap_or_default());
         let name = self.database().name();

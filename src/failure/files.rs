@@ -2,13 +2,15 @@
 
 use std::fmt::Write;
 use std::fs;
+#[cfg(feature = "report")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use super::scene::Scene;
 use crate::content::Snapshot;
 use crate::environment::KEEP_VARIABLE;
 
-/// Writes the files of all engines of a test.
+/// Writes the files of all engines of a test. There is no report if a function given to `Template::on_connect` panics.
 pub(super) fn write(folder: &Path, scenes: &[&Scene]) -> Result<(), String> {
     for (index, scene) in scenes.iter().enumerate() {
         let save = |name: &str, content: &Snapshot| {
@@ -23,7 +25,9 @@ pub(super) fn write(folder: &Path, scenes: &[&Scene]) -> Result<(), String> {
         write_text(&path(folder, "statements", index, "sql"), &statements(scene))?;
     }
     #[cfg(feature = "report")]
-    write_text(&folder.join("report.html"), &super::pages::html(scenes))?;
+    if let Ok(page) = catch_unwind(AssertUnwindSafe(|| super::pages::html(scenes))) {
+        write_text(&folder.join("report.html"), &page)?;
+    }
     Ok(())
 }
 

@@ -123,23 +123,34 @@ impl Folder {
             return Err(failed(io::ErrorKind::AlreadyExists.into()));
         }
         fs::create_dir_all(&aside).map_err(failed)?;
-        let old = aside.with_extension("old");
-        let written = write(&aside).and_then(|()| {
-            let _ = fs::rename(&path, &old); // if there is one
-            fs::rename(&aside, &path).map_err(failed)
-        });
+        let written = write(&aside).and_then(|()| self.move_into_place(&aside, &path).map_err(failed));
         if let Err(cause) = written {
-            let _ = fs::rename(&old, &path);
             let _ = fs::remove_dir_all(&aside); // the first error is the one to report
             return Err(cause);
         }
-        let _ = fs::remove_dir_all(&old);
         if let Some((tests, bytes)) = self.bounds {
-            TESTS.lock().recovered().insert(name);
+            let mut known = TESTS.lock().recovered();
+            known.insert(name);
             HAS_ANY.store(true, Ordering::Relaxed);
             prune(&self.path, tests, bytes);
         }
         Ok(path)
+    }
+
+    /// Moves a folder to a path, where another one may be.
+    fn move_into_place(&self, aside: &Path, path: &Path) -> io::Result<()> {
+        let _tests = TESTS.lock().recovered();
+        let old = aside.with_extension("old");
+        // Another process may move one there meanwhile.
+        for _ in 0..10 {
+            let _ = fs::rename(path, &old); // if there is one
+            let moved = fs::rename(aside, path);
+            let _ = fs::remove_dir_all(&old);
+            if moved.is_ok() {
+                return Ok(());
+            }
+        }
+        fs::rename(aside, path)
     }
 }
 

@@ -20,9 +20,11 @@ mod summary;
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Once, Weak};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 pub(crate) use self::scene::Scene;
 use crate::environment::Keep;
@@ -36,7 +38,7 @@ struct OfThread {
     panic: u64,
     /// The number of panics in which an engine was found.
     panics: u64,
-    scenes: Vec<Scene>,
+    scenes: Vec<Arc<Scene>>,
     /// Whether `scenes` are still to be written.
     is_pending: bool,
     /// The test, if it has gone on since its latest panic.
@@ -46,10 +48,12 @@ struct OfThread {
 thread_local! {
     /// Whether this thread has asked for an engine.
     static HAS_ASKED: Cell<bool> = const { Cell::new(false) };
+    /// Dropped when this thread ends.
+    static RUNS: Arc<()> = Arc::new(());
     static OF_THREAD: RefCell<OfThread> = RefCell::default();
 }
 
-/// The maximum number of engines that are kept of one test: the newest.
+/// The maximum number of engines that are kept of one test: the first ones that a panic drops.
 const ENGINES: usize = 8;
 
 /// Has engines kept as the environment says. This thread asks for one.
@@ -68,13 +72,29 @@ pub(crate) fn prepare() {
     }
 }
 
-/// Returns the name of the test that uses an engine, which that thread has created. A test runner gives a test's name to its
-/// thread. This one is the test's if it has asked for an engine.
-pub(crate) fn test_of(creator: &Thread) -> String {
-    let current = thread::current();
-    let asked = HAS_ASKED.try_with(Cell::get).unwrap_or_default();
-    let names = if asked { [current.name(), creator.name()] } else { [creator.name(), current.name()] };
-    names.into_iter().flatten().next().unwrap_or("an unnamed thread").to_owned()
+/// The thread that has created an engine.
+#[derive(Clone)]
+pub(crate) struct Creator {
+    thread: Thread,
+    runs: Weak<()>,
+}
+
+impl Creator {
+    /// Returns this thread.
+    pub(crate) fn here() -> Creator {
+        let runs = RUNS.try_with(Arc::downgrade).unwrap_or_default();
+        Creator { thread: thread::current(), runs }
+    }
+
+    /// Returns the name of the test that uses the engine. A test runner gives a test's name to its thread. This thread is the
+    /// test's if it has asked for an engine, or if the thread that has created this one has ended: then many tests use it.
+    pub(crate) fn test(&self) -> String {
+        let current = thread::current();
+        let is_of_test = HAS_ASKED.try_with(Cell::get).unwrap_or_default() || self.runs.strong_count() == 0;
+        let names = [current.name(), self.thread.name()];
+        let name = if is_of_test { names[0].or(names[1]) } else { names[1].or(names[0]) };
+        name.unwrap_or("an unnamed thread").to_owned()
+    }
 }
 
 /// Returns whether an engine that this thread drops now is kept.
@@ -116,8 +136,9 @@ pub(crate) fn went_on(test: impl FnOnce() -> String) {
 }
 
 /// Writes an engine's files for a name that the user has given. Returns their folder.
-pub(crate) fn keep_as(name: &str, scene: &Scene) -> Result<PathBuf, String> {
-    in_own_thread(|| folder::of_kept()?.replace(name, |folder| files::write(folder, &[scene])))
+pub(crate) fn keep_as(name: &str, scene: Scene) -> Result<PathBuf, String> {
+    let name = name.to_owned();
+    in_own_thread(move || folder::of_kept()?.replace(&name, |folder| files::write(folder, &[&scene])))
 }
 
 /// Called after each panic of a thread, by the panic hook. A panic here would end the program.
@@ -148,14 +169,17 @@ impl OfThread {
         if let Some(same) = self.scenes.iter_mut().find(|same| same.number == scene.number) {
             let is_news = leaves(&scene) > leaves(same);
             if is_news {
-                *same = scene;
+                *same = Arc::new(scene);
             }
             return is_news;
         }
         if self.scenes.len() == ENGINES {
-            self.scenes.remove(0);
+            if panic != 0 {
+                return false;
+            }
+            self.scenes.clear();
         }
-        self.scenes.push(scene);
+        self.scenes.push(Arc::new(scene));
         true
     }
 }
@@ -173,27 +197,11 @@ impl Drop for OfThread {
 }
 
 /// Writes the files of a test, and prints where they are, with what is known of some of its engines.
-fn write(scenes: &[Scene], is_told: impl Fn(&Scene) -> bool + Sync) {
-    let Some(newest) = scenes.last() else { return };
-    let (small, large): (Vec<&Scene>, Vec<&Scene>) =
-        scenes.iter().partition(|scene| scene.size() <= Keep::of_tests().up_to());
+fn write(scenes: &[Arc<Scene>], is_told: impl Fn(&Scene) -> bool) {
+    let scenes: Vec<(Arc<Scene>, bool)> = scenes.iter().map(|scene| (scene.clone(), is_told(scene))).collect();
     // Its output is captured with the test's.
-    let written = in_own_thread(|| {
-        let told = large.iter().filter(|scene| is_told(scene));
-        let mut text = told.map(|scene| summary::of_large(scene)).collect::<String>();
-        let write = |folder: &Path| files::write(folder, &small);
-        let is_kept = |folder: &folder::Folder| folder.replace(&newest.test, write);
-        match (!small.is_empty()).then(|| folder::of_failed().and_then(is_kept)) {
-            None => {}
-            Some(Ok(folder)) => {
-                let told = small.iter().enumerate().filter(|(_, scene)| is_told(scene));
-                text.extend(told.map(|(index, scene)| summary::of(&folder, index, scene)));
-            }
-            Some(Err(cause)) => {
-                text.push_str(&format!("rusqlite-fixtures: can't keep the databases of this test: {cause}\n"));
-            }
-        }
-        eprint!("{text}");
+    let written = in_own_thread(move || {
+        eprint!("{}", written(&scenes));
         Ok(())
     });
     if let Err(cause) = written {
@@ -201,12 +209,43 @@ fn write(scenes: &[Scene], is_told: impl Fn(&Scene) -> bool + Sync) {
     }
 }
 
-/// Runs something in a thread of its own. A panic there is an error.
-fn in_own_thread<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
-    thread::scope(|scope| {
-        let builder = thread::Builder::new().name("rusqlite-fixtures".to_owned());
-        let thread = builder.spawn_scoped(scope, work).map_err(|cause| format!("no thread can be started: {cause}"))?;
-        let panicked = "a function given to Template::on_connect panicked, or this crate did: see above";
-        thread.join().unwrap_or_else(|_| Err(panicked.to_owned()))
+/// Writes the files of engines. Returns what is to be printed of those of which something is told.
+fn written(scenes: &[(Arc<Scene>, bool)]) -> String {
+    let (small, large): (Vec<_>, Vec<_>) =
+        scenes.iter().partition(|(scene, _)| scene.size() <= Keep::of_tests().up_to());
+    let told = large.into_iter().filter(|(_, is_told)| *is_told);
+    let mut text = told.map(|(scene, _)| summary::of_large(scene)).collect::<String>();
+    let Some((newest, _)) = small.last() else { return text };
+    let kept: Vec<&Scene> = small.iter().map(|(scene, _)| &**scene).collect();
+    let folder =
+        folder::of_failed().and_then(|failed| failed.replace(&newest.test, |folder| files::write(folder, &kept)));
+    match folder {
+        Ok(folder) => {
+            let told = small.iter().enumerate().filter(|(_, (_, is_told))| *is_told);
+            text.extend(told.map(|(index, (scene, _))| summary::of(&folder, index, scene)));
+        }
+        Err(cause) => {
+            text.push_str(&format!("rusqlite-fixtures: can't keep the databases of this test: {cause}\n"));
+        }
+    }
+    text
+}
+
+/// Runs something in a thread of its own, for some time at most. A panic there is an error.
+fn in_own_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    // A function of a template may wait for a lock that the thread that panics holds.
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let (send, receive) = mpsc::channel();
+    let thread = thread::Builder::new().name("rusqlite-fixtures".to_owned()).spawn(move || {
+        let _ = send.send(work()); // nobody may wait any longer
+    });
+    thread.map_err(|cause| format!("no thread can be started: {cause}"))?;
+    receive.recv_timeout(PATIENCE).unwrap_or_else(|cause| {
+        Err(match cause {
+            RecvTimeoutError::Timeout => {
+                format!("a function given to Template::on_connect has not returned for {PATIENCE:?}")
+            }
+            RecvTimeoutError::Disconnected => "this crate has failed, see above; please report that".to_owned(),
+        })
     })
 }

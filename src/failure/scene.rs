@@ -3,6 +3,7 @@ use std::sync::Arc;
 use rusqlite::ffi;
 
 use crate::content::Snapshot;
+use crate::content::origin::Purpose;
 use crate::panics::Panic;
 use crate::statements::recent::{self, Noted, Recent};
 use crate::statements::{Kept, Unwound};
@@ -51,6 +52,11 @@ impl Scene {
         let of_earlier =
             if panic.is_some_and(|panic| panic != unwound.panic) { ", rolled back by an earlier panic" } else { "" };
         Some((format!("{}{of_earlier}", unwound.purpose), seen))
+    }
+
+    /// Returns whose content, of this panic, SQLite could not read. (In a property test, large content may be left out.)
+    pub(super) fn lost(&self) -> impl Iterator<Item = Purpose> {
+        self.unwound.iter().filter(|unwound| unwound.is_lost).map(|unwound| unwound.purpose)
     }
 
     /// Returns the newest statements without a recording, with what is known of errors.

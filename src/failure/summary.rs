@@ -1,6 +1,7 @@
 //! What is printed of a test that failed, for its captured output.
 
 use std::fmt::{Display, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use super::files;
@@ -30,6 +31,9 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
         let before = scene.content.as_ref().unwrap_or(&scene.before);
         add(&mut text, format!("not committed by {by}"), changes(before, seen, scene));
     }
+    for lost in scene.lost() {
+        let _ = writeln!(text, "  what {lost} had not committed could not be read");
+    }
     add_statements(&mut text, scene);
     for dropped in &scene.dropped {
         let _ = writeln!(text, "  rolled back, because it was dropped without a commit: {dropped}");
@@ -51,10 +55,11 @@ pub(super) fn of_large(scene: &Scene) -> String {
 
 /// Returns the changes, or why they are not known.
 fn changes(before: &Snapshot, after: &Snapshot, scene: &Scene) -> String {
-    match compare(before, after, &scene.setup) {
-        Ok(changes) if changes.is_empty() => "nothing\n".to_owned(),
-        Ok(changes) => changes.to_string(),
-        Err(cause) => format!("{cause}\n"),
+    match catch_unwind(AssertUnwindSafe(|| compare(before, after, &scene.setup))) {
+        Ok(Ok(changes)) if changes.is_empty() => "nothing\n".to_owned(),
+        Ok(Ok(changes)) => changes.to_string(),
+        Ok(Err(cause)) => format!("{cause}\n"),
+        Err(_) => "not known, because a function given to Template::on_connect has panicked\n".to_owned(),
     }
 }
 

@@ -77,7 +77,9 @@ impl Report {
                 }
             }
         };
-        page.into_string()
+        // HTML has no control characters.
+        let is_forbidden = |c: char| c.is_control() && !c.is_ascii_whitespace();
+        page.into_string().replace(is_forbidden, "\u{fffd}")
     }
 }
 

@@ -12,15 +12,7 @@ type Transaction<'a> = Vec<&'a Statement>;
 
 /// Returns for how long a transaction held the writer slot, at least, if it had it.
 fn held_slot(transaction: &Transaction<'_>) -> Option<Duration> {
-    let takes = |statement: &&&Statement| match statement.kind() {
-        _ if statement.error().is_some() => false,
-        StatementKind::Write => true,
-        StatementKind::Transaction => ["IMMEDIATE", "EXCLUSIVE"].iter().any(|word| {
-            statement.sql().split_whitespace().nth(1).is_some_and(|second| second.eq_ignore_ascii_case(word))
-        }),
-        _ => false,
-    };
-    let first = transaction.iter().find(takes)?;
+    let first = transaction.iter().find(|statement| statement.holds_slot())?;
     let end = transaction.iter().map(|statement| ended(statement)).max()?;
     Some(end.saturating_sub(first.began() + first.waited()))
 }
@@ -44,14 +36,19 @@ fn changed(transaction: &Transaction<'_>) -> String {
     if parts.is_empty() { "what it had written".to_owned() } else { parts.join(", ") }
 }
 
-/// Returns whether a transaction has changed something.
-fn has_written(transaction: &Transaction<'_>) -> bool {
+/// Returns whether a transaction has changed something, and was not committed. In doubt, it has not.
+fn is_undecided(transaction: &Transaction<'_>) -> bool {
     let wrote = |statement: &&&Statement| {
         statement.kind() == StatementKind::Write
             && statement.error().is_none()
             && (!statement.changes_rows() || statement.changes() > 0)
     };
-    transaction.iter().any(|statement| wrote(&statement))
+    let decides = |statement: &&Statement| {
+        let goes_back_to_savepoint =
+            statement.begins_with(&["ROLLBACK"]) && statement.sql().split_whitespace().nth(1).is_some();
+        statement.error().is_none() && (statement.begins_with(&["COMMIT", "END"]) || goes_back_to_savepoint)
+    };
+    transaction.iter().any(|statement| wrote(&statement)) && !transaction.iter().any(decides)
 }
 
 fn ended(statement: &Statement) -> Duration {
@@ -82,7 +79,7 @@ pub(crate) fn held_longer_than(limit: Duration, kept: &Kept) -> Vec<String> {
 pub(crate) fn dropped(dropped: &[Dropped], kept: &Kept) -> Vec<String> {
     let transactions = transactions(kept);
     let sentence = |dropped: &Dropped| {
-        let transaction = transactions.get(&dropped.transaction?).filter(|transaction| has_written(transaction))?;
+        let transaction = transactions.get(&dropped.transaction?).filter(|transaction| is_undecided(transaction))?;
         let (purpose, changed) = (dropped.purpose, changed(transaction));
         Some(format!("{purpose} was dropped in its transaction, which rolled back {changed}: call commit or rollback"))
     };

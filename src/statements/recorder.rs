@@ -53,11 +53,16 @@ pub(crate) struct Unwound {
     pub(crate) purpose: Purpose,
     /// The content that it saw, if it had written.
     pub(crate) uncommitted: Option<Snapshot>,
+    /// Whether SQLite could not read that content.
+    pub(crate) is_lost: bool,
     /// SQLite's result code and message of its latest call, if that failed.
     pub(crate) error: Option<(i32, String)>,
     /// Its newest statements. Those of its thread are gone when that ends.
     pub(crate) recent: Option<Noted>,
 }
+
+/// The number of connections of panics that are remembered. (A panic hook of other code hides when another panic begins.)
+const UNWOUND: usize = 16;
 
 /// A transaction that had written, and that was rolled back because code has dropped it.
 #[derive(Clone, Debug)]
@@ -152,7 +157,7 @@ impl Recorder {
     pub(crate) fn add_unwound(&self, unwound: Unwound) {
         let all = &mut self.left().unwound;
         all.retain(|other| other.panic == unwound.panic || other.thread != unwound.thread);
-        if all.iter().all(|other| other.connection != unwound.connection) {
+        if all.len() < UNWOUND && all.iter().all(|other| other.connection != unwound.connection) {
             all.push(unwound);
         }
     }
@@ -334,6 +339,7 @@ impl Connection {
         statement: usize,
         after: Work,
         is_in_transaction: bool,
+        holds_slot: bool,
         changes: u64,
         error: Option<(i32, Box<str>)>,
     ) {
@@ -344,7 +350,7 @@ impl Connection {
         drop(state);
         let (duration, work) = (begun.at().elapsed(), after.since(before));
         let waited = waits::total().saturating_sub(waited_before);
-        let ended = Ended { duration, waited, rows, changes, error, work, transaction };
+        let ended = Ended { duration, waited, rows, changes, error, work, transaction, holds_slot };
         if self.recorder.echoes.load(Ordering::Relaxed) {
             eprintln!("rusqlite-fixtures: {}", Statement::alone(begun, ended.clone()));
         }

@@ -46,6 +46,8 @@ pub(crate) struct Ended {
     pub(crate) work: Work,
     /// The number of the transaction that is open now.
     pub(crate) transaction: Option<u64>,
+    /// Whether the connection has the writer slot now.
+    pub(crate) holds_slot: bool,
 }
 
 /// The kind of a statement.
@@ -223,6 +225,11 @@ impl Statement {
     /// Returns the SQL with `?` in the place of literals, in one line: equal for statements that differ only in their values.
     pub(crate) fn shape(&self) -> String {
         sql::without_values(&self.begun.sql)
+    }
+
+    /// Returns whether the connection had the writer slot when it had ended.
+    pub(super) fn holds_slot(&self) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.holds_slot)
     }
 
     /// Returns whether its first word is one of these. The case does not matter.

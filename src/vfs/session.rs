@@ -204,11 +204,6 @@ impl Session {
         !self.connection.is_autocommit()
     }
 
-    /// Returns the number of the connection, by which its statements are recorded.
-    pub(crate) fn number(&self) -> Option<u64> {
-        self.traced.as_ref().map(|traced| traced.number())
-    }
-
     pub(crate) fn was_changed(&self) -> bool {
         self.was_changed
     }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use std::{iter, ptr, thread};
@@ -40,6 +40,8 @@ pub(crate) struct Traced {
     /// What it asks for now, unless other code has replaced it.
     mask: AtomicU32,
     purpose: Mutex<Purpose>,
+    /// Whether it is one that an engine lends out.
+    is_session: AtomicBool,
 }
 
 /// Keeps a connection in the list.
@@ -122,15 +124,12 @@ impl Traced {
             at_rest: AtomicU32::new(at_rest),
             mask: AtomicU32::new(0),
             purpose: Mutex::new(OPENED_FOR.try_with(Cell::get).ok().flatten().unwrap_or(Purpose::Uri)),
+            is_session: AtomicBool::new(false),
         });
         connections().insert(traced.connection.id(), traced.clone());
         // SAFETY: as the caller promises.
         unsafe { traced.set(db) };
         Listed(traced)
-    }
-
-    pub(super) fn number(&self) -> u64 {
-        self.connection.id()
     }
 
     pub(super) fn set_purpose(&self, purpose: Purpose) {
@@ -159,6 +158,7 @@ impl Traced {
     /// As for `begin`; it is the same connection.
     pub(super) unsafe fn rest_as_session(&self, db: *mut sqlite3) {
         self.at_rest.store(BEGINNINGS, Ordering::Relaxed);
+        self.is_session.store(true, Ordering::Relaxed);
         // SAFETY: as the caller promises.
         unsafe { self.set(db) };
     }
@@ -273,7 +273,8 @@ impl Traced {
             // A statement with RETURNING that was reset before its last row has not set the number.
             let was_reset = rows > 0 && ffi::sqlite3_stmt_busy(statement) != 0;
             let changes = if was_reset { rows } else { u64::try_from(sqlite3_changes64(db)).unwrap_or_default() };
-            self.connection.end(statement.addr(), work(statement), is_in_transaction(db), changes, error);
+            let holds_slot = ffi::sqlite3_txn_state(db, c"main".as_ptr()) == ffi::SQLITE_TXN_WRITE;
+            self.connection.end(statement.addr(), work(statement), is_in_transaction(db), holds_slot, changes, error);
         }
     }
 }
@@ -351,9 +352,9 @@ unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
         (ffi::sqlite3_errcode(db), ffi::sqlite3_txn_state(db, c"main".as_ptr()), message)
     };
     // SAFETY: as above.
-    let read = || unsafe { serialize(db, at_most()) }.ok()?.and_then(|bytes| Snapshot::from_bytes(bytes).ok());
+    let read = || unsafe { serialize(db, at_most()) };
     let start = Instant::now();
-    let uncommitted = (state == ffi::SQLITE_TXN_WRITE).then(|| faults::exempt(|| exempt(read))).flatten();
+    let content = (state == ffi::SQLITE_TXN_WRITE).then(|| faults::exempt(|| exempt(read)));
     note_time(start);
     let purpose = *traced.purpose.lock().recovered();
     let unwound = Unwound {
@@ -361,7 +362,8 @@ unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
         thread: thread::current().id(),
         connection,
         purpose,
-        uncommitted,
+        is_lost: matches!(content, Some(Err(_))),
+        uncommitted: content.and_then(Result::ok).flatten().and_then(|bytes| Snapshot::from_bytes(bytes).ok()),
         error: (![ffi::SQLITE_OK, ffi::SQLITE_ROW, ffi::SQLITE_DONE].contains(&code)).then_some((code, message)),
         recent: recent::of_this_thread(connection),
     };
@@ -401,11 +403,11 @@ unsafe fn close(connection: u64, db: *mut sqlite3) {
     }
 }
 
-/// Returns what the open connections of an engine are for, but those with these numbers.
-pub(crate) fn open_connections(recorder: &Recorder, but: &[u64]) -> Vec<Purpose> {
+/// Returns what the open connections of an engine are for, without those that it lends out.
+pub(crate) fn open_connections(recorder: &Recorder) -> Vec<Purpose> {
     let connections = CONNECTIONS.read().unwrap_or_else(PoisonError::into_inner);
     let is_one = |traced: &&Arc<Traced>| {
-        ptr::eq(&**traced.connection.recorder(), recorder) && !but.contains(&traced.connection.id())
+        ptr::eq(&**traced.connection.recorder(), recorder) && !traced.is_session.load(Ordering::Relaxed)
     };
     connections.values().filter(is_one).map(|traced| *traced.purpose.lock().recovered()).collect()
 }

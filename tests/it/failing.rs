@@ -8,12 +8,15 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{env, thread};
 
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, proptest};
 use rusqlite_fixtures::rusqlite::Connection;
 use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
+use rusqlite_fixtures::rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite_fixtures::{Engine, ErrorKind, Limits, Template};
 use tempfile::TempDir;
 
@@ -200,6 +203,49 @@ fn child() {
                 assert_eq!(watched.connect().unwrap().execute("INSERT INTO t VALUES (?1)", [i]).unwrap(), 1)
             });
         }
+        "fails in many threads" => {
+            let bank = bank();
+            let barrier = std::sync::Barrier::new(16);
+            thread::scope(|scope| {
+                for _ in 0..16 {
+                    let fails = || {
+                        let _bank = bank.clone();
+                        barrier.wait();
+                        panic!("the test's own failure");
+                    };
+                    scope.spawn(fails);
+                }
+            });
+        }
+        "fails with ten engines" => {
+            let engines: Vec<Engine> = (0..10).map(|_| bank()).collect();
+            engines.iter().zip(0..).for_each(|(engine, amount)| deposit(&engine.connect().unwrap(), amount));
+            panic!("the test's own failure");
+        }
+        "fails with an on_connect that panics" => {
+            static PANICS: AtomicBool = AtomicBool::new(false);
+            static SETUP: Template = Template::sql("CREATE TABLE t (a); INSERT INTO t VALUES (1)").on_connect(|_| {
+                assert!(!PANICS.load(Ordering::Relaxed), "the setup panics");
+                Ok(())
+            });
+            let engine = SETUP.new_engine().unwrap();
+            engine.connect().unwrap().execute_batch("DELETE FROM t").unwrap();
+            PANICS.store(true, Ordering::Relaxed);
+            panic!("the test's own failure");
+        }
+        "fails while pragmas are forbidden" => {
+            let bank = bank();
+            #[allow(unused_mut, reason = "some versions of rusqlite need it")]
+            let mut connection = bank.connect().unwrap();
+            connection.execute_batch("BEGIN").unwrap();
+            deposit(&connection, 7);
+            let forbids = |context: AuthContext<'_>| match context.action {
+                AuthAction::Pragma { .. } => Authorization::Deny,
+                _ => Authorization::Allow,
+            };
+            let _ = connection.authorizer(Some(forbids)); // a result in some versions of rusqlite
+            panic!("the test's own failure");
+        }
         other => panic!("there is no role {other:?}"),
     }
 }
@@ -238,6 +284,25 @@ proptest! {
     }
 }
 
+static SHARED: LazyLock<Engine> = LazyLock::new(|| BANK.new_engine().unwrap());
+
+#[test]
+fn child_that_creates_a_static_engine() {
+    if !role().is_empty() {
+        assert_eq!(number(&SHARED.connect().unwrap(), ACCOUNTS), 2);
+    }
+}
+
+/// It runs after the one before.
+#[test]
+fn child_that_then_uses_a_static_engine() {
+    if !role().is_empty() {
+        let work = SHARED.begin(Immediate).unwrap();
+        deposit(&work, 7);
+        panic!("the test's own failure");
+    }
+}
+
 /// A run of a `child…` test.
 struct Run {
     folder: TempDir,
@@ -255,7 +320,7 @@ impl Run {
 
     fn again(folder: TempDir, role: &str, test: &str, variables: &[(&str, &str)]) -> Run {
         let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["--exact", test, "--test-threads=1"]);
+        command.args(test.split(' ')).args(["--exact", "--test-threads=1"]);
         command.env(ROLE, role).env("RUSQLITE_FIXTURES_DIR", folder.path()).env_remove("RUSQLITE_FIXTURES_KEEP");
         command.env("RUST_BACKTRACE", "0").env("CARGO_PKG_NAME", "bank").envs(variables.iter().copied());
         Run { output: command.output().unwrap(), folder }
@@ -474,6 +539,58 @@ fn all_engines_of_a_test_are_kept() {
     assert_eq!(run.select("database-2.sqlite3", ACCOUNTS), 2);
     run.assert_printed("schema\n      + table other: CREATE TABLE other (a)\n");
     run.assert_printed("database-2.sqlite3\n  committed since it was created: nothing\n");
+}
+
+#[test]
+fn the_first_eight_engines_are_kept() {
+    let run = Run::of("fails with ten engines").passes(false);
+    let balance = |index: i64| {
+        let name = if index == 1 { "database.sqlite3".to_owned() } else { format!("database-{index}.sqlite3") };
+        run.select(&name, BALANCE)
+    };
+    for index in 1..=8 {
+        let balance = balance(index);
+        assert_eq!(balance, 99 + index, "in the order in which they are dropped");
+        let name = if index == 1 { "database.sqlite3".to_owned() } else { format!("database-{index}.sqlite3") };
+        let change = if balance == 100 {
+            "nothing\n".to_owned()
+        } else {
+            format!("\n    account\n      ~ id 1: balance 100 -> {balance}\n")
+        };
+        run.assert_printed(&format!(
+            "/{name}\n  committed since it was created:{}",
+            if balance == 100 { format!(" {change}") } else { change }
+        ));
+    }
+    assert!(!run.file("failing.child", "database-9.sqlite3").exists());
+}
+
+#[test]
+fn threads_that_fail_at_the_same_time_keep_one_complete_folder() {
+    let run = Run::of("fails in many threads").passes(false);
+    assert!(!run.printed().contains("can't keep"), "{}", run.printed());
+    assert_eq!(run.select("database.sqlite3", ACCOUNTS), 2);
+    assert_eq!(names(&run.program("failed")), ["failing.child"]);
+    assert_eq!(names(&run.file("failing.child", "")), ["database.sqlite3", "report.html", "statements.sql"]);
+}
+
+#[test]
+fn an_engine_of_several_tests_is_kept_for_the_one_that_fails() {
+    let tests = "failing::child_that_creates_a_static_engine failing::child_that_then_uses_a_static_engine";
+    let run = Run::with("fails", tests, &[]).passes(false);
+    assert_eq!(run.kept(), ["failing.child_that_then_uses_a_static_engine"]);
+}
+
+#[test]
+fn what_can_be_known_without_a_function_of_the_test_or_an_authorizer_is_kept() {
+    let run = Run::of("fails with an on_connect that panics").passes(false);
+    assert_eq!(run.select("database.sqlite3", "SELECT count(*) FROM t"), 0);
+    assert!(run.file("failing.child", "statements.sql").exists());
+    run.assert_printed("created: not known, because a function given to Template::on_connect has panicked\n");
+    let run = Run::of("fails while pragmas are forbidden").passes(false);
+    assert_eq!(run.select("database.sqlite3", BALANCE), 100);
+    run.assert_printed("  what the connection opened at tests/it/failing.rs:");
+    run.assert_printed(" had not committed could not be read\n");
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! Strict mode: what a test leaves open or undecided.
+#![allow(unsafe_code, reason = "prepares a statement that rusqlite does not know")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use std::{env, thread};
 
 use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
-use rusqlite_fixtures::rusqlite::{self, Connection};
+use rusqlite_fixtures::rusqlite::{self, Connection, ffi};
 use rusqlite_fixtures::{Engine, Template};
 
 const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE other (a)";
@@ -154,6 +155,62 @@ fn writes_that_fail_or_change_nothing_are_not_found() {
     reader.query_row("SELECT count(*) FROM item", [], |row| row.get::<_, i64>(0)).unwrap();
     drop(reader);
     assert_eq!(found(shop), "");
+}
+
+/// Each of these is rolled back, or has nothing to do with the writer slot.
+#[test]
+fn savepoints_other_databases_and_a_close_that_fails_are_not_found() {
+    let shop = strict();
+    let mut work = shop.unit_of_work().unwrap();
+    let savepoint = work.savepoint().unwrap();
+    insert(&savepoint, "tea");
+    drop(savepoint);
+    drop(work);
+    let work = shop.unit_of_work().unwrap();
+    work.execute_batch("CREATE TEMP TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
+    thread::sleep(Duration::from_millis(1050));
+    work.query_row("SELECT count(*) FROM item", [], |row| row.get::<_, i64>(0)).unwrap();
+    drop(work);
+    let connection = shop.connect().unwrap();
+    connection.execute_batch("BEGIN").unwrap();
+    insert(&connection, "milk");
+    // A statement that is not finalized.
+    let mut statement = std::ptr::null_mut();
+    // SAFETY: the connection is open, and the statement is finalized below.
+    let connection = unsafe {
+        ffi::sqlite3_prepare_v2(
+            connection.handle(),
+            c"SELECT 1".as_ptr(),
+            -1,
+            &raw mut statement,
+            std::ptr::null_mut(),
+        );
+        let (connection, _busy) = connection.close().unwrap_err();
+        ffi::sqlite3_finalize(statement);
+        connection
+    };
+    connection.execute_batch("COMMIT").unwrap();
+    drop(connection);
+    assert_eq!(found(shop), "");
+}
+
+/// The engines of other tests close each other's idle connections, when there are too many.
+#[test]
+fn connections_that_are_closed_at_this_moment_are_not_found() {
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let keep: Vec<Engine> = (0..40).map(|_| LENIENT.new_engine().unwrap()).collect();
+                for engine in &keep {
+                    let shop = strict();
+                    let all =
+                        [(); 8].map(|()| [shop.pooled_connection().unwrap(), engine.pooled_connection().unwrap()]);
+                    drop(all);
+                    assert_eq!(found(shop), "");
+                }
+            });
+        }
+    });
 }
 
 #[test]
