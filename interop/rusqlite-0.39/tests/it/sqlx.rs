@@ -214,3 +214,32 @@ async fn statements_of_a_pool_are_recorded() {
     assert_eq!((transactions.first(), transactions.last()), (Some(&"BEGIN"), Some(&"COMMIT")), "{statements}");
     assert_ne!(update.thread(), std::thread::current().name(), "sqlx has threads for its connections");
 }
+
+#[tokio::test]
+#[ignore = "it fails"]
+async fn fails() {
+    let engine = BANK.new_engine().unwrap();
+    let pool = pool(&engine).await;
+    deposit(&pool, 1, 5).await.unwrap();
+    let mut transaction = pool.begin().await.unwrap();
+    add(&mut transaction, 2, 7).await.unwrap();
+    panic!("the test's own failure");
+}
+
+/// What is not committed is not kept: sqlx's connections are on threads of their own.
+#[test]
+fn a_failing_test_keeps_what_is_committed_and_its_statements() {
+    let folder = std::env::temp_dir().join(format!("interop-failing-{}", std::process::id()));
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "sqlx::fails", "--ignored"]).env("RUSQLITE_FIXTURES_DIR", &folder);
+    let stdout = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    for expected in [
+        "the test's own failure",
+        "  committed since it was created:\n    account\n      ~ id 1: balance 0 -> 5\n",
+        "UPDATE account SET balance = balance + ?1 WHERE id = ?2 (thread `sqlx-sqlite-worker",
+    ] {
+        assert!(stdout.contains(expected), "there is no {expected:?} in {stdout}");
+    }
+    assert!(!stdout.contains("not committed by"), "{stdout}");
+}

@@ -222,3 +222,34 @@ fn statements_are_recorded() {
     assert_eq!((repeat.count, repeat.distinct), (2, 2));
     assert!(repeat.sql.starts_with("SELECT `account`.`balance` FROM `account` WHERE"), "{}", repeat.sql);
 }
+
+#[test]
+#[ignore = "it fails"]
+fn fails() {
+    let engine = BANK.new_engine().unwrap();
+    let mut connection = establish(&engine);
+    deposit(&mut connection, 1, 5).unwrap();
+    connection
+        .transaction(|connection| {
+            diesel::update(account::table.find(2)).set(account::balance.eq(7)).execute(connection)?;
+            assert_eq!(balance(connection, 2)?, 0);
+            diesel::QueryResult::Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_failing_test_keeps_its_databases_and_statements() {
+    let folder = std::env::temp_dir().join(format!("interop-failing-{}", std::process::id()));
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "diesel::fails", "--ignored"]).env("RUSQLITE_FIXTURES_DIR", &folder);
+    let stdout = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    for expected in [
+        "  committed since it was created:\n    account\n      ~ id 1: balance 0 -> 5\n",
+        "  not committed by a connection that was opened by the engine's URI:\n    account\n      ~ id 2: balance 0 -> 7\n",
+        "\n    UPDATE `account` SET `balance` = ? WHERE (`account`.`id` = ?)\n",
+    ] {
+        assert!(stdout.contains(expected), "there is no {expected:?} in {stdout}");
+    }
+}
