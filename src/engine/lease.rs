@@ -116,10 +116,8 @@ impl DerefMut for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        match self.lent.take() {
-            Some(Lent::Session(session)) => self.engine.recycle(session), // rolls back an open transaction
-            Some(mut to_file @ Lent::ToFile(_)) if to_file.is_in_transaction() => drop(to_file.rollback()),
-            _ => {} // it is closed
-        }
+        if let Some(Lent::Session(session)) = self.lent.take() {
+            self.engine.recycle(session);
+        } // a connection to a file is closed; either rolls back an open transaction
     }
 }

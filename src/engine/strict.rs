@@ -39,7 +39,7 @@ impl Engine {
     /// test.
     ///
     /// `RUSQLITE_FIXTURES_STRICT=fail` in the environment makes all engines strict. With `warn`, findings are printed, and only
-    /// engines on which `strict` was called fail a test. For an engine in a file, dropped and open connections are not detected.
+    /// engines on which `strict` was called fail a test. For an engine in a file, open connections are not detected.
     ///
     /// If another thread drops the last handle, only that thread panics. If that happens where a panic ends the program, in a
     /// thread-local destructor or a closure that SQLite frees, it does.
