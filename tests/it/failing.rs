@@ -589,8 +589,11 @@ fn what_can_be_known_without_a_function_of_the_test_or_an_authorizer_is_kept() {
     run.assert_printed("created: not known, because a function given to Template::on_connect has panicked\n");
     let run = Run::of("fails while pragmas are forbidden").passes(false);
     assert_eq!(run.select("database.sqlite3", BALANCE), 100);
-    run.assert_printed("  what the connection opened at tests/it/failing.rs:");
-    run.assert_printed(" had not committed could not be read\n");
+    if cfg!(not(oldest_rusqlite)) {
+        // The oldest one removes the authorizer before it closes the connection.
+        run.assert_printed("  what the connection opened at tests/it/failing.rs:");
+        run.assert_printed(" had not committed could not be read\n");
+    }
 }
 
 #[test]
