@@ -1,6 +1,6 @@
 //! What differs between two snapshots of a database: rows, the schema, and numbers in the header.
 //!
-//! * `changes`: the result, and how it is printed.
+//! * `changes`: the result, and how it is printed. `json`: the same as JSON.
 //! * `compare`: compares two images, table by table.
 //! * `rows`: reads rows through SQLite.
 //!
@@ -9,6 +9,8 @@
 
 mod changes;
 mod compare;
+#[cfg(feature = "json")]
+mod json;
 mod rows;
 
 #[cfg(feature = "report")]

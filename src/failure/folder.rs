@@ -232,7 +232,13 @@ mod tests {
         assert_eq!(fs::read(at("prune.d")).unwrap(), b"new");
         assert_eq!(fs::read_dir(&folder.path).unwrap().count(), 3, "nothing is left beside them");
 
+        // Another process writes this one.
+        let aside = folder.path.join(".1-2");
+        fs::create_dir(&aside).unwrap();
+        fs::File::open(&aside).unwrap().set_modified(old).unwrap();
         folder.replace("prune::e", write(&[0; 2000])).unwrap();
+        assert!(aside.exists());
+        fs::remove_dir(&aside).unwrap();
         let left: Vec<_> = fs::read_dir(&folder.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["prune.e"], "it has more bytes than all may have");
         ["prune::a", "prune::b", "prune::c", "prune::d", "prune::e"].iter().for_each(|test| remove(test));

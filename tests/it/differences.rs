@@ -469,3 +469,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn changes_are_json_too() {
+    let engine = Engine::new();
+    let run = |script: &str| engine.connect().unwrap().execute_batch(script).unwrap();
+    run("CREATE TABLE t (id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES (1, 'one', NULL), (2, 1.5, -0.0)");
+    let before = engine.snapshot();
+    run("UPDATE t SET a = x'00ff', b = 9e999 WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (3, '\"', -9e999);
+         CREATE INDEX i ON t (a); PRAGMA user_version = 7");
+    let json: serde_json::Value = serde_json::from_str(&before.diff(&engine.snapshot()).unwrap().to_json()).unwrap();
+    assert_eq!(
+        json,
+        serde_json::json!({
+            "schema": [{ "kind": "index", "name": "i", "before": null, "after": "CREATE INDEX i ON t (a)" }],
+            "settings": [{ "pragma": "user_version", "before": 0, "after": 7 }],
+            "tables": [{
+                "table": "t",
+                "inserted": [{ "id": 3, "a": "\"", "b": { "real": "-inf" } }],
+                "updated": [{
+                    "key": { "id": 1 },
+                    "before": { "id": 1, "a": "one", "b": null },
+                    "after": { "id": 1, "a": { "blob": "00ff" }, "b": { "real": "inf" } },
+                }],
+                "deleted": [{ "id": 2, "a": 1.5, "b": -0.0 }],
+            }],
+        })
+    );
+    assert_eq!(before.diff(&before).unwrap().to_json(), r#"{"schema":[],"settings":[],"tables":[]}"#);
+}

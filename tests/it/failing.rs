@@ -14,6 +14,7 @@ use std::{env, thread};
 
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, proptest};
+use rusqlite_fixtures::faults::Fault;
 use rusqlite_fixtures::rusqlite::Connection;
 use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -164,6 +165,7 @@ fn child() {
             panic!("the test's own failure");
         }
         "fails after another engine has passed" => {
+            assert!(catch_unwind(|| panic!("an earlier panic")).is_err());
             drop(bank());
             let bank = bank();
             let thread = thread::scope(|scope| scope.spawn(|| panic!("the test's own failure")).join());
@@ -245,6 +247,26 @@ fn child() {
             };
             let _ = connection.authorizer(Some(forbids)); // a result in some versions of rusqlite
             panic!("the test's own failure");
+        }
+        "fails on a reused connection" => {
+            let engine = bank();
+            engine.try_transaction(|work| work.execute("DELETE FROM account", [])).unwrap();
+            drop(engine);
+            ends_in_a_transaction(&bank());
+        }
+        "fails on a reused engine" => {
+            assert!(catch_unwind(|| ends_in_a_transaction(&bank())).is_err());
+            let _bank = bank();
+            panic!("the test's own failure");
+        }
+        "fails while reads fail" => {
+            let bank = bank();
+            let work = bank.begin(Immediate).unwrap();
+            deposit(&work, 7);
+            Fault::Io.starting_at(1).during(|| {
+                let _work = work;
+                panic!("the test's own failure");
+            });
         }
         other => panic!("there is no role {other:?}"),
     }
@@ -486,8 +508,25 @@ fn a_panic_that_is_resumed_counts() {
     let run = Run::of("fails").passes(false);
     let run = Run::again(run.folder, "fails after another engine has passed", "failing::child", &[]).passes(false);
     assert_eq!(run.kept(), ["failing.child"]);
+    let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert!(!statements.contains("an earlier panic"), "{statements}");
     let run = Run::again(run.folder, "fails while a thread goes on", "failing::child", &[]).passes(false);
     assert_eq!(run.kept(), ["failing.child"]);
+}
+
+#[test]
+fn nothing_of_the_test_before_is_kept() {
+    let run = Run::of("fails on a reused connection").passes(false);
+    let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert!(statements.contains("UPDATE account") && !statements.contains("DELETE"), "{statements}");
+    let run = Run::of("fails on a reused engine").passes(false);
+    assert_eq!(names(&run.file("failing.child", "")), ["database.sqlite3", "report.html", "statements.sql"]);
+}
+
+#[test]
+fn faults_of_the_test_are_not_for_what_is_kept() {
+    let run = Run::of("fails while reads fail").passes(false);
+    assert_eq!(run.select("uncommitted.sqlite3", "SELECT balance FROM account NOT INDEXED WHERE id = 1"), 107);
 }
 
 #[test]

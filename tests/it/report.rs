@@ -63,6 +63,17 @@ fn a_page_has_the_changes_the_statements_and_the_schema() {
 }
 
 #[test]
+fn a_page_has_no_control_characters() {
+    let page =
+        report_of(&Engine::new(), |connection| connection.execute_batch("CREATE TABLE \"a\u{1b}b\" (c)").unwrap());
+    assert!(
+        page.contains("CREATE TABLE \"a\u{fffd}b\" (c)") || page.contains("CREATE TABLE &quot;a\u{fffd}b&quot; (c)"),
+        "{page}"
+    );
+    assert!(!page.contains(|c: char| c.is_control() && c != '\n'), "{page:?}");
+}
+
+#[test]
 fn an_engine_without_changes_has_a_page() {
     let page = report_of(&Engine::new(), |_| {});
     assert!(page.contains("<p>Nothing.</p>") && page.contains("<p>It is empty.</p>"), "{page}");
@@ -241,6 +252,8 @@ fn statements_are_filtered_sorted_and_selected() {
             assert('who', $('.selected').textContent.includes('the connection opened at tests/it/report.rs:'));
             key('ArrowDown'); key('ArrowDown'); key('ArrowUp');
             assert('the second', sql(selected()).includes('apple'));
+            $('.rows').dispatchEvent(new KeyboardEvent('keydown', {{ key: 'ArrowDown', ctrlKey: true, bubbles: true }}));
+            assert('not with a modifier', sql(selected()).includes('apple'));
             key('End');
             assert('the last', sql(selected()) === 'SELECT count(*) FROM item');
             key('Home');

@@ -1,0 +1,66 @@
+//! Changes as JSON.
+
+use rusqlite::types::Value;
+use serde_json::{Map, json};
+
+use super::changes::{Changes, Row, SchemaChange, SettingChange, TableChanges, Update};
+
+impl Changes {
+    /// Returns the changes as JSON (with the feature `json`), for example
+    /// `{"schema":[],"settings":[],"tables":[{"table":"account","inserted":[{"id":4,"balance":30}],"updated":[],"deleted":[]}]}`.
+    ///
+    /// An updated row has `key`, `before` and `after`; a change of the schema `kind`, `name`, `before` and `after`; one of
+    /// `user_version` or `application_id` `pragma`, `before` and `after`. NULL is `null`. A blob is
+    /// `{"blob":"00ff"}`, by hexadecimal digits. An infinite number, which JSON does not have, is `{"real":"inf"}` or
+    /// `{"real":"-inf"}`.
+    pub fn to_json(&self) -> String {
+        json!({
+            "schema": self.schema().iter().map(schema).collect::<Vec<_>>(),
+            "settings": self.settings().iter().map(setting).collect::<Vec<_>>(),
+            "tables": self.tables().iter().map(table).collect::<Vec<_>>(),
+        })
+        .to_string()
+    }
+}
+
+fn schema(change: &SchemaChange) -> serde_json::Value {
+    let SchemaChange { object, before, after } = change;
+    json!({ "kind": object.kind, "name": object.name, "before": before, "after": after })
+}
+
+fn setting(change: &SettingChange) -> serde_json::Value {
+    json!({ "pragma": change.pragma, "before": change.before, "after": change.after })
+}
+
+fn table(changes: &TableChanges) -> serde_json::Value {
+    let rows = |rows: &[Row]| rows.iter().map(row).collect::<Vec<_>>();
+    json!({
+        "table": changes.table,
+        "inserted": rows(&changes.inserted),
+        "updated": changes.updated.iter().map(update).collect::<Vec<_>>(),
+        "deleted": rows(&changes.deleted),
+    })
+}
+
+fn update(update: &Update) -> serde_json::Value {
+    json!({ "key": row(&update.key), "before": row(&update.before), "after": row(&update.after) })
+}
+
+fn row(row: &Row) -> serde_json::Value {
+    let columns: Map<String, serde_json::Value> =
+        row.columns().map(|(name, column)| (name.to_owned(), value(column))).collect();
+    serde_json::Value::Object(columns)
+}
+
+fn value(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Null => serde_json::Value::Null,
+        Value::Integer(number) => json!(number),
+        Value::Real(number) if number.is_infinite() => json!({ "real": number.to_string() }),
+        Value::Real(number) => json!(number),
+        Value::Text(text) => json!(text),
+        Value::Blob(bytes) => {
+            json!({ "blob": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() })
+        }
+    }
+}
