@@ -165,6 +165,7 @@ fn child() {
             panic!("the test's own failure");
         }
         "fails after another engine has passed" => {
+            drop(bank());
             assert!(catch_unwind(|| panic!("an earlier panic")).is_err());
             drop(bank());
             let bank = bank();
@@ -261,10 +262,11 @@ fn child() {
         }
         "fails while reads fail" => {
             let bank = bank();
-            let work = bank.begin(Immediate).unwrap();
-            deposit(&work, 7);
+            let connection = bank.connect().unwrap(); // which has not read the index of the owners
+            connection.execute_batch("BEGIN").unwrap();
+            deposit(&connection, 7);
             Fault::Io.starting_at(1).during(|| {
-                let _work = work;
+                let _connection = connection;
                 panic!("the test's own failure");
             });
         }

@@ -220,8 +220,8 @@ fn what_was_dropped_before_is_not_found() {
     (0..9).for_each(|_| insert(&engine.unit_of_work().unwrap(), "tea"));
     drop(recording);
     engine.strict();
-    engine.unwatched(|| (0..9).for_each(|_| insert(&engine.unit_of_work().unwrap(), "tea")));
     insert(&engine.unit_of_work().unwrap(), "coffee");
+    engine.unwatched(|| (0..9).for_each(|_| insert(&engine.unit_of_work().unwrap(), "tea")));
     assert_eq!(found(engine).matches("was dropped").count(), 1);
 }
 
