@@ -117,8 +117,8 @@ impl Inner {
         }
     }
 
-    /// Ends the recording, makes the recorder as it was, and has the database kept if a panic closes a connection to it: code may keep a connection for
-    /// longer than the engine. `is_open` is whether there is one.
+    /// Ends the recording, makes the recorder as it was, and has the database kept if a panic closes a connection to it: code
+    /// may keep a connection for longer than the engine. `is_open` is whether there is one.
     pub(super) fn end_to_keep(&self, mount: &Arc<Mount>, is_open: bool) {
         if let Some(log) = &self.creation.log {
             mount.recorder.remove(log);

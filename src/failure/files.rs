@@ -2,16 +2,15 @@
 
 use std::fmt::Write;
 use std::fs;
-#[cfg(feature = "report")]
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::scene::Scene;
 use crate::content::Snapshot;
 use crate::environment::KEEP_VARIABLE;
 
-/// Writes the files of all engines of a test. There is no report if a function given to `Template::on_connect` panics.
-pub(super) fn write(folder: &Path, scenes: &[&Scene]) -> Result<(), String> {
+/// Writes the files of all engines of a test, but for the report.
+pub(super) fn write(folder: &Path, scenes: &[Arc<Scene>]) -> Result<(), String> {
     for (index, scene) in scenes.iter().enumerate() {
         let save = |name: &str, content: &Snapshot| {
             content.save(path(folder, name, index, "sqlite3")).map_err(|cause| cause.to_string())
@@ -24,14 +23,10 @@ pub(super) fn write(folder: &Path, scenes: &[&Scene]) -> Result<(), String> {
         }
         write_text(&path(folder, "statements", index, "sql"), &statements(scene))?;
     }
-    #[cfg(feature = "report")]
-    if let Ok(page) = catch_unwind(AssertUnwindSafe(|| super::pages::html(scenes))) {
-        write_text(&folder.join("report.html"), &page)?;
-    }
     Ok(())
 }
 
-fn write_text(path: &Path, text: &str) -> Result<(), String> {
+pub(super) fn write_text(path: &Path, text: &str) -> Result<(), String> {
     fs::write(path, text).map_err(|cause| format!("can't write `{}`: {cause}", path.display()))
 }
 

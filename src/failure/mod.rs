@@ -1,15 +1,15 @@
 //! A test that fails keeps its databases.
 //!
 //! * `failure` (here): which engines are kept, and when their files are written.
-//! * `scene`: what is known of an engine. `folder`: where files are kept, and for how long. `files`: what is written. `pages`: the report.
-//! * `summary`: what is printed.
+//! * `scene`: what is known of an engine. `folder`: where files are kept, and for how long.
+//! * `files`: what is written. `pages`: the report. `summary`: what is printed.
 //!
 //! This layer uses `difference` and the layers below it. An engine calls it when it is dropped.
 //!
 //! Invariants:
 //! * Nothing here panics: a panic within a panic would end the program, and hide the test's own failure.
-//! * What has to be read through SQLite is read by a thread of its own, so that nothing that the test has set for its own
-//!   thread matters.
+//! * What has to be read through SQLite is read by a thread of its own, for some time at most. So nothing that the test has set
+//!   for its own thread matters, and no function of a template that does not return.
 
 mod files;
 mod folder;
@@ -20,7 +20,7 @@ mod summary;
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Once, Weak};
 use std::thread::{self, Thread};
@@ -137,8 +137,7 @@ pub(crate) fn went_on(test: impl FnOnce() -> String) {
 
 /// Writes an engine's files for a name that the user has given. Returns their folder.
 pub(crate) fn keep_as(name: &str, scene: Scene) -> Result<PathBuf, String> {
-    let name = name.to_owned();
-    in_own_thread(move || folder::of_kept()?.replace(&name, |folder| files::write(folder, &[&scene])))
+    folder::of_kept()?.replace(name, |folder| write_files(folder, &[Arc::new(scene)]))
 }
 
 /// Called after each panic of a thread, by the panic hook. A panic here would end the program.
@@ -198,41 +197,49 @@ impl Drop for OfThread {
 
 /// Writes the files of a test, and prints where they are, with what is known of some of its engines.
 fn write(scenes: &[Arc<Scene>], is_told: impl Fn(&Scene) -> bool) {
-    let scenes: Vec<(Arc<Scene>, bool)> = scenes.iter().map(|scene| (scene.clone(), is_told(scene))).collect();
-    // Its output is captured with the test's.
-    let written = in_own_thread(move || {
-        eprint!("{}", written(&scenes));
-        Ok(())
+    let is_small = |scene: &&Arc<Scene>| scene.size() <= Keep::of_tests().up_to();
+    let small: Vec<Arc<Scene>> = scenes.iter().filter(is_small).cloned().collect();
+    let large = scenes.iter().filter(|scene| !is_small(scene) && is_told(scene));
+    let mut text = large.map(|scene| summary::of_large(scene)).collect::<String>();
+    let told: Vec<(usize, Arc<Scene>)> =
+        small.iter().cloned().enumerate().filter(|(_, scene)| is_told(scene)).collect();
+    let folder = small.last().map(|newest| {
+        let write = |folder: &Path| write_files(folder, &small);
+        folder::of_failed().and_then(|failed| failed.replace(&newest.test, write))
     });
-    if let Err(cause) = written {
-        let _ = writeln!(io::stderr(), "rusqlite-fixtures: can't keep the databases of this test: {cause}");
+    // Its output is captured with the test's.
+    let printed = in_own_thread(move || {
+        match folder {
+            None => {}
+            Some(Ok(folder)) => text.extend(told.iter().map(|(index, scene)| summary::of(&folder, *index, scene))),
+            Some(Err(cause)) => text.push_str(&failed(&cause)),
+        }
+        eprint!("{text}");
+    });
+    if let Err(cause) = printed {
+        let _ = io::stderr().write_all(failed(&cause).as_bytes());
     }
 }
 
-/// Writes the files of engines. Returns what is to be printed of those of which something is told.
-fn written(scenes: &[(Arc<Scene>, bool)]) -> String {
-    let (small, large): (Vec<_>, Vec<_>) =
-        scenes.iter().partition(|(scene, _)| scene.size() <= Keep::of_tests().up_to());
-    let told = large.into_iter().filter(|(_, is_told)| *is_told);
-    let mut text = told.map(|(scene, _)| summary::of_large(scene)).collect::<String>();
-    let Some((newest, _)) = small.last() else { return text };
-    let kept: Vec<&Scene> = small.iter().map(|(scene, _)| &**scene).collect();
-    let folder =
-        folder::of_failed().and_then(|failed| failed.replace(&newest.test, |folder| files::write(folder, &kept)));
-    match folder {
-        Ok(folder) => {
-            let told = small.iter().enumerate().filter(|(_, (_, is_told))| *is_told);
-            text.extend(told.map(|(index, (scene, _))| summary::of(&folder, index, scene)));
-        }
-        Err(cause) => {
-            text.push_str(&format!("rusqlite-fixtures: can't keep the databases of this test: {cause}\n"));
+fn failed(cause: &str) -> String {
+    format!("rusqlite-fixtures: can't keep the databases of this test: {cause}\n")
+}
+
+/// Writes the files of engines. There is no report if a function given to `Template::on_connect` fails.
+fn write_files(folder: &Path, scenes: &[Arc<Scene>]) -> Result<(), String> {
+    files::write(folder, scenes)?;
+    #[cfg(feature = "report")]
+    {
+        let scenes = scenes.to_vec();
+        if let Ok(page) = in_own_thread(move || pages::html(&scenes)) {
+            files::write_text(&folder.join("report.html"), &page)?;
         }
     }
-    text
+    Ok(())
 }
 
 /// Runs something in a thread of its own, for some time at most. A panic there is an error.
-fn in_own_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+fn in_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     // A function of a template may wait for a lock that the thread that panics holds.
     const PATIENCE: Duration = Duration::from_secs(20);
     let (send, receive) = mpsc::channel();
@@ -240,12 +247,12 @@ fn in_own_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + S
         let _ = send.send(work()); // nobody may wait any longer
     });
     thread.map_err(|cause| format!("no thread can be started: {cause}"))?;
-    receive.recv_timeout(PATIENCE).unwrap_or_else(|cause| {
-        Err(match cause {
-            RecvTimeoutError::Timeout => {
-                format!("a function given to Template::on_connect has not returned for {PATIENCE:?}")
-            }
-            RecvTimeoutError::Disconnected => "this crate has failed, see above; please report that".to_owned(),
-        })
+    receive.recv_timeout(PATIENCE).map_err(|cause| match cause {
+        RecvTimeoutError::Timeout => {
+            format!("a function given to Template::on_connect has not returned for {PATIENCE:?}")
+        }
+        RecvTimeoutError::Disconnected => {
+            "a function given to Template::on_connect panicked, or this crate did".to_owned()
+        }
     })
 }

@@ -1,11 +1,13 @@
 //! The report of a test that failed.
 
+use std::sync::Arc;
+
 use super::scene::Scene;
 use crate::difference::compare;
 use crate::report::{OfEngine, Report, Statements};
 
 /// Returns the report of the engines of a test, as HTML.
-pub(super) fn html(scenes: &[&Scene]) -> String {
+pub(super) fn html(scenes: &[Arc<Scene>]) -> String {
     let test = scenes.last().map_or(String::new(), |scene| scene.test.clone());
     let panic = scenes.iter().rev().find_map(|scene| scene.panic.as_ref());
     Report {

@@ -50,6 +50,9 @@ fn lane(number: usize, statements: &[&Statement]) -> Lane {
             span.1 = span.1.max(end(statement));
         }
     }
+    let first = statements.iter().map(|statement| statement.began()).min().unwrap_or_default();
+    let last = statements.iter().map(|statement| end(statement)).max().unwrap_or_default();
+    let used = Bar { span: first..last, style: Style::Ran, title: String::new() };
     let held = transactions.iter().map(|(number, (from, to))| Bar {
         span: *from..*to,
         style: Style::Held,
@@ -76,7 +79,7 @@ fn lane(number: usize, statements: &[&Statement]) -> Lane {
     };
     Lane {
         label: format!("{number} · {}", thread.trim_matches('`')),
-        bars: held.chain(ran).chain(waited).collect(),
+        bars: [used].into_iter().chain(held).chain(ran).chain(waited).collect(),
         dots: statements.iter().filter(is_commit).map(|statement| end(statement)).collect(),
     }
 }

@@ -113,6 +113,7 @@ fn scans_waits_and_missed_statements_are_marked() {
     assert!(page.contains("<b>full scan, 501 rows</b>"), "{page}");
     assert!(page.contains("<tr class=\"write waited\""), "{page}");
     assert!(page.contains("<title>waits "), "{page}");
+    assert_eq!(page.matches("<rect class=\"ran\"").count(), 3, "a line for each connection: {page}");
 }
 
 #[test]
