@@ -83,6 +83,14 @@ impl Changes {
         self.schema.is_empty() && self.settings.is_empty() && self.tables.is_empty()
     }
 
+    /// Returns the number of lines of its `Display`.
+    pub(crate) fn lines(&self) -> usize {
+        let titled = |count: usize| if count == 0 { 0 } else { count + 1 };
+        let rows = |table: &TableChanges| table.inserted.len() + table.updated.len() + table.deleted.len();
+        let of_tables: usize = self.tables.iter().map(|table| titled(rows(table))).sum();
+        titled(self.schema.len()) + titled(self.settings.len()) + of_tables
+    }
+
     /// Returns the tables whose rows have changed, by name.
     pub fn tables(&self) -> &[TableChanges] {
         &self.tables

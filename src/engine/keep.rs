@@ -10,7 +10,7 @@ use super::{Database, Engine, Inner};
 use crate::content::Snapshot;
 use crate::environment::Keep;
 use crate::error::{Error, Result};
-use crate::failure::{self, Creator, Scene};
+use crate::failure::{self, Compared, Creator, Scene};
 use crate::statements::{Log, Recorder, recent};
 use crate::vfs::{Mount, Setup, trace};
 use crate::{faults, panics};
@@ -156,6 +156,7 @@ fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup:
         dropped: recorder.dropped_after(0).iter().map(|dropped| dropped.purpose.to_string()).collect(),
         writer: None,
         panic: thread::panicking().then(panics::latest).flatten(),
+        compared: Compared::default(),
     }
 }
 

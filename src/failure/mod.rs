@@ -26,7 +26,7 @@ use std::sync::{Arc, Once, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-pub(crate) use self::scene::Scene;
+pub(crate) use self::scene::{Compared, Scene};
 use crate::environment::Keep;
 use crate::panics::{self, Panic};
 use crate::statements::recent;

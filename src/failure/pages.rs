@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::scene::Scene;
-use crate::difference::compare;
 use crate::report::{OfEngine, Report, Statements};
 
 /// Returns the report of the engines of a test, as HTML.
@@ -30,10 +29,10 @@ fn of_engine(scene: &Scene) -> OfEngine {
         Some(kept) => Statements::Recorded(kept.clone()),
         None => Statements::Recent(scene.newest()),
     };
-    let mut engine = OfEngine::new(scene.engine.clone(), &scene.before, content, &scene.setup, statements);
-    if let Some((by, seen)) = scene.uncommitted() {
-        let uncommitted = compare(content, seen, &scene.setup).map_err(|cause| cause.to_string());
-        engine.changes.push((format!("Not committed by {by}"), uncommitted));
+    let committed = scene.committed_changes().clone();
+    let mut engine = OfEngine::new(scene.engine.clone(), committed, content, &scene.setup, statements);
+    if let Some((by, changes)) = scene.uncommitted_changes() {
+        engine.changes.push((format!("Not committed by {by}"), changes.clone()));
     }
     engine.notes = notes(scene);
     engine

@@ -1,9 +1,11 @@
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 
 use rusqlite::ffi;
 
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
+use crate::difference::{Changes, compare};
 use crate::panics::Panic;
 use crate::statements::recent::{self, Noted, Recent};
 use crate::statements::{Kept, Unwound};
@@ -35,7 +37,17 @@ pub(crate) struct Scene {
     /// Who holds the writer slot.
     pub(crate) writer: Option<String>,
     pub(crate) panic: Option<Arc<Panic>>,
+    pub(crate) compared: Compared,
 }
+
+/// What differs, or why it is not known: found once, when it is asked for.
+#[derive(Default)]
+pub(crate) struct Compared {
+    committed: OnceLock<Differing>,
+    uncommitted: OnceLock<Differing>,
+}
+
+pub(super) type Differing = Arc<Result<Changes, String>>;
 
 impl Scene {
     /// Returns the size of the committed content in bytes.
@@ -57,6 +69,28 @@ impl Scene {
     /// Returns whose content, of this panic, SQLite could not read. (In a property test, large content may be left out.)
     pub(super) fn lost(&self) -> impl Iterator<Item = Purpose> {
         self.unwound.iter().filter(|unwound| unwound.is_lost).map(|unwound| unwound.purpose)
+    }
+
+    /// Returns what was committed since the engine was created.
+    pub(super) fn committed_changes(&self) -> &Differing {
+        let content = self.content.as_ref().unwrap_or(&self.before);
+        self.compared.committed.get_or_init(|| self.compare(&self.before, content))
+    }
+
+    /// Returns who had written and not committed, and what that changes.
+    pub(super) fn uncommitted_changes(&self) -> Option<(String, &Differing)> {
+        let (by, seen) = self.uncommitted()?;
+        let content = self.content.as_ref().unwrap_or(&self.before);
+        Some((by, self.compared.uncommitted.get_or_init(|| self.compare(content, seen))))
+    }
+
+    fn compare(&self, before: &Snapshot, after: &Snapshot) -> Differing {
+        let compared = catch_unwind(AssertUnwindSafe(|| compare(before, after, &self.setup)));
+        let panicked = "not known, because a function given to Template::on_connect has panicked";
+        Arc::new(match compared {
+            Ok(compared) => compared.map_err(|cause| cause.to_string()),
+            Err(_) => Err(panicked.to_owned()),
+        })
     }
 
     /// Returns the newest statements without a recording, with what is known of errors.

@@ -1,13 +1,10 @@
 //! What is printed of a test that failed, for its captured output.
 
-use std::fmt::{Display, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fmt::{self, Display, Write};
 use std::path::Path;
 
 use super::files;
-use super::scene::Scene;
-use crate::content::Snapshot;
-use crate::difference::compare;
+use super::scene::{Differing, Scene};
 use crate::environment::KEEP_VARIABLE;
 use crate::statements::Statement;
 use crate::statements::recent::Recent;
@@ -22,14 +19,13 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
     let _ = writeln!(text, "rusqlite-fixtures: {} is kept as it was:", scene.engine);
     let shown = if cfg!(feature = "report") { folder.join("report.html") } else { folder.to_owned() };
     let _ = writeln!(text, "  {}", shown.display());
-    if let Some(content) = &scene.content {
+    if scene.content.is_some() {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "database", index, "sqlite3")));
-        add(&mut text, "committed since it was created", changes(&scene.before, content, scene));
+        add(&mut text, "committed since it was created", scene.committed_changes());
     }
-    if let Some((by, seen)) = scene.uncommitted() {
+    if let Some((by, changes)) = scene.uncommitted_changes() {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "uncommitted", index, "sqlite3")));
-        let before = scene.content.as_ref().unwrap_or(&scene.before);
-        add(&mut text, format!("not committed by {by}"), changes(before, seen, scene));
+        add(&mut text, format!("not committed by {by}"), changes);
     }
     for lost in scene.lost() {
         let _ = writeln!(text, "  what {lost} had not committed could not be read");
@@ -53,30 +49,50 @@ pub(super) fn of_large(scene: &Scene) -> String {
     )
 }
 
-/// Returns the changes, or why they are not known.
-fn changes(before: &Snapshot, after: &Snapshot, scene: &Scene) -> String {
-    match catch_unwind(AssertUnwindSafe(|| compare(before, after, &scene.setup))) {
-        Ok(Ok(changes)) if changes.is_empty() => "nothing\n".to_owned(),
-        Ok(Ok(changes)) => changes.to_string(),
-        Ok(Err(cause)) => format!("{cause}\n"),
-        Err(_) => "not known, because a function given to Template::on_connect has panicked\n".to_owned(),
+/// Adds changes below a title, or why they are not known.
+fn add(text: &mut String, title: impl Display, changes: &Differing) {
+    let changes = match &**changes {
+        Err(cause) => {
+            let _ = writeln!(text, "  {title}: {cause}");
+            return;
+        }
+        Ok(changes) if changes.is_empty() => {
+            let _ = writeln!(text, "  {title}: nothing");
+            return;
+        }
+        Ok(changes) => changes,
+    };
+    let _ = writeln!(text, "  {title}:");
+    let count = changes.lines();
+    let shown = if count > LINES { LINES - 1 } else { count };
+    let mut first = FirstLines { text, left: shown, is_new: true };
+    let _ = write!(first, "{changes}"); // fails when there are enough
+    if count > shown {
+        let _ = writeln!(text, "    … and {} more lines", count - shown);
     }
 }
 
-/// Adds some lines below a title.
-fn add(text: &mut String, title: impl Display, lines: String) {
-    let count = lines.lines().count();
-    if count == 1 {
-        let _ = writeln!(text, "  {title}: {}", lines.trim());
-        return;
-    }
-    let _ = writeln!(text, "  {title}:");
-    let shown = if count > LINES { LINES - 1 } else { count };
-    for line in lines.lines().take(shown) {
-        let _ = writeln!(text, "    {line}");
-    }
-    if count > shown {
-        let _ = writeln!(text, "    … and {} more lines", count - shown);
+/// Indents so many lines, and takes no more.
+struct FirstLines<'a> {
+    text: &'a mut String,
+    left: usize,
+    is_new: bool,
+}
+
+impl Write for FirstLines<'_> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        for line in part.split_inclusive('\n') {
+            if self.left == 0 {
+                return Err(fmt::Error);
+            }
+            if self.is_new {
+                self.text.push_str("    ");
+            }
+            self.text.push_str(line);
+            self.is_new = line.ends_with('\n');
+            self.left -= usize::from(self.is_new);
+        }
+        Ok(())
     }
 }
 
@@ -126,6 +142,22 @@ fn quoted(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_lines_are_taken_whatever_the_parts() {
+        let take = |parts: &[&str]| {
+            let mut text = String::new();
+            let mut first = FirstLines { text: &mut text, left: 2, is_new: true };
+            let results: Vec<bool> = parts.iter().map(|part| first.write_str(part).is_ok()).collect();
+            (text, results)
+        };
+        assert_eq!(take(&["a\nb\n"]), ("    a\n    b\n".to_owned(), vec![true]));
+        assert_eq!(
+            take(&["a", "b\n", "", "c\n", "d"]),
+            ("    ab\n    c\n".to_owned(), vec![true, true, true, true, false])
+        );
+        assert_eq!(take(&["a\nb\nc\n"]), ("    a\n    b\n".to_owned(), vec![false]));
+    }
 
     #[test]
     fn a_path_is_quoted_for_a_shell_if_necessary() {

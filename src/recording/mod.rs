@@ -16,6 +16,8 @@ use std::{fs, path::Path};
 
 pub use self::limits::Limits;
 pub use self::statements::{FullScan, Repeat, Statements, assert_constant_statements};
+#[cfg(feature = "report")]
+use crate::difference::compare;
 use crate::engine::Engine;
 #[cfg(feature = "report")]
 use crate::error::{Error, Result};
@@ -101,8 +103,9 @@ impl Recording {
     pub fn report(&self, path: impl AsRef<Path>) -> Result<()> {
         let (path, engine) = (path.as_ref(), &self.engine);
         let statements = report::Statements::Recorded(self.log.kept());
-        let of_engine =
-            OfEngine::new(engine.name(), &engine.baseline(), &engine.snapshot(), engine.setup(), statements);
+        let (setup, now) = (engine.setup(), engine.snapshot());
+        let committed = compare(&engine.baseline(), &now, setup).map_err(|cause| cause.to_string());
+        let of_engine = OfEngine::new(engine.name(), Arc::new(committed), &now, setup, statements);
         let title = format!("Recording of {}", self.engine.name());
         let page = Report { title, panic: None, engines: vec![of_engine] }.to_html();
         fs::write(path, page).map_err(|cause| Error::report_not_written(path, cause))

@@ -12,11 +12,12 @@ mod changes;
 mod statements;
 mod timeline;
 
+use std::sync::Arc;
+
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::content::Snapshot;
-use crate::difference::{Changes, compare, schema};
-use crate::error::Error;
+use crate::difference::{Changes, schema};
 use crate::statements::Kept;
 use crate::statements::recent::Recent;
 use crate::vfs::Setup;
@@ -35,7 +36,7 @@ pub(crate) struct OfEngine {
     /// Sentences.
     pub(crate) notes: Vec<String>,
     /// Titles with the changes, or with the reason why they are not known.
-    pub(crate) changes: Vec<(String, Result<Changes, String>)>,
+    pub(crate) changes: Vec<(String, Arc<Result<Changes, String>>)>,
     pub(crate) statements: Statements,
     /// The SQL of each object, or the reason why it is not known.
     pub(crate) schema: Result<Vec<String>, String>,
@@ -84,22 +85,20 @@ impl Report {
 }
 
 impl OfEngine {
-    /// Returns what there is to report of an engine with this content, which was created with the content `before`.
+    /// Returns what there is to report of an engine with this content.
     pub(crate) fn new(
         name: String,
-        before: &Snapshot,
+        committed: Arc<Result<Changes, String>>,
         now: &Snapshot,
         setup: &Setup,
         statements: Statements,
     ) -> OfEngine {
-        let text = |cause: Error| cause.to_string();
-        let committed = compare(before, now, setup).map_err(text);
         OfEngine {
             name,
             notes: Vec::new(),
             changes: vec![("Committed since the engine was created".to_owned(), committed)],
             statements,
-            schema: schema(now, setup).map_err(text),
+            schema: schema(now, setup).map_err(|cause| cause.to_string()),
         }
     }
 

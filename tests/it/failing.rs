@@ -270,6 +270,14 @@ fn child() {
                 panic!("the test's own failure");
             });
         }
+        "fails with many changes" => {
+            let bank = bank();
+            let script =
+                "CREATE TABLE t (a); PRAGMA user_version = 1; WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1
+                FROM n WHERE i < 100) INSERT INTO t SELECT i FROM n";
+            bank.connect().unwrap().execute_batch(script).unwrap();
+            panic!("the test's own failure");
+        }
         other => panic!("there is no role {other:?}"),
     }
 }
@@ -523,6 +531,16 @@ fn nothing_of_the_test_before_is_kept() {
     assert!(statements.contains("UPDATE account") && !statements.contains("DELETE"), "{statements}");
     let run = Run::of("fails on a reused engine").passes(false);
     assert_eq!(names(&run.file("failing.child", "")), ["database.sqlite3", "report.html", "statements.sql"]);
+}
+
+#[test]
+fn the_first_twenty_lines_of_changes_are_printed() {
+    let run = Run::of("fails with many changes").passes(false);
+    // Two lines of the schema, two of pragmas, and 101 of rows; 19 are shown.
+    run.assert_printed(
+        "created:\n    schema\n      + table t: CREATE TABLE t (a)\n    pragmas\n      ~ user_version 0 -> 1\n    t\n      + rowid 1, a 1\n",
+    );
+    run.assert_printed("      + rowid 14, a 14\n    … and 86 more lines\n  the newest");
 }
 
 #[test]
