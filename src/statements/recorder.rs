@@ -157,7 +157,8 @@ impl Recorder {
     pub(crate) fn add_unwound(&self, unwound: Unwound) {
         let all = &mut self.left().unwound;
         all.retain(|other| other.panic == unwound.panic || other.thread != unwound.thread);
-        if all.len() < UNWOUND && all.iter().all(|other| other.connection != unwound.connection) {
+        let is_known = all.iter().any(|other| (other.panic, other.connection) == (unwound.panic, unwound.connection));
+        if all.len() < UNWOUND && !is_known {
             all.push(unwound);
         }
     }

@@ -279,6 +279,22 @@ fn child() {
             panic!("the test's own failure");
         }
         "keeps an engine on demand" => keeps_an_engine_on_demand(),
+        "fails after a thread that has failed" => {
+            let bank = bank();
+            let thread = thread::scope(|scope| scope.spawn(|| ends_in_a_transaction(&bank)).join());
+            assert!(thread.is_err());
+            let work = bank.begin(Immediate).unwrap();
+            deposit(&work, 1);
+            panic!("the test's own failure");
+        }
+        "fails with a handle that is dropped before a connection" => {
+            let bank = bank();
+            let connection = bank.connect().unwrap();
+            connection.execute_batch("BEGIN").unwrap();
+            deposit(&connection, 7);
+            let _handle = bank.clone();
+            panic!("the test's own failure");
+        }
         other => panic!("there is no role {other:?}"),
     }
 }
@@ -542,6 +558,14 @@ fn the_first_twenty_lines_of_changes_are_printed() {
         "created:\n    schema\n      + table t: CREATE TABLE t (a)\n    pragmas\n      ~ user_version 0 -> 1\n    t\n      + rowid 1, a 1\n",
     );
     run.assert_printed("      + rowid 14, a 14\n    … and 86 more lines\n  the newest");
+}
+
+#[test]
+fn what_is_not_committed_is_that_of_the_test_s_own_panic() {
+    let run = Run::of("fails after a thread that has failed").passes(false);
+    assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 101);
+    let run = Run::of("fails with a handle that is dropped before a connection").passes(false);
+    assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 107);
 }
 
 #[test]
