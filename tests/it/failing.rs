@@ -440,6 +440,7 @@ fn a_test_that_fails_keeps_what_is_committed_and_what_is_not() {
         "{statements}"
     );
 
+    assert!(!run.printed().contains("is not kept"), "{}", run.printed());
     run.assert_printed("the test's own failure");
     run.assert_printed(" is kept as it was:\n  <folder>/failed/bank.it/failing.child/report.html\n");
     run.assert_printed(
