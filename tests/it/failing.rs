@@ -723,9 +723,11 @@ fn the_last_failure_of_a_property_test_counts() {
 #[test]
 fn the_environment_says_what_is_kept() {
     let keep = |value, role| Run::with(role, "failing::child", &[("RUSQLITE_FIXTURES_KEEP", value)]);
-    let run = keep("never", "fails").passes(false);
-    assert_eq!(run.kept(), [""; 0]);
-    assert!(!run.printed().contains("rusqlite-fixtures: "), "{}", run.printed());
+    for role in ["fails", "fails when only a connection is left", "exceeds a limit"] {
+        let run = keep("never", role).passes(false);
+        assert_eq!(run.kept(), [""; 0], "{role}");
+        assert!(!run.printed().contains("rusqlite-fixtures: "), "{}", run.printed());
+    }
     assert_eq!(keep("failed", "passes").passes(true).kept(), [""; 0]);
     assert_eq!(keep("failed", "fails").passes(false).kept(), ["failing.child"]);
     assert_eq!(keep("always", "passes").passes(true).kept(), ["failing.child"]);
