@@ -106,7 +106,7 @@ fn scans_waits_and_missed_statements_are_marked() {
             while !recording.statements().iter().any(waits) {
                 thread::sleep(Duration::from_millis(1));
             }
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(50)); // it has begun, and asks for the slot next
             drop(held);
         });
     });

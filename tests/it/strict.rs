@@ -127,7 +127,7 @@ fn a_wait_for_the_slot_does_not_count() {
     let held = shop.begin(Immediate).unwrap();
     thread::scope(|scope| {
         let waiter = scope.spawn(|| shop.begin(Immediate).unwrap().rollback());
-        thread::sleep(Duration::from_millis(1100));
+        thread::sleep(Duration::from_millis(1500));
         held.rollback().unwrap();
         waiter.join().unwrap().unwrap();
     });
