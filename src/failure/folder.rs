@@ -1,6 +1,7 @@
 //! The folders in which files are kept: one for each test program, in Cargo's target folder.
 
 use std::collections::BTreeSet;
+use std::fs::DirBuilder;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -43,6 +44,9 @@ fn of_program(kind: &str) -> Result<PathBuf, String> {
     let root = set.or_else(|| Some(target_folder()?.join("rusqlite-fixtures"))).ok_or_else(|| {
         format!("this program is not in Cargo's target folder; set {FOLDER_VARIABLE} to a folder for the files")
     })?;
+    if !root.is_absolute() {
+        return Err(format!("{FOLDER_VARIABLE} must be an absolute path")); // as for images
+    }
     let program = env::current_exe().map_err(|cause| format!("this program's path is not known: {cause}"))?;
     Ok(root.join(kind).join(program_name(&program, env::var("CARGO_PKG_NAME").ok())))
 }
@@ -122,7 +126,7 @@ impl Folder {
         if path.is_file() {
             return Err(failed(io::ErrorKind::AlreadyExists.into()));
         }
-        fs::create_dir_all(&aside).map_err(failed)?;
+        create(&aside).map_err(failed)?;
         let written = write(&aside).and_then(|()| self.move_into_place(&aside, &path).map_err(failed));
         if let Err(cause) = written {
             let _ = fs::remove_dir_all(&aside); // the first error is the one to report
@@ -152,6 +156,15 @@ impl Folder {
         }
         fs::rename(aside, path)
     }
+}
+
+/// Creates a folder, and those that it is in, to which only this user can write: images of templates may be beside it, which
+/// are used only there.
+fn create(folder: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(folder)
 }
 
 /// Removes the oldest folders in this one, but for so many new ones that have together so many bytes; always keeps the newest.

@@ -158,7 +158,7 @@ impl OfThread {
     fn add(&mut self, scene: Scene) -> bool {
         let panic = scene.panic.as_ref().map_or(0, |panic| panic.number);
         if panic != self.panic || self.panics == 0 {
-            if panic != 0 {
+            if panic != 0 || thread::panicking() {
                 self.scenes.clear();
             }
             self.panic = panic;

@@ -295,6 +295,20 @@ fn child() {
             let _handle = bank.clone();
             panic!("the test's own failure");
         }
+        "fails without a template" => {
+            let engine = Engine::new();
+            engine.connect().unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+            panic!("the test's own failure");
+        }
+        "resumes a panic after another one" => {
+            assert!(catch_unwind(|| ends_in_a_transaction(&bank())).is_err());
+            drop(bank()); // the panic was caught
+            let bank = bank();
+            deposit(&bank.connect().unwrap(), 11);
+            let thread = thread::spawn(|| panic!("the test's own failure")).join();
+            let _bank = bank;
+            resume_unwind(thread.unwrap_err());
+        }
         other => panic!("there is no role {other:?}"),
     }
 }
@@ -567,6 +581,37 @@ fn what_is_not_committed_is_that_of_the_test_s_own_panic() {
     assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 101);
     let run = Run::of("fails with a handle that is dropped before a connection").passes(false);
     assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 107);
+}
+
+/// Whatever the process lets other users do. Images of templates are not used where others can write.
+#[cfg(unix)]
+#[test]
+fn the_folder_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("new");
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"umask 0; exec "$0" "$@""#]).arg(env::current_exe().unwrap());
+    command.args(["--exact", "failing::child"]).env(ROLE, "fails without a template");
+    assert!(!command.env("RUSQLITE_FIXTURES_DIR", &folder).output().unwrap().status.success());
+    for folder in [folder.clone(), folder.join("failed")] {
+        let mode = fs::metadata(&folder).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", folder.display());
+    }
+}
+
+#[test]
+fn a_relative_folder_is_refused() {
+    let run = Run::with("fails without a template", "failing::child", &[("RUSQLITE_FIXTURES_DIR", "relative")]);
+    run.passes(false)
+        .assert_printed("can't keep the databases of this test: RUSQLITE_FIXTURES_DIR must be an absolute path\n");
+}
+
+#[test]
+fn a_panic_that_is_resumed_has_its_own_engines() {
+    let run = Run::of("resumes a panic after another one").passes(false);
+    assert_eq!(run.select("database.sqlite3", BALANCE), 111);
+    assert_eq!(names(&run.file("failing.child", "")), ["database.sqlite3", "report.html", "statements.sql"]);
 }
 
 #[test]
