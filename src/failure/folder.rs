@@ -201,6 +201,8 @@ mod tests {
         assert_eq!(name("/target/debug/deps/it-0123456789abcdef", Some("shop")), "shop.it");
         assert_eq!(name("/target/debug/deps/web_shop-0123456789abcdef", Some("web-shop")), "web_shop");
         assert_eq!(name("/usr/bin/web-shop", None), "web-shop");
+        assert_eq!(name("/usr/bin/it-0123456789abcdeg", None), "it-0123456789abcdeg");
+        assert_eq!(name("/usr/bin/it-0123456789abcdef0", None), "it-0123456789abcdef0");
     }
 
     #[test]

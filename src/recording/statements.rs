@@ -48,6 +48,10 @@ pub struct Repeat {
     pub distinct: u64,
     /// The first of them.
     pub first: Statement,
+    /// The lines of the program's code that ran the second of them, as `file:line:column`, the innermost first, and at most
+    /// three. It is empty if the program was compiled without debug information, or if the statements ran on a thread of a
+    /// library, as those of sqlx do.
+    pub called_from: Vec<String>,
 }
 
 /// A statement that has stepped through all rows of a table or of an index.
@@ -185,22 +189,20 @@ impl Statements {
     /// of another one ("N+1"). The most frequent is the first.
     pub fn repeats(&self, more_than: u64) -> Vec<Repeat> {
         let counted = |statement: &&Statement| matches!(statement.kind(), StatementKind::Read | StatementKind::Write);
-        let mut groups: Vec<(Repeat, BTreeSet<&str>)> = Vec::new();
-        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        let mut shapes: BTreeMap<String, Vec<&Statement>> = BTreeMap::new();
         for statement in self.iter().filter(counted) {
-            let sql = statement.shape();
-            let place = *places.entry(sql.clone()).or_insert_with(|| {
-                groups.push((Repeat { sql, count: 0, distinct: 0, first: statement.clone() }, BTreeSet::new()));
-                groups.len() - 1
-            });
-            let (repeat, values) = &mut groups[place];
-            repeat.count += 1;
-            values.insert(statement.expanded_sql());
-            repeat.distinct = values.len() as u64;
+            shapes.entry(statement.shape()).or_default().push(statement);
         }
-        let mut repeats: Vec<Repeat> = groups.into_iter().map(|(repeat, _)| repeat).collect();
-        repeats.retain(|repeat| repeat.count > more_than);
-        repeats.sort_by_key(|repeat| std::cmp::Reverse(repeat.count));
+        let of_shape = |(sql, statements): (String, Vec<&Statement>)| Repeat {
+            sql,
+            count: statements.len() as u64,
+            distinct: statements.iter().map(|statement| statement.expanded_sql()).collect::<BTreeSet<_>>().len() as u64,
+            called_from: statements.iter().find_map(|statement| statement.called_from()).unwrap_or_default(),
+            first: statements[0].clone(),
+        };
+        shapes.retain(|_, statements| statements.len() as u64 > more_than);
+        let mut repeats: Vec<Repeat> = shapes.into_iter().map(of_shape).collect();
+        repeats.sort_by_key(|repeat| (std::cmp::Reverse(repeat.count), repeat.first.began()));
         repeats
     }
 
@@ -336,8 +338,21 @@ impl fmt::Display for Statements {
 
 impl fmt::Display for Repeat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Repeat { sql, count, distinct, first } = self;
-        write!(f, "{count:>5} x {sql} -- {}, by {}", counted(*distinct, "different one"), first.opened_by())
+        let Repeat { sql, count, distinct, first, called_from } = self;
+        write!(f, "{count:>5} x {sql} -- {}, by {}", counted(*distinct, "different one"), first.opened_by())?;
+        write!(f, "{}", CalledFrom(called_from))
+    }
+}
+
+/// Lines of code below a statement.
+struct CalledFrom<'a>(&'a [String]);
+
+impl fmt::Display for CalledFrom<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(number, line)| {
+            let from = if number == 0 { "called from" } else { "       from" };
+            write!(f, "\n        {from} {line}")
+        })
     }
 }
 
@@ -394,14 +409,12 @@ pub fn assert_constant_statements(sizes: [usize; 2], mut run: impl FnMut(usize) 
     after.assert_complete();
     let mut grown = String::new();
     if after.count() > before.count() {
-        let counts = |statements: &Statements| -> BTreeMap<String, u64> {
-            statements.repeats(0).into_iter().map(|repeat| (repeat.sql, repeat.count)).collect()
-        };
-        let (before, after) = (counts(&before), counts(&after));
-        for (sql, after) in after {
-            let before = before.get(&sql).copied().unwrap_or_default();
-            if after > before {
-                let _ = write!(grown, "\n  {before} -> {after} x {sql}");
+        let counts = before.repeats(0).into_iter().map(|repeat| (repeat.sql, repeat.count));
+        let counts: BTreeMap<String, u64> = counts.collect();
+        for Repeat { sql, count, called_from, .. } in after.repeats(0) {
+            let before = counts.get(&sql).copied().unwrap_or_default();
+            if count > before {
+                let _ = write!(grown, "\n  {before} -> {count} x {sql}{}", CalledFrom(&called_from));
             }
         }
     }

@@ -37,9 +37,13 @@ pub(super) fn recent(recent: &[Recent]) -> Markup {
 
 /// Returns the recorded statements. The rows are in a template, from which the script takes those that are visible.
 pub(super) fn recorded(kept: &Kept) -> Markup {
-    let mut texts: BTreeMap<String, usize> = BTreeMap::new();
     let shapes: Vec<String> = kept.statements.iter().map(Statement::shape).collect();
-    shapes.iter().for_each(|shape| *texts.entry(shape.clone()).or_default() += 1);
+    let mut repeats: BTreeMap<&str, Vec<&Statement>> = BTreeMap::new();
+    for (shape, statement) in shapes.iter().zip(&kept.statements) {
+        repeats.entry(shape).or_default().push(statement);
+    }
+    let repeats: BTreeMap<&str, Repeats> =
+        repeats.into_iter().map(|(shape, statements)| (shape, Repeats::of(&statements))).collect();
     html! {
         h3 { "Statements" }
         @for missed in &kept.missed { p class="error" { "Not complete: " (missed) "." } }
@@ -71,7 +75,7 @@ pub(super) fn recorded(kept: &Kept) -> Markup {
             div class="selected" aria-live="polite" {}
             noscript { p { "JavaScript is needed to show the statements." } }
             template {
-                @for (statement, shape) in kept.statements.iter().zip(&shapes) { (row(statement, texts[shape])) }
+                @for (statement, shape) in kept.statements.iter().zip(&shapes) { (row(statement, &repeats[&**shape])) }
             }
         }
     }
@@ -88,9 +92,30 @@ const COLUMNS: [(&str, &str); 8] = [
     ("transaction", "its number in this recording"),
 ];
 
-fn row(statement: &Statement, count: usize) -> Markup {
-    let is_read_or_write = matches!(statement.kind(), StatementKind::Read | StatementKind::Write);
-    let is_repeated = is_read_or_write && count > REPEATED;
+/// The statements of one text.
+struct Repeats {
+    count: usize,
+    are_many: bool,
+    /// Where the program runs them, if they are many and that is known.
+    called_from: String,
+}
+
+impl Repeats {
+    fn of(statements: &[&Statement]) -> Repeats {
+        let is_read_or_write = matches!(statements[0].kind(), StatementKind::Read | StatementKind::Write);
+        let are_many = is_read_or_write && statements.len() > REPEATED;
+        let called_from = || statements.iter().find_map(|statement| statement.called_from());
+        let called_from = are_many.then(called_from).flatten().unwrap_or_default();
+        let called_from = if called_from.is_empty() {
+            String::new()
+        } else {
+            format!(", called from {}", called_from.join(", from "))
+        };
+        Repeats { count: statements.len(), are_many, called_from }
+    }
+}
+
+fn row(statement: &Statement, repeats: &Repeats) -> Markup {
     let scanned = statement.work().full_scan_steps;
     let kind = match statement.kind() {
         StatementKind::Read => "read",
@@ -102,19 +127,19 @@ fn row(statement: &Statement, count: usize) -> Markup {
         (true, kind),
         (statement.error().is_some(), "failed"),
         (scanned > SCANNED, "scan"),
-        (is_repeated, "repeated"),
+        (repeats.are_many, "repeated"),
         (!statement.waited().is_zero(), "waited"),
     ];
     let class: Vec<&str> = marks.iter().filter(|(has, _)| *has).map(|(_, mark)| *mark).collect();
     let duration = |duration: Duration| format!("{:.3}", duration.as_secs_f64() * 1e3);
     html! {
-        tr class=(class.join(" ")) data-by={ (statement.opened_by()) ", thread " (statement.thread_name()) } {
+        tr class=(class.join(" ")) data-by={ (statement.opened_by()) ", thread " (statement.thread_name()) (repeats.called_from) } {
             td { (duration(statement.began())) }
             td {
                 code { (statement.expanded_sql()) }
                 @if let Some(error) = statement.error() { " " em { (error) } }
                 @if scanned > SCANNED { " " b { "full scan, " (counted(scanned, "row")) } }
-                @if is_repeated { " " b { (count) " ×" } }
+                @if repeats.are_many { " " b { (repeats.count) " ×" } }
             }
             td { (statement.rows()) }
             td { (statement.changes()) }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use super::callers::Runs;
 use super::statement::{Begun, Ended, Statement, StatementKind};
 use crate::sync::Recovered;
 
@@ -25,6 +26,7 @@ struct State {
     /// The numbers of the connections within this recording, by their numbers in the process.
     connections: BTreeMap<u64, usize>,
     missed: Vec<Missed>,
+    runs: Runs,
 }
 
 struct Entry {
@@ -101,6 +103,7 @@ impl Log {
             counts: Counts::default(),
             connections: BTreeMap::new(),
             missed: Vec::new(),
+            runs: Runs::default(),
         };
         Arc::new(Log { began: Instant::now(), pauses: AtomicUsize::new(0), state: Mutex::new(state) })
     }
@@ -122,12 +125,18 @@ impl Log {
         if self.pauses.load(Ordering::Relaxed) > 0 {
             return None;
         }
+        let shape = begun.hash_of_shape();
         let mut state = self.state();
+        let is_repeated = shape.is_some_and(|shape| state.runs.add(shape));
         let connection = state.number_of(connection);
         *state.counts.of_mut(begun.kind()) += 1;
         let ticket = Ticket(state.dropped + state.entries.len() as u64);
         state.entries.push_back(Entry { begun: begun.clone(), ended: None, connection });
         state.drop_oldest();
+        drop(state);
+        if is_repeated {
+            begun.capture_backtrace();
+        }
         Some(ticket)
     }
 
@@ -186,6 +195,7 @@ impl State {
         let excess = self.entries.len().saturating_sub(self.limit);
         self.entries.drain(..excess);
         self.dropped += excess as u64;
+        self.runs.keep_at_most(self.limit);
     }
 
     fn number_of(&mut self, connection: u64) -> usize {

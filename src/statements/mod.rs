@@ -2,8 +2,8 @@
 //!
 //! * `statement`: one of them. `sql`: what its text tells. `waits`: how long it waited.
 //! * `conduct`: what statements say of the use of transactions.
-//! * `recorder`: what an engine's connections report to. `log`: what one recording keeps, in bounded memory. `recent`: what
-//!   is known without a recording.
+//! * `recorder`: what an engine's connections report to. `log`: what one recording keeps, in bounded memory. `callers`: which
+//!   code repeats a statement. `recent`: what is known without a recording.
 //!
 //! This layer uses `content` for what a connection had not committed, and for the places in the source where connections are opened. It knows nothing of SQLite's
 //! interface, from which `vfs/trace` reports. `recording` is what users hold.
@@ -13,6 +13,7 @@
 //!   them.
 //! * No user code runs while a lock of these modules is held.
 
+mod callers;
 pub(crate) mod conduct;
 mod log;
 pub(crate) mod recent;

@@ -1,6 +1,7 @@
 //! What the text of a statement tells.
 
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::StatementKind;
 
@@ -112,6 +113,19 @@ pub(super) fn without_values(sql: &str) -> String {
     }
     shape.truncate(shape.trim_end().len());
     shape
+}
+
+/// Returns a hash of the text without its values. (Texts with other white space may have another one.)
+pub(super) fn hash_without_values(sql: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for token in tokens(sql) {
+        match token {
+            Token::Space => " ".hash(&mut hasher),
+            Token::Literal(_) | Token::Number(_) => "?".hash(&mut hasher),
+            Token::Other(text) => text.hash(&mut hasher),
+        }
+    }
+    hasher.finish()
 }
 
 /// Shortens each literal of more than `limit` bytes.

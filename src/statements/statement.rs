@@ -1,9 +1,10 @@
+use std::backtrace::Backtrace;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use super::sql;
+use super::{callers, sql};
 use crate::content::origin::Purpose;
 
 /// A statement that ran on an engine while it was recorded.
@@ -30,6 +31,8 @@ pub(crate) struct Begun {
     thread: Thread,
     at: Instant,
     transaction: Option<u64>,
+    /// Where it was run, of some of the statements that are repeated.
+    backtrace: OnceLock<Backtrace>,
 }
 
 /// What is known when it ends.
@@ -112,7 +115,18 @@ impl Begun {
             thread: thread::current(),
             at: Instant::now(),
             transaction,
+            backtrace: OnceLock::new(),
         }
+    }
+
+    /// Returns a hash of its text without its values, if it reads or writes.
+    pub(super) fn hash_of_shape(&self) -> Option<u64> {
+        matches!(self.kind, StatementKind::Read | StatementKind::Write).then(|| sql::hash_without_values(&self.sql))
+    }
+
+    /// Notes where this thread runs the statement.
+    pub(super) fn capture_backtrace(&self) {
+        self.backtrace.get_or_init(Backtrace::force_capture);
     }
 
     pub(crate) fn kind(&self) -> StatementKind {
@@ -225,6 +239,11 @@ impl Statement {
     /// Returns the SQL with `?` in the place of literals, in one line: equal for statements that differ only in their values.
     pub(crate) fn shape(&self) -> String {
         sql::without_values(&self.begun.sql)
+    }
+
+    /// Returns the innermost lines of the program's code that ran it, if that was noted.
+    pub(crate) fn called_from(&self) -> Option<Vec<String>> {
+        self.begun.backtrace.get().map(callers::lines_of_code)
     }
 
     /// Returns whether the connection had the writer slot when it had ended.

@@ -278,6 +278,31 @@ fn child() {
             bank.connect().unwrap().execute_batch(script).unwrap();
             panic!("the test's own failure");
         }
+        "fails with twenty lines of changes" => {
+            let bank = bank();
+            let account =
+                |id: i64| bank.connect().unwrap().execute("INSERT INTO account (id, balance) VALUES (?1, 0)", [id]);
+            (3..=21).for_each(|id| assert_eq!(account(id), Ok(1)));
+            panic!("the test's own failure");
+        }
+        "fails while a thread with a name is there" => {
+            let bank = bank();
+            let other = bank.clone();
+            let (send, receive) = std::sync::mpsc::channel();
+            let works = move || {
+                deposit(&other.connect().unwrap(), 7);
+                send.send(()).unwrap();
+                thread::park(); // the statements of a thread that ends are gone
+            };
+            thread::Builder::new().name("worker".to_owned()).spawn(works).unwrap();
+            receive.recv().unwrap();
+            ends_in_a_transaction(&bank);
+        }
+        "fails after it has dropped a transaction" => {
+            let bank = bank();
+            deposit(&bank.begin(Immediate).unwrap(), 7);
+            panic!("the test's own failure");
+        }
         "keeps an engine on demand" => keeps_an_engine_on_demand(),
         "fails after a thread that has failed" => {
             let bank = bank();
@@ -338,6 +363,9 @@ proptest! {
     fn child_with_a_property(amounts in vec(0i64..1000, 0..50)) {
         if !role().is_empty() {
             let bank = BANK.new_engine().unwrap();
+            if role() == "passes" {
+                return Ok(());
+            }
             amounts.iter().for_each(|amount| bank.transaction(|work| { deposit(work, *amount); Ok(()) }).unwrap());
             let work = bank.begin(Immediate).unwrap();
             deposit(&work, 1);
@@ -532,6 +560,12 @@ fn a_test_that_passes_removes_what_it_left() {
     assert_eq!(run.kept(), ["failing.child"]);
     let run = Run::again(run.folder, "passes", "failing::child", &[]).passes(true);
     assert_eq!(run.kept(), [""; 0]);
+
+    let tests = "failing::child failing::child_with_a_property";
+    let run = Run::with("fails", tests, &[]).passes(false);
+    assert_eq!(run.kept(), ["failing.child", "failing.child_with_a_property"]);
+    let run = Run::again(run.folder, "passes", tests, &[]).passes(true);
+    assert_eq!(run.kept(), [""; 0]);
 }
 
 #[test]
@@ -573,6 +607,45 @@ fn the_first_twenty_lines_of_changes_are_printed() {
         "created:\n    schema\n      + table t: CREATE TABLE t (a)\n    pragmas\n      ~ user_version 0 -> 1\n    t\n      + rowid 1, a 1\n",
     );
     run.assert_printed("      + rowid 14, a 14\n    … and 86 more lines\n  the newest");
+    let run = Run::of("fails with twenty lines of changes").passes(false);
+    run.assert_printed("      + id 21, owner NULL, balance 0\n  the newest");
+}
+
+#[test]
+fn statements_of_another_thread_have_its_name() {
+    let run = Run::of("fails while a thread with a name is there").passes(false);
+    run.assert_printed(
+        "\n    UPDATE account SET balance = balance + ?1 WHERE id = 1 (thread `worker`)\n    BEGIN IMMEDIATE\n",
+    );
+}
+
+#[test]
+#[cfg(feature = "report")]
+fn the_report_has_what_is_printed() {
+    let page = |role: &str| {
+        let run = Run::of(role).passes(false);
+        fs::read_to_string(run.file("failing.child", "report.html")).unwrap()
+    };
+    let has = |page: &str, part: &str| assert!(page.contains(part), "no {part} in\n{page}");
+    let fails = page("fails");
+    has(&fails, "<title>failing::child</title>");
+    has(&fails, "<p>panicked at <code>tests/it/failing.rs:");
+    has(&fails, "<pre class=\"panic\">the test's own failure</pre>");
+    has(&fails, "<h3>Committed since the engine was created</h3><h4>account <small>1 deleted</small></h4>");
+    has(&fails, "<h3>Not committed by the unit of work begun at tests/it/failing.rs:");
+    has(&fails, "<td class=\"changed\"><del>100</del> <ins>107</ins></td>");
+    has(&fails, "<li><code>DELETE FROM account WHERE id = ?1</code>");
+    has(&fails, "<summary>Schema</summary><pre>CREATE TABLE account");
+    has(&page("fails by an error of SQLite"), "<li class=\"failed\"><code>INSERT INTO account");
+    has(&page("fails while it is recorded"), "<code>UPDATE account SET balance = balance + 7 WHERE id = 1</code>");
+    has(
+        &page("fails while another thread writes"),
+        "<p class=\"note\">The writer slot is held by an unnamed thread (ThreadId(",
+    );
+    has(
+        &page("fails after it has dropped a transaction"),
+        "<p class=\"note\">Rolled back, because it was dropped without a commit: the unit of work begun at tests/it/failing.rs:",
+    );
 }
 
 #[test]

@@ -89,6 +89,62 @@ fn many_rows_are_cut() {
 }
 
 #[test]
+fn changes_of_each_kind_are_cut_and_marked() {
+    static FULL: Template = Template::based_on(&SHOP).seed(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
+         INSERT INTO item SELECT i + 1000, 'item ' || i, NULL FROM n;
+         CREATE TABLE old (a); CREATE TABLE changed (a)",
+    );
+    let page = report_of(&FULL.new_engine().unwrap(), |shop| {
+        shop.execute_batch(
+            "UPDATE item SET name = name || '!' WHERE id BETWEEN 1001 AND 1070;
+             DELETE FROM item WHERE id > 1100;
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 80)
+             INSERT INTO item (id) SELECT i + 2000 FROM n;
+             DROP TABLE old; ALTER TABLE changed ADD COLUMN b",
+        )
+        .unwrap();
+    });
+    let has = |part: &str| assert!(page.contains(part), "no {part} in\n{page}");
+    has("<h4>item <small>80 inserted, 70 updated, 100 deleted</small></h4>");
+    has("… and 50 more rows.");
+    let rows = ["updated", "deleted", "inserted"].map(|what| page.matches(&format!("<tr class=\"{what}\">")).count());
+    assert_eq!(rows, [70, 100, 30]);
+    has("<pre class=\"change deleted\">- table old: CREATE TABLE old (a)</pre>");
+    has("<pre class=\"change updated\">~ table changed: CREATE TABLE changed (a)");
+}
+
+#[test]
+fn more_than_three_repeats_and_scans_of_more_than_a_hundred_rows_are_marked() {
+    let scan =
+        |shop: &Connection| shop.query_row("SELECT count(picture) FROM item WHERE name LIKE '%7'", [], |_| Ok(()));
+    let page = report_of(&shop(), |shop| {
+        shop.execute_batch(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 99)
+             INSERT INTO item (name) SELECT 'item ' || i FROM n",
+        )
+        .unwrap();
+        (0..3).for_each(|_| scan(shop).unwrap()); // SQLite counts 100 steps from one of the 101 rows to the next
+    });
+    assert_eq!(page.matches("<tr class=\"read\" data-by").count(), 3, "without marks: {page}");
+    assert!(!page.contains("<b>full scan") && !page.contains(" ×</b>"), "{page}");
+    let page = report_of(&shop(), |shop| {
+        shop.execute_batch(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)
+             INSERT INTO item (name) SELECT 'item ' || i FROM n",
+        )
+        .unwrap();
+        (0..4).for_each(|_| scan(shop).unwrap());
+    });
+    assert_eq!(page.matches("<b>full scan, 101 rows</b> <b>4 ×</b>").count(), 4, "{page}");
+    assert_eq!(
+        page.matches("<tr class=\"read scan repeated\" data-by=\"the connection opened at tests/it/report.rs:").count(),
+        4
+    );
+    assert_eq!(page.matches(", called from tests/it/report.rs:").count(), 4, "{page}");
+}
+
+#[test]
 fn scans_waits_and_missed_statements_are_marked() {
     let engine = shop();
     let page = report_of(&engine, |shop| {

@@ -198,6 +198,7 @@ async fn statements_of_a_pool_are_recorded() {
     let recording = engine.record();
     deposit(&pool, 1, 5).await.unwrap();
     assert_eq!(balance(&pool, 1).await.unwrap(), 5);
+    assert_eq!(balance(&pool, 2).await.unwrap(), 0);
     sqlx::query("INSERT INTO account VALUES (1, 0)").execute(&pool).await.unwrap_err();
     let statements = recording.stop();
     let writes = statements.writes();
@@ -207,8 +208,10 @@ async fn statements_of_a_pool_are_recorded() {
     assert_eq!((update.changes(), update.error()), (1, None));
     assert!(update.transaction().is_some());
     assert_eq!(insert.error(), Some("UNIQUE constraint failed: account.id"));
-    statements.reads().assert_count(1);
-    assert_eq!(statements.reads().iter().map(|read| read.rows()).collect::<Vec<_>>(), [1]);
+    statements.reads().assert_count(2);
+    assert_eq!(statements.reads().iter().map(|read| read.rows()).collect::<Vec<_>>(), [1, 1]);
+    let [repeat] = statements.repeats(1).try_into().unwrap();
+    assert_eq!((repeat.count, repeat.called_from), (2, vec![]), "a thread of sqlx runs them");
     let transactions: Vec<&str> =
         statements.iter().filter(|it| it.transaction().is_some()).map(|it| it.sql()).collect();
     assert_eq!((transactions.first(), transactions.last()), (Some(&"BEGIN"), Some(&"COMMIT")), "{statements}");

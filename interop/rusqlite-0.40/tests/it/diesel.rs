@@ -221,6 +221,8 @@ fn statements_are_recorded() {
     let [repeat] = statements.repeats(1).try_into().unwrap();
     assert_eq!((repeat.count, repeat.distinct), (2, 2));
     assert!(repeat.sql.starts_with("SELECT `account`.`balance` FROM `account` WHERE"), "{}", repeat.sql);
+    let line = format!("{}:", file!());
+    assert!(!repeat.called_from.is_empty() && repeat.called_from.iter().all(|from| from.starts_with(&line)), "{repeat}");
 }
 
 #[test]

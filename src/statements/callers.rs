@@ -1,0 +1,117 @@
+//! Which lines of code run statements of one text again and again.
+
+use std::backtrace::Backtrace;
+use std::collections::HashMap;
+
+/// How often each text ran.
+#[derive(Default)]
+pub(super) struct Runs(HashMap<u64, u64>);
+
+impl Runs {
+    /// Counts a run of the text with this hash. Returns whether its backtrace is wanted.
+    ///
+    /// It is for the 2nd run, the 4th, the 8th and so on: so the newest half of the runs has one, and a backtrace, which takes
+    /// ten times as long as the rest of a recording, does not count.
+    pub(super) fn add(&mut self, text: u64) -> bool {
+        let runs = self.0.entry(text).or_default();
+        *runs += 1;
+        *runs > 1 && runs.is_power_of_two()
+    }
+
+    /// Forgets the texts if there are more than so many.
+    pub(super) fn keep_at_most(&mut self, texts: usize) {
+        if self.0.len() > texts {
+            self.0.clear();
+        }
+    }
+}
+
+/// The number of lines that are shown.
+const LINES: usize = 3;
+
+/// Where this crate's own code is.
+const OWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
+
+/// Returns the innermost lines of the program's own code, as `file:line:column`. There are none if the program has no debug
+/// information, or on a thread that a library has started.
+pub(super) fn lines_of_code(backtrace: &Backtrace) -> Vec<String> {
+    let folder = std::env::current_dir().unwrap_or_default();
+    lines_in(&format!("{backtrace:#}"), &folder.to_string_lossy())
+}
+
+/// Returns those lines of a backtrace's text. Paths in this folder are relative to it.
+fn lines_in(backtrace: &str, folder: &str) -> Vec<String> {
+    let lines = backtrace.lines().filter_map(|line| line.trim_start().strip_prefix("at "));
+    let mut found: Vec<String> = Vec::new();
+    for line in lines.map(|line| line.replace('\\', "/")).filter(|line| is_of_program(line)) {
+        let folder = folder.replace('\\', "/");
+        let relative = line.strip_prefix(&folder).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&line);
+        if found.last().is_none_or(|last| last != relative) {
+            found.push(relative.to_owned());
+        }
+    }
+    found.truncate(LINES);
+    found
+}
+
+/// Returns whether a line is not of Rust's library, of a package from a registry or from Git, or of this crate.
+fn is_of_program(line: &str) -> bool {
+    const OTHERS: [&str; 5] = ["/rustc/", "/rustlib/src/", "/registry/src/", "/git/checkouts/", "/vendor/"];
+    let own = OWN.replace('\\', "/");
+    line.contains(".rs:") && !line.starts_with(&own) && !OTHERS.iter().any(|other| line.contains(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backtrace_is_wanted_of_runs_that_are_powers_of_two() {
+        let mut runs = Runs::default();
+        let wanted: Vec<u64> = (1..=20).filter(|_| runs.add(7)).collect();
+        assert_eq!(wanted, [2, 4, 8, 16]);
+        assert!(!runs.add(8), "another text");
+        runs.keep_at_most(2);
+        assert!(runs.add(8));
+        runs.keep_at_most(1);
+        assert!(!runs.add(8), "it was forgotten");
+    }
+
+    #[test]
+    fn the_lines_of_the_program_are_found() {
+        let backtrace = format!(
+            "   0:     0x559f - std::backtrace::Backtrace::force_capture
+                               at /rustc/59807616/library/std/src/backtrace.rs:312:9
+   1:     0x559f - rusqlite_fixtures::statements::log::Log::begin
+                               at {OWN}statements/log.rs:104:13
+   2:     0x559f - sqlite3_step
+                               at /home/a/.cargo/registry/src/index/libsqlite3-sys-0.38.1/sqlite3/sqlite3.c:94190:16
+   3:     0x559f - rusqlite::statement::Statement::query
+                               at /home/a/.cargo/registry/src/index/rusqlite-0.40.1/src/statement.rs:1:2
+   4:     0x559f - std::thread::current
+                               at /home/a/.rustup/toolchains/stable/lib/rustlib/src/rust/library/std/src/lib.rs:1:2
+   5:     0x559f - shop::price
+                               at /home/a/shop/src/lib.rs:41:20
+   6:     0x559f - shop::price
+                               at /home/a/shop/src/lib.rs:41:20
+   7:     0x559f - prices::of
+                               at /home/a/git/checkouts/prices-0c1d/src/lib.rs:1:2
+   8:     0x559f - patched
+                               at /home/a/shop/vendor/patched/src/lib.rs:1:2
+   9:     0x559f - other::total
+                               at /home/a/shop2/src/lib.rs:9:1
+  10:     0x559f - a::total
+                               at C:\\a\\src\\lib.rs:7:1
+  11:     0x559f - a::main
+                               at /home/a/shop/src/main.rs:2:5
+  12:     0x559f - __libc_start_call_main
+                               at ./csu/../sysdeps/nptl/libc_start_call_main.h:58:16
+  13:     0x559f - <unknown>
+"
+        );
+        let lines = lines_in(&backtrace, "/home/a/shop");
+        assert_eq!(lines, ["src/lib.rs:41:20", "/home/a/shop2/src/lib.rs:9:1", "C:/a/src/lib.rs:7:1"]);
+        assert_eq!(lines_in(&backtrace, "C:\\a")[2], "src/lib.rs:7:1");
+        assert_eq!(lines_in("  0: main\n", ""), [""; 0]);
+    }
+}
