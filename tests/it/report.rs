@@ -172,6 +172,73 @@ fn scans_waits_and_missed_statements_are_marked() {
     assert_eq!(page.matches("<rect class=\"ran\"").count(), 3, "a line for each connection: {page}");
 }
 
+/// A bar of a timeline: its class, its title, where it begins and where it ends, in pixels.
+type Bar = (String, String, f64, f64);
+
+/// Returns the bars and the dots of a page's timeline, without its legend.
+fn timeline_of(page: &str) -> (Vec<Bar>, Vec<f64>) {
+    let (_, timeline) = page.split_once("<svg class=\"timeline\"").unwrap();
+    let (timeline, _) = timeline.split_once("</svg>").unwrap();
+    let attribute = |element: &str, name: &str| {
+        let (_, rest) = element.split_once(&format!(" {name}=\""))?;
+        Some(rest.split_once('"').unwrap().0.to_owned())
+    };
+    let pixels = |element: &str, name: &str| attribute(element, name).unwrap().parse::<f64>().unwrap();
+    let (_, lanes) = timeline.split_once("<text class=\"label\"").unwrap();
+    let bar = |element: &str| {
+        let title = element.split_once("<title>").map_or("", |(_, rest)| rest.split_once("</title>").unwrap().0);
+        let from = pixels(element, "x");
+        (attribute(element, "class").unwrap(), title.to_owned(), from, from + pixels(element, "width"))
+    };
+    let bars = lanes.split("<rect").skip(1).map(bar).collect();
+    let dots = lanes.split("<circle").skip(1).map(|element| pixels(element, "cx")).collect();
+    (bars, dots)
+}
+
+#[test]
+fn a_timeline_has_transactions_statements_failures_and_commits() {
+    let page = report_of(&shop(), |shop| {
+        // The pauses are for bars that can be told apart.
+        let run = |sql: &str| {
+            thread::sleep(Duration::from_millis(10));
+            shop.execute_batch(sql)
+        };
+        run("BEGIN").unwrap();
+        run("INSERT INTO item (name) VALUES ('milk')").unwrap();
+        run("COMMIT").unwrap();
+        run("INSERT INTO item (name) VALUES ('milk')").unwrap_err();
+        run("SELECT count(*) FROM item").unwrap();
+        run("COMMIT").unwrap_err();
+        run("BEGIN").unwrap();
+        run("ROLLBACK").unwrap();
+        run("BEGIN").unwrap();
+        run("END").unwrap();
+    });
+    let (bars, dots) = timeline_of(&page);
+    let expected = [
+        ("ran", ""),
+        ("held", "transaction 1, "),
+        ("held", "transaction 2, "),
+        ("held", "transaction 3, "),
+        ("wrote", "INSERT INTO item (name) VALUES ('milk') -- 1 row changed"),
+        ("failed", "INSERT INTO item (name) VALUES ('milk') -- failed: UNIQUE"),
+        ("read", "SELECT count(*) FROM item -- 1 row, "),
+        ("failed", "COMMIT -- failed: "),
+    ];
+    assert_eq!(bars.len(), expected.len(), "{bars:?}");
+    for ((class, title, ..), (expected_class, expected_title)) in bars.iter().zip(expected) {
+        assert!(class == expected_class && title.starts_with(expected_title), "{class} {title}");
+    }
+    let ends: Vec<f64> = bars.iter().map(|(.., to)| *to).collect();
+    assert_eq!(dots.len(), 2, "the commits: {page}");
+    assert!((dots[0] - ends[1]).abs() < 1.5 && (dots[1] - ends[3]).abs() < 1.5, "{dots:?} {bars:?}");
+    assert!((ends[0] - ends[3]).abs() < 1.5, "the connection was used until its last commit: {bars:?}");
+    let from = |index: usize| bars[index].2;
+    assert!((from(0) - from(1)).abs() < 0.2, "{bars:?}");
+    assert!(from(1) < from(4) && ends[4] < ends[1] && ends[1] < from(5) && from(5) < from(6), "{bars:?}");
+    assert!(page.contains("report::a_timeline_has_tran…") || page.contains(">1 · report::a_timeline_ha"), "{page}");
+}
+
 #[test]
 fn a_report_that_cannot_be_written_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
