@@ -5,8 +5,8 @@
 //! * `recorder`: what an engine's connections report to. `log`: what one recording keeps, in bounded memory. `callers`: which
 //!   code repeats a statement. `recent`: what is known without a recording.
 //!
-//! This layer uses `content` for what a connection had not committed, and for the places in the source where connections are opened. It knows nothing of SQLite's
-//! interface, from which `vfs/trace` reports. `recording` is what users hold.
+//! This layer uses `content`, `environment` and `sync`. `vfs/trace` reports to it, so it does not know SQLite's interface.
+//! `recording` is what users hold.
 //!
 //! Invariants:
 //! * The counts of a log are exact, also of statements that it no longer keeps. Why statements may be missing is noted beside
