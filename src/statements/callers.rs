@@ -10,8 +10,8 @@ pub(super) struct Runs(HashMap<u64, u64>);
 impl Runs {
     /// Counts a run of the text with this hash. Returns whether its backtrace is wanted.
     ///
-    /// It is for the 2nd run, the 4th, the 8th and so on: so the newest half of the runs has one, and a backtrace, which takes
-    /// ten times as long as the rest of a recording, does not count.
+    /// It is wanted for the 2nd run, the 4th, the 8th and so on. So there is one among the newest half of the runs, and most
+    /// runs don't pay for a backtrace, which takes 6 µs (the rest of a recording takes 1 µs).
     pub(super) fn add(&mut self, text: u64) -> bool {
         let runs = self.0.entry(text).or_default();
         *runs += 1;
