@@ -89,7 +89,7 @@ const COLUMNS: [(&str, &str); 8] = [
     ("took ms", "from its beginning to its end"),
     ("waited ms", "for the writer slot"),
     ("connection", "its number in this recording"),
-    ("transaction", "its number in this recording"),
+    ("transaction", "its number on this engine"),
 ];
 
 /// The statements of one text.
@@ -102,8 +102,7 @@ struct Repeats {
 
 impl Repeats {
     fn of(statements: &[&Statement]) -> Repeats {
-        let is_read_or_write = matches!(statements[0].kind(), StatementKind::Read | StatementKind::Write);
-        let are_many = is_read_or_write && statements.len() > REPEATED;
+        let are_many = statements[0].kind().reads_or_writes() && statements.len() > REPEATED;
         let called_from = || statements.iter().find_map(|statement| statement.called_from());
         let called_from = are_many.then(called_from).flatten().unwrap_or_default();
         let called_from = if called_from.is_empty() {

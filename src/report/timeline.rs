@@ -21,7 +21,7 @@ pub(super) fn section(kept: &Kept) -> Markup {
     for statement in &kept.statements {
         by_connection.entry(statement.connection()).or_default().push(statement);
     }
-    let took = kept.statements.iter().map(end).max().unwrap_or_default();
+    let took = kept.statements.iter().map(Statement::ended_at).max().unwrap_or_default();
     let lanes = by_connection.iter().map(|(number, statements)| lane(*number, statements)).collect();
     let drawing = Drawing {
         title: format!("Timeline of {}", counted(by_connection.len() as u64, "connection")),
@@ -37,21 +37,17 @@ pub(super) fn section(kept: &Kept) -> Markup {
     }
 }
 
-fn end(statement: &Statement) -> Duration {
-    statement.began() + statement.duration().unwrap_or_default()
-}
-
 fn lane(number: usize, statements: &[&Statement]) -> Lane {
     let thread = statements.first().map_or(String::new(), |statement| statement.thread_name());
     let mut transactions: BTreeMap<u64, (Duration, Duration)> = BTreeMap::new();
     for statement in statements {
         if let Some(transaction) = statement.transaction() {
             let span = transactions.entry(transaction).or_insert((statement.began(), Duration::ZERO));
-            span.1 = span.1.max(end(statement));
+            span.1 = span.1.max(statement.ended_at());
         }
     }
     let first = statements.iter().map(|statement| statement.began()).min().unwrap_or_default();
-    let last = statements.iter().map(|statement| end(statement)).max().unwrap_or_default();
+    let last = statements.iter().map(|statement| statement.ended_at()).max().unwrap_or_default();
     let used = Bar { span: first..last, style: Style::Ran, title: String::new() };
     let held = transactions.iter().map(|(number, (from, to))| Bar {
         span: *from..*to,
@@ -61,7 +57,7 @@ fn lane(number: usize, statements: &[&Statement]) -> Lane {
     let ran =
         statements.iter().filter(|statement| statement.kind() != StatementKind::Transaction || is_failed(statement));
     let ran = ran.map(|statement| Bar {
-        span: statement.began()..end(statement),
+        span: statement.began()..statement.ended_at(),
         style: match statement.kind() {
             _ if is_failed(statement) => Style::Failed,
             StatementKind::Write => Style::Wrote,
@@ -80,7 +76,7 @@ fn lane(number: usize, statements: &[&Statement]) -> Lane {
     Lane {
         label: format!("{number} · {}", thread.trim_matches('`')),
         bars: [used].into_iter().chain(held).chain(ran).chain(waited).collect(),
-        dots: statements.iter().filter(is_commit).map(|statement| end(statement)).collect(),
+        dots: statements.iter().filter(is_commit).map(|statement| statement.ended_at()).collect(),
     }
 }
 

@@ -7,11 +7,9 @@ use super::StatementKind;
 
 /// Returns the kind of a statement. SQLite says whether it is read-only, but calls BEGIN and pragmas so too.
 pub(super) fn kind(sql: &str, is_read_only: bool) -> StatementKind {
-    let word = first_word(sql);
-    let is_one_of = |words: &[&str]| words.iter().any(|other| word.eq_ignore_ascii_case(other));
-    if is_one_of(&["BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"]) {
+    if begins_with(sql, &["BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"]) {
         StatementKind::Transaction
-    } else if is_one_of(&["PRAGMA", "ATTACH", "DETACH", "VACUUM", "ANALYZE", "REINDEX", "EXPLAIN"]) {
+    } else if begins_with(sql, &["PRAGMA", "ATTACH", "DETACH", "VACUUM", "ANALYZE", "REINDEX", "EXPLAIN"]) {
         StatementKind::Other
     } else if is_read_only {
         StatementKind::Read
@@ -25,9 +23,9 @@ pub(super) fn without_end(sql: &str) -> &str {
     sql.trim_start().trim_end_matches(|c: char| c == ';' || c.is_whitespace())
 }
 
-/// Returns whether a virtual table runs the statement on a table of its index. SQLite's own ones (FTS3, FTS5, R-Tree) write its name
-/// as `'main'.'note_config'`. They also do so while SQLite compiles the statement that uses them, and then nothing else
-/// tells that statement from the program's own.
+/// Returns whether a virtual table runs the statement on a table of its index. SQLite's own ones (FTS3, FTS5, R-Tree) write
+/// its name as `'main'.'note_config'`. They also do so while SQLite compiles the statement that uses them, and then nothing
+/// else tells that statement from the program's own.
 pub(crate) fn is_of_virtual_table(sql: &str) -> bool {
     const SUFFIXES: [&str; 11] = [
         "_config",
@@ -49,14 +47,13 @@ pub(crate) fn is_of_virtual_table(sql: &str) -> bool {
 
 /// Returns whether the statement inserts, updates or deletes rows, and so sets SQLite's number of changed rows.
 pub(super) fn changes_rows(sql: &str, kind: StatementKind) -> bool {
-    let word = first_word(sql);
-    kind == StatementKind::Write
-        && ["INSERT", "REPLACE", "UPDATE", "DELETE", "WITH"].iter().any(|other| word.eq_ignore_ascii_case(other))
+    kind == StatementKind::Write && begins_with(sql, &["INSERT", "REPLACE", "UPDATE", "DELETE", "WITH"])
 }
 
 /// Returns whether the first word of the text is one of these. The case does not matter.
 pub(crate) fn begins_with(sql: &str, words: &[&str]) -> bool {
-    words.iter().any(|word| first_word(sql).eq_ignore_ascii_case(word))
+    let first = first_word(sql);
+    words.iter().any(|word| first.eq_ignore_ascii_case(word))
 }
 
 fn first_word(sql: &str) -> &str {
@@ -81,6 +78,17 @@ fn without_leading_comments(mut sql: &str) -> &str {
 
 /// Returns the text in one line: a blank in the place of each run of white space outside of literals and names.
 pub(super) fn in_one_line(sql: &str) -> String {
+    line_of(sql, None)
+}
+
+/// Returns the text with `?` in the place of each literal, in one line. So statements that differ only in their values are
+/// equal.
+pub(super) fn without_values(sql: &str) -> String {
+    line_of(sql, Some("?"))
+}
+
+/// Returns the text in one line, with `value` in the place of each literal, if there is one.
+fn line_of(sql: &str, value: Option<&str>) -> String {
     let mut line = String::with_capacity(sql.len());
     for token in tokens(sql) {
         match token {
@@ -89,30 +97,12 @@ pub(super) fn in_one_line(sql: &str) -> String {
                     line.push(' ');
                 }
             }
-            Token::Literal(text) | Token::Number(text) | Token::Other(text) => line.push_str(text),
+            Token::Literal(text) | Token::Number(text) => line.push_str(value.unwrap_or(text)),
+            Token::Other(text) => line.push_str(text),
         }
     }
     line.truncate(line.trim_end().len());
     line
-}
-
-/// Returns the text with `?` in the place of each literal, in one line. So statements that differ only in their values are
-/// equal.
-pub(super) fn without_values(sql: &str) -> String {
-    let mut shape = String::with_capacity(sql.len());
-    for token in tokens(sql) {
-        match token {
-            Token::Space => {
-                if !shape.is_empty() && !shape.ends_with(' ') {
-                    shape.push(' ');
-                }
-            }
-            Token::Literal(_) | Token::Number(_) => shape.push('?'),
-            Token::Other(text) => shape.push_str(text),
-        }
-    }
-    shape.truncate(shape.trim_end().len());
-    shape
 }
 
 /// Returns a hash of the text without its values. (Texts with other white space may have another one.)

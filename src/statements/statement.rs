@@ -9,8 +9,8 @@ use crate::content::origin::Purpose;
 
 /// A statement that ran on an engine while it was recorded.
 ///
-/// A statement of a trigger, and one that a virtual table runs, belongs to the statement that caused it. A statement that SQLite
-/// could not compile has not run.
+/// A statement of a trigger, and one that a virtual table runs, belongs to the statement that caused it. A statement that
+/// SQLite could not compile has not run.
 #[derive(Clone, Debug)]
 pub struct Statement {
     pub(super) begun: Arc<Begun>,
@@ -63,8 +63,14 @@ pub enum StatementKind {
     Write,
     /// It begins or ends a transaction or a savepoint.
     Transaction,
-    /// Anything else: PRAGMA, ATTACH, VACUUM, ANALYZE, EXPLAIN.
+    /// Anything else: PRAGMA, ATTACH, DETACH, VACUUM, ANALYZE, REINDEX, EXPLAIN.
     Other,
+}
+
+impl StatementKind {
+    pub(crate) fn reads_or_writes(self) -> bool {
+        matches!(self, StatementKind::Read | StatementKind::Write)
+    }
 }
 
 /// What SQLite has done for a statement, by its own counters (SQLite, "Status Parameters for prepared statements").
@@ -75,7 +81,8 @@ pub struct Work {
     pub full_scan_steps: u64,
     /// The sorts (`SQLITE_STMTSTATUS_SORT`).
     pub sorts: u64,
-    /// The rows that were inserted into indexes that SQLite made for this run (`SQLITE_STMTSTATUS_AUTOINDEX`).
+    /// The rows that were inserted into indexes that SQLite made for this run (`SQLITE_STMTSTATUS_AUTOINDEX`). SQLite counts
+    /// the steps from one row to the next, so this is one less for each index.
     pub automatic_index_rows: u64,
     /// The operations of SQLite's virtual machine (`SQLITE_STMTSTATUS_VM_STEP`).
     pub vm_steps: u64,
@@ -121,7 +128,7 @@ impl Begun {
 
     /// Returns a hash of its text without its values, if it reads or writes.
     pub(super) fn hash_of_shape(&self) -> Option<u64> {
-        matches!(self.kind, StatementKind::Read | StatementKind::Write).then(|| sql::hash_without_values(&self.sql))
+        self.kind.reads_or_writes().then(|| sql::hash_without_values(&self.sql))
     }
 
     /// Notes where this thread runs the statement.
@@ -191,6 +198,12 @@ impl Statement {
     /// was not seen (see [`Engine::record`](crate::Engine::record)).
     pub fn duration(&self) -> Option<Duration> {
         self.ended.as_ref().map(|ended| ended.duration)
+    }
+
+    /// Returns the time from the beginning of the recording to the end of the statement; to its beginning, if its end is not
+    /// known.
+    pub(crate) fn ended_at(&self) -> Duration {
+        self.began() + self.duration().unwrap_or_default()
     }
 
     /// Returns the part of its time in which it waited for a writer slot of an engine in memory.
