@@ -56,12 +56,14 @@ impl Engine {
     /// ```
     ///
     /// A statement may be missing only if code replaces the trace of its connection (`sqlite3_trace_v2`), or attaches the
-    /// engine to another database. The recording notes that, and its assertions fail with the reason. In an engine in a file,
-    /// SQLite does not tell. If code keeps a `&Connection` of a unit of work from before the recording, the first statement
-    /// by it is recorded without its end: without its time, its rows and its result.
+    /// engine to another database. The recording notes that, and its assertions fail with the reason. The chapter
+    /// [statements](crate::guide::statements) has the cases in which this is not detected. If code keeps a `&Connection` of
+    /// a unit of work from before the recording, the first statement by it is recorded without its end: without its time,
+    /// its rows and its result.
     ///
-    /// While anything is recorded, SQLite's log goes to this crate, because a trace is not told how a statement ends. It
-    /// takes the place of a function that the program has set by `SQLITE_CONFIG_LOG`.
+    /// A trace is not told how a statement ends, but SQLite's log is. From the first recording, echo, limit, strict engine or
+    /// `RUSQLITE_FIXTURES_KEEP=always` on, and until the process ends, SQLite's log goes to this crate. A function that the
+    /// program has set by `SQLITE_CONFIG_LOG` is no longer called.
     pub fn record(&self) -> Recording {
         let log = Log::new();
         self.begin_recording(&log);
@@ -71,7 +73,7 @@ impl Engine {
     /// Runs `work`, and records the statements meanwhile. See [`record`](Engine::record).
     ///
     /// # Panics
-    /// If `work` panics.
+    /// If `work` panics; otherwise as [`Engine::snapshot`].
     pub fn recorded<T>(&self, work: impl FnOnce() -> T) -> (T, Statements) {
         let recording = self.record();
         let value = work();
@@ -87,18 +89,21 @@ impl Recording {
     }
 
     /// Returns the statements so far, and goes on.
+    ///
+    /// # Panics
+    /// As [`Engine::snapshot`]: if the engine is in a file, and SQLite can't read it.
     pub fn statements(&self) -> Statements {
         Statements::of(self.engine.name(), self.engine.fork_in_memory(), self.log.kept())
     }
 
-    /// Writes what happened so far as an HTML page (with the feature `report`), which needs no network: what has changed since the engine was
-    /// created, a timeline of the connections, the statements, and the schema. Replaces a file at this path.
+    /// Writes what happened so far as an HTML page (with the feature `report`), which needs no network: what has changed since
+    /// the engine was created, a timeline of the connections, the statements, and the schema. Replaces a file at this path.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file can't be written.
     ///
     /// # Panics
-    /// As [`Engine::snapshot`].
+    /// As [`Engine::snapshot`]; if the template's [`on_connect`](crate::Template::on_connect) panics.
     #[cfg(feature = "report")]
     pub fn report(&self, path: impl AsRef<Path>) -> Result<()> {
         let (path, engine) = (path.as_ref(), &self.engine);
@@ -111,7 +116,10 @@ impl Recording {
         fs::write(path, page).map_err(|cause| Error::report_not_written(path, cause))
     }
 
-    /// Ends the recording.
+    /// Ends the recording, and returns its statements.
+    ///
+    /// # Panics
+    /// As [`Engine::snapshot`].
     pub fn stop(self) -> Statements {
         self.engine.end_recording(&self.log);
         self.statements()

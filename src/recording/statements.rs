@@ -48,9 +48,9 @@ pub struct Repeat {
     pub distinct: u64,
     /// The first of them.
     pub first: Statement,
-    /// The lines of the program's code that ran the second of them, as `file:line:column`, the innermost first, and at most
-    /// three. It is empty if the program was compiled without debug information, or if the statements ran on a thread of a
-    /// library, as those of sqlx do.
+    /// The lines of the program's code that ran one of them, usually the second, as `file:line:column`, the innermost
+    /// first, and at most three. It is empty if the program was compiled without debug information, or if the statements
+    /// ran on a thread of a library, as those of sqlx do.
     pub called_from: Vec<String>,
 }
 
@@ -60,11 +60,14 @@ pub struct Repeat {
 pub struct FullScan {
     /// The statement.
     pub statement: Statement,
-    /// The tables, or their aliases. Empty if SQLite can't explain the statement now, for example because a table is gone.
+    /// The tables, in the order of the plan. A table with an alias has that name, as in SQLite's plan. Subqueries with a
+    /// name and common table expressions are listed, too. Empty if SQLite can't explain the statement now, for example
+    /// because a table is gone.
     pub tables: Vec<String>,
-    /// The number of rows that were passed, in all scans of the statement.
+    /// The number of rows that were passed, in all full scans of the statement. SQLite counts the steps from one row to the
+    /// next, so of several scans, each but the first counts one row less.
     pub rows: u64,
-    /// SQLite's EXPLAIN QUERY PLAN, a line for each step.
+    /// SQLite's EXPLAIN QUERY PLAN, a line for each step. Empty if SQLite can't explain the statement now.
     pub plan: String,
 }
 
@@ -76,7 +79,7 @@ impl Statements {
         Statements { statements, counts, kind: None, missed, dropped, lacks_dropped: false, recorded }
     }
 
-    /// Returns the statements that are kept: the newest, of all kinds.
+    /// Returns the statements that are kept, in the order in which they began.
     pub fn iter(&self) -> slice::Iter<'_, Statement> {
         self.statements.iter()
     }
@@ -123,8 +126,12 @@ impl Statements {
     /// Returns those that read or write this table, also by a view, a trigger or a foreign key's action. The case of ASCII
     /// letters does not matter.
     ///
-    /// SQLite tells by compiling the statements again, for the schema at the end of the recording. One that can't be compiled
-    /// then belongs to the table if its SQL has the name.
+    /// SQLite finds the tables of a statement when it compiles it. So the statements are compiled again, for the schema at the
+    /// end of the recording, on a connection with the template's [`on_connect`](crate::Template::on_connect). A statement that
+    /// can't be compiled then belongs to the table if its SQL has the name. If `on_connect` fails, this is the rule for all.
+    ///
+    /// # Panics
+    /// If `on_connect` panics.
     pub fn of_table(&self, table: &str) -> Statements {
         let tables = self.tables();
         self.matching(|statement| match &tables[statement.sql()] {
@@ -188,9 +195,9 @@ impl Statements {
     /// Returns the texts that ran more than so many times, apart from their values: the queries that code makes for each row
     /// of another one ("N+1"). The most frequent is the first.
     pub fn repeats(&self, more_than: u64) -> Vec<Repeat> {
-        let counted = |statement: &&Statement| matches!(statement.kind(), StatementKind::Read | StatementKind::Write);
+        let reads_or_writes = |statement: &&Statement| statement.kind().reads_or_writes();
         let mut shapes: BTreeMap<String, Vec<&Statement>> = BTreeMap::new();
-        for statement in self.iter().filter(counted) {
+        for statement in self.iter().filter(reads_or_writes) {
             shapes.entry(statement.shape()).or_default().push(statement);
         }
         let of_shape = |(sql, statements): (String, Vec<&Statement>)| Repeat {
@@ -226,8 +233,15 @@ impl Statements {
             .then(|| format!("statements ran more than {times} on {}:\n{}", self.recorded.name, lines(&repeats)))
     }
 
-    /// Returns the statements that stepped through whole tables or indexes, and passed more than so many rows. (Other than
-    /// for a small table, an index is faster.)
+    /// Returns the statements that passed more than so many rows in full scans of tables or indexes, in all. (Other than
+    /// for a small table, an index is faster.) A full scan of a single row is never one of them, because SQLite counts the
+    /// steps from one row to the next.
+    ///
+    /// The plans come from a connection with the template's [`on_connect`](crate::Template::on_connect). If that fails, they
+    /// are empty.
+    ///
+    /// # Panics
+    /// If `on_connect` panics.
     pub fn full_scans(&self, more_than: u64) -> Vec<FullScan> {
         // SQLite counts the steps from one row to the next.
         let is_scan = |statement: &&Statement| statement.work().full_scan_steps >= more_than.max(1);
@@ -247,11 +261,11 @@ impl Statements {
             .collect()
     }
 
-    /// Asserts that no statement stepped through whole tables of more than so many rows
+    /// Asserts that no statement passed more than so many rows in full scans of tables or indexes, in all
     /// ([`full_scans`](Statements::full_scans)).
     ///
     /// # Panics
-    /// If one did, or if statements may be missing.
+    /// If one did, or if statements may be missing. If the template's [`on_connect`](crate::Template::on_connect) panics.
     #[track_caller]
     pub fn assert_no_full_scans(&self, more_than: u64) {
         self.assert_complete_list();
@@ -368,18 +382,23 @@ fn lines(items: &[impl fmt::Display]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the tables that a plan scans.
+/// Returns the tables that a plan scans. The parts of its lines are those of SQLite's `wherecode.c`.
 fn tables_scanned(plan: &str) -> Vec<String> {
     let table = |line: &str| {
         let rest = line.trim_start().strip_prefix("SCAN ")?;
-        let name = rest.split(" USING ").next()?.split(" LEFT-JOIN").next()?;
-        (!name.starts_with('(') && name != "CONSTANT ROW").then(|| name.to_owned())
+        let end =
+            [" EXISTS", " USING ", " VIRTUAL TABLE INDEX ", " LEFT-JOIN"].iter().filter_map(|end| rest.find(end)).min();
+        let name = &rest[..end.unwrap_or(rest.len())];
+        let is_table =
+            !name.starts_with('(') && !name.contains("CONSTANT ROW") && !name.ends_with("-ROW VALUES CLAUSE");
+        let schema = name.get(..5).filter(|schema| schema.eq_ignore_ascii_case("main."));
+        is_table.then(|| name[schema.map_or(0, str::len)..].to_owned())
     };
     plan.lines().filter_map(table).collect()
 }
 
-/// Asserts that an operation takes as many statements for a larger number of rows as for a smaller one: that it has no query
-/// for each row ("N+1"). `run` prepares so many rows, and records the operation on them.
+/// Asserts that an operation takes no more statements for a larger number of rows than for a smaller one: that it has no query
+/// for each row ("N+1"). `sizes` is `[fewer, more]`. For each of them, `run` prepares so many rows, and records the operation.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Result, Template, assert_constant_statements, rusqlite};
@@ -400,10 +419,12 @@ fn tables_scanned(plan: &str) -> Vec<String> {
 /// ```
 ///
 /// # Panics
-/// If there are more statements for the second number, or if statements may be missing. If `run` panics.
+/// If there are more statements for `more` than for `fewer`, or if statements may be missing. If `fewer` is not less than
+/// `more`. If `run` panics.
 #[track_caller]
 pub fn assert_constant_statements(sizes: [usize; 2], mut run: impl FnMut(usize) -> Statements) {
     let [fewer, more] = sizes;
+    assert!(fewer < more, "the sizes are [{fewer}, {more}]: the second number of rows must be larger than the first");
     let (before, after) = (run(fewer), run(more));
     before.assert_complete();
     after.assert_complete();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, TransactionBehavior, ffi, params};
 use rusqlite_fixtures::{Engine, Limits, Statement, StatementKind, Statements, Template, assert_constant_statements};
 
@@ -24,6 +25,13 @@ static SHOP: Template = Template::sql(
 
 fn sql(statements: &Statements) -> Vec<&str> {
     statements.iter().map(Statement::sql).collect()
+}
+
+/// Reads all rows of a query. (`execute_batch` reads the first one.)
+fn read_all(connection: &Connection, sql: &str) {
+    let mut statement = connection.prepare(sql).unwrap();
+    let mut rows = statement.query([]).unwrap();
+    while rows.next().unwrap().is_some() {}
 }
 
 fn message_of(check: impl FnOnce()) -> String {
@@ -325,6 +333,48 @@ fn rows_are_counted_for_each_statement() {
     assert_eq!(rows, [3, 1, 1, 1]);
 }
 
+/// SQLite's counters of a prepared statement go on from run to run.
+#[test]
+fn a_statement_has_the_counters_of_its_own_run() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let mut dear = connection.prepare("SELECT id FROM item WHERE price > ?1 ORDER BY price").unwrap();
+    let (_, statements) = engine.recorded(|| {
+        for _ in 0..2 {
+            let ids: rusqlite::Result<Vec<i64>> = dear.query_map([3], |row| row.get(0)).unwrap().collect();
+            assert_eq!(ids.unwrap(), [2, 3]);
+        }
+    });
+    let [first, second] = statements.iter().map(Statement::work).collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((first.full_scan_steps, first.sorts, first.automatic_index_rows), (2, 1, 0));
+    assert_eq!(second, first);
+}
+
+#[test]
+fn the_rows_of_an_index_that_sqlite_makes_are_counted() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("INSERT INTO change VALUES (1, 2), (2, 3), (3, 4)").unwrap();
+    let (_, statements) = engine.recorded(|| {
+        let join = "SELECT count(*) FROM change AS one JOIN change AS other ON one.price = other.item";
+        assert_eq!(number(&connection, join), 2);
+    });
+    assert_eq!(statements.iter().next().unwrap().work().automatic_index_rows, 2, "steps from row to row");
+}
+
+#[test]
+fn a_statement_has_its_time() {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let flags = FunctionFlags::SQLITE_UTF8;
+    connection.create_scalar_function("pause", 0, flags, |_| Ok(thread::sleep(PAUSE)).map(|()| true)).unwrap();
+    let (_, statements) = engine.recorded(|| connection.execute_batch("SELECT pause(); SELECT 1").unwrap());
+    let [slow, next] = statements.iter().collect::<Vec<_>>().try_into().unwrap();
+    assert!(slow.duration() >= Some(PAUSE), "{slow}");
+    assert!(next.began() >= slow.began() + PAUSE, "{statements}");
+}
+
 #[test]
 fn a_statement_that_has_not_ended_is_recorded() {
     let engine = SHOP.new_engine().unwrap();
@@ -420,6 +470,21 @@ fn the_newest_statements_are_kept_and_all_are_counted() {
 }
 
 #[test]
+fn the_newest_10_000_statements_are_kept() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let mut select = connection.prepare("SELECT ?1").unwrap();
+    let (_, statements) = engine.recorded(|| {
+        for n in 0..10_001 {
+            assert_eq!(select.query_row([n], |row| row.get(0)), Ok(n));
+        }
+    });
+    assert_eq!((statements.count(), statements.iter().count()), (10_001, 10_000));
+    let [first, last] = [statements.iter().next(), statements.iter().last()].map(Option::unwrap);
+    assert_eq!([first, last].map(Statement::expanded_sql), ["SELECT 1", "SELECT 10000"]);
+}
+
+#[test]
 fn a_long_value_is_cut() {
     let engine = SHOP.new_engine().unwrap();
     let connection = engine.connect().unwrap();
@@ -464,6 +529,20 @@ fn a_trace_of_one_s_own_ends_with_the_use_of_a_pooled_connection() {
     statements.assert_count(1);
 }
 
+/// As documented: a lock is where a missing trace is noticed.
+#[test]
+fn a_trace_that_is_set_in_a_transaction_that_reads_is_not_noticed() {
+    let engine = SHOP.new_engine().unwrap();
+    let mut own = Connection::open(engine.uri()).unwrap();
+    own.execute_batch("BEGIN; SELECT * FROM item").unwrap();
+    let (_, statements) = engine.recorded(|| {
+        trace(&mut own);
+        assert_eq!(number(&own, "SELECT count(*) FROM item"), 3);
+    });
+    statements.assert_count(0);
+    assert_eq!(statements.missed(), [""; 0]);
+}
+
 #[test]
 fn an_attached_engine_makes_a_recording_incomplete() {
     let engine = SHOP.new_engine().unwrap();
@@ -493,6 +572,30 @@ fn statements_of_a_table_are_found() {
     assert_eq!(sql(&statements.of_table("change")), ["UPDATE item SET price = 2 WHERE id = 1"], "by a trigger");
     assert!(sql(&statements.of_table("gone")).contains(&"INSERT INTO gone VALUES (1)"));
     statements.of_table("nothing").assert_count(0);
+}
+
+/// Without a connection, SQLite can't say anything of the statements.
+#[test]
+fn statements_are_found_by_their_text_if_on_connect_fails() {
+    static FAILS: AtomicBool = AtomicBool::new(false);
+    static WITH_SETUP: Template = Template::based_on(&SHOP).on_connect(|_| match FAILS.load(Ordering::Relaxed) {
+        true => Err("it fails".into()),
+        false => Ok(()),
+    });
+    let engine = WITH_SETUP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        read_all(&connection, "SELECT * FROM cheap WHERE price > 0 /* not item */");
+        connection.execute_batch("UPDATE item SET price = price").unwrap();
+    });
+    statements.of_table("change").assert_count(1);
+    assert_eq!(statements.full_scans(2)[0].tables, ["item"]);
+    FAILS.store(true, Ordering::Relaxed);
+    statements.of_table("change").assert_count(0);
+    statements.of_table("ITEM").assert_count(2);
+    let scans = statements.full_scans(2);
+    assert_eq!(scans.len(), 2);
+    assert!(scans.iter().all(|scan| scan.tables.is_empty() && scan.plan.is_empty() && scan.rows == 3), "{scans:?}");
 }
 
 #[test]
@@ -591,6 +694,17 @@ fn a_number_of_statements_that_grows_with_the_data_is_found() {
 }
 
 #[test]
+fn sizes_that_do_not_grow_are_refused() {
+    for sizes in [[2, 2], [20, 2]] {
+        let message = message_of(|| assert_constant_statements(sizes, |_| unreachable!("nothing is run")));
+        let [fewer, more] = sizes;
+        let expected =
+            format!("the sizes are [{fewer}, {more}]: the second number of rows must be larger than the first");
+        assert_eq!(message, expected);
+    }
+}
+
+#[test]
 fn full_scans_are_found_with_table_and_plan() {
     let engine = SHOP.new_engine().unwrap();
     let connection = engine.connect().unwrap();
@@ -615,6 +729,55 @@ fn full_scans_are_found_with_table_and_plan() {
     for part in ["SELECT id FROM item WHERE price = 50 OR price = -1", " rows of item\n    plan: SCAN item"] {
         assert!(message.contains(part), "{part:?} is missing: {message}");
     }
+}
+
+#[test]
+fn the_tables_of_a_full_scan_have_the_names_of_the_plan() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("INSERT INTO change VALUES (1, 3), (2, 4), (3, 30)").unwrap();
+    let cases: [(&str, &[&str]); 10] = [
+        ("SELECT * FROM item WHERE price > 3", &["item"]),
+        ("SELECT * FROM item AS i WHERE i.price > 3", &["i"]),
+        ("SELECT * FROM main.item WHERE price > 3", &["item"]),
+        ("SELECT * FROM MAIN.item WHERE price > 3", &["item"]),
+        ("SELECT * FROM main.item AS i WHERE i.price > 3", &["i"]),
+        ("SELECT name FROM item", &["item"]), // by a covering index
+        ("SELECT * FROM item CROSS JOIN main.change", &["item", "change"]),
+        ("SELECT * FROM item LEFT JOIN main.change ON change.price > item.price", &["item", "change"]),
+        ("SELECT * FROM item WHERE EXISTS (SELECT * FROM change WHERE change.price > item.price)", &["item", "change"]),
+        ("SELECT * FROM item CROSS JOIN json_each('[1]') CROSS JOIN (VALUES (1), (2))", &["item", "json_each"]),
+    ];
+    for (sql, expected) in cases {
+        let (_, statements) = engine.recorded(|| read_all(&connection, sql));
+        let [scan] = statements.full_scans(1).try_into().unwrap();
+        assert_eq!(scan.tables, expected, "{scan}");
+    }
+}
+
+/// SQLite counts the steps from one row to the next.
+#[test]
+fn a_table_of_as_many_rows_as_are_allowed_may_be_scanned() {
+    static ALLOWED: Template = Template::based_on(&SHOP).watch(Limits::new().full_scans(3));
+    static EXCEEDED: Template = Template::based_on(&SHOP).watch(Limits::new().full_scans(2));
+    let scan = |template: &Template| {
+        let engine = template.new_engine().unwrap();
+        let connection = engine.connect().unwrap();
+        let scan = || assert_eq!(number(&connection, "SELECT count(*) FROM item WHERE price > 0"), 3);
+        let statements = engine.recorded(scan).1;
+        drop(connection);
+        statements
+    };
+    let statements = scan(&ALLOWED);
+    assert_eq!(statements.full_scans(2)[0].rows, 3);
+    statements.assert_no_full_scans(3);
+    let message = message_of(|| drop(scan(&EXCEEDED)));
+    assert!(message.contains("statements stepped through more than 2 rows of whole tables on "), "{message}");
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("DELETE FROM item WHERE id > 1").unwrap();
+    let (_, statements) = engine.recorded(|| read_all(&connection, "SELECT * FROM item WHERE price > 0"));
+    assert!(statements.full_scans(0).is_empty(), "a scan of one row has no step");
 }
 
 #[test]
