@@ -83,8 +83,8 @@ pub(crate) fn schema(snapshot: &Snapshot, setup: &Setup) -> Result<Vec<String>> 
     faults::exempt(|| trace::exempt(read))
 }
 
-/// Returns the rowids of the rows that may differ, for each table for which the pages tell them. For a table WITHOUT ROWID whose
-/// pages are the same, these are none.
+/// Returns the rowids of the rows that may differ, for each table for which the pages tell them. For a table WITHOUT ROWID
+/// whose pages are the same, these are none.
 fn changed_rows(before: &Snapshot, after: &Snapshot, one: &Side, other: &Side) -> BTreeMap<String, BTreeSet<i64>> {
     let read = || {
         let mut difference = Difference::between(before, after)?;

@@ -53,7 +53,8 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't read a table, for example because its definition needs a function
-    /// or a collation that only the application has: see [`Engine::changes`](crate::Engine::changes).
+    /// or a collation that only the application has: see [`Engine::changes`](crate::Engine::changes). Also if SQLite can't open
+    /// a connection, for example without memory.
     pub fn diff(&self, after: &Snapshot) -> Result<Changes> {
         compare(self, after, &Setup::DEFAULT)
     }

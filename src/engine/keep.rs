@@ -161,16 +161,20 @@ fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup:
 }
 
 impl Engine {
-    /// Keeps the database: writes it, the newest statements and a report to a folder of this name, which replaces an earlier one.
-    /// Returns the folder: `target/rusqlite-fixtures/kept/`, the test program's name, and the given name. Engines of any size
-    /// are kept, and files stay until they are removed by hand.
+    /// Keeps the database: writes it, the newest statements and a report to a folder of this name, which replaces an earlier
+    /// one. Engines of any size are kept, and files stay until they are removed by hand.
+    ///
+    /// Returns the folder. It is in `$RUSQLITE_FIXTURES_DIR/kept` if that environment variable is set, or else in
+    /// `target/rusqlite-fixtures/kept`, and there in a folder for the test program. It has the given name, with `.` in the
+    /// place of `::`. If the name has other characters than small letters, digits, `_`, `-` and `::`, or more than 120
+    /// bytes, they are replaced, and a hash is added.
     ///
     /// A test that panics keeps its databases without this call. See the chapter
     /// [when a test fails](crate::guide::failing_tests).
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) if the files can't be written, or if the program is not in Cargo's target folder and the
-    /// environment variable `RUSQLITE_FIXTURES_DIR` names no folder.
+    /// [`Io`](crate::ErrorKind::Io) if the files can't be written, if `RUSQLITE_FIXTURES_DIR` is a relative path, or if it
+    /// is not set and the program is not in Cargo's target folder.
     pub fn keep(&self, name: impl AsRef<str>) -> Result<PathBuf> {
         let kept = failure::keep_as(name.as_ref(), self.0.scene());
         kept.map_err(|cause| Error::not_kept(&self.name(), &cause))

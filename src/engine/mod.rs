@@ -564,10 +564,10 @@ impl Engine {
     /// [`on_connect`](crate::Template::on_connect).
     ///
     /// # Errors
-    /// As [`Snapshot::diff`].
+    /// As [`Snapshot::diff`]; [`SetupFailed`](crate::ErrorKind::SetupFailed) if `on_connect` fails.
     ///
     /// # Panics
-    /// As [`Engine::snapshot`].
+    /// As [`Engine::snapshot`]; if `on_connect` panics.
     pub fn changes(&self) -> Result<Changes> {
         compare(&self.baseline(), &self.snapshot(), self.setup())
     }
@@ -629,6 +629,9 @@ impl Engine {
     /// Prints each statement that runs on this engine, on the thread that runs it, when it has ended: one line on stderr with
     /// its values, its rows and its time. The output of a test that fails shows them. With `RUSQLITE_FIXTURES_ECHO=1` in the
     /// environment, all engines do.
+    ///
+    /// This ends when the engine's last handle is dropped. For an engine in a file, statements of connections that are
+    /// still open then are printed, too. SQLite's log goes to this crate from now on, as [`record`](Engine::record) says.
     pub fn echo(&self) {
         vfs::trace::hear_errors();
         self.recorder().set_echo(true);

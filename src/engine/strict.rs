@@ -27,7 +27,7 @@ pub(super) struct Strictness {
 
 impl Engine {
     /// Turns strict mode on, in which a test fails for what it leaves open or undecided. The engine is checked when its last
-    /// handle is dropped, with a panic if there is any of these since this call, unless the thread is panicking already:
+    /// handle is dropped. The test fails if there is any of these since this call:
     ///
     /// * a unit of work, a pooled connection or another connection that had written in a transaction and was dropped without
     ///   a commit or a rollback ([`UnitOfWork::rollback`](crate::UnitOfWork::rollback)). A `Transaction` of rusqlite runs
@@ -35,16 +35,12 @@ impl Engine {
     /// * a connection of [`connect`](Engine::connect) that is still open;
     /// * a transaction that held the writer slot for more than a second.
     ///
-    /// Other findings are only printed: two writes in a row on one connection, and a write to a table that the connection has
-    /// read, each outside of a transaction, because code may intend them; and a connection of another library that is open,
-    /// because a pool may be closing it. [`unwatched`](Engine::unwatched) exempts a part of a
-    /// test.
+    /// Other findings are only printed: two writes in a row on one connection, and a write to a table that the connection
+    /// has read, each outside of a transaction, because code may intend them; and a connection of another library that is
+    /// open, because a pool may be closing it. [`unwatched`](Engine::unwatched) exempts a part of a test.
     ///
     /// `RUSQLITE_FIXTURES_STRICT=fail` in the environment makes all engines strict. With `warn`, findings are printed, and only
     /// engines on which `strict` was called fail a test. For an engine in a file, open connections are not detected.
-    ///
-    /// If another thread drops the last handle, only that thread panics. If that happens where a panic ends the program, in a
-    /// thread-local destructor or a closure that SQLite frees, it does.
     ///
     /// ```should_panic
     /// # use rusqlite_fixtures::Engine;
@@ -55,6 +51,11 @@ impl Engine {
     /// drop(work); // where is the commit?
     /// drop(engine);
     /// ```
+    ///
+    /// # Panics
+    /// This call never does. Dropping the engine's last handle panics if there is any of the above, unless that thread is
+    /// panicking already. If another thread drops it, only that thread panics. In a thread-local destructor, and in a closure
+    /// that SQLite frees, a panic ends the program.
     pub fn strict(&self) {
         self.0.be_strict(Strict::Fail);
     }

@@ -82,12 +82,15 @@ impl UnitOfWork {
         self.end("roll back", Lent::rollback)
     }
 
-    /// Returns what the unit of work sees as changed since the engine was created: what was committed when it began to read, and
-    /// its own changes. Compares as [`Engine::changes`]; if the unit of work has written, that takes time by the size of the
-    /// database. (`changes` is rusqlite's number of rows that the latest statement has changed.)
+    /// Returns what the unit of work sees as changed since the engine was created: what was committed when it began to
+    /// read, and its own changes. Compares as [`Engine::changes`]; if the unit of work has written, that takes time by the
+    /// size of the database. (`changes` is rusqlite's number of rows that the latest statement has changed.)
     ///
     /// # Errors
-    /// As [`Snapshot::diff`](crate::Snapshot::diff).
+    /// As [`Engine::changes`]; [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't read what the unit of work sees.
+    ///
+    /// # Panics
+    /// If the template's [`on_connect`](crate::Template::on_connect) panics.
     pub fn diff(&self) -> Result<Changes> {
         let engine = self.engine();
         let seen = self.0.content().map_err(|cause| Error::not_seen(&engine.name(), cause))?;

@@ -336,13 +336,17 @@ impl Template {
         self
     }
 
-    /// Sets limits for the statements that run on each engine of this template: for each test of it. They are checked when the
-    /// last handle of the engine is dropped; if they are exceeded, that panics, and so fails the test, unless it has failed
-    /// already. [`Engine::unwatched`] exempts a part of a test, [`Limits::except`] some statements.
+    /// Sets limits for the statements that run on each engine of this template: for each test of it. They are checked when
+    /// the last handle of the engine is dropped. If they are exceeded, the test fails. [`Engine::unwatched`] exempts a part
+    /// of a test, [`Limits::except`] some statements.
     ///
     /// The limits are not those of templates that are [based on](Template::based_on) this one, nor of
-    /// [shared](Engine::shared_with) engines and [kept values](KeptValues). If another thread drops the last handle, only
-    /// that thread panics.
+    /// [shared](Engine::shared_with) engines and [kept values](KeptValues).
+    ///
+    /// # Panics
+    /// This call never does. Dropping an engine's last handle panics if the limits are exceeded, or if statements may be
+    /// missing in the recording, unless that thread is panicking already. If another thread drops it, only that thread
+    /// panics.
     #[track_caller]
     pub const fn watch(mut self, limits: Limits) -> Template {
         self.limits = Some((limits, Location::caller()));
@@ -351,6 +355,9 @@ impl Template {
 
     /// Turns [strict mode](Engine::strict) on for each engine of this template. Templates based on this one, shared engines and
     /// kept values are not strict.
+    ///
+    /// # Panics
+    /// This call never does. Dropping an engine's last handle may, as [`Engine::strict`] says.
     pub const fn strict(mut self) -> Template {
         self.is_strict = true;
         self
