@@ -367,8 +367,11 @@ fn a_statement_has_its_time() {
     const PAUSE: Duration = Duration::from_millis(20);
     let engine = SHOP.new_engine().unwrap();
     let connection = engine.connect().unwrap();
-    let flags = FunctionFlags::SQLITE_UTF8;
-    connection.create_scalar_function("pause", 0, flags, |_| Ok(thread::sleep(PAUSE)).map(|()| true)).unwrap();
+    let defined = connection.create_scalar_function("pause", 0, FunctionFlags::SQLITE_UTF8, |_| {
+        thread::sleep(PAUSE);
+        Ok(true)
+    });
+    defined.unwrap();
     let (_, statements) = engine.recorded(|| connection.execute_batch("SELECT pause(); SELECT 1").unwrap());
     let [slow, next] = statements.iter().collect::<Vec<_>>().try_into().unwrap();
     assert!(slow.duration() >= Some(PAUSE), "{slow}");
