@@ -81,10 +81,18 @@ impl Inner {
         if thread::panicking() || self.creation.whose != Whose::Test {
             return; // a handle has kept it, if there is something to keep
         }
-        panics::forget();
         if failure::is_kept() {
             self.keep();
         } else {
+            self.go_on();
+        }
+        panics::forget();
+    }
+
+    /// Notes that the test goes on. (The engine may be a shared one, which is not dropped.)
+    #[cold]
+    pub(super) fn go_on(&self) {
+        if self.creation.whose == Whose::Test {
             failure::went_on(|| self.creation.creator.test());
         }
     }

@@ -62,6 +62,7 @@ use crate::content::store::{Claim, Store, Token};
 use crate::difference::{Changes, compare};
 use crate::environment::Backend;
 use crate::error::{Error, NoConnection, Result};
+use crate::failure;
 use crate::statements::{Kept, Log, Recorder};
 use crate::vfs::{self, Mount, Name, Session, Setup};
 
@@ -836,6 +837,8 @@ impl Drop for Engine {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.keep_because_of_panic();
+        } else if failure::any_is_kept() {
+            self.0.go_on();
         }
     }
 }

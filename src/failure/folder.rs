@@ -94,7 +94,7 @@ pub(super) fn look() {
 
 /// Returns whether files of any test of this program are kept.
 #[inline]
-pub(super) fn has_any() -> bool {
+pub(crate) fn has_any() -> bool {
     HAS_ANY.load(Ordering::Relaxed)
 }
 

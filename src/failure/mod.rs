@@ -19,27 +19,45 @@ mod scene;
 mod summary;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Once, Weak};
-use std::thread::{self, Thread};
+use std::sync::{Arc, Mutex, Once, Weak};
+use std::thread::{self, Thread, ThreadId};
 use std::time::Duration;
 
+pub(crate) use self::folder::has_any as any_is_kept;
 pub(crate) use self::scene::{Compared, Scene};
 use crate::environment::Keep;
 use crate::panics::{self, Panic};
 use crate::statements::recent;
+use crate::sync::Recovered;
 
-/// What became of the tests of a thread so far. A test runner has a thread for each test.
+/// An engine that is kept of a test.
+struct Found {
+    thread: ThreadId,
+    scene: Arc<Scene>,
+    /// Whether a panic has dropped it.
+    by_panic: bool,
+    /// Whether the test has gone on since. The next failure replaces it.
+    is_stale: bool,
+}
+
+/// The engines that are kept of each test whose thread is running, in the order in which they were dropped. A test may drop
+/// some on threads that it has started.
+static FOUND: Mutex<BTreeMap<String, Vec<Found>>> = Mutex::new(BTreeMap::new());
+
+/// What has happened on a thread so far. A test runner has a thread for each test.
 #[derive(Default)]
 struct OfThread {
-    /// The number of the panic in which `scenes` were found.
-    panic: u64,
-    /// The number of panics in which an engine was found.
-    panics: u64,
-    scenes: Vec<Arc<Scene>>,
-    /// Whether `scenes` are still to be written.
+    /// The test whose engine it has kept.
+    test: Option<String>,
+    /// The number of the latest panic in which it has kept an engine.
+    latest_panic: u64,
+    /// The number of such panics.
+    panic_count: u64,
+    /// Whether engines of the test are still to be written.
     is_pending: bool,
     /// The test, if it has gone on since its latest panic.
     went_on: Option<String>,
@@ -53,10 +71,13 @@ thread_local! {
     static OF_THREAD: RefCell<OfThread> = RefCell::default();
 }
 
-/// The maximum number of engines that are kept of one test: the first ones that a panic drops.
+/// The maximum number of engines that are kept of one test. A panic may drop more: the first ones are kept.
 const ENGINES: usize = 8;
 
-/// Has engines kept as the environment says. This thread asks for one.
+/// The maximum number of tests in `FOUND`. (A test that has moved all its engines to other threads stays there.)
+const TESTS: usize = 64;
+
+/// Installs the panic hook, unless nothing is to be kept. Notes that this thread has asked for an engine.
 ///
 /// # Panics
 /// If the environment variable `RUSQLITE_FIXTURES_KEEP` has an unknown value.
@@ -69,6 +90,20 @@ pub(crate) fn prepare() {
             recent::turn_on();
         });
         panics::observe(after_panic);
+        if any_is_kept() && !thread::panicking() {
+            has_survived(thread::current().name().unwrap_or_default());
+        }
+    }
+}
+
+/// Notes that the test goes on after a panic of this thread, which is the test's own: what was kept in that panic and before
+/// is stale.
+fn has_survived(test: &str) {
+    let here = thread::current().id();
+    let latest = panics::latest().map(|panic| panic.number);
+    for found in FOUND.lock().recovered().get_mut(test).into_iter().flatten() {
+        let number = found.scene.panic.as_ref().map(|panic| panic.number);
+        found.is_stale |= found.by_panic && (found.thread == here || (number.is_some() && number <= latest));
     }
 }
 
@@ -86,8 +121,8 @@ impl Creator {
         Creator { thread: thread::current(), runs }
     }
 
-    /// Returns the name of the test that uses the engine. A test runner gives a test's name to its thread. This thread is the
-    /// test's if it has asked for an engine, or if the thread that has created this one has ended: then many tests use it.
+    /// Returns the name of the test that uses the engine. A test runner gives a test's name to its thread. The current thread is
+    /// the test's if it has asked for an engine, or if the creator has ended: then many tests use the engine.
     pub(crate) fn test(&self) -> String {
         let current = thread::current();
         let is_of_test = HAS_ASKED.try_with(Cell::get).unwrap_or_default() || self.runs.strong_count() == 0;
@@ -111,25 +146,27 @@ pub(crate) fn keep(scene: Scene) {
     let _ = OF_THREAD.try_with(|of_thread| {
         let Ok(mut of_thread) = of_thread.try_borrow_mut() else { return };
         of_thread.went_on = None; // no hook is called for `resume_unwind`, and the hook may be another one
-        let number = scene.number;
+        let (number, test) = (scene.number, scene.test.clone());
+        of_thread.test = Some(test.clone());
         if of_thread.add(scene) {
-            let is_first = of_thread.panics <= 1 || Keep::of_tests() == Keep::Always;
+            let is_first = of_thread.panic_count <= 1 || Keep::of_tests() == Keep::Always;
             if is_first {
-                write(&of_thread.scenes, |scene| scene.number == number);
+                write(&test, |scene| scene.number == number);
             }
             of_thread.is_pending = !is_first;
         }
     });
 }
 
-/// Notes that an engine was dropped without a panic.
-#[inline]
+/// Notes that the test's thread has dropped an engine without a panic.
 pub(crate) fn went_on(test: impl FnOnce() -> String) {
     // Another thread may drop an engine of a test that fails.
-    if folder::has_any() && HAS_ASKED.try_with(Cell::get).unwrap_or_default() {
+    if any_is_kept() && HAS_ASKED.try_with(Cell::get).unwrap_or_default() {
         let _ = OF_THREAD.try_with(|of_thread| {
             if let Ok(mut of_thread) = of_thread.try_borrow_mut() {
-                of_thread.went_on = Some(test());
+                let test = test();
+                has_survived(&test);
+                of_thread.went_on = Some(test);
             }
         });
     }
@@ -147,8 +184,7 @@ fn after_panic(panic: &Arc<Panic>) {
         of_thread.went_on = None;
         // The end of a property test, in which each failure of a smaller case was a panic.
         if of_thread.is_pending && panic.message.contains("minimal failing input") {
-            of_thread.is_pending = false;
-            write(&of_thread.scenes, |_| true);
+            of_thread.write_pending(true);
         }
     });
 }
@@ -156,73 +192,112 @@ fn after_panic(panic: &Arc<Panic>) {
 impl OfThread {
     /// Adds an engine. Returns whether there is something new.
     fn add(&mut self, scene: Scene) -> bool {
+        let (here, by_panic) = (thread::current().id(), thread::panicking() || scene.panic.is_some());
         let panic = scene.panic.as_ref().map_or(0, |panic| panic.number);
-        if panic != self.panic || self.panics == 0 {
-            if panic != 0 || thread::panicking() {
-                self.scenes.clear();
-            }
-            self.panic = panic;
-            self.panics += 1;
+        let mut all = FOUND.lock().recovered();
+        if all.len() == TESTS && !all.contains_key(&scene.test) {
+            all.pop_first();
         }
-        let leaves = |scene: &Scene| scene.unwound.len();
-        if let Some(same) = self.scenes.iter_mut().find(|same| same.number == scene.number) {
-            let is_news = leaves(&scene) > leaves(same);
+        let found = all.entry(scene.test.clone()).or_default();
+        if panic != self.latest_panic || self.panic_count == 0 {
+            self.latest_panic = panic;
+            self.panic_count += 1;
+            if by_panic {
+                found.retain(|found| !found.is_stale && !(found.by_panic && found.thread == here));
+            }
+        }
+        let new = Found { thread: here, scene: Arc::new(scene), by_panic, is_stale: false };
+        if let Some(same) = found.iter_mut().find(|same| same.scene.number == new.scene.number) {
+            let panic_of = |scene: &Scene| scene.panic.as_ref().map(|panic| panic.number);
+            let is_news =
+                panic_of(&new.scene) != panic_of(&same.scene) || new.scene.unwound.len() > same.scene.unwound.len();
             if is_news {
-                *same = Arc::new(scene);
+                *same = new;
             }
             return is_news;
         }
-        if self.scenes.len() == ENGINES {
-            if panic != 0 {
-                return false;
-            }
-            self.scenes.clear();
+        if found.len() == ENGINES {
+            let Some(oldest) = found.iter().position(|found| !found.by_panic || found.is_stale) else { return false };
+            found.remove(oldest);
         }
-        self.scenes.push(Arc::new(scene));
+        found.push(new);
         true
+    }
+
+    /// Writes what is still to be written. Prints it, if `is_printed`.
+    fn write_pending(&mut self, is_printed: bool) {
+        if let Some(test) = self.test.as_ref().filter(|_| self.is_pending) {
+            write(test, |_| is_printed);
+        }
+        self.is_pending = false;
     }
 }
 
 impl Drop for OfThread {
-    /// The test is over.
+    /// The test is over, or a thread of it.
     fn drop(&mut self) {
-        match &self.went_on {
-            Some(test) => folder::remove(test),
+        if let Some(test) = self.went_on.take() {
+            // What a thread of the test has left is not removed: its panic may be why the test returns an error.
+            let is_of_others = |found: &Found| found.by_panic && !found.is_stale;
+            if !FOUND.lock().recovered().get(&test).into_iter().flatten().any(is_of_others) {
+                folder::remove(&test);
+            }
+            self.test = Some(test);
+        } else {
             // It has caught other panics before this one. Nothing is printed: it may have caught this one, too.
-            None if self.is_pending => write(&self.scenes, |_| false),
-            None => {}
+            self.write_pending(false);
+        }
+        if let Some(test) = self.test.take().filter(|_| HAS_ASKED.try_with(Cell::get).unwrap_or_default()) {
+            let found = FOUND.lock().recovered().remove(&test);
+            drop(found); // the lock is released
         }
     }
 }
 
 /// Writes the files of a test, and prints where they are, with what is known of some of its engines.
-fn write(scenes: &[Arc<Scene>], is_told: impl Fn(&Scene) -> bool) {
+fn write(test: &str, is_printed: impl Fn(&Scene) -> bool) {
+    /// Held while files are written, so that the last ones are of all engines.
+    static WRITES: Mutex<()> = Mutex::new(());
+    let writes = WRITES.lock().recovered();
+    let scenes: Vec<Arc<Scene>> = match FOUND.lock().recovered().get(test) {
+        Some(found) => found.iter().map(|found| found.scene.clone()).collect(),
+        None => return,
+    };
     let is_small = |scene: &&Arc<Scene>| scene.size() <= Keep::of_tests().up_to();
     let small: Vec<Arc<Scene>> = scenes.iter().filter(is_small).cloned().collect();
-    let large = scenes.iter().filter(|scene| !is_small(scene) && is_told(scene));
+    let large = scenes.iter().filter(|scene| !is_small(scene) && is_printed(scene));
     let mut text = large.map(|scene| summary::of_large(scene)).collect::<String>();
-    let told: Vec<(usize, Arc<Scene>)> =
-        small.iter().cloned().enumerate().filter(|(_, scene)| is_told(scene)).collect();
-    let folder = small.last().map(|newest| {
-        let write = |folder: &Path| write_files(folder, &small);
-        folder::of_failed().and_then(|failed| failed.replace(&newest.test, write))
-    });
-    // Its output is captured with the test's.
-    let printed = in_own_thread(move || {
-        match folder {
-            None => {}
-            Some(Ok(folder)) => text.extend(told.iter().map(|(index, scene)| summary::of(&folder, *index, scene))),
-            Some(Err(cause)) => text.push_str(&failed(&cause)),
+    let printed: Vec<(usize, Arc<Scene>)> =
+        small.iter().cloned().enumerate().filter(|(_, scene)| is_printed(scene)).collect();
+    let folder = (!small.is_empty())
+        .then(|| folder::of_failed().and_then(|failed| failed.replace(test, |folder| write_files(folder, &small))));
+    drop(writes);
+    match folder {
+        None => {}
+        Some(Err(cause)) => {
+            text.push_str(&format!("rusqlite-fixtures: can't keep the databases of this test: {cause}\n"));
         }
-        eprint!("{text}");
-    });
-    if let Err(cause) = printed {
-        let _ = io::stderr().write_all(failed(&cause).as_bytes());
+        Some(Ok(folder)) => {
+            let place = folder.clone();
+            let summaries = move || printed.iter().map(|(index, scene)| summary::of(&place, *index, scene)).collect();
+            text.push_str(&in_own_thread(summaries).unwrap_or_else(|cause| not_compared(&folder, &cause)));
+        }
+    }
+    print(text);
+}
+
+/// Prints to the test's captured output.
+fn print(text: String) {
+    let copy = text.clone();
+    // If it can't be printed, `eprint` panics. The output of a new thread is captured with that of the test.
+    if in_own_thread(move || eprint!("{text}")).is_err() {
+        let _ = io::stderr().write_all(copy.as_bytes());
     }
 }
 
-fn failed(cause: &str) -> String {
-    format!("rusqlite-fixtures: can't keep the databases of this test: {cause}\n")
+fn not_compared(folder: &Path, cause: &str) -> String {
+    let folder = folder.display();
+    format!("rusqlite-fixtures: the databases of this test are kept in {folder}, but can't be compared: {cause}\n")
 }
 
 /// Writes the files of engines. There is no report if a function given to `Template::on_connect` fails.

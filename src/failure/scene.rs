@@ -57,13 +57,23 @@ impl Scene {
 
     /// Returns who had written and not committed, and the content that it saw.
     pub(super) fn uncommitted(&self) -> Option<(String, &Snapshot)> {
-        let panic = self.panic.as_ref().map(|panic| panic.number);
-        let unwound = self.unwound.iter().filter_map(|unwound| Some((unwound, unwound.uncommitted.as_ref()?)));
-        // An earlier panic may be another thread's, or one that was caught.
-        let (unwound, seen) = unwound.max_by_key(|(unwound, _)| Some(unwound.panic) == panic)?;
-        let of_earlier =
-            if panic.is_some_and(|panic| panic != unwound.panic) { ", rolled back by an earlier panic" } else { "" };
+        let (unwound, seen) = self.uncommitted_one()?;
+        let is_earlier = self.panic.as_ref().is_some_and(|panic| panic.number != unwound.panic);
+        let of_earlier = if is_earlier { ", rolled back by an earlier panic" } else { "" };
         Some((format!("{}{of_earlier}", unwound.purpose), seen))
+    }
+
+    fn uncommitted_one(&self) -> Option<(&Unwound, &Snapshot)> {
+        let panic = self.panic.as_ref().map(|panic| panic.number);
+        let is_of_panic = |unwound: &Unwound| Some(unwound.panic) == panic;
+        // An earlier panic may be another thread's, one that was caught, or another test's.
+        let is_current = |unwound: &Unwound| match (&unwound.committed, &self.content) {
+            (Some(then), Some(now)) => then.ptr_eq(now),
+            _ => true,
+        };
+        let unwound = self.unwound.iter().filter(|unwound| is_of_panic(unwound) || is_current(unwound));
+        let seen = unwound.filter_map(|unwound| Some((unwound, unwound.uncommitted.as_ref()?)));
+        seen.max_by_key(|(unwound, _)| is_of_panic(unwound))
     }
 
     /// Returns whose content, of this panic, SQLite could not read. (In a property test, large content may be left out.)
@@ -80,8 +90,9 @@ impl Scene {
     /// Returns who had written and not committed, and what that changes.
     pub(super) fn uncommitted_changes(&self) -> Option<(String, &Differing)> {
         let (by, seen) = self.uncommitted()?;
-        let content = self.content.as_ref().unwrap_or(&self.before);
-        Some((by, self.compared.uncommitted.get_or_init(|| self.compare(content, seen))))
+        let committed = self.uncommitted_one().and_then(|(unwound, _)| unwound.committed.as_ref());
+        let committed = committed.or(self.content.as_ref()).unwrap_or(&self.before);
+        Some((by, self.compared.uncommitted.get_or_init(|| self.compare(committed, seen))))
     }
 
     fn compare(&self, before: &Snapshot, after: &Snapshot) -> Differing {

@@ -11,6 +11,7 @@ use super::waits;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::environment;
+use crate::panics;
 use crate::sync::Recovered;
 
 /// What the connections of an engine report their statements to. While it is off, they report nothing.
@@ -28,15 +29,15 @@ pub(crate) struct Recorder {
 /// What is left when connections, recordings and engines end, for a test that fails.
 #[derive(Default)]
 struct Left {
-    /// By connections that a panic has rolled back or closed: the latest panic of each thread.
-    unwound: Vec<Unwound>,
+    /// By connections that a panic has rolled back or closed: the latest panic of each thread, and the newest connections.
+    unwound: VecDeque<Unwound>,
     /// By transactions that were dropped without a panic: the newest ones, and the number of all.
     dropped: VecDeque<Dropped>,
     dropped_so_far: usize,
     /// The numbers of the newest connections that are closed.
     closed: VecDeque<u64>,
-    /// What the latest recording that a panic has ended had kept.
-    ended: Option<Kept>,
+    /// What the latest recording that a panic has ended had kept, and the number of that panic.
+    ended: Option<(Option<u64>, Kept)>,
     /// Keeps the database, if only connections to it are left.
     keeper: Option<Arc<Keeper>>,
 }
@@ -51,6 +52,8 @@ pub(crate) struct Unwound {
     pub(crate) thread: ThreadId,
     pub(crate) connection: u64,
     pub(crate) purpose: Purpose,
+    /// The content that was committed then. `None`: the engine is in a file.
+    pub(crate) committed: Option<Snapshot>,
     /// The content that it saw, if it had written.
     pub(crate) uncommitted: Option<Snapshot>,
     /// Whether SQLite could not read that content.
@@ -61,7 +64,8 @@ pub(crate) struct Unwound {
     pub(crate) recent: Option<Noted>,
 }
 
-/// The number of connections of panics that are remembered. (A panic hook of other code hides when another panic begins.)
+/// The number of connections of panics that are remembered. (With a panic hook of other code, entries of earlier panics are not
+/// recognised as old.)
 const UNWOUND: usize = 16;
 
 /// A transaction that had written, and that was rolled back because code has dropped it.
@@ -115,7 +119,7 @@ impl Recorder {
 
     pub(crate) fn remove(&self, log: &Arc<Log>) {
         if thread::panicking() {
-            self.left().ended = Some(log.kept());
+            self.left().ended = Some((latest_panic(), log.kept()));
         }
         let mut logs = self.logs();
         logs.retain(|other| !Arc::ptr_eq(other, log));
@@ -136,9 +140,10 @@ impl Recorder {
         self.reset_echo();
     }
 
-    /// Returns what a recording has kept so far, if there is one: the one that began last, or one that a panic has ended.
+    /// Returns what a recording has kept so far, if there is one: the one that began last, or one that this thread's panic has
+    /// ended.
     pub(crate) fn kept(&self) -> Option<Kept> {
-        let ended = || self.left().ended.clone();
+        let ended = || self.left().ended.clone().filter(|(panic, _)| *panic == latest_panic()).map(|(_, kept)| kept);
         self.logs().last().map(|log| log.kept()).or_else(ended)
     }
 
@@ -158,14 +163,17 @@ impl Recorder {
         let all = &mut self.left().unwound;
         all.retain(|other| other.panic == unwound.panic || other.thread != unwound.thread);
         let is_known = all.iter().any(|other| (other.panic, other.connection) == (unwound.panic, unwound.connection));
-        if all.len() < UNWOUND && !is_known {
-            all.push(unwound);
+        if !is_known {
+            if all.len() == UNWOUND {
+                all.pop_front();
+            }
+            all.push_back(unwound);
         }
     }
 
     /// Returns what connections left when a panic rolled them back or closed them.
     pub(crate) fn unwound(&self) -> Vec<Unwound> {
-        self.left().unwound.clone()
+        self.left().unwound.iter().cloned().collect()
     }
 
     /// Notes that a transaction was dropped.
@@ -243,6 +251,11 @@ impl Drop for Recorder {
         self.logs().clear();
         self.set_echo(false);
     }
+}
+
+/// Returns the number of this thread's latest panic.
+fn latest_panic() -> Option<u64> {
+    panics::latest().map(|panic| panic.number)
 }
 
 /// A connection of an engine. It is used by one thread at a time.

@@ -50,12 +50,12 @@ unsafe extern "C" fn on_open(db: *mut sqlite3, _: *mut *mut c_char, _: *const c_
 /// The connection is open, and this thread may use it.
 unsafe fn set_up(db: *mut sqlite3) -> c_int {
     // SAFETY: as the caller promises.
-    let Some(Extras { observed, random, recorder }) = (unsafe { database::extras_of(db) }) else {
+    let Some(Extras { observed, random, recorder, mount }) = (unsafe { database::extras_of(db) }) else {
         // SAFETY: as the caller promises.
         return unsafe { database_file::set_up(db) };
     };
     // SAFETY: as the caller promises.
-    unsafe { database::add_traced(db, Traced::begin(db, recorder)) };
+    unsafe { database::add_traced(db, Traced::begin(db, recorder, mount)) };
     if let Some(observed) = observed {
         // SAFETY: as the caller promises.
         unsafe { observe(db, observed) };

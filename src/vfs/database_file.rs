@@ -268,7 +268,7 @@ struct Connected {
 /// As for `set_up`.
 unsafe fn keep(db: *mut sqlite3, file: Arc<DatabaseFile>) -> c_int {
     // SAFETY: as the caller promises.
-    let traced = unsafe { Traced::begin(db, file.recorder.clone()) };
+    let traced = unsafe { Traced::begin(db, file.recorder.clone(), Weak::new()) };
     let data = Box::into_raw(Box::new(Connected { _traced: traced, _file: file })).cast::<c_void>();
     // SAFETY: as the caller promises. SQLite gives the data back once: when the function is replaced, when the connection has
     // closed the file, or now if this fails (sqlite3_create_function_v2).

@@ -1,7 +1,7 @@
 //! One connection's view of an engine: the meaning of SQLite's file operations, in safe code.
 
 use std::ffi::CStr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rusqlite::ffi;
 
@@ -66,6 +66,7 @@ pub(super) struct Extras {
     pub(super) observed: Option<Arc<Observed>>,
     pub(super) random: Option<Arc<Random>>,
     pub(super) recorder: Arc<Recorder>,
+    pub(super) mount: Weak<Mount>,
 }
 
 /// What a connection has written in its transaction.
@@ -142,7 +143,12 @@ impl Handle {
 
     pub(super) fn extras(&self) -> Extras {
         let Mount { random, recorder, .. } = &*self.claimant.mount;
-        Extras { observed: self.observed.clone(), random: random.clone(), recorder: recorder.clone() }
+        Extras {
+            observed: self.observed.clone(),
+            random: random.clone(),
+            recorder: recorder.clone(),
+            mount: Arc::downgrade(&self.claimant.mount),
+        }
     }
 
     pub(super) fn add_traced(&mut self, traced: Listed) {

@@ -13,13 +13,14 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 use std::{iter, ptr, thread};
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 
 use super::external;
+use super::mount::Mount;
 use super::serialize::serialize;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
@@ -35,6 +36,8 @@ static CONNECTIONS: RwLock<BTreeMap<u64, Arc<Traced>>> = RwLock::new(BTreeMap::n
 /// A connection with a trace. It is removed from the list when it is dropped by the connection's file.
 pub(crate) struct Traced {
     connection: Connection,
+    /// The engine, if it is in memory.
+    mount: Weak<Mount>,
     /// What the trace asks for while nothing is recorded.
     at_rest: AtomicU32,
     /// What it asks for now, unless other code has replaced it.
@@ -116,11 +119,12 @@ impl Traced {
     ///
     /// # Safety
     /// The connection is open, and this thread may use it.
-    pub(super) unsafe fn begin(db: *mut sqlite3, recorder: Arc<Recorder>) -> Listed {
+    pub(super) unsafe fn begin(db: *mut sqlite3, recorder: Arc<Recorder>, mount: Weak<Mount>) -> Listed {
         // SQLite's questions for the time would be taken for those of the SQL.
         let at_rest = if external::is_observed() { BEGINNINGS } else { BEGINNINGS | ENDS };
         let traced = Arc::new(Traced {
             connection: Connection::new(recorder),
+            mount,
             at_rest: AtomicU32::new(at_rest),
             mask: AtomicU32::new(0),
             purpose: Mutex::new(OPENED_FOR.try_with(Cell::get).ok().flatten().unwrap_or(Purpose::Uri)),
@@ -362,6 +366,7 @@ unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
         thread: thread::current().id(),
         connection,
         purpose,
+        committed: traced.mount.upgrade().map(|mount| mount.store.current()),
         is_lost: matches!(content, Some(Err(_))),
         uncommitted: content.and_then(Result::ok).flatten().and_then(|bytes| Snapshot::from_bytes(bytes).ok()),
         error: (![ffi::SQLITE_OK, ffi::SQLITE_ROW, ffi::SQLITE_DONE].contains(&code)).then_some((code, message)),
@@ -556,7 +561,7 @@ mod tests {
     fn a_connection_is_in_the_list_as_long_as_its_file_is_open() {
         let connection = Opened::open_in_memory().unwrap();
         // SAFETY: the connection is open.
-        let listed = unsafe { Traced::begin(connection.handle(), Recorder::new()) };
+        let listed = unsafe { Traced::begin(connection.handle(), Recorder::new(), Weak::new()) };
         let number = listed.connection.id();
         assert!(connections().contains_key(&number));
         drop(listed);

@@ -278,6 +278,47 @@ fn child() {
             bank.connect().unwrap().execute_batch(script).unwrap();
             panic!("the test's own failure");
         }
+        "fails in a thread that has another engine" => {
+            let (bank, _other) = (bank(), Engine::new());
+            thread::spawn(move || ends_in_a_transaction(&bank)).join().unwrap();
+        }
+        "commits and fails after a thread that has failed" => {
+            let bank = bank();
+            assert!(thread::scope(|scope| scope.spawn(|| ends_in_a_transaction(&bank)).join()).is_err());
+            bank.try_transaction(|work| work.execute("DELETE FROM account WHERE id = 2", [])).unwrap();
+            panic!("the test's own failure");
+        }
+        "fails after many threads that have failed" => {
+            let bank = bank();
+            for _ in 0..20 {
+                assert!(thread::scope(|scope| scope.spawn(|| ends_in_a_transaction(&bank)).join()).is_err());
+            }
+            let work = bank.begin(Immediate).unwrap();
+            deposit(&work, 1);
+            panic!("the test's own failure");
+        }
+        "fails after a panic has ended a recording" => {
+            let bank = bank();
+            let records = || {
+                let _recording = bank.record();
+                deposit(&bank.connect().unwrap(), 7);
+                panic!("an earlier panic");
+            };
+            assert!(catch_unwind(AssertUnwindSafe(records)).is_err());
+            bank.try_transaction(|work| work.execute("DELETE FROM account WHERE id = 2", [])).unwrap();
+            panic!("the test's own failure");
+        }
+        "fails after it has dropped another engine" => {
+            deposit(&bank().connect().unwrap(), 1);
+            let bank = bank();
+            deposit(&bank.connect().unwrap(), 2);
+            panic!("the test's own failure");
+        }
+        "drops ten engines" => (0..10).for_each(|amount| deposit(&bank().connect().unwrap(), amount)),
+        "passes with a shared engine" => {
+            let engine = Engine::shared("file:failing?mode=memory&cache=shared").unwrap();
+            engine.unit_of_work().unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+        }
         "fails with twenty lines of changes" => {
             let bank = bank();
             let account =
@@ -343,6 +384,15 @@ fn child_with_a_result() -> Result<(), String> {
     let bank = BANK.new_engine().unwrap();
     match &*role() {
         "" => Ok(()),
+        "a thread fails" => {
+            let other = bank.clone();
+            let fails = move || {
+                deposit(&other.begin(Immediate).unwrap(), 7);
+                panic!("the thread's own failure");
+            };
+            let thread = thread::spawn(fails).join();
+            thread.map_err(|_| "a thread of the test failed".to_owned())
+        }
         _ => {
             Err(format!("the test's own failure: {}", number(&bank.connect().unwrap(), "SELECT count(*) FROM account")))
         }
@@ -364,6 +414,12 @@ proptest! {
         if !role().is_empty() {
             let bank = BANK.new_engine().unwrap();
             if role() == "passes" {
+                return Ok(());
+            }
+            if role() == "fails in threads" {
+                let fails = || assert!(amounts.iter().sum::<i64>() < 1900, "it is too much");
+                deposit(&bank.connect().unwrap(), amounts.iter().sum());
+                thread::scope(|scope| scope.spawn(|| { let _bank = bank.clone(); fails(); }).join()).unwrap();
                 return Ok(());
             }
             amounts.iter().for_each(|amount| bank.transaction(|work| { deposit(work, *amount); Ok(()) }).unwrap());
@@ -561,6 +617,11 @@ fn a_test_that_passes_removes_what_it_left() {
     let run = Run::again(run.folder, "passes", "failing::child", &[]).passes(true);
     assert_eq!(run.kept(), [""; 0]);
 
+    let run = Run::of("fails with a shared engine").passes(false);
+    assert_eq!(run.kept(), ["failing.child"]);
+    let run = Run::again(run.folder, "passes with a shared engine", "failing::child", &[]).passes(true);
+    assert_eq!(run.kept(), [""; 0]);
+
     let tests = "failing::child failing::child_with_a_property";
     let run = Run::with("fails", tests, &[]).passes(false);
     assert_eq!(run.kept(), ["failing.child", "failing.child_with_a_property"]);
@@ -742,6 +803,59 @@ fn all_engines_of_a_test_are_kept() {
     assert_eq!(run.select("database-2.sqlite3", ACCOUNTS), 2);
     run.assert_printed("schema\n      + table other: CREATE TABLE other (a)\n");
     run.assert_printed("database-2.sqlite3\n  committed since it was created: nothing\n");
+}
+
+#[test]
+fn engines_that_other_threads_have_dropped_are_kept_too() {
+    let run = Run::of("fails in a thread that has another engine").passes(false);
+    assert_eq!(run.select("database.sqlite3", ACCOUNTS), 2);
+    assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 107);
+    assert_eq!(run.select("database-2.sqlite3", "SELECT count(*) FROM sqlite_master"), 0);
+
+    let run = Run::with("fails in threads", "failing::child_with_a_property", &[]).passes(false);
+    assert_eq!(
+        names(&run.file("failing.child_with_a_property", "")),
+        ["database.sqlite3", "report.html", "statements.sql"],
+        "the engines of earlier cases are not kept"
+    );
+    let database = Connection::open(run.file("failing.child_with_a_property", "database.sqlite3")).unwrap();
+    assert_eq!(number(&database, BALANCE), 2000, "the smallest case");
+}
+
+#[test]
+fn what_a_thread_has_left_is_kept_if_the_test_then_returns_an_error() {
+    let run = Run::with("a thread fails", "failing::child_with_a_result", &[]).passes(false);
+    assert_eq!(run.kept(), ["failing.child_with_a_result"]);
+    run.assert_printed("failing.child_with_a_result/report.html\n");
+}
+
+#[test]
+fn what_an_earlier_panic_has_rolled_back_is_shown_unless_the_content_has_changed_since() {
+    let run = Run::of("commits and fails after a thread that has failed").passes(false);
+    assert!(!run.file("failing.child", "uncommitted.sqlite3").exists());
+    run.assert_printed("account\n      - id 2, owner 'bob', balance 50\n  the newest");
+    let run = Run::of("fails after many threads that have failed").passes(false);
+    assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 101, "what the test itself has not committed");
+}
+
+#[test]
+fn a_recording_that_an_earlier_panic_has_ended_does_not_count() {
+    let run = Run::of("fails after a panic has ended a recording").passes(false);
+    let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert!(statements.contains("\nDELETE FROM account WHERE id = 2;\n"), "{statements}");
+}
+
+#[test]
+fn the_newest_eight_engines_are_kept_if_all_are_asked_for() {
+    let always = [("RUSQLITE_FIXTURES_KEEP", "always")];
+    let run = Run::with("drops ten engines", "failing::child", &always).passes(true);
+    assert_eq!(run.select("database.sqlite3", BALANCE), 102);
+    assert_eq!(run.select("database-8.sqlite3", BALANCE), 109);
+    assert!(!run.file("failing.child", "database-9.sqlite3").exists());
+    let run = Run::with("fails after it has dropped another engine", "failing::child", &always).passes(false);
+    assert_eq!(["database.sqlite3", "database-2.sqlite3"].map(|file| run.select(file, BALANCE)), [101, 102]);
+    let run = Run::of("fails after it has dropped another engine").passes(false);
+    assert_eq!(run.select("database.sqlite3", BALANCE), 102);
 }
 
 #[test]
