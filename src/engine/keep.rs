@@ -11,7 +11,7 @@ use crate::content::Snapshot;
 use crate::environment::Keep;
 use crate::error::{Error, Result};
 use crate::failure::{self, Compared, Creator, Scene};
-use crate::statements::{Log, Recorder, recent};
+use crate::statements::{Dropped, Log, Recorder, recent};
 use crate::vfs::{Mount, Setup, trace};
 use crate::{faults, panics};
 
@@ -150,6 +150,9 @@ fn of_mount(mount: &Mount, setup: &Setup, creation: &Creation) -> Scene {
 }
 
 fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup: &Setup, creation: &Creation) -> Scene {
+    // Other tests may use the engine, on threads with their names.
+    let here = thread::current().id();
+    let is_of_test = |dropped: &&Dropped| dropped.thread.id() == here || dropped.thread.name().is_none();
     Scene {
         number,
         engine,
@@ -161,7 +164,12 @@ fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup:
         recent: trace::recent_of(recorder, creation.statement),
         since: creation.statement,
         unwound: recorder.unwound(),
-        dropped: recorder.dropped_after(0).iter().map(|dropped| dropped.purpose.to_string()).collect(),
+        dropped: recorder
+            .dropped_after(0)
+            .iter()
+            .filter(is_of_test)
+            .map(|dropped| dropped.purpose.to_string())
+            .collect(),
         writer: None,
         panic: thread::panicking().then(panics::latest).flatten(),
         compared: Compared::default(),

@@ -5,7 +5,7 @@ use std::fs::DirBuilder;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use std::{env, fs, io, process};
 
 use crate::environment::{FOLDER_VARIABLE, target_folder};
@@ -98,7 +98,7 @@ pub(crate) fn has_any() -> bool {
     HAS_ANY.load(Ordering::Relaxed)
 }
 
-/// Removes the files of a test that has passed.
+/// Removes the files of a test that went on after its panic, or passed.
 pub(super) fn remove(test: &str) {
     let name = file_name(test);
     let mut tests = TESTS.lock().recovered();
@@ -118,15 +118,13 @@ impl Folder {
         test: &str,
         write: impl FnOnce(&Path) -> Result<(), String>,
     ) -> Result<PathBuf, String> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = file_name(test);
-        let aside = self.path.join(format!(".{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         let path = self.path.join(&name);
         let failed = |cause: io::Error| format!("can't write to `{}`: {cause}", self.path.display());
         if path.is_file() {
             return Err(failed(io::ErrorKind::AlreadyExists.into()));
         }
-        create(&aside).map_err(failed)?;
+        let aside = self.create_aside().map_err(failed)?;
         let written = write(&aside).and_then(|()| self.move_into_place(&aside, &path).map_err(failed));
         if let Err(cause) = written {
             let _ = fs::remove_dir_all(&aside); // the first error is the one to report
@@ -141,6 +139,20 @@ impl Folder {
         Ok(path)
     }
 
+    /// Creates a folder for files that are being written.
+    fn create_aside(&self) -> io::Result<PathBuf> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        create(&self.path)?;
+        loop {
+            let aside = self.path.join(format!(".{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+            match private().create(&aside) {
+                // A process that was ended had the same number.
+                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
+                created => return created.map(|()| aside),
+            }
+        }
+    }
+
     /// Moves a folder to a path, where another one may be.
     fn move_into_place(&self, aside: &Path, path: &Path) -> io::Result<()> {
         let _tests = TESTS.lock().recovered();
@@ -148,39 +160,53 @@ impl Folder {
         // Another process may move one there meanwhile.
         for _ in 0..10 {
             let _ = fs::rename(path, &old); // if there is one
-            let moved = fs::rename(aside, path);
-            let _ = fs::remove_dir_all(&old);
-            if moved.is_ok() {
+            if fs::rename(aside, path).is_ok() {
+                let _ = fs::remove_dir_all(&old);
                 return Ok(());
+            }
+            if fs::rename(&old, path).is_err() {
+                let _ = fs::remove_dir_all(&old); // there is a newer one
             }
         }
         fs::rename(aside, path)
     }
 }
 
-/// Creates a folder, and those that it is in, to which only this user can write: images of templates may be beside it, which
-/// are used only there.
+/// Creates a folder, and those that it is in.
 fn create(folder: &Path) -> io::Result<()> {
+    private().recursive(true).create(folder)
+}
+
+/// Returns what creates folders to which only this user can write: images of templates may be beside them, which are used only
+/// there.
+fn private() -> DirBuilder {
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(folder)
+    builder
 }
 
-/// Removes the oldest folders in this one, but for so many new ones that have together so many bytes; always keeps the newest.
+/// The time after which a folder that was being written is taken for one of a process that was ended.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Removes the oldest folders until at most `tests` are left, of at most `bytes` in all. Never removes the newest one.
 fn prune(folder: &Path, tests: usize, bytes: u64) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    let mut found: Vec<(SystemTime, PathBuf)> = entries
-        .flatten()
-        .filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) // what is being written
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
+    let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for entry in entries.flatten() {
+        let Some(modified) = entry.metadata().ok().and_then(|metadata| metadata.modified().ok()) else { continue };
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            found.push((modified, entry.path()));
+        } else if modified.elapsed().is_ok_and(|age| age > ABANDONED) {
+            let _ = fs::remove_dir_all(entry.path()); // another process may have done it
+        }
+    }
     found.sort_by(|one, other| other.cmp(one));
     let mut total = 0;
     for (rank, (_, path)) in found.iter().enumerate() {
         total += size_of(path);
         if rank >= tests || (rank > 0 && total > bytes) {
-            let _ = fs::remove_dir_all(path); // another process may have done it
+            let _ = fs::remove_dir_all(path);
         }
     }
 }
@@ -227,10 +253,10 @@ mod tests {
             move |folder: &Path| fs::write(folder.join("file"), content).map_err(|cause| cause.to_string())
         };
         let at = |test: &str| folder.path.join(test).join("file");
-        let old = SystemTime::now() - std::time::Duration::from_secs(1000);
+        let old = SystemTime::now() - Duration::from_secs(1000);
         for (age, test) in ["prune::a", "prune::b", "prune::c"].into_iter().enumerate() {
             let path = folder.replace(test, write(b"old")).unwrap();
-            fs::File::open(path).unwrap().set_modified(old + std::time::Duration::from_secs(age as u64)).unwrap();
+            fs::File::open(path).unwrap().set_modified(old + Duration::from_secs(age as u64)).unwrap();
         }
         assert!(at("prune.a").exists());
         folder.replace("prune::d", write(b"new")).unwrap();
@@ -247,12 +273,15 @@ mod tests {
         assert_eq!(fs::read(at("prune.d")).unwrap(), b"new");
         assert_eq!(fs::read_dir(&folder.path).unwrap().count(), 3, "nothing is left beside them");
 
-        // Another process writes this one.
-        let aside = folder.path.join(".1-2");
-        fs::create_dir(&aside).unwrap();
-        fs::File::open(&aside).unwrap().set_modified(old).unwrap();
+        // Another process writes this one, and one that was ended had written the other one.
+        let (aside, abandoned) = (folder.path.join(".1-2"), folder.path.join(".1-3"));
+        for (path, age) in [(&aside, 3500), (&abandoned, 3700)] {
+            fs::create_dir(path).unwrap();
+            let modified = SystemTime::now() - Duration::from_secs(age);
+            fs::File::open(path).unwrap().set_modified(modified).unwrap();
+        }
         folder.replace("prune::e", write(&[0; 2000])).unwrap();
-        assert!(aside.exists());
+        assert!(aside.exists() && !abandoned.exists());
         fs::remove_dir(&aside).unwrap();
         let left: Vec<_> = fs::read_dir(&folder.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["prune.e"], "it has more bytes than all may have");

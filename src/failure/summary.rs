@@ -6,12 +6,13 @@ use std::path::Path;
 use super::files;
 use super::scene::{Differing, Scene};
 use crate::environment::KEEP_VARIABLE;
-use crate::statements::Statement;
 use crate::statements::recent::Recent;
+use crate::statements::{Statement, counted};
 
-/// The number of lines of changes that are printed, and of statements.
+/// The number of lines of changes that are printed, of statements, and of dropped transactions.
 const LINES: usize = 20;
 const STATEMENTS: usize = 10;
+const DROPPED: usize = 5;
 
 /// Returns what is printed of the engine with this index, whose files are in the folder.
 pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
@@ -31,8 +32,12 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
         let _ = writeln!(text, "  what {lost} had not committed could not be read");
     }
     add_statements(&mut text, scene);
-    for dropped in &scene.dropped {
+    let older = scene.dropped.len().saturating_sub(DROPPED);
+    for dropped in &scene.dropped[older..] {
         let _ = writeln!(text, "  rolled back, because it was dropped without a commit: {dropped}");
+    }
+    if older > 0 {
+        let _ = writeln!(text, "  and {} before these", counted(older as u64, "transaction"));
     }
     if let Some(writer) = &scene.writer {
         let _ = writeln!(text, "  the writer slot is held by {writer}");

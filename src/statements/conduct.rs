@@ -36,7 +36,8 @@ fn changed(transaction: &Transaction<'_>) -> String {
     if parts.is_empty() { "what it had written".to_owned() } else { parts.join(", ") }
 }
 
-/// Returns whether a transaction has changed something, and was not committed. In doubt, it has not.
+/// Returns whether a transaction has changed something, and was not committed. Returns `false` if
+/// that is not known.
 fn is_undecided(transaction: &Transaction<'_>) -> bool {
     let wrote = |statement: &&&Statement| {
         statement.kind() == StatementKind::Write
@@ -86,17 +87,18 @@ pub(crate) fn dropped(dropped: &[Dropped], kept: &Kept) -> Vec<String> {
     dropped.iter().filter_map(sentence).collect()
 }
 
-/// Returns a sentence for each connection on which statements outside of a transaction probably belong in one: the first case
-/// on each. `tables_of` returns the tables that a statement uses.
+/// Returns a sentence for each use of a connection in which statements outside of a transaction probably belong in one: the
+/// first case of each. `tables_of` returns the tables that a statement uses.
 pub(crate) fn outside_of_transactions(kept: &Kept, tables_of: impl Fn(&str) -> Vec<String>) -> Vec<String> {
-    let mut connections: BTreeMap<usize, Vec<&Statement>> = BTreeMap::new();
+    // A connection may be lent for one purpose after another.
+    let mut uses: BTreeMap<(usize, String), Vec<&Statement>> = BTreeMap::new();
     let of_data = |statement: &&Statement| {
         matches!(statement.kind(), StatementKind::Read | StatementKind::Write | StatementKind::Transaction)
     };
     for statement in kept.statements.iter().filter(of_data).filter(|statement| statement.error().is_none()) {
-        connections.entry(statement.connection()).or_default().push(statement);
+        uses.entry((statement.connection(), statement.opened_by())).or_default().push(statement);
     }
-    connections.values().filter_map(|statements| first_outside(statements, &tables_of)).collect()
+    uses.values().filter_map(|statements| first_outside(statements, &tables_of)).collect()
 }
 
 fn first_outside(statements: &[&Statement], tables_of: impl Fn(&str) -> Vec<String>) -> Option<String> {

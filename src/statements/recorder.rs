@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::{self, ThreadId};
+use std::thread::{self, Thread, ThreadId};
 use std::time::Duration;
 
 use super::log::{Kept, Log, Ticket};
@@ -74,6 +74,7 @@ pub(crate) struct Dropped {
     pub(crate) purpose: Purpose,
     /// Its number, if it was recorded.
     pub(crate) transaction: Option<u64>,
+    pub(crate) thread: Thread,
 }
 
 /// The number of dropped transactions that are remembered.

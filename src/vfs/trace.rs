@@ -149,10 +149,8 @@ impl Traced {
         let (state, changes) = unsafe { (ffi::sqlite3_txn_state(db, c"main".as_ptr()), ffi::sqlite3_changes(db)) };
         // With BEGIN IMMEDIATE, a transaction can write before it has. A recording knows whether it has.
         if state == ffi::SQLITE_TXN_WRITE && (changes > 0 || self.connection.is_recorded()) {
-            let purpose = *self.purpose.lock().recovered();
-            self.connection
-                .recorder()
-                .add_dropped(Dropped { purpose, transaction: self.connection.open_transaction() });
+            let (purpose, transaction) = (*self.purpose.lock().recovered(), self.connection.open_transaction());
+            self.connection.recorder().add_dropped(Dropped { purpose, transaction, thread: thread::current() });
         }
     }
 

@@ -319,6 +319,15 @@ fn child() {
             let engine = Engine::shared("file:failing?mode=memory&cache=shared").unwrap();
             engine.unit_of_work().unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
         }
+        "fails after others have dropped transactions" => {
+            let bank = bank();
+            let drops = || deposit(&bank.begin(Immediate).unwrap(), 7);
+            let of_another_test = thread::Builder::new().name("another_test".to_owned());
+            thread::scope(|scope| of_another_test.spawn_scoped(scope, drops).unwrap().join().unwrap());
+            thread::scope(|scope| scope.spawn(drops).join().unwrap());
+            (0..6).for_each(|_| drops());
+            panic!("the test's own failure");
+        }
         "fails with twenty lines of changes" => {
             let bank = bank();
             let account =
@@ -670,6 +679,13 @@ fn the_first_twenty_lines_of_changes_are_printed() {
     run.assert_printed("      + rowid 14, a 14\n    … and 86 more lines\n  the newest");
     let run = Run::of("fails with twenty lines of changes").passes(false);
     run.assert_printed("      + id 21, owner NULL, balance 0\n  the newest");
+}
+
+#[test]
+fn the_newest_transactions_that_the_test_has_dropped_are_printed() {
+    let run = Run::of("fails after others have dropped transactions").passes(false);
+    assert_eq!(run.printed().matches("  rolled back, because it was dropped without a commit: ").count(), 5);
+    run.assert_printed("\n  and 2 transactions before these\n");
 }
 
 #[test]
