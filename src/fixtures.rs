@@ -101,6 +101,8 @@ pub fn fresh_connection(#[default(&EMPTY)] template: &'static Template) -> Poole
 /// Opens a new connection to a private engine, for code that keeps a `rusqlite::Connection`. The engine is empty, or has
 /// the content of the template in `#[with(&BANK)]`. It lives as long as the connection.
 ///
+/// [Limits](Template::watch) and [strict mode](Engine::strict) don't apply, because they are checked when an engine is dropped.
+///
 /// Nothing of an earlier test's connection is reused, so this takes about 0.2 ms: SQLite has to read the schema. For code
 /// that borrows a connection, [`fresh_connection`] takes microseconds.
 ///
@@ -108,7 +110,7 @@ pub fn fresh_connection(#[default(&EMPTY)] template: &'static Template) -> Poole
 /// If the template can't be built, or the connection can't be opened.
 #[fixture]
 pub fn fresh_owned_connection(#[default(&EMPTY)] template: &'static Template) -> Connection {
-    let connection = template.new_engine().and_then(|engine| engine.connect());
+    let connection = template.new_engine().and_then(Engine::into_connection);
     connection.unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -283,6 +283,16 @@ impl Engine {
         connection.map_err(|cause| Error::open_connection(&self.name(), cause))
     }
 
+    /// Opens a private connection, which is all that is left of the engine. The engine is not checked.
+    #[track_caller]
+    pub(crate) fn into_connection(mut self) -> Result<Connection> {
+        let connection = self.connect();
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.end_without_check();
+        }
+        connection
+    }
+
     pub(crate) fn open_connection(&self, purpose: Purpose) -> Result<Connection, NoConnection> {
         match self.database() {
             Database::InMemory(_) => vfs::connect(self.uri(), self.setup(), purpose),
@@ -811,6 +821,12 @@ impl Inner {
             (Some(exceeded), Some(found)) => Some(format!("{exceeded}\n{found}")),
             (exceeded, found) => exceeded.or(found),
         }
+    }
+
+    /// Ends the recordings that would be checked.
+    fn end_without_check(&mut self) {
+        let logs = [self.watch.take().map(|watch| watch.log), self.strictness.take().map(|strictness| strictness.log)];
+        logs.iter().flatten().for_each(|log| self.database().recorder().remove(log));
     }
 
     fn end_watch(&mut self, logs: &mut Vec<Arc<Log>>) -> Option<String> {

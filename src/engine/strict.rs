@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Database, Engine, Inner};
 use crate::content::origin::Purpose;
 use crate::environment::Strict;
-use crate::statements::{Log, conduct};
+use crate::statements::{Log, conduct, counted};
 use crate::vfs::{analysis, trace};
 
 /// The time for which a transaction may hold the writer slot.
@@ -90,7 +90,11 @@ impl Inner {
             return None;
         }
         let kept = log.kept();
-        let mut doubtful = Vec::new();
+        let mut doubtful: Vec<String> =
+            kept.missed.iter().map(|missed| format!("{missed}, so its statements are not checked")).collect();
+        if kept.dropped > 0 {
+            doubtful.push(format!("{} before the newest ones are not checked", counted(kept.dropped, "statement")));
+        }
         let mut found = conduct::dropped(&recorder.dropped_after(dropped_before), &kept);
         found.extend(conduct::held_longer_than(HELD, &kept));
         if let Database::InMemory(_) = self.database() {

@@ -65,23 +65,36 @@ impl Limits {
     /// Has the statements of the engine checked when its last handle is dropped.
     pub(crate) fn watch(self, engine: &Engine, at: &'static Location<'static>) {
         engine.watch(move |name, copy, kept| {
-            let broken = self.broken_by(&Statements::of(name, copy, kept));
-            let message = || format!("the limits of Template::watch at {at} are exceeded: {}", broken.join("\n"));
-            (!broken.is_empty()).then(message)
+            let watched = self.watched(Statements::of(name, copy, kept));
+            let limits = format!("the limits of Template::watch at {at}");
+            let unknown = watched.incomplete().map(|cause| format!("{limits} can't be checked: {cause}"));
+            let broken = self.broken_by(&watched);
+            let broken = (!broken.is_empty()).then(|| format!("{limits} are exceeded: {}", broken.join("\n")));
+            match (unknown, broken) {
+                (Some(unknown), Some(broken)) => Some(format!("{broken}\n{unknown}")),
+                (unknown, broken) => unknown.or(broken),
+            }
         });
     }
 
-    /// Returns a message for each limit that is exceeded.
-    fn broken_by(&self, statements: &Statements) -> Vec<String> {
+    /// Returns the statements that are not exempt. They are incomplete if older ones are needed that are only counted.
+    fn watched(&self, all: Statements) -> Statements {
         let is_exempt = |statement: &Statement| self.except.iter().any(|sql| statement.sql().contains(sql));
-        let watched = match self.except {
-            [] => statements.clone(),
-            _ => statements.matching(|statement| !is_exempt(statement)),
-        };
+        if !self.except.is_empty() {
+            all.matching(|statement| !is_exempt(statement))
+        } else if self.repeats.is_some() || self.full_scans.is_some() {
+            all.as_list()
+        } else {
+            all
+        }
+    }
+
+    /// Returns a message for each limit that is exceeded.
+    fn broken_by(&self, watched: &Statements) -> Vec<String> {
         let count = self.statements.and_then(|limit| watched.above(limit));
         let repeats = self.repeats.and_then(|limit| watched.repeated(limit));
         let full_scans = self.full_scans.and_then(|limit| watched.scanned(limit));
-        [watched.incomplete(), count, repeats, full_scans].into_iter().flatten().collect()
+        [count, repeats, full_scans].into_iter().flatten().collect()
     }
 }
 

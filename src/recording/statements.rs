@@ -292,6 +292,11 @@ impl Statements {
         })
     }
 
+    /// Returns the same, of which those that are no longer kept are missing.
+    pub(super) fn as_list(&self) -> Statements {
+        Statements { lacks_dropped: self.dropped > 0, ..self.clone() }
+    }
+
     /// # Panics
     /// If statements may be missing.
     #[track_caller]
@@ -304,7 +309,7 @@ impl Statements {
     /// The same, if the statements that are no longer kept are missing, too.
     #[track_caller]
     fn assert_complete_list(&self) {
-        Statements { lacks_dropped: self.dropped > 0, ..self.clone() }.assert_complete();
+        self.as_list().assert_complete();
     }
 }
 

@@ -908,6 +908,34 @@ fn a_watch_that_is_not_complete_fails_its_test() {
     trace(&mut connection);
     assert_eq!(number(&connection, "SELECT count(*) FROM item"), 3);
     let message = message_of(|| drop(engine));
-    assert!(message.contains("are exceeded: the recording on engine "), "{message}");
+    assert!(message.contains(" can't be checked: the recording on engine "), "{message}");
     assert!(message.contains(" is not complete: connection 1 has a trace of its own"), "{message}");
+}
+
+#[test]
+fn limits_of_more_statements_than_are_kept_are_checked_only_by_their_number() {
+    let message = |limits: Limits| {
+        let engine = Box::leak(Box::new(Template::empty().watch(limits))).new_engine().unwrap();
+        let connection = engine.connect().unwrap();
+        let mut select = connection.prepare("SELECT 1").unwrap();
+        (0..10_001).for_each(|_| assert!(select.exists([]).unwrap()));
+        drop(select);
+        drop(connection);
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(engine)));
+        dropped.err().map_or(String::new(), |panic| *panic.downcast::<String>().unwrap())
+    };
+    assert_eq!(message(Limits::new().statements(10_001)), "");
+    let exceeded = message(Limits::new().statements(10_000));
+    assert!(exceeded.contains(" are exceeded: at most 10000 statements on engine "), "{exceeded}");
+    for limits in
+        [Limits::new().full_scans(100), Limits::new().repeats(20_000), Limits::new().statements(20_000).except(&["x"])]
+    {
+        let unknown = message(limits);
+        assert!(unknown.contains(" can't be checked: the recording on engine "), "{unknown}");
+        assert!(
+            unknown.contains("only the newest 10000 statements were kept, and 1 older ones were counted only"),
+            "{unknown}"
+        );
+        assert!(!unknown.contains("exceeded"), "{unknown}");
+    }
 }

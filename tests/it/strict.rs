@@ -284,6 +284,20 @@ fn child() {
             insert(&connection, "milk");
             insert(&connection, "coffee");
         }
+        Ok("lends a connection twice") => {
+            let shop = shop();
+            insert(&shop.pooled_connection().unwrap(), "tea");
+            insert(&shop.pooled_connection().unwrap(), "milk");
+        }
+        Ok("has a fixture's connection") => {
+            let connection = rusqlite_fixtures::fixtures::fresh_owned_connection(&LENIENT);
+            ["tea", "milk"].iter().for_each(|name| insert(&connection, name));
+        }
+        Ok("runs many statements") => {
+            let connection = shop().pooled_connection().unwrap();
+            let mut select = connection.prepare("SELECT 1").unwrap();
+            (0..10_001).for_each(|_| assert!(select.exists([]).unwrap()));
+        }
         Ok("reads and then writes") => {
             let shop = shop();
             let connection = shop.connect().unwrap();
@@ -371,7 +385,14 @@ fn findings_in_doubt_are_printed() {
     let (succeeds, lines) = run("leaves a connection of another library", "fail");
     assert!(succeeds && lines.len() == 1, "{lines:?}");
     assert!(lines[0].contains(": a connection that was opened by the engine's URI is still open, "), "{lines:?}");
-    assert_eq!(run("is in order", "fail"), (true, vec![]));
+    for role in ["is in order", "lends a connection twice", "has a fixture's connection"] {
+        assert_eq!(run(role, "fail"), (true, vec![]), "{role}");
+    }
+    let (succeeds, lines) = run("runs many statements", "fail");
+    assert!(
+        succeeds && lines.len() == 1 && lines[0].ends_with(": 1 statement before the newest ones are not checked"),
+        "{lines:?}"
+    );
 }
 
 #[test]
