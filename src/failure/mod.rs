@@ -203,7 +203,7 @@ impl OfThread {
             self.latest_panic = panic;
             self.panic_count += 1;
             if by_panic {
-                found.retain(|found| !found.is_stale && !(found.by_panic && found.thread == here));
+                found.retain(|found| !(found.is_stale || found.by_panic && found.thread == here));
             }
         }
         let new = Found { thread: here, scene: Arc::new(scene), by_panic, is_stale: false };

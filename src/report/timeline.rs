@@ -38,7 +38,9 @@ pub(super) fn section(kept: &Kept) -> Markup {
 }
 
 fn lane(number: usize, statements: &[&Statement]) -> Lane {
-    let thread = statements.first().map_or(String::new(), |statement| statement.thread_name());
+    let mut threads: Vec<String> = statements.iter().map(|statement| statement.thread_name()).collect();
+    threads.dedup();
+    let thread = if let [only] = &*threads { only.trim_matches('`') } else { "several threads" };
     let mut transactions: BTreeMap<u64, (Duration, Duration)> = BTreeMap::new();
     for statement in statements {
         if let Some(transaction) = statement.transaction() {
@@ -74,7 +76,7 @@ fn lane(number: usize, statements: &[&Statement]) -> Lane {
         statement.duration().is_some() && !is_failed(statement) && statement.begins_with(&["COMMIT", "END"])
     };
     Lane {
-        label: format!("{number} · {}", thread.trim_matches('`')),
+        label: format!("{number} · {thread}"),
         bars: [used].into_iter().chain(held).chain(ran).chain(waited).collect(),
         dots: statements.iter().filter(is_commit).map(|statement| statement.ended_at()).collect(),
     }

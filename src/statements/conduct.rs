@@ -13,7 +13,7 @@ type Transaction<'a> = Vec<&'a Statement>;
 /// Returns for how long a transaction held the writer slot, at least, if it had it.
 fn held_slot(transaction: &Transaction<'_>) -> Option<Duration> {
     let first = transaction.iter().find(|statement| statement.holds_slot())?;
-    let end = transaction.iter().map(|statement| ended(statement)).max()?;
+    let end = transaction.iter().map(|statement| statement.ended_at()).max()?;
     Some(end.saturating_sub(first.began() + first.waited()))
 }
 
@@ -50,10 +50,6 @@ fn is_undecided(transaction: &Transaction<'_>) -> bool {
         statement.error().is_none() && (statement.begins_with(&["COMMIT", "END"]) || goes_back_to_savepoint)
     };
     transaction.iter().any(|statement| wrote(&statement)) && !transaction.iter().any(decides)
-}
-
-fn ended(statement: &Statement) -> Duration {
-    statement.began() + statement.duration().unwrap_or_default()
 }
 
 fn transactions(kept: &Kept) -> BTreeMap<u64, Transaction<'_>> {

@@ -202,7 +202,6 @@ impl Statement {
 
     /// Returns the time from the beginning of the recording to the end of the statement; to its beginning, if its end is not
     /// known.
-    #[cfg(feature = "report")]
     pub(crate) fn ended_at(&self) -> Duration {
         self.began() + self.duration().unwrap_or_default()
     }

@@ -240,6 +240,19 @@ fn a_timeline_has_transactions_statements_failures_and_commits() {
 }
 
 #[test]
+fn a_connection_that_several_threads_use_is_one_lane() {
+    let engine = shop();
+    let page = report_of(&engine, |shop| insert(shop, "milk").map(drop).unwrap());
+    assert!(!page.contains("several threads"), "{page}");
+    let page = report_of(&engine, |_| {
+        let shop = Connection::open(engine.uri()).unwrap();
+        insert(&shop, "bread").unwrap();
+        thread::spawn(move || insert(&shop, "salt").unwrap()).join().unwrap();
+    });
+    assert!(page.contains(">1 · several threads<") && !page.contains(">2 · "), "{page}");
+}
+
+#[test]
 fn a_report_that_cannot_be_written_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let error = shop().record().report(folder.path().join("no folder").join("report.html")).unwrap_err();
