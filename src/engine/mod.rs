@@ -284,6 +284,7 @@ impl Engine {
     }
 
     /// Opens a private connection, which is all that is left of the engine. The engine is not checked.
+    #[cfg(feature = "fixtures")]
     #[track_caller]
     pub(crate) fn into_connection(mut self) -> Result<Connection> {
         let connection = self.connect();
@@ -824,6 +825,7 @@ impl Inner {
     }
 
     /// Ends the recordings that would be checked.
+    #[cfg(feature = "fixtures")]
     fn end_without_check(&mut self) {
         let logs = [self.watch.take().map(|watch| watch.log), self.strictness.take().map(|strictness| strictness.log)];
         logs.iter().flatten().for_each(|log| self.database().recorder().remove(log));
