@@ -81,6 +81,7 @@ impl Inner {
         if thread::panicking() || self.creation.whose != Whose::Test {
             return; // a handle has kept it, if there is something to keep
         }
+        self.database().recorder().each_dropped_here(failure::note_dropped);
         if failure::is_kept() {
             self.keep();
         } else {

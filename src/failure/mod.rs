@@ -21,6 +21,7 @@ mod summary;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Once, Weak};
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 pub(crate) use self::folder::has_any as any_is_kept;
 pub(crate) use self::scene::{Compared, Scene};
+use crate::content::origin::Purpose;
 use crate::environment::Keep;
 use crate::panics::{self, Panic};
 use crate::statements::recent;
@@ -69,7 +71,12 @@ thread_local! {
     /// Dropped when this thread ends.
     static RUNS: Arc<()> = Arc::new(());
     static OF_THREAD: RefCell<OfThread> = RefCell::default();
+    /// Transactions that were dropped without a commit, of engines that are gone.
+    static DROPPED: RefCell<Vec<Purpose>> = const { RefCell::new(Vec::new()) };
 }
+
+/// The number of dropped transactions that are printed of engines that are gone.
+const SHOWN: usize = 5;
 
 /// The maximum number of engines that are kept of one test. A panic may drop more: the first ones are kept.
 const ENGINES: usize = 8;
@@ -172,6 +179,17 @@ pub(crate) fn went_on(test: impl FnOnce() -> String) {
     }
 }
 
+/// Notes that this transaction of an engine that is dropped now was dropped without a commit. If the test fails later, that is
+/// printed.
+pub(crate) fn note_dropped(purpose: Purpose) {
+    let _ = DROPPED.try_with(|dropped| {
+        let mut dropped = dropped.borrow_mut();
+        if dropped.len() < SHOWN {
+            dropped.push(purpose);
+        }
+    });
+}
+
 /// Writes an engine's files for a name that the user has given. Returns their folder.
 pub(crate) fn keep_as(name: &str, scene: Scene) -> Result<PathBuf, String> {
     folder::of_kept()?.replace(name, |folder| write_files(folder, &[Arc::new(scene)]))
@@ -179,6 +197,10 @@ pub(crate) fn keep_as(name: &str, scene: Scene) -> Result<PathBuf, String> {
 
 /// Called after each panic of a thread, by the panic hook. A panic here would end the program.
 fn after_panic(panic: &Arc<Panic>) {
+    let dropped = DROPPED.try_with(|dropped| dropped.try_borrow_mut().map(|mut dropped| mem::take(&mut *dropped)));
+    if let Ok(Ok(dropped)) = dropped {
+        print(dropped.iter().map(summary::of_dropped).collect());
+    }
     let _ = OF_THREAD.try_with(|of_thread| {
         let Ok(mut of_thread) = of_thread.try_borrow_mut() else { return };
         of_thread.went_on = None;
@@ -288,6 +310,9 @@ fn write(test: &str, is_printed: impl Fn(&Scene) -> bool) {
 
 /// Prints to the test's captured output.
 fn print(text: String) {
+    if text.is_empty() {
+        return;
+    }
     let copy = text.clone();
     // If it can't be printed, `eprint` panics. The output of a new thread is captured with that of the test.
     if in_own_thread(move || eprint!("{text}")).is_err() {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::files;
 use super::scene::{Differing, Scene};
+use crate::content::origin::Purpose;
 use crate::environment::KEEP_VARIABLE;
 use crate::statements::recent::Recent;
 use crate::statements::{Statement, counted};
@@ -51,6 +52,13 @@ pub(super) fn of_large(scene: &Scene) -> String {
     format!(
         "rusqlite-fixtures: {} is not kept: it has {megabytes} MB; {KEEP_VARIABLE}=always keeps any size\n",
         scene.engine
+    )
+}
+
+/// Returns what is printed of a transaction of an engine that is gone.
+pub(super) fn of_dropped(purpose: &Purpose) -> String {
+    format!(
+        "rusqlite-fixtures: before, on an engine that is gone, {purpose} was rolled back, because it was dropped without a commit\n"
     )
 }
 

@@ -72,9 +72,9 @@ mod tests {
         assert_eq!(wanted, [2, 4, 8, 16]);
         assert!(!runs.add(8), "another text");
         runs.keep_at_most(2);
-        assert!(runs.add(8));
-        runs.keep_at_most(1);
-        assert!(!runs.add(8), "it was forgotten");
+        assert!(runs.add(8) && !runs.add(9));
+        runs.keep_at_most(2);
+        assert!(!runs.add(9), "it was forgotten");
     }
 
     #[test]

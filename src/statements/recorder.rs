@@ -199,6 +199,15 @@ impl Recorder {
         left.dropped.iter().skip(count.saturating_sub(first)).cloned().collect()
     }
 
+    /// Calls the function with each transaction that this thread has dropped.
+    pub(crate) fn each_dropped_here(&self, note: impl Fn(Purpose)) {
+        let left = self.left();
+        if !left.dropped.is_empty() {
+            let here = thread::current().id();
+            left.dropped.iter().filter(|dropped| dropped.thread.id() == here).for_each(|dropped| note(dropped.purpose));
+        }
+    }
+
     /// Notes that a connection is closed.
     pub(crate) fn add_closed(&self, connection: u64) {
         let closed = &mut self.left().closed;

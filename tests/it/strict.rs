@@ -330,6 +330,28 @@ fn child() {
             insert(&shop.unit_of_work().unwrap(), "tea");
             panic!("its own reason");
         }
+        Ok("fails when the engine is gone") => {
+            insert(&shop().unit_of_work().unwrap(), "tea");
+            panic!("its own reason");
+        }
+        Ok("leaves a statement") => {
+            let shop = shop();
+            let uri = std::ffi::CString::new(shop.uri()).unwrap();
+            let (mut db, mut statement) = (std::ptr::null_mut(), std::ptr::null_mut());
+            let flags = ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_URI;
+            unsafe extern "C" {
+                fn sqlite3_close_v2(db: *mut ffi::sqlite3) -> std::ffi::c_int;
+            }
+            // SAFETY: the pointers are valid for the calls. After `sqlite3_close_v2`, the statement has the connection.
+            unsafe {
+                assert_eq!(ffi::sqlite3_open_v2(uri.as_ptr(), &mut db, flags, std::ptr::null()), ffi::SQLITE_OK);
+                let sql = c"SELECT * FROM item".as_ptr();
+                let prepared = ffi::sqlite3_prepare_v2(db, sql, -1, &mut statement, std::ptr::null_mut());
+                assert_eq!((prepared, sqlite3_close_v2(db)), (ffi::SQLITE_OK, ffi::SQLITE_OK));
+                drop(shop);
+                ffi::sqlite3_finalize(statement);
+            }
+        }
         _ => {}
     }
 }
@@ -388,6 +410,9 @@ fn findings_in_doubt_are_printed() {
     for role in ["is in order", "lends a connection twice", "has a fixture's connection"] {
         assert_eq!(run(role, "fail"), (true, vec![]), "{role}");
     }
+    let (succeeds, lines) = run("leaves a statement", "fail");
+    assert!(succeeds && lines.len() == 1, "{lines:?}");
+    assert!(lines[0].contains(": a connection that was opened by the engine's URI is still open, "), "{lines:?}");
     let (succeeds, lines) = run("runs many statements", "fail");
     assert!(
         succeeds && lines.len() == 1 && lines[0].ends_with(": 1 statement before the newest ones are not checked"),
@@ -397,11 +422,21 @@ fn findings_in_doubt_are_printed() {
 
 #[test]
 fn a_failing_test_shows_what_was_dropped() {
-    let mut command = Command::new(env::current_exe().unwrap());
-    let folder = tempfile::tempdir().unwrap();
-    command.args(["--exact", "strict::child"]).env(ROLE, "fails later").env("RUSQLITE_FIXTURES_DIR", folder.path());
-    let stdout = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let stdout_of = |role: &str| {
+        let mut command = Command::new(env::current_exe().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        command.args(["--exact", "strict::child"]).env(ROLE, role).env("RUSQLITE_FIXTURES_DIR", folder.path());
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let stdout = stdout_of("fails later");
     let expected =
         "  rolled back, because it was dropped without a commit: the unit of work begun at tests/it/strict.rs:";
     assert!(stdout.contains(expected), "{stdout}");
+    assert!(!stdout.contains("gone"), "{stdout}");
+    let stdout = stdout_of("fails when the engine is gone");
+    let expected =
+        "rusqlite-fixtures: before, on an engine that is gone, the unit of work begun at tests/it/strict.rs:";
+    assert_eq!(stdout.matches(expected).count(), 1, "{stdout}");
+    assert!(stdout.contains(" was rolled back, because it was dropped without a commit\n"), "{stdout}");
+    assert!(!stdout_of("drops").contains("gone"), "a test that passes");
 }
