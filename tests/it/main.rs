@@ -5,6 +5,7 @@ mod callers;
 mod clock;
 mod concurrent_instantiation;
 mod differences;
+mod differences_by_pages;
 mod edited_schema;
 mod errors;
 mod failing;
