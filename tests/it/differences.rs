@@ -7,6 +7,8 @@ use rusqlite_fixtures::rusqlite::types::Value;
 use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{Changes, Engine, Row, Snapshot, Template};
 
+use crate::support::number;
+
 static BANK: Template = Template::sql(
     "CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT NOT NULL, balance INT);
      CREATE TABLE log (text TEXT);
@@ -271,9 +273,140 @@ fn unequal_snapshots_show_what_differs() {
     assert!(broken == broken.clone() && broken != before);
 }
 
+/// `==` finds 0.0 equal to -0.0, and SQL finds 1 equal to 1.0 as well.
+#[test]
+fn values_of_another_type_or_with_another_sign_are_changes() {
+    for options in ["", "WITHOUT ROWID"] {
+        let engine = Engine::new();
+        let connection = engine.connect().unwrap();
+        let script = format!(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, a) {options};
+             INSERT INTO t VALUES (1, 0.0), (2, 1), (3, '1'), (4, x'31'), (5, 1.0)"
+        );
+        connection.execute_batch(&script).unwrap();
+        let before = engine.snapshot();
+        let script = "UPDATE t SET a = -0.0 WHERE id = 1; UPDATE t SET a = 1.0 WHERE id = 2;
+            UPDATE t SET a = 1 WHERE id = 3; UPDATE t SET a = '1' WHERE id = 4; UPDATE t SET a = 1.0 WHERE id = 5";
+        connection.execute_batch(script).unwrap();
+        let expected = "\
+t
+  ~ id 1: a 0.0 -> -0.0
+  ~ id 2: a 1 -> 1.0
+  ~ id 3: a '1' -> 1
+  ~ id 4: a x'31' -> '1'
+";
+        assert_eq!(before.diff(&engine.snapshot()).unwrap().to_string(), expected, "{options}");
+    }
+}
+
+#[test]
+fn rows_are_known_by_composite_keys_and_are_in_their_order() {
+    for options in ["", "WITHOUT ROWID"] {
+        let engine = Engine::new();
+        let connection = engine.connect().unwrap();
+        let script = format!(
+            "CREATE TABLE t (a, b, c, PRIMARY KEY (b, a)) {options};
+             INSERT INTO t VALUES (3, 'x', 0), (2, 'y', 0), (1, 'y', 0), (2, 'x', 0), (1, 'x', 0)"
+        );
+        connection.execute_batch(&script).unwrap();
+        let before = engine.snapshot();
+        let script = "UPDATE t SET c = 1 WHERE a = 1; DELETE FROM t WHERE a = 2; UPDATE t SET a = 4 WHERE a = 3;
+            INSERT INTO t VALUES (0, 'y', 5), (9, 'x', 5), (0, 'x', 5)";
+        connection.execute_batch(script).unwrap();
+        let expected = "\
+t
+  ~ b 'x', a 1: c 0 -> 1
+  ~ b 'y', a 1: c 0 -> 1
+  - a 2, b 'x', c 0
+  - a 3, b 'x', c 0
+  - a 2, b 'y', c 0
+  + a 0, b 'x', c 5
+  + a 4, b 'x', c 0
+  + a 9, b 'x', c 5
+  + a 0, b 'y', c 5
+";
+        assert_eq!(before.diff(&engine.snapshot()).unwrap().to_string(), expected, "{options}");
+    }
+}
+
+#[test]
+fn a_dropped_column_changes_no_row() {
+    let changes = changes_by(
+        "ALTER TABLE account DROP COLUMN balance; UPDATE account SET owner = 'Ada L.' WHERE id = 1;
+         ALTER TABLE setting DROP COLUMN value;",
+    );
+    let expected = "\
+schema
+  ~ table account: CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT NOT NULL, balance INT) -> CREATE TABLE account (id INTEGER PRIMARY KEY, owner TEXT NOT NULL)
+  ~ table setting: CREATE TABLE setting (name TEXT PRIMARY KEY, value) WITHOUT ROWID -> CREATE TABLE setting (name TEXT PRIMARY KEY) WITHOUT ROWID
+account
+  ~ id 1: owner 'Ada' -> 'Ada L.', balance 100 -> NULL
+";
+    assert_eq!(changes.to_string(), expected);
+}
+
+/// A column is the same one if only the case of its name has changed.
+#[test]
+fn a_renamed_column_is_dropped_and_added() {
+    let changes = changes_by(
+        "ALTER TABLE tag RENAME COLUMN colour TO shade; ALTER TABLE tag RENAME COLUMN name TO title;
+         ALTER TABLE setting RENAME COLUMN value TO content; ALTER TABLE log RENAME COLUMN text TO TEXT;",
+    );
+    let rows = "\
+setting
+  ~ name 'a': value 1 -> NULL, content NULL -> 1
+  ~ name 'b': value 2.5 -> NULL, content NULL -> 2.5
+tag
+  ~ name 'new': name 'new' -> NULL, colour 'green' -> NULL, title NULL -> 'new', shade NULL -> 'green'
+  ~ name 'old': name 'old' -> NULL, colour 'grey' -> NULL, title NULL -> 'old', shade NULL -> 'grey'
+";
+    let text = changes.to_string();
+    assert!(text.ends_with(&format!("\n{rows}")), "{text}");
+    assert_eq!(changes.schema().len(), 3, "{text}");
+}
+
+#[test]
+fn a_renamed_table_is_dropped_and_added() {
+    let changes = changes_by("ALTER TABLE log RENAME TO journal");
+    let expected = "\
+schema
+  + table journal: CREATE TABLE \"journal\" (text TEXT)
+  - table log: CREATE TABLE log (text TEXT)
+journal
+  + rowid 1, text 'start'
+log
+  - rowid 1, text 'start'
+";
+    assert_eq!(changes.to_string(), expected);
+}
+
+#[test]
+fn views_and_triggers_are_part_of_the_schema() {
+    let engine = BANK.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let script = "CREATE VIEW rich AS SELECT id FROM account WHERE balance > 10; CREATE VIEW poor AS SELECT 1;
+        CREATE TRIGGER audit AFTER INSERT ON account BEGIN DELETE FROM log; END;
+        CREATE TRIGGER once AFTER DELETE ON account BEGIN DELETE FROM log; END";
+    connection.execute_batch(script).unwrap();
+    let before = engine.snapshot();
+    let script = "DROP VIEW rich; CREATE VIEW rich AS SELECT id FROM account WHERE balance > 99; DROP VIEW poor;
+        DROP TRIGGER audit; CREATE TRIGGER audit AFTER UPDATE ON account BEGIN DELETE FROM log; END;
+        DROP TRIGGER once; CREATE VIEW everyone AS SELECT id FROM account";
+    connection.execute_batch(script).unwrap();
+    let expected = "\
+schema
+  ~ trigger audit: CREATE TRIGGER audit AFTER INSERT ON account BEGIN DELETE FROM log; END -> CREATE TRIGGER audit AFTER UPDATE ON account BEGIN DELETE FROM log; END
+  - trigger once: CREATE TRIGGER once AFTER DELETE ON account BEGIN DELETE FROM log; END
+  + view everyone: CREATE VIEW everyone AS SELECT id FROM account
+  - view poor: CREATE VIEW poor AS SELECT 1
+  ~ view rich: CREATE VIEW rich AS SELECT id FROM account WHERE balance > 10 -> CREATE VIEW rich AS SELECT id FROM account WHERE balance > 99
+";
+    assert_eq!(before.diff(&engine.snapshot()).unwrap().to_string(), expected);
+}
+
 /// The definition needs a function that only the application has.
 #[test]
-fn what_sqlite_can_not_read_is_an_error_that_names_the_table() {
+fn a_definition_may_need_a_collation_of_the_application() {
     static SHOP: Template = Template::sql(
         "CREATE TABLE item (name TEXT COLLATE shop PRIMARY KEY) WITHOUT ROWID; INSERT INTO item VALUES ('b')",
     )
@@ -281,11 +414,48 @@ fn what_sqlite_can_not_read_is_an_error_that_names_the_table() {
     let shop = SHOP.new_engine().unwrap();
     shop.try_transaction(|work| work.execute("INSERT INTO item VALUES ('a')", [])).unwrap();
     assert_eq!(shop.changes().unwrap().to_string(), "item\n  + name 'a'\n");
+}
+
+#[test]
+fn what_sqlite_can_not_read_is_an_error_that_names_the_table() {
     let broken = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'CREATE TABLE (' WHERE name = 'log'";
     let bank = BANK.new_engine().unwrap();
     bank.connect().unwrap().execute_batch(broken).unwrap();
     let error = bank.changes().unwrap_err();
     assert!(error.to_string().starts_with("can't compare the schemas of two snapshots: SQLite says: "), "{error}");
+    let connection = BANK.new_engine().unwrap().connect().unwrap();
+    let root = number(&connection, "SELECT rootpage FROM sqlite_schema WHERE name = 'account'");
+    let before = BANK.snapshot().unwrap();
+    let mut bytes = before.to_bytes();
+    let page = (root - 1) * number(&connection, "PRAGMA page_size");
+    bytes[usize::try_from(page).unwrap()] = 9; // no type of a page
+    let broken = Snapshot::from_bytes(bytes).unwrap();
+    for (before, after) in [(&before, &broken), (&broken, &before)] {
+        let error = before.diff(after).unwrap_err();
+        let expected =
+            "can't compare the table `account` of two snapshots: SQLite says: database disk image is malformed; ";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_no_database_is_not_compared() {
+    let before = BANK.snapshot().unwrap();
+    let garbage: Vec<u8> = (0..before.size()).map(|place| (place * 7 + place / 256) as u8).collect();
+    let error = Snapshot::from_bytes(garbage.clone()).unwrap_err();
+    let expected = "can't use these bytes as a SQLite database: it does not start with SQLite's header string, \"SQLite format 3\"";
+    assert_eq!(error.to_string(), expected);
+    let with_magic = [&before.to_bytes()[..16], &garbage[16..]].concat();
+    let error = Snapshot::from_bytes(with_magic).unwrap_err();
+    let expected = "can't use these bytes as a SQLite database: its header ";
+    assert!(error.to_string().starts_with(expected), "{error}");
+    let with_header = [&before.to_bytes()[..100], &garbage[100..]].concat();
+    let broken = Snapshot::from_bytes(with_header).unwrap();
+    for (before, after) in [(&before, &broken), (&broken, &before)] {
+        let error = before.diff(after).unwrap_err();
+        let expected = "can't compare the schemas of two snapshots: SQLite says: ";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
 }
 
 /// Rows that move from one table to another may take their pages with them.
