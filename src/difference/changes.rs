@@ -21,9 +21,9 @@ pub struct TableChanges {
     pub table: String,
     /// The rows that were inserted, in the order of their keys.
     pub inserted: Vec<Row>,
-    /// The rows that were updated: those that have the same primary key, or rowid.
+    /// The rows that were updated: those that have the same primary key, or rowid. They are in the order of their keys.
     pub updated: Vec<Update>,
-    /// The rows that were deleted.
+    /// The rows that were deleted, in the order of their keys.
     pub deleted: Vec<Row>,
 }
 
@@ -86,8 +86,7 @@ impl Changes {
     /// Returns the number of lines of its `Display`.
     pub(crate) fn lines(&self) -> usize {
         let titled = |count: usize| if count == 0 { 0 } else { count + 1 };
-        let rows = |table: &TableChanges| table.inserted.len() + table.updated.len() + table.deleted.len();
-        let of_tables: usize = self.tables.iter().map(|table| titled(rows(table))).sum();
+        let of_tables: usize = self.tables.iter().map(|table| titled(table.len())).sum();
         titled(self.schema.len()) + titled(self.settings.len()) + of_tables
     }
 
@@ -113,8 +112,13 @@ impl Changes {
 }
 
 impl TableChanges {
+    /// Returns the number of rows that have changed.
+    pub(crate) fn len(&self) -> usize {
+        self.inserted.len() + self.updated.len() + self.deleted.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.inserted.is_empty() && self.updated.is_empty() && self.deleted.is_empty()
+        self.len() == 0
     }
 }
 

@@ -7,7 +7,9 @@ use super::changes::{Changes, Row, SchemaChange, SettingChange, TableChanges, Up
 
 impl Changes {
     /// Returns the changes as JSON (with the feature `json`), for example
-    /// `{"schema":[],"settings":[],"tables":[{"table":"account","inserted":[{"id":4,"balance":30}],"updated":[],"deleted":[]}]}`.
+    /// `{"schema":[],"settings":[],"tables":[{"deleted":[],"inserted":[{"balance":30,"id":4}],"table":"account","updated":[]}]}`.
+    /// Compare it as JSON, not as text: keys are in alphabetical order, but not if another crate turns on the feature
+    /// `preserve_order` of serde_json.
     ///
     /// An updated row has `key`, `before` and `after`; a change of the schema `kind`, `name`, `before` and `after`; one of
     /// `user_version` or `application_id` `pragma`, `before` and `after`. NULL is `null`. A blob is

@@ -41,7 +41,7 @@ fn of_table(table: &TableChanges) -> Markup {
         [(table.inserted.len(), "inserted"), (table.updated.len(), "updated"), (table.deleted.len(), "deleted")];
     let counts: Vec<String> =
         counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-    let total = table.inserted.len() + table.updated.len() + table.deleted.len();
+    let total = table.len();
     let updated = table.updated.iter().map(|update| updated(update, &columns));
     let deleted = table.deleted.iter().map(|row| whole("deleted", "−", row, &columns));
     let inserted = table.inserted.iter().map(|row| whole("inserted", "+", row, &columns));
