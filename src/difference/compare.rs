@@ -1,4 +1,5 @@
 use rusqlite::Connection;
+use rusqlite::types::Value;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -136,7 +137,8 @@ fn compare_table(
         };
         Ok((Some(columns), sorted(rows)))
     };
-    let ((_, before), (columns, after)) = (read(one, pair[0])?, read(other, pair[1])?);
+    let ((old_columns, before), (columns, after)) = (read(one, pair[0])?, read(other, pair[1])?);
+    let added = columns.zip(old_columns).map(|(columns, old)| columns.added_to(&old)).unwrap_or_default();
     let name = pair.into_iter().flatten().next_back().map_or(String::new(), |table| table.name.clone());
     let mut changes = TableChanges { table: name, inserted: Vec::new(), updated: Vec::new(), deleted: Vec::new() };
     let (mut before, mut after) = (before.into_iter().peekable(), after.into_iter().peekable());
@@ -152,7 +154,7 @@ fn compare_table(
             Ordering::Greater => changes.inserted.extend(after.next().map(|read| read.row)),
             Ordering::Equal => {
                 if let (Some(before), Some(after)) = (before.next(), after.next())
-                    && differ(&before.row, &after.row, columns.as_ref())
+                    && differ(&before.row, &after.row, &added)
                 {
                     changes.updated.push(Update { key: before.key, before: before.row, after: after.row });
                 }
@@ -166,13 +168,11 @@ fn sorted(mut rows: Vec<Read>) -> Vec<Read> {
     rows
 }
 
-/// Returns whether a row was changed. `columns` are the table's after. A column that was added has its default value in the
-/// rows that existed before.
-fn differ(before: &Row, after: &Row, columns: Option<&Columns>) -> bool {
-    after.columns().any(|(name, value)| {
-        let default = || columns.and_then(|columns| columns.default_of(name));
-        !before.get(name).or_else(default).is_some_and(|before| same(before, value))
-    })
+/// Returns whether a row was changed. `added` are the columns that the table did not have before, with the values that they got in
+/// the rows that existed.
+fn differ(before: &Row, after: &Row, added: &BTreeMap<String, Value>) -> bool {
+    let old = |name: &str| before.get(name).or_else(|| added.get(name));
+    after.columns().any(|(name, value)| !old(name).is_some_and(|before| same(before, value)))
 }
 
 fn schema_changes(one: &Side, other: &Side) -> rusqlite::Result<Vec<SchemaChange>> {

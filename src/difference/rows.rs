@@ -1,4 +1,5 @@
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 use rusqlite::types::Value;
@@ -24,8 +25,8 @@ pub(super) struct Columns {
     key: Vec<usize>,
     /// The name of the rowid, if the table has one and no column hides it.
     rowid: Option<&'static str>,
-    /// The value that a column gets in the rows that existed when it was added.
-    defaults: Vec<Value>,
+    /// Their types, and the SQL of their default values.
+    types: Vec<(String, Option<String>)>,
 }
 
 /// A row, and what identifies it.
@@ -74,27 +75,23 @@ impl Columns {
     pub(super) fn of(connection: &Connection, table: &Table) -> rusqlite::Result<Columns> {
         let columns = |hidden: &str| -> rusqlite::Result<Columns> {
             let sql = format!(
-                "SELECT name, pk, dflt_value FROM pragma_table_xinfo(?1) WHERE hidden IN ({hidden}) ORDER BY cid"
+                "SELECT name, pk, type, dflt_value FROM pragma_table_xinfo(?1) WHERE hidden IN ({hidden}) ORDER BY cid"
             );
             let mut statement = connection.prepare(&sql)?;
-            let rows = statement.query_map([&table.name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-            let rows = rows.collect::<rusqlite::Result<Vec<(String, u32, Option<String>)>>>()?;
+            let rows = statement.query_map([&table.name], |row| {
+                let named: (String, u32) = (row.get(0)?, row.get(1)?);
+                Ok((named, (row.get(2)?, row.get(3)?)))
+            })?;
+            let (rows, types): (Vec<_>, Vec<_>) = rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().unzip();
             let mut key: Vec<(u32, usize)> = rows.iter().enumerate().map(|(column, row)| (row.1, column)).collect();
             key.retain(|(place, _)| *place > 0);
             key.sort_unstable();
             let is_column = |name: &str| rows.iter().any(|row| row.0.eq_ignore_ascii_case(name));
-            let default = |sql: &Option<String>| match sql {
-                // An expression that is not constant can't be that of a column that was added.
-                Some(sql) => {
-                    connection.query_row(&format!("SELECT {sql}"), [], |row| row.get(0)).unwrap_or(Value::Null)
-                }
-                None => Value::Null,
-            };
             Ok(Columns {
                 key: key.into_iter().map(|(_, column)| column).collect(),
                 rowid: ["rowid", "_rowid_", "oid"].into_iter().find(|name| table.has_rowid && !is_column(name)),
-                defaults: rows.iter().map(|row| default(&row.2)).collect(),
                 names: rows.into_iter().map(|row| row.0).collect(),
+                types,
             })
         };
         let all = columns("0, 2, 3")?;
@@ -102,10 +99,15 @@ impl Columns {
         if connection.prepare(&all.select(table, "")).is_ok() { Ok(all) } else { columns("0") }
     }
 
-    /// Returns the value that a row before has, in the place of a column that it does not have.
-    pub(super) fn default_of(&self, column: &str) -> Option<&Value> {
-        let place = self.names.iter().position(|name| name.eq_ignore_ascii_case(column))?;
-        self.defaults.get(place)
+    /// Returns the columns that the table did not have before, with the values that they got in the rows that existed.
+    pub(super) fn added_to(&self, before: &Columns) -> BTreeMap<String, Value> {
+        let is_new = |name: &str| !before.names.iter().any(|old| old.eq_ignore_ascii_case(name));
+        let added = self.names.iter().zip(&self.types).filter(|(name, _)| is_new(name));
+        let value = |(kind, sql): &(String, Option<String>)| {
+            // After a default that is not constant, all rows were written again.
+            sql.as_deref().and_then(|sql| default(kind, sql).ok()).unwrap_or(Value::Null)
+        };
+        added.map(|(name, its)| (name.clone(), value(its))).collect()
     }
 
     pub(super) fn has_rowid(&self) -> bool {
@@ -164,6 +166,18 @@ impl Columns {
         }
         Ok(Read { rowid, key: Row(key), row: Row(columns) })
     }
+}
+
+/// Returns the value that a column of this type gets in rows that exist when it is added. SQLite converts it by the column's
+/// affinity, and refuses a default that is not constant.
+fn default(kind: &str, sql: &str) -> rusqlite::Result<Value> {
+    let connection = Connection::open_in_memory()?;
+    connection.execute_batch("CREATE TABLE t (i); INSERT INTO t VALUES (0)")?;
+    let kind = if kind.is_empty() { String::new() } else { quoted(kind) };
+    let add = |sql: &str| connection.execute_batch(&format!("ALTER TABLE t ADD COLUMN c {kind} DEFAULT {sql}"));
+    // SQLite's description of a column lacks the parentheses of an expression.
+    add(sql).or_else(|_| add(&format!("({sql})")))?;
+    connection.query_row("SELECT c FROM t", [], |row| value(row, 0))
 }
 
 /// Returns a value. A text that is no UTF-8 is returned as a blob.

@@ -331,6 +331,42 @@ t
     }
 }
 
+/// SQLite stores a default value by the column's affinity.
+#[test]
+fn a_column_that_is_added_with_a_default_changes_no_row() {
+    let defaults = [
+        "a DEFAULT 5",
+        "a INT DEFAULT '5'",
+        "a TEXT DEFAULT 5",
+        "a REAL DEFAULT 5",
+        "a REAL DEFAULT (-0.0)",
+        "a NUMERIC DEFAULT 5.0",
+        "a BLOB DEFAULT '5'",
+        "a VARCHAR(10) DEFAULT 0.5",
+        "a \"an int\" DEFAULT '5'",
+        "a \"a \"\"text\"\"\" NOT NULL DEFAULT 5",
+        "a DEFAULT true",
+        "a INT",
+        "\"an \"\"a\"\"\" TEXT COLLATE NOCASE DEFAULT x'00ff'",
+    ];
+    for column in defaults {
+        let changes =
+            changes_by(&format!("ALTER TABLE account ADD COLUMN {column}; ALTER TABLE setting ADD COLUMN {column}"));
+        assert_eq!((changes.tables(), changes.schema().len()), (&[][..], 2), "{column}: {changes}");
+    }
+}
+
+/// The rows have been written again. The default value may be the same within a second.
+#[test]
+fn a_column_with_a_default_that_is_not_constant_changes_the_rows() {
+    let changes = changes_by(
+        "CREATE TABLE copy (id INTEGER PRIMARY KEY, owner, balance, at DEFAULT CURRENT_TIMESTAMP);
+         INSERT INTO copy (id, owner, balance) SELECT * FROM account;
+         DROP TABLE account; ALTER TABLE copy RENAME TO account",
+    );
+    assert_eq!(changes.table("account").unwrap().updated.len(), 3, "{changes}");
+}
+
 #[test]
 fn a_dropped_column_changes_no_row() {
     let changes = changes_by(
