@@ -168,8 +168,8 @@ fn sorted(mut rows: Vec<Read>) -> Vec<Read> {
     rows
 }
 
-/// Returns whether a row was changed. `added` are the columns that the table did not have before, with the values that they got in
-/// the rows that existed.
+/// Returns whether a row was changed. `added` are the columns that the table did not have before, with the values that they
+/// got in the rows that existed.
 fn differ(before: &Row, after: &Row, added: &BTreeMap<String, Value>) -> bool {
     let old = |name: &str| before.get(name).or_else(|| added.get(name));
     after.columns().any(|(name, value)| !old(name).is_some_and(|before| same(before, value)))
