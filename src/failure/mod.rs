@@ -2,7 +2,7 @@
 //!
 //! * `failure` (here): which engines are kept, and when their files are written.
 //! * `scene`: what is known of an engine. `folder`: where files are kept, and for how long.
-//! * `files`: what is written. `pages`: the report. `summary`: what is printed.
+//! * `writing`: writes files, and prints. `files`: what is written. `pages`: the report. `summary`: what is printed.
 //!
 //! This layer uses `difference` and the layers below it. An engine calls it when it is dropped.
 //!
@@ -17,16 +17,14 @@ mod folder;
 mod pages;
 mod scene;
 mod summary;
+mod writing;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 use std::mem;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, Weak};
 use std::thread::{self, Thread, ThreadId};
-use std::time::Duration;
 
 pub(crate) use self::folder::has_any as any_is_kept;
 pub(crate) use self::scene::{Compared, Scene};
@@ -114,6 +112,12 @@ fn has_survived(test: &str) {
     }
 }
 
+/// Returns the engines that are kept of a test.
+fn scenes_of(test: &str) -> Vec<Arc<Scene>> {
+    let all = FOUND.lock().recovered();
+    all.get(test).into_iter().flatten().map(|found| found.scene.clone()).collect()
+}
+
 /// The thread that has created an engine.
 #[derive(Clone)]
 pub(crate) struct Creator {
@@ -158,7 +162,7 @@ pub(crate) fn keep(scene: Scene) {
         if of_thread.add(scene) {
             let is_first = of_thread.panic_count <= 1 || Keep::of_tests() == Keep::Always;
             if is_first {
-                write(&test, |scene| scene.number == number);
+                writing::write(&test, || scenes_of(&test), |scene| scene.number == number);
             }
             of_thread.is_pending = !is_first;
         }
@@ -192,14 +196,14 @@ pub(crate) fn note_dropped(purpose: Purpose) {
 
 /// Writes an engine's files for a name that the user has given. Returns their folder.
 pub(crate) fn keep_as(name: &str, scene: Scene) -> Result<PathBuf, String> {
-    folder::of_kept()?.replace(name, |folder| write_files(folder, &[Arc::new(scene)]))
+    folder::of_kept()?.replace(name, |folder| writing::write_files(folder, &[Arc::new(scene)]))
 }
 
 /// Called after each panic of a thread, by the panic hook. A panic here would end the program.
 fn after_panic(panic: &Arc<Panic>) {
     let dropped = DROPPED.try_with(|dropped| dropped.try_borrow_mut().map(|mut dropped| mem::take(&mut *dropped)));
     if let Ok(Ok(dropped)) = dropped {
-        print(dropped.iter().map(summary::of_dropped).collect());
+        writing::print(dropped.iter().map(summary::of_dropped).collect());
     }
     let _ = OF_THREAD.try_with(|of_thread| {
         let Ok(mut of_thread) = of_thread.try_borrow_mut() else { return };
@@ -249,7 +253,7 @@ impl OfThread {
     /// Writes what is still to be written. Prints it, if `is_printed`.
     fn write_pending(&mut self, is_printed: bool) {
         if let Some(test) = self.test.as_ref().filter(|_| self.is_pending) {
-            write(test, |_| is_printed);
+            writing::write(test, || scenes_of(test), |_| is_printed);
         }
         self.is_pending = false;
     }
@@ -274,85 +278,4 @@ impl Drop for OfThread {
             drop(found); // the lock is released
         }
     }
-}
-
-/// Writes the files of a test, and prints where they are, with what is known of some of its engines.
-fn write(test: &str, is_printed: impl Fn(&Scene) -> bool) {
-    /// Held while files are written, so that the last ones are of all engines.
-    static WRITES: Mutex<()> = Mutex::new(());
-    let writes = WRITES.lock().recovered();
-    let scenes: Vec<Arc<Scene>> = match FOUND.lock().recovered().get(test) {
-        Some(found) => found.iter().map(|found| found.scene.clone()).collect(),
-        None => return,
-    };
-    let is_small = |scene: &&Arc<Scene>| scene.size() <= Keep::of_tests().up_to();
-    let small: Vec<Arc<Scene>> = scenes.iter().filter(is_small).cloned().collect();
-    let large = scenes.iter().filter(|scene| !is_small(scene) && is_printed(scene));
-    let mut text = large.map(|scene| summary::of_large(scene)).collect::<String>();
-    let printed: Vec<(usize, Arc<Scene>)> =
-        small.iter().cloned().enumerate().filter(|(_, scene)| is_printed(scene)).collect();
-    let folder = (!small.is_empty())
-        .then(|| folder::of_failed().and_then(|failed| failed.replace(test, |folder| write_files(folder, &small))));
-    drop(writes);
-    match folder {
-        None => {}
-        Some(Err(cause)) => {
-            text.push_str(&format!("rusqlite-fixtures: can't keep the databases of this test: {cause}\n"));
-        }
-        Some(Ok(folder)) => {
-            let place = folder.clone();
-            let summaries = move || printed.iter().map(|(index, scene)| summary::of(&place, *index, scene)).collect();
-            text.push_str(&in_own_thread(summaries).unwrap_or_else(|cause| not_compared(&folder, &cause)));
-        }
-    }
-    print(text);
-}
-
-/// Prints to the test's captured output.
-fn print(text: String) {
-    if text.is_empty() {
-        return;
-    }
-    let copy = text.clone();
-    // If it can't be printed, `eprint` panics. The output of a new thread is captured with that of the test.
-    if in_own_thread(move || eprint!("{text}")).is_err() {
-        let _ = io::stderr().write_all(copy.as_bytes());
-    }
-}
-
-fn not_compared(folder: &Path, cause: &str) -> String {
-    let folder = folder.display();
-    format!("rusqlite-fixtures: the databases of this test are kept in {folder}, but can't be compared: {cause}\n")
-}
-
-/// Writes the files of engines. There is no report if a function given to `Template::on_connect` fails.
-fn write_files(folder: &Path, scenes: &[Arc<Scene>]) -> Result<(), String> {
-    files::write(folder, scenes)?;
-    #[cfg(feature = "report")]
-    {
-        let scenes = scenes.to_vec();
-        if let Ok(page) = in_own_thread(move || pages::html(&scenes)) {
-            files::write_text(&folder.join("report.html"), &page)?;
-        }
-    }
-    Ok(())
-}
-
-/// Runs something in a thread of its own, for some time at most. A panic there is an error.
-fn in_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    // A function of a template may wait for a lock that the thread that panics holds.
-    const PATIENCE: Duration = Duration::from_secs(20);
-    let (send, receive) = mpsc::channel();
-    let thread = thread::Builder::new().name("rusqlite-fixtures".to_owned()).spawn(move || {
-        let _ = send.send(work()); // nobody may wait any longer
-    });
-    thread.map_err(|cause| format!("no thread can be started: {cause}"))?;
-    receive.recv_timeout(PATIENCE).map_err(|cause| match cause {
-        RecvTimeoutError::Timeout => {
-            format!("a function given to Template::on_connect has not returned for {PATIENCE:?}")
-        }
-        RecvTimeoutError::Disconnected => {
-            "a function given to Template::on_connect panicked, or this crate did".to_owned()
-        }
-    })
 }

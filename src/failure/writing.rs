@@ -1,0 +1,94 @@
+//! Writes the files of a test, and prints where they are.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+#[cfg(feature = "report")]
+use super::pages;
+use super::scene::Scene;
+use super::{files, folder, summary};
+use crate::environment::Keep;
+use crate::sync::Recovered;
+
+/// Writes the files of a test, and prints where they are, with what is known of some of its engines. `scenes` returns the
+/// engines that are kept of it.
+pub(super) fn write(test: &str, scenes: impl FnOnce() -> Vec<Arc<Scene>>, is_printed: impl Fn(&Scene) -> bool) {
+    /// Held while files are written, so that the last ones are of all engines.
+    static WRITES: Mutex<()> = Mutex::new(());
+    let writes = WRITES.lock().recovered();
+    let scenes = scenes();
+    let is_small = |scene: &&Arc<Scene>| scene.size() <= Keep::of_tests().up_to();
+    let small: Vec<Arc<Scene>> = scenes.iter().filter(is_small).cloned().collect();
+    let large = scenes.iter().filter(|scene| !is_small(scene) && is_printed(scene));
+    let mut text = large.map(|scene| summary::of_large(scene)).collect::<String>();
+    let printed: Vec<(usize, Arc<Scene>)> =
+        small.iter().cloned().enumerate().filter(|(_, scene)| is_printed(scene)).collect();
+    let folder = (!small.is_empty())
+        .then(|| folder::of_failed().and_then(|failed| failed.replace(test, |folder| write_files(folder, &small))));
+    drop(writes);
+    match folder {
+        None => {}
+        Some(Err(cause)) => {
+            text.push_str(&format!("rusqlite-fixtures: can't keep the databases of this test: {cause}\n"));
+        }
+        Some(Ok(folder)) => {
+            let place = folder.clone();
+            let summaries = move || printed.iter().map(|(index, scene)| summary::of(&place, *index, scene)).collect();
+            text.push_str(&in_own_thread(summaries).unwrap_or_else(|cause| not_compared(&folder, &cause)));
+        }
+    }
+    print(text);
+}
+
+/// Prints to the test's captured output.
+pub(super) fn print(text: String) {
+    if text.is_empty() {
+        return;
+    }
+    let copy = text.clone();
+    // If it can't be printed, `eprint` panics. The output of a new thread is captured with that of the test.
+    if in_own_thread(move || eprint!("{text}")).is_err() {
+        let _ = io::stderr().write_all(copy.as_bytes());
+    }
+}
+
+fn not_compared(folder: &Path, cause: &str) -> String {
+    let folder = folder.display();
+    format!("rusqlite-fixtures: the databases of this test are kept in {folder}, but can't be compared: {cause}\n")
+}
+
+/// Writes the files of engines. There is no report if a function given to `Template::on_connect` fails.
+pub(super) fn write_files(folder: &Path, scenes: &[Arc<Scene>]) -> Result<(), String> {
+    files::write(folder, scenes)?;
+    #[cfg(feature = "report")]
+    {
+        let scenes = scenes.to_vec();
+        if let Ok(page) = in_own_thread(move || pages::html(&scenes)) {
+            files::write_text(&folder.join("report.html"), &page)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs something in a thread of its own, for some time at most. A panic there is an error.
+fn in_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    // A function of a template may wait for a lock that the thread that panics holds.
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let (send, receive) = mpsc::channel();
+    let thread = thread::Builder::new().name("rusqlite-fixtures".to_owned()).spawn(move || {
+        let _ = send.send(work()); // nobody may wait any longer
+    });
+    thread.map_err(|cause| format!("no thread can be started: {cause}"))?;
+    receive.recv_timeout(PATIENCE).map_err(|cause| match cause {
+        RecvTimeoutError::Timeout => {
+            format!("a function given to Template::on_connect has not returned for {PATIENCE:?}")
+        }
+        RecvTimeoutError::Disconnected => {
+            "a function given to Template::on_connect panicked, or this crate did".to_owned()
+        }
+    })
+}
