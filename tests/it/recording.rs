@@ -889,6 +889,16 @@ fn each_limit_is_checked() {
     }
 }
 
+#[test]
+fn limits_apply_again_after_an_exemption() {
+    let engine = WATCHED.new_engine().unwrap();
+    let fails = || engine.unwatched(|| panic!("{}", "it is caught".to_owned()));
+    assert_eq!(message_of(fails), "it is caught");
+    (0..2).for_each(|_| read_each(&engine, 1..=2));
+    let message = message_of(|| drop(engine));
+    assert!(message.contains("statements ran more than 3 times on engine "), "{message}");
+}
+
 /// A test that fails shows its own message.
 #[test]
 fn limits_do_not_replace_the_message_of_a_test_that_fails() {
