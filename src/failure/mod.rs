@@ -95,7 +95,7 @@ pub(crate) fn prepare() {
             recent::turn_on();
         });
         panics::observe(after_panic);
-        if any_is_kept() && !thread::panicking() {
+        if any_is_kept() {
             has_survived(thread::current().name().unwrap_or_default());
         }
     }

@@ -282,6 +282,14 @@ fn child() {
             let (bank, _other) = (bank(), Engine::new());
             thread::spawn(move || ends_in_a_transaction(&bank)).join().unwrap();
         }
+        "fails twice in a thread" => {
+            let fails = || {
+                let bank = bank();
+                let other = bank.clone();
+                thread::spawn(move || ends_in_a_transaction(&other)).join().unwrap();
+            };
+            (0..2).for_each(|_| assert!(catch_unwind(fails).is_err()));
+        }
         "commits and fails after a thread that has failed" => {
             let bank = bank();
             assert!(thread::scope(|scope| scope.spawn(|| ends_in_a_transaction(&bank)).join()).is_err());
@@ -828,6 +836,9 @@ fn engines_that_other_threads_have_dropped_are_kept_too() {
     assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 107);
     assert_eq!(run.select("database-2.sqlite3", "SELECT count(*) FROM sqlite_master"), 0);
 
+    let run = Run::of("fails twice in a thread").passes(true);
+    assert!(run.file("failing.child", "database.sqlite3").exists());
+    assert!(!run.file("failing.child", "database-2.sqlite3").exists(), "the test has gone on after the first failure");
     let run = Run::with("fails in threads", "failing::child_with_a_property", &[]).passes(false);
     assert_eq!(
         names(&run.file("failing.child_with_a_property", "")),
