@@ -44,8 +44,8 @@ struct Found {
     is_stale: bool,
 }
 
-/// The engines that are kept of each test whose thread is running, in the order in which they were dropped. A test may drop
-/// some on threads that it has started.
+/// The engines that are kept of each test, in the order in which they were dropped. A test may drop some on threads that it has
+/// started. They are removed when the test's own thread ends, if that has dropped an engine, too.
 static FOUND: Mutex<BTreeMap<String, Vec<Found>>> = Mutex::new(BTreeMap::new());
 
 /// What has happened on a thread so far. A test runner has a thread for each test.
@@ -78,9 +78,6 @@ const SHOWN: usize = 5;
 
 /// The maximum number of engines that are kept of one test. A panic may drop more: the first ones are kept.
 const ENGINES: usize = 8;
-
-/// The maximum number of tests in `FOUND`. (A test that has moved all its engines to other threads stays there.)
-const TESTS: usize = 64;
 
 /// Installs the panic hook, unless nothing is to be kept. Notes that this thread has asked for an engine.
 ///
@@ -221,9 +218,6 @@ impl OfThread {
         let (here, by_panic) = (thread::current().id(), thread::panicking() || scene.panic.is_some());
         let panic = scene.panic.as_ref().map_or(0, |panic| panic.number);
         let mut all = FOUND.lock().recovered();
-        if all.len() == TESTS && !all.contains_key(&scene.test) {
-            all.pop_first();
-        }
         let found = all.entry(scene.test.clone()).or_default();
         if panic != self.latest_panic || self.panic_count == 0 {
             self.latest_panic = panic;

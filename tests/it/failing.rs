@@ -285,10 +285,28 @@ fn child() {
         "fails twice in a thread" => {
             let fails = || {
                 let bank = bank();
-                let other = bank.clone();
-                thread::spawn(move || ends_in_a_transaction(&other)).join().unwrap();
+                thread::spawn(move || ends_in_a_transaction(&bank)).join().unwrap();
             };
             (0..2).for_each(|_| assert!(catch_unwind(fails).is_err()));
+        }
+        "has a thread that goes on after a test has ended" => {
+            let (send, receive) = std::sync::mpsc::channel::<()>();
+            let test = move || {
+                let bank = bank();
+                let other = bank.clone();
+                let goes_on = thread::spawn(move || {
+                    let _ = receive.recv(); // until the test has ended
+                    drop(other);
+                });
+                let failed = catch_unwind(AssertUnwindSafe(|| ends_in_a_transaction(&bank)));
+                std::mem::forget(bank); // a panic has dropped it
+                (goes_on, failed.is_err())
+            };
+            let test = thread::Builder::new().name("inner".to_owned()).spawn(test).unwrap();
+            let (goes_on, has_failed) = test.join().unwrap();
+            assert!(has_failed);
+            drop(send);
+            goes_on.join().unwrap();
         }
         "commits and fails after a thread that has failed" => {
             let bank = bank();
@@ -854,6 +872,11 @@ fn what_a_thread_has_left_is_kept_if_the_test_then_returns_an_error() {
     let run = Run::with("a thread fails", "failing::child_with_a_result", &[]).passes(false);
     assert_eq!(run.kept(), ["failing.child_with_a_result"]);
     run.assert_printed("failing.child_with_a_result/report.html\n");
+}
+
+#[test]
+fn a_thread_that_goes_on_when_its_test_has_ended_removes_nothing() {
+    assert_eq!(Run::of("has a thread that goes on after a test has ended").passes(true).kept(), ["inner"]);
 }
 
 #[test]
