@@ -308,6 +308,19 @@ fn child() {
             drop(send);
             goes_on.join().unwrap();
         }
+        "commits while it fails" => {
+            struct Commits(Engine);
+            impl Drop for Commits {
+                fn drop(&mut self) {
+                    self.0.try_transaction(|work| work.execute("DELETE FROM account WHERE id = 2", [])).unwrap();
+                }
+            }
+            let commits = Commits(bank());
+            let connection = Connection::open(commits.0.uri()).unwrap();
+            connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+            deposit(&connection, 7);
+            panic!("the test's own failure");
+        }
         "commits and fails after a thread that has failed" => {
             let bank = bank();
             assert!(thread::scope(|scope| scope.spawn(|| ends_in_a_transaction(&bank)).join()).is_err());
@@ -884,6 +897,9 @@ fn what_an_earlier_panic_has_rolled_back_is_shown_unless_the_content_has_changed
     let run = Run::of("commits and fails after a thread that has failed").passes(false);
     assert!(!run.file("failing.child", "uncommitted.sqlite3").exists());
     run.assert_printed("account\n      - id 2, owner 'bob', balance 50\n  the newest");
+    let run = Run::of("commits while it fails").passes(false);
+    run.assert_printed("account\n      - id 2, owner 'bob', balance 50\n");
+    run.assert_printed("account\n      ~ id 1: balance 100 -> 107\n  the newest");
     let run = Run::of("fails after many threads that have failed").passes(false);
     assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 101, "what the test itself has not committed");
 }
