@@ -21,6 +21,7 @@ use rusqlite_fixtures::rusqlite::hooks::{AuthAction, AuthContext, Authorization}
 use rusqlite_fixtures::{Engine, ErrorKind, Limits, Template};
 use tempfile::TempDir;
 
+use crate::support::browser::{EVIL, assert_in_browser};
 use crate::support::number;
 
 const ROLE: &str = "FIXTURES_FAILING_ROLE";
@@ -37,6 +38,11 @@ fn role() -> String {
 
 fn deposit(connection: &Connection, amount: i64) {
     connection.execute("UPDATE account SET balance = balance + ?1 WHERE id = 1", [amount]).unwrap();
+}
+
+/// Returns a text as SQL has it.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// Does nothing in an ordinary run of the tests.
@@ -409,6 +415,28 @@ fn child() {
             let _handle = bank.clone();
             panic!("the test's own failure");
         }
+        "fails with a page's own text" => {
+            let (bank, other) = (bank(), bank());
+            let insert = format!("INSERT INTO account (owner, balance) VALUES ({}, 0)", literal(EVIL));
+            let writer = other.clone();
+            let (send, receive) = std::sync::mpsc::channel();
+            let works = move || {
+                writer.connect().unwrap().execute_batch(&insert).unwrap();
+                send.send(()).unwrap();
+                thread::park(); // the statements of a thread that ends are gone
+            };
+            thread::Builder::new().name(EVIL.to_owned()).spawn(works).unwrap();
+            receive.recv().unwrap();
+            let work = bank.begin(Immediate).unwrap();
+            work.execute("UPDATE account SET owner = ?1 WHERE id = 2", [EVIL]).unwrap();
+            work.execute_batch(&format!("SELECT * FROM \"{EVIL}\"")).unwrap_err();
+            work.execute_batch(&format!("CREATE TABLE \"{EVIL}\" (a)")).unwrap();
+            panic!("{EVIL}");
+        }
+        "fails in a test with a page's own text as its name" => {
+            let fails = move || ends_in_a_transaction(&bank());
+            assert!(thread::Builder::new().name(EVIL.to_owned()).spawn(fails).unwrap().join().is_err());
+        }
         "fails without a template" => {
             let engine = Engine::new();
             engine.connect().unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
@@ -763,6 +791,53 @@ fn the_report_has_what_is_printed() {
         "<p class=\"note\">Rolled back, because it was dropped without a commit: the unit of work begun at tests/it/failing.rs:",
     );
 }
+
+#[test]
+fn a_browser_shows_the_report_of_a_failure_as_text() {
+    let run = Run::of("fails with a page's own text").passes(false);
+    let page = fs::read_to_string(run.file("failing.child", "report.html")).unwrap();
+    let script = format!(
+        "const all = (selector) => [...document.querySelectorAll(selector)].map((part) => part.textContent);
+         const has = (selector, part) => all(selector).some((text) => text.includes(part));
+         assert(`title ${{document.title}}`, document.title === 'failing::child');
+         assert('elements', document.images.length === 0 && all('template').length === 0);
+         assert('engines', all('section.engine').length === 2);
+         assert('panic', all('pre.panic').join() === {EVIL:?});
+         for (const place of ['.recent code', '.recent small', 'pre.change']) assert(place, has(place, {EVIL:?}));
+         for (const place of ['tr.inserted td', 'td ins']) assert(place, has(place, {:?}));
+         {FITS}",
+        literal(EVIL)
+    );
+    assert_failure_in_browser(&page, &script);
+
+    let run = Run::of("fails in a test with a page's own text as its name").passes(true);
+    let page = fs::read_to_string(run.file(&run.kept()[0], "report.html")).unwrap();
+    let script = format!(
+        "assert(`title ${{document.title}}`, document.title === {EVIL:?} && document.images.length === 0);
+         assert('heading', document.querySelector('h1').textContent === {EVIL:?});
+         {FITS}"
+    );
+    assert_failure_in_browser(&page, &script);
+}
+
+/// Runs a script in a narrow and in a wide window.
+fn assert_failure_in_browser(page: &str, script: &str) {
+    for width in [400, 1600] {
+        // The browser's own windows are at least 500 pixels wide.
+        let body = format!("document.body.style.maxWidth = '{width}px'; document.body.style.margin = '0';");
+        let script = format!("const width = {width}; {body} {script}");
+        assert_in_browser(page, width, &script.replace("</", "<\\/"));
+    }
+}
+
+/// A script that asserts that no part of the page is wider than the window.
+const FITS: &str = "
+    for (const part of document.querySelectorAll('h1, h2, h3, h4, p, pre, .scroll, .recent, details')) {
+        const { right } = part.getBoundingClientRect();
+        assert(`${part.className || part.tagName} ends at ${right}`, right <= width);
+        const hides = part.matches('.scroll') || part.scrollWidth <= part.clientWidth;
+        assert(`${part.className || part.tagName} is ${part.scrollWidth} wide`, hides);
+    }";
 
 #[test]
 fn what_is_not_committed_is_that_of_the_test_s_own_panic() {

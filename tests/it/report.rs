@@ -1,21 +1,18 @@
 //! Reports: what is in the pages, and how they work in a browser.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{Engine, ErrorKind, Statement, Template};
+
+use crate::support::browser::{EVIL, assert_in_browser, failed_in_browser};
 
 static SHOP: Template = Template::sql(
     "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT UNIQUE, picture BLOB);
      CREATE INDEX pictures ON item (picture) WHERE picture IS NOT NULL",
 )
 .seed("INSERT INTO item VALUES (1, 'tea', NULL), (2, 'coffee', x'00ff')");
-
-/// A text that a page must not take for a part of itself.
-const EVIL: &str = "</template></script><script>document.title = 'hacked'</script><img src=x onerror=alert(1)>&amp;";
 
 /// Returns the page of a recording of `work`.
 fn report_of(engine: &Engine, work: impl FnOnce(&Connection)) -> String {
@@ -258,61 +255,6 @@ fn a_report_that_cannot_be_written_is_an_error() {
     let error = shop().record().report(folder.path().join("no folder").join("report.html")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().starts_with("can't write the report `"), "{error}");
-}
-
-/// Returns the browser, if there is one. In CI there has to be.
-fn browser() -> Option<&'static str> {
-    let browser = env::var("CHROMIUM").map_or("chromium", |browser| &*browser.leak());
-    let is_there = Command::new(browser).arg("--version").output().is_ok_and(|output| output.status.success());
-    assert!(is_there || env::var_os("CI").is_none(), "there is no {browser}");
-    if !is_there {
-        eprintln!("skipped: there is no {browser}");
-    }
-    is_there.then_some(browser)
-}
-
-/// Runs a script in the page, after the page's own. It has `assert(what, condition)` and may `await`. Returns what has failed,
-/// with the page's own errors.
-fn failed_in_browser(page: &str, width: u32, script: &str) -> Option<Vec<String>> {
-    let browser = browser()?;
-    let folder = tempfile::tempdir().unwrap();
-    let path: PathBuf = folder.path().join("page.html");
-    let observe = "<head><script>const failed = []; const assert = (what, is) => { if (!is) failed.push(what); };
-        addEventListener('error', (event) => failed.push(`error: ${event.message}`));
-        for (const kind of ['error', 'warn']) console[kind] = (...all) => failed.push(`console: ${all.join(' ')}`);
-        </script>";
-    let run = format!(
-        "<script>(async () => {{ try {{ {script} }} catch (error) {{ failed.push(`thrown: ${{error}}`); }}
-            const result = document.createElement('pre'); result.id = 'result';
-            result.textContent = `DONE\\n${{failed.join('\\n')}}\\nEND`; document.body.append(result); }})();</script></body>"
-    );
-    let (start, end) = page.rsplit_once("</body>").unwrap();
-    fs::write(&path, format!("{}{run}{end}", start.replacen("<head>", observe, 1))).unwrap();
-    let output = Command::new(browser)
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            "--virtual-time-budget=10000",
-            "--dump-dom",
-        ])
-        .arg(format!("--window-size={width},1000"))
-        .arg(format!("--user-data-dir={}", folder.path().join("profile").display()))
-        .arg(format!("file://{}", path.display()))
-        .output()
-        .unwrap();
-    let dom = String::from_utf8_lossy(&output.stdout);
-    let result = dom.split_once("<pre id=\"result\">DONE\n").and_then(|(_, rest)| rest.split_once("END</pre>"));
-    let (failed, _) =
-        result.unwrap_or_else(|| panic!("no result in\n{dom}\n{}", String::from_utf8_lossy(&output.stderr)));
-    Some(failed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
-}
-
-fn assert_in_browser(page: &str, width: u32, script: &str) {
-    if let Some(failed) = failed_in_browser(page, width, script) {
-        assert_eq!(failed, [""; 0]);
-    }
 }
 
 /// Functions for scripts.

@@ -1,5 +1,7 @@
 //! Functions that several tests use.
 
+pub(crate) mod browser;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::thread;
