@@ -5,7 +5,8 @@ use std::process::Command;
 use std::{env, fs};
 
 /// A text that a page must not take for a part of itself.
-pub(crate) const EVIL: &str = "</template></script><script>document.title = 'hacked'</script><img src=x onerror=alert(1)>&amp;";
+pub(crate) const EVIL: &str =
+    "</template></script><script>document.title = 'hacked'</script><img src=x onerror=alert(1)>&amp;";
 
 /// Returns the browser, if there is one. In CI there has to be.
 fn browser() -> Option<&'static str> {
@@ -26,6 +27,8 @@ pub(crate) fn failed_in_browser(page: &str, width: u32, script: &str) -> Option<
     let path: PathBuf = folder.path().join("page.html");
     let observe = "<head><script>const failed = []; const assert = (what, is) => { if (!is) failed.push(what); };
         addEventListener('error', (event) => failed.push(`error: ${event.message}`));
+        // The browser would wait for an answer.
+        for (const dialog of ['alert', 'confirm', 'prompt']) window[dialog] = (text) => failed.push(`${dialog}: ${text}`);
         for (const kind of ['error', 'warn']) console[kind] = (...all) => failed.push(`console: ${all.join(' ')}`);
         </script>";
     let run = format!(
