@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use std::{env, thread};
 
 use proptest::collection::vec;
@@ -18,11 +19,11 @@ use rusqlite_fixtures::faults::Fault;
 use rusqlite_fixtures::rusqlite::Connection;
 use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::rusqlite::hooks::{AuthAction, AuthContext, Authorization};
-use rusqlite_fixtures::{Engine, ErrorKind, Limits, Template};
+use rusqlite_fixtures::{Engine, ErrorKind, KeptValues, Limits, Template};
 use tempfile::TempDir;
 
 use crate::support::browser::{EVIL, assert_in_browser};
-use crate::support::number;
+use crate::support::{Rendezvous, number, output_of_copy};
 
 const ROLE: &str = "FIXTURES_FAILING_ROLE";
 
@@ -433,6 +434,23 @@ fn child() {
             work.execute_batch(&format!("CREATE TABLE \"{EVIL}\" (a)")).unwrap();
             panic!("{EVIL}");
         }
+        "fails with a pooled connection in a transaction" => {
+            let bank = bank();
+            let pooled = bank.pooled_connection().unwrap();
+            pooled.execute_batch("BEGIN").unwrap();
+            deposit(&pooled, 7);
+            panic!("the test's own failure");
+        }
+        "fails with a kept value" => {
+            static BANKS: KeptValues<Connection> = KeptValues::new(&BANK);
+            let kept = || BANKS.get_or_make(|engine| Ok(Connection::open(engine.uri())?)).unwrap();
+            drop(kept()); // the value of an earlier test
+            let bank = kept();
+            deposit(&bank, 7);
+            bank.execute_batch("BEGIN").unwrap();
+            deposit(&bank, 1);
+            panic!("the test's own failure");
+        }
         "fails in a test with a page's own text as its name" => {
             let fails = move || ends_in_a_transaction(&bank());
             assert!(thread::Builder::new().name(EVIL.to_owned()).spawn(fails).unwrap().join().is_err());
@@ -507,6 +525,31 @@ proptest! {
     }
 }
 
+/// Where the tests of a process that fail at the same time meet.
+static TOGETHER: Rendezvous = Rendezvous::of(2);
+
+/// Fails with a deposit that is committed and one that is not, when the other test does.
+fn fails_with_another_test(amount: i64) {
+    if !role().is_empty() {
+        let bank = BANK.new_engine().unwrap();
+        deposit(&bank.connect().unwrap(), amount);
+        let work = bank.begin(Immediate).unwrap();
+        deposit(&work, 1);
+        assert!(TOGETHER.meet(Duration::from_secs(60)), "the other test does not run");
+        panic!("the test's own failure by {amount}");
+    }
+}
+
+#[test]
+fn child_that_fails_with_another() {
+    fails_with_another_test(10);
+}
+
+#[test]
+fn child_that_fails_with_the_other() {
+    fails_with_another_test(20);
+}
+
 static SHARED: LazyLock<Engine> = LazyLock::new(|| BANK.new_engine().unwrap());
 
 #[test]
@@ -542,8 +585,13 @@ impl Run {
     }
 
     fn again(folder: TempDir, role: &str, test: &str, variables: &[(&str, &str)]) -> Run {
+        Run::on_threads(1, folder, role, test, variables)
+    }
+
+    /// Runs several tests at the same time.
+    fn on_threads(threads: usize, folder: TempDir, role: &str, test: &str, variables: &[(&str, &str)]) -> Run {
         let mut command = Command::new(env::current_exe().unwrap());
-        command.args(test.split(' ')).args(["--exact", "--test-threads=1"]);
+        command.args(test.split(' ')).args(["--exact", &format!("--test-threads={threads}")]);
         command.env(ROLE, role).env("RUSQLITE_FIXTURES_DIR", folder.path()).env_remove("RUSQLITE_FIXTURES_KEEP");
         command.env("RUST_BACKTRACE", "0").env("CARGO_PKG_NAME", "bank").envs(variables.iter().copied());
         Run { output: command.output().unwrap(), folder }
@@ -638,6 +686,20 @@ fn connections_of_rusqlite_leave_what_they_have_not_committed() {
         assert_eq!(run.select("database.sqlite3", BALANCE), 100, "{role}");
         run.assert_printed("not committed by a connection that was opened by the engine's URI:\n");
     }
+}
+
+#[test]
+fn a_pooled_connection_leaves_what_it_has_not_committed() {
+    let run = Run::of("fails with a pooled connection in a transaction").passes(false);
+    assert_eq!(["database.sqlite3", "uncommitted.sqlite3"].map(|file| run.select(file, BALANCE)), [100, 107]);
+    run.assert_printed("not committed by the connection opened at tests/it/failing.rs:");
+}
+
+#[test]
+fn the_engine_of_a_kept_value_is_kept() {
+    let run = Run::of("fails with a kept value").passes(false);
+    assert_eq!(["database.sqlite3", "uncommitted.sqlite3"].map(|file| run.select(file, BALANCE)), [107, 108]);
+    run.assert_printed("committed since it was created:\n    account\n      ~ id 1: balance 100 -> 107\n");
 }
 
 #[test]
@@ -864,6 +926,36 @@ fn the_folder_is_private() {
     }
 }
 
+/// Without RUSQLITE_FIXTURES_DIR.
+#[test]
+fn files_are_in_the_target_folder_by_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("target");
+    fs::create_dir_all(target.join("debug/deps")).unwrap();
+    let copy = target.join("debug/deps/it-0123456789abcdef");
+    fs::copy(env::current_exe().unwrap(), &copy).unwrap();
+    let run = || {
+        let mut command = Command::new(&copy);
+        command.args(["--exact", "failing::child"]).env(ROLE, "fails").env("CARGO_PKG_NAME", "bank");
+        command.env_remove("RUSQLITE_FIXTURES_DIR").env_remove("RUSQLITE_FIXTURES_KEEP");
+        let run = Run { output: output_of_copy(&mut command), folder: tempfile::tempdir().unwrap() };
+        run.passes(false)
+    };
+    // Without CACHEDIR.TAG, the folder may not be Cargo's.
+    let outside = run();
+    outside.assert_printed("\nthe test's own failure\n");
+    outside.assert_printed(
+        "rusqlite-fixtures: can't keep the databases of this test: this program is not in Cargo's target folder; \
+         set RUSQLITE_FIXTURES_DIR to a folder for the files\n",
+    );
+    assert_eq!(names(&target), ["debug"]);
+    fs::write(target.join("CACHEDIR.TAG"), "Signature: …\n# This file is a cache directory tag created by cargo.\n")
+        .unwrap();
+    let kept = target.join("rusqlite-fixtures/failed/bank.it/failing.child");
+    run().assert_printed(&format!("\n  sqlite3 {}\n", kept.join("database.sqlite3").display()));
+    assert_eq!(number(&Connection::open(kept.join("uncommitted.sqlite3")).unwrap(), BALANCE), 107);
+}
+
 #[test]
 fn a_relative_folder_is_refused() {
     let run = Run::with("fails without a template", "failing::child", &[("RUSQLITE_FIXTURES_DIR", "relative")]);
@@ -1030,6 +1122,34 @@ fn threads_that_fail_at_the_same_time_keep_one_complete_folder() {
     assert_eq!(run.select("database.sqlite3", ACCOUNTS), 2);
     assert_eq!(names(&run.program("failed")), ["failing.child"]);
     assert_eq!(names(&run.file("failing.child", "")), ["database.sqlite3", "report.html", "statements.sql"]);
+}
+
+#[test]
+fn tests_that_fail_at_the_same_time_have_complete_folders() {
+    let tests = ["child_that_fails_with_another", "child_that_fails_with_the_other"];
+    let selected = tests.map(|test| format!("failing::{test}")).join(" ");
+    let run = Run::on_threads(2, tempfile::tempdir().unwrap(), "fails", &selected, &[]).passes(false);
+    assert_eq!(run.kept(), tests.map(|test| format!("failing.{test}")));
+    for (test, amount) in tests.iter().zip([10, 20]) {
+        let (folder, failure) = (format!("failing.{test}"), format!("the test's own failure by {amount}"));
+        assert_eq!(
+            names(&run.file(&folder, "")),
+            ["database.sqlite3", "report.html", "statements.sql", "uncommitted.sqlite3"]
+        );
+        let balance = |file: &str| number(&Connection::open(run.file(&folder, file)).unwrap(), BALANCE);
+        assert_eq!(["database.sqlite3", "uncommitted.sqlite3"].map(balance), [100 + amount, 101 + amount]);
+        for file in ["report.html", "statements.sql"] {
+            let text = fs::read_to_string(run.file(&folder, file)).unwrap();
+            assert!(text.contains(&failure) && text.matches("the test's own failure").count() == 1, "{text}");
+        }
+        let captured = run.printed();
+        let (_, captured) = captured.split_once(&format!("---- failing::{test} stdout ----")).unwrap();
+        let captured = captured.split_once("\n---- ").map_or(captured, |(captured, _)| captured);
+        assert!(
+            captured.contains(&failure) && captured.contains(&format!("balance 100 -> {}", 100 + amount)),
+            "{captured}"
+        );
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Each test runs `child` of this program in new processes, with its own folder.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,7 +15,7 @@ use rusqlite_fixtures::rusqlite::{Connection, OpenFlags};
 use rusqlite_fixtures::{BoxError, Engine, Snapshot, Template};
 use tempfile::TempDir;
 
-use crate::support::{assert_integrity, number, text};
+use crate::support::{assert_integrity, number, output_of_copy, text};
 
 const ROLE: &str = "FIXTURES_TEST_ROLE";
 const BUILDS: &str = "FIXTURES_TEST_BUILDS";
@@ -267,17 +267,6 @@ impl Folder {
     fn image(&self) -> PathBuf {
         let [image] = self.files("sqlite3").try_into().expect("there is one image");
         image
-    }
-}
-
-/// Runs a copy of the program. A process that another test has just forked has the copy open for writing, until it
-/// executes another program.
-fn output_of_copy(command: &mut Command) -> Output {
-    loop {
-        match command.output() {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
-            output => return output.unwrap(),
-        }
     }
 }
 

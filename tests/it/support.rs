@@ -2,10 +2,11 @@
 
 pub(crate) mod browser;
 
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
-use std::thread;
 use std::time::Duration;
+use std::{io, thread};
 
 use rusqlite_fixtures::Engine;
 use rusqlite_fixtures::rusqlite::{self, Connection, ffi};
@@ -55,7 +56,7 @@ pub(crate) struct Rendezvous {
 }
 
 impl Rendezvous {
-    pub(crate) fn of(expected: usize) -> Rendezvous {
+    pub(crate) const fn of(expected: usize) -> Rendezvous {
         Rendezvous { expected, arrived: Mutex::new(0), changed: Condvar::new() }
     }
 
@@ -100,5 +101,16 @@ pub(crate) fn trace(connection: &mut Connection) {
     {
         fn on_statement(_: rusqlite::trace::TraceEvent<'_>) {}
         let _ = connection.trace_v2(rusqlite::trace::TraceEventCodes::SQLITE_TRACE_STMT, Some(on_statement));
+    }
+}
+
+/// Runs a copy of the program. A process that another test has just forked has the copy open for writing, until it
+/// executes another program.
+pub(crate) fn output_of_copy(command: &mut Command) -> Output {
+    loop {
+        match command.output() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
+            output => return output.unwrap(),
+        }
     }
 }
