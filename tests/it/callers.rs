@@ -11,14 +11,7 @@ use rusqlite_fixtures::hammer::Hammer;
 use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{Engine, Error, Template, UnitOfWork};
 
-use crate::support::{engine_with_entries, entries, unique_url};
-
-/// Evaluates an expression; returns its value and its line.
-macro_rules! here {
-    ($given:expr) => {
-        ($given, line!())
-    };
-}
+use crate::support::{engine_with_entries, entries, here, unique_url};
 
 /// Asserts that the message names this line of this file, after the text `before`.
 fn assert_names(message: &str, before: &str, line: u32) {

@@ -30,6 +30,7 @@ fn child() {
         Ok("opens a dropped engine") => opens_a_dropped_engine(),
         Ok("opens a URI in a URL") => opens_a_uri_in_a_url(),
         Ok("echoes") => echoes(),
+        Ok("echoes and fails") => echoes_and_fails(),
         Ok("runs statements") => runs_statements(&ENTRIES.new_engine().unwrap()),
         _ => {}
     }
@@ -336,6 +337,31 @@ const ECHO: [&str; 5] = [
 #[test]
 fn an_echo_prints_each_statement_of_its_engine() {
     assert_eq!(without_times(&printed_by("echoes")), ECHO);
+}
+
+fn echoes_and_fails() {
+    let engine = engine_with_entries(&[(1, 10)]);
+    engine.echo();
+    update(&engine.connect().unwrap()).unwrap();
+    panic!("the test's own failure");
+}
+
+/// A runner shows the captured output of a test that fails, and that of no other.
+#[test]
+fn an_echo_is_captured() {
+    let run = |role: &str| {
+        let mut command = Command::new(env::current_exe().unwrap());
+        let output = command.args(["--exact", "printed::child"]).env(ROLE, role).output().unwrap();
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(!stderr.contains("rusqlite-fixtures: UPDATE"), "{stderr}");
+        (output.status.success(), stdout)
+    };
+    let (succeeds, stdout) = run("echoes and fails");
+    let (_, captured) = stdout.split_once("---- printed::child stdout ----").unwrap();
+    let echoed = "\nrusqlite-fixtures: UPDATE entry SET value = value + 1 WHERE key = 1 -- 1 row changed, ";
+    assert!(!succeeds && captured.contains(echoed), "{stdout}");
+    let (succeeds, stdout) = run("echoes");
+    assert!(succeeds && !stdout.contains("rusqlite-fixtures: "), "{stdout}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, TransactionBehavior, ffi, params};
 use rusqlite_fixtures::{Engine, Limits, Statement, StatementKind, Statements, Template, assert_constant_statements};
 
-use super::support::{in_thread, number, trace};
+use super::support::{here, in_thread, number, trace};
 
 static SHOP: Template = Template::sql(
     "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, price INT NOT NULL DEFAULT 0);
@@ -496,6 +496,40 @@ fn a_long_value_is_cut() {
     });
     let expanded = statements.iter().next().unwrap().expanded_sql();
     assert!(expanded.starts_with("SELECT length(x'0707") && expanded.len() < 1200, "{}", expanded.len());
+}
+
+#[test]
+fn a_long_literal_in_the_text_of_a_statement_is_cut() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        let long = "tea ".repeat(25_000);
+        let sql = format!("SELECT length('{long}'), ?1");
+        let length = connection.query_row(&sql, ["a value"], |row| row.get(0));
+        assert_eq!(length, Ok(100_000));
+    });
+    let statement = statements.iter().next().unwrap();
+    for (sql, end) in [(statement.sql(), ", ?1"), (statement.expanded_sql(), ", 'a value'")] {
+        assert!(sql.starts_with("SELECT length('tea tea ") && sql.len() < 1200, "{}", sql.len());
+        assert!(sql.ends_with(&format!("…' /* 100002 bytes of SQL */){end}")), "{sql}");
+    }
+}
+
+#[test]
+fn a_statement_names_the_unit_of_work_that_ran_it_on_a_reused_connection() {
+    let engine = SHOP.new_engine().unwrap();
+    let recording = engine.record();
+    let (first, first_line) = here!(engine.unit_of_work().unwrap());
+    first.execute_batch("SELECT 1").unwrap();
+    drop(first);
+    let (again, line) = here!(engine.unit_of_work().unwrap()); // on the same connection
+    again.execute_batch("SELECT 2").unwrap();
+    let statements = recording.stop();
+    for (sql, line) in [("SELECT 1", first_line), ("SELECT 2", line)] {
+        let opened_by = statements.iter().find(|statement| statement.sql() == sql).unwrap().opened_by();
+        let expected = format!("the unit of work begun at tests/it/recording.rs:{line}:");
+        assert!(opened_by.starts_with(&expected), "{opened_by}");
+    }
 }
 
 #[test]

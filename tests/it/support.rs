@@ -11,6 +11,15 @@ use std::{io, thread};
 use rusqlite_fixtures::Engine;
 use rusqlite_fixtures::rusqlite::{self, Connection, ffi};
 
+/// Evaluates an expression; returns its value and its line.
+macro_rules! here {
+    ($given:expr) => {
+        ($given, line!())
+    };
+}
+
+pub(crate) use here;
+
 /// Returns a URL that no other test uses.
 pub(crate) fn unique_url(label: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
