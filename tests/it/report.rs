@@ -6,7 +6,7 @@ use std::{fs, thread};
 use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{Engine, ErrorKind, Statement, Template};
 
-use crate::support::browser::{EVIL, assert_in_browser, failed_in_browser};
+use crate::support::browser::{EVIL, assert_in_browser, assert_in_dark_browser, failed_in_browser};
 
 static SHOP: Template = Template::sql(
     "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT UNIQUE, picture BLOB);
@@ -167,6 +167,10 @@ fn scans_waits_and_missed_statements_are_marked() {
     assert!(page.contains("<tr class=\"write waited\""), "{page}");
     assert!(page.contains("<title>waits "), "{page}");
     assert_eq!(page.matches("<rect class=\"ran\"").count(), 3, "a line for each connection: {page}");
+    let script = "input('show', 'waited');
+        assert('waits', rows().length === 1 && sql(rows()[0]) === \"INSERT INTO item (name) VALUES ('milk')\");
+        assert('the time', Number(rows()[0].children[5].textContent) > 10);";
+    assert_in_browser(&page, 1600, &format!("{TOOLS} {script}"));
 }
 
 /// A bar of a timeline: its class, its title, where it begins and where it ends, in pixels.
@@ -306,6 +310,8 @@ fn statements_are_filtered_sorted_and_selected() {
             assert('all', rows().length === 7 && count() === '7 of 7 statements');
             input('show', 'read');
             assert('reads', rows().length === 1 && sql(rows()[0]) === 'SELECT count(*) FROM item');
+            input('show', 'write');
+            assert('writes', rows().length === 4 && rows().every((row) => sql(row).startsWith('INSERT')));
             input('show', 'failed');
             assert('failed', count() === '1 of 7 statements' && sql(rows()[0]).includes(' UNIQUE constraint failed: item.name'));
             input('show', 'transaction');
@@ -377,6 +383,91 @@ fn ten_thousand_statements_are_few_rows_of_the_page() {
             assert('marks', document.querySelectorAll('.timeline rect').length < 2000);"
         ),
     );
+}
+
+#[test]
+fn full_scans_are_filtered() {
+    let page = report_of(&Engine::new(), |connection| {
+        connection.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b)").unwrap();
+        (0..150).for_each(|i| assert_eq!(connection.execute("INSERT INTO t (b) VALUES (?1)", [i]), Ok(1)));
+        for sql in ["SELECT count(*) FROM t WHERE b = 7", "SELECT b FROM t WHERE a = 7"] {
+            connection.query_row(sql, [], |_| Ok(())).unwrap();
+        }
+    });
+    let script = "input('show', 'scan');
+        assert('scans', count() === '1 of 153 statements' && rows().length === 1);
+        // SQLite counts the steps from one row to the next.
+        assert(`the scan: ${sql(rows()[0])}`, sql(rows()[0]) === 'SELECT count(*) FROM t WHERE b = 7 full scan, 149 rows');";
+    assert_in_browser(&page, 1600, &format!("{TOOLS} {script}"));
+}
+
+#[test]
+fn the_page_keys_move_by_the_rows_that_are_visible() {
+    let page = report_of(&Engine::new(), |connection| {
+        (0..100).for_each(|i| connection.query_row("SELECT ?1", [i], |_| Ok(())).unwrap());
+    });
+    let script = "
+        const selected = () => { const row = $('.rows [aria-selected=true]'); return row && row.ariaRowIndex - 2; };
+        const isVisible = () => {
+            const box = $('.rows [aria-selected=true]').getBoundingClientRect(); const frame = $('.rows').getBoundingClientRect();
+            return box.top >= frame.top + $('.rows th').offsetHeight - 1 && box.bottom <= frame.bottom + 1;
+        };
+        const presses = (name, expected) => {
+            key(name); scrolled();
+            assert(`${name} selects ${selected()}, not ${expected}`, selected() === expected);
+            assert(`${name} shows ${selected()}`, isVisible());
+        };
+        const visible = Math.floor(($('.rows').clientHeight - $('.rows th').offsetHeight) / 30);
+        assert(`${visible} are visible`, visible > 10 && visible < 30);
+        presses('Home', 0);
+        key('PageDown'); scrolled();
+        const page = selected();
+        assert(`a page of ${page} of ${visible}`, page <= visible && page >= visible - 2 && isVisible());
+        presses('PageDown', 2 * page);
+        presses('PageUp', page);
+        presses('PageUp', 0);
+        presses('PageUp', 0);
+        presses('End', 99);
+        presses('PageDown', 99);
+        presses('PageUp', 99 - page);";
+    assert_in_browser(&page, 1600, &format!("{TOOLS} {script}"));
+}
+
+#[test]
+fn a_page_is_dark_for_users_who_prefer_that() {
+    let page = report_of(&shop(), |shop| {
+        insert(shop, "milk").unwrap();
+        insert(shop, "milk").unwrap_err();
+        shop.execute("UPDATE item SET name = 'green tea' WHERE id = 1", []).unwrap();
+        shop.execute("DELETE FROM item WHERE id = 2", []).unwrap();
+    });
+    // WCAG's relative luminance, and its contrast, which has to be at least 4.5.
+    let script = "
+        const luminance = (color) => {
+            const parts = color.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255);
+            const [red, green, blue] = parts.map((part) => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
+            return .2126 * red + .7152 * green + .0722 * blue;
+        };
+        const isTransparent = (color) => color === 'rgba(0, 0, 0, 0)';
+        const background = (part) => {
+            const color = getComputedStyle(part).backgroundColor;
+            return isTransparent(color) ? background(part.parentElement) : color;
+        };
+        const contrast = (part) => {
+            const [low, high] = [getComputedStyle(part).color, background(part)].map(luminance).sort((a, b) => a - b);
+            return (high + .05) / (low + .05);
+        };
+        const isDark = matchMedia('(prefers-color-scheme: dark)').matches;
+        assert(`the browser prefers dark: ${isDark}`, isDark === DARK);
+        const [page, text] = [background(document.body), getComputedStyle(document.body).color].map(luminance);
+        assert(`the page has ${page}, the text ${text}`, DARK ? page < .05 && text > .7 : page > .9 && text < .05);
+        const texts = 'h1, h2, h3, h4, h4 small, p, pre, th, td, td del, td ins, code, em, b, label, input, select, output, summary';
+        for (const part of document.querySelectorAll(texts)) {
+            const label = `${part.tagName} ${part.parentElement.className}: ${contrast(part)}`;
+            assert(label, part.matches('.gap *') || contrast(part) >= 4.5);
+        }";
+    assert_in_dark_browser(&page, 1600, &script.replace("DARK", "true"));
+    assert_in_browser(&page, 1600, &script.replace("DARK", "false"));
 }
 
 #[test]

@@ -22,6 +22,17 @@ fn browser() -> Option<&'static str> {
 /// Runs a script in the page, after the page's own. It has `assert(what, condition)` and may `await`. Returns what has failed,
 /// with the page's own errors.
 pub(crate) fn failed_in_browser(page: &str, width: u32, script: &str) -> Option<Vec<String>> {
+    failed_with(page, width, Scheme::Light, script)
+}
+
+/// What a user prefers.
+#[derive(Clone, Copy)]
+enum Scheme {
+    Dark = 0,
+    Light = 1,
+}
+
+fn failed_with(page: &str, width: u32, scheme: Scheme, script: &str) -> Option<Vec<String>> {
     let browser = browser()?;
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join("page.html");
@@ -48,6 +59,7 @@ pub(crate) fn failed_in_browser(page: &str, width: u32, script: &str) -> Option<
             "--dump-dom",
         ])
         .arg(format!("--window-size={width},1000"))
+        .arg(format!("--blink-settings=preferredColorScheme={}", scheme as u32))
         .arg(format!("--user-data-dir={}", folder.path().join("profile").display()))
         .arg(format!("file://{}", path.display()))
         .output()
@@ -61,6 +73,13 @@ pub(crate) fn failed_in_browser(page: &str, width: u32, script: &str) -> Option<
 
 pub(crate) fn assert_in_browser(page: &str, width: u32, script: &str) {
     if let Some(failed) = failed_in_browser(page, width, script) {
+        assert_eq!(failed, [""; 0]);
+    }
+}
+
+/// As `assert_in_browser`, for a user who prefers dark pages.
+pub(crate) fn assert_in_dark_browser(page: &str, width: u32, script: &str) {
+    if let Some(failed) = failed_with(page, width, Scheme::Dark, script) {
         assert_eq!(failed, [""; 0]);
     }
 }
