@@ -66,6 +66,44 @@ fn lines_of_code(text: &str) -> Vec<(usize, &str)> {
     lines.collect()
 }
 
+/// It is in each report, and nothing but the browser reads it: no compiler, and no lint.
+#[test]
+fn the_script_of_reports_is_short() {
+    const LINES: usize = 300;
+    let lines = read("src/report/report.js").lines().count();
+    assert!((1..=LINES).contains(&lines), "src/report/report.js has {lines} lines, more than {LINES}");
+}
+
+#[test]
+fn the_picture_of_a_report_is_a_png() {
+    let picture = read("docs/report.png.base64");
+    assert!(from_base64(&picture[..12]).starts_with(b"\x89PNG\r\n\x1a\n"), "{}", &picture[..12]);
+    // Its last block is `IEND`, and its checksum.
+    let picture = picture.trim_end();
+    assert_eq!(picture.len() % 4, 0, "it is cut off");
+    let end = from_base64(&picture[picture.len() - 16..]);
+    assert!(end.ends_with(b"IEND\xae\x42\x60\x82"), "{end:?}");
+}
+
+fn from_base64(text: &str) -> Vec<u8> {
+    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut bytes = Vec::new();
+    for group in text.trim_end_matches('=').as_bytes().chunks(4) {
+        let digit =
+            |byte: &u8| DIGITS.bytes().position(|digit| digit == *byte).expect("it is a digit of base64") as u32;
+        let bits = group.iter().fold(0, |bits, byte| bits << 6 | digit(byte)) << (6 * (4 - group.len()));
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..group.len()]);
+    }
+    bytes
+}
+
+#[test]
+fn base64_is_decoded() {
+    for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmE=", "fooba")] {
+        assert_eq!(from_base64(text), bytes.as_bytes(), "{text}");
+    }
+}
+
 #[test]
 fn unsafe_code_is_where_the_design_says() {
     let is_allowed = |path: &str| path.starts_with("src/vfs/") || path == "src/template/image/os.rs";
