@@ -95,3 +95,36 @@ fn an_engine_stands_in_for_a_file() {
     assert_eq!(balances(&engine), [5, 0]);
     assert!(!std::path::Path::new("data").exists());
 }
+
+/// The pool's connections are opened before the recording.
+#[test]
+fn statements_of_a_pool_are_recorded() {
+    let engine = BANK.new_engine().unwrap();
+    let pool = pool(&engine);
+    let (_, statements) = engine.recorded(|| {
+        let [mut one, other] = [pool.get().unwrap(), pool.get().unwrap()];
+        deposit(&mut one, 1, 5).unwrap();
+        for (connection, id, expected) in [(&one, 1, 5), (&other, 1, 5), (&other, 2, 0)] {
+            assert_eq!(balance(connection, id), Ok(expected));
+        }
+        other.execute("INSERT INTO account VALUES (1, 0)", []).unwrap_err();
+    });
+    assert_eq!(statements.missed(), [""; 0]);
+    statements.transactions().assert_count(2);
+    let checks: Vec<&str> = statements.iter().take(2).map(|check| check.sql()).collect();
+    assert_eq!(checks, ["SELECT 1"; 2], "the pool checks each connection that it hands out");
+    statements.reads().assert_count(2 + 3);
+    let statements = statements.of_table("account");
+    let [update, insert] = statements.writes().iter().cloned().collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!(update.expanded_sql(), "UPDATE account SET balance = balance + 5 WHERE id = 1");
+    assert_eq!((update.changes(), update.transaction(), update.connection()), (1, Some(1), 1), "{update}");
+    assert_eq!(update.opened_by(), "a connection that was opened by the engine's URI");
+    assert_eq!(insert.error(), Some("UNIQUE constraint failed: account.id"));
+    let connections: Vec<usize> = statements.reads().iter().map(|read| read.connection()).collect();
+    assert_eq!(connections, [1, 2, 2]);
+    let [repeat] = statements.repeats(2).try_into().unwrap();
+    assert_eq!((repeat.count, repeat.distinct), (3, 2));
+    let here = format!("{}:", file!());
+    assert!(repeat.called_from[0].starts_with("tests/it/bank.rs:"), "{repeat}");
+    assert!(repeat.called_from[1..].iter().all(|from| from.starts_with(&here)), "{repeat}");
+}
