@@ -11,7 +11,8 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use rusqlite_fixtures::{Engine, rusqlite};
 
@@ -467,7 +468,29 @@ fn recording(c: &mut Criterion) {
         group.bench_function(format!("select/{name}/on"), |b| b.iter(|| select(connection)));
         drop(recording);
     }
+    repeats(&mut group, &engine, &pooled);
     group.finish();
+}
+
+/// 64 statements of different texts, and then the same again. A recording takes a backtrace when a text runs for the second
+/// time, so each iteration has a recording of its own.
+fn repeats(group: &mut BenchmarkGroup<'_, WallTime>, engine: &Engine, connection: &Connection) {
+    const TEXTS: usize = 64;
+    let text = |i: usize| format!("SELECT balance AS balance_of_{i} FROM account WHERE id = ?1");
+    // With digits in a name: without its values, each text has to stay a text of its own.
+    let texts: Vec<String> = (0..TEXTS).map(text).collect();
+    connection.set_prepared_statement_cache_capacity(TEXTS);
+    let select_twice = || {
+        for sql in texts.iter().chain(&texts) {
+            let select = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+            black_box(connection.prepare_cached(sql).unwrap().query_row([7], select).unwrap());
+        }
+    };
+    let ((), statements) = engine.recorded(select_twice);
+    assert_eq!((statements.count(), statements.repeats(1).len()), (2 * TEXTS as u64, TEXTS));
+    group.throughput(Throughput::Elements(2 * TEXTS as u64));
+    group.bench_function("64 texts twice/off", |b| b.iter(select_twice));
+    group.bench_function("64 texts twice/on", |b| b.iter(|| engine.recorded(select_twice)));
 }
 
 criterion_group! {
