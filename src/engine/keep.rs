@@ -11,7 +11,7 @@ use crate::content::Snapshot;
 use crate::environment::Keep;
 use crate::error::{Error, Result};
 use crate::failure::{self, Compared, Creator, Scene};
-use crate::statements::{Dropped, Log, Recorder, recent};
+use crate::statements::{Log, Recorder, recent};
 use crate::vfs::{Mount, Setup, trace};
 use crate::{faults, panics};
 
@@ -81,7 +81,7 @@ impl Inner {
         if thread::panicking() || self.creation.whose != Whose::Test {
             return; // a handle has kept it, if there is something to keep
         }
-        self.database().recorder().each_dropped_here(failure::note_dropped);
+        self.database().recorder().each_dropped_by_test(failure::note_dropped);
         if failure::is_kept() {
             self.keep();
         } else {
@@ -151,9 +151,8 @@ fn of_mount(mount: &Mount, setup: &Setup, creation: &Creation) -> Scene {
 }
 
 fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup: &Setup, creation: &Creation) -> Scene {
-    // Other tests may use the engine, on threads with their names.
-    let here = thread::current().id();
-    let is_of_test = |dropped: &&Dropped| dropped.thread.id() == here || dropped.thread.name().is_none();
+    let mut dropped = Vec::new();
+    recorder.each_dropped_by_test(|purpose| dropped.push(purpose.to_string()));
     Scene {
         number,
         engine,
@@ -165,12 +164,7 @@ fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup:
         recent: trace::recent_of(recorder, creation.statement),
         since: creation.statement,
         unwound: recorder.unwound(),
-        dropped: recorder
-            .dropped_after(0)
-            .iter()
-            .filter(is_of_test)
-            .map(|dropped| dropped.purpose.to_string())
-            .collect(),
+        dropped,
         writer: None,
         panic: thread::panicking().then(panics::latest).flatten(),
         compared: Compared::default(),

@@ -289,6 +289,24 @@ mod tests {
     }
 
     #[test]
+    fn what_an_ended_process_has_left_is_not_used_and_what_can_not_be_replaced_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder { path: root.path().to_owned(), bounds: None };
+        for number in 0..1000 {
+            let left = root.path().join(format!(".{}-{number}", process::id()));
+            fs::create_dir(&left).unwrap();
+            fs::write(left.join("left"), b"").unwrap();
+        }
+        let write = |folder: &Path| fs::write(folder.join("file"), b"").map_err(|cause| cause.to_string());
+        let path = folder.replace("test", write).unwrap();
+        let names =
+            |path: &Path| -> Vec<_> { fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect() };
+        assert_eq!(names(&path), ["file"]);
+        assert!(folder.move_into_place(&root.path().join("missing"), &path).is_err());
+        assert_eq!(names(&path), ["file"]);
+    }
+
+    #[test]
     fn a_folder_that_cannot_be_written_to_is_named() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a file");

@@ -137,7 +137,7 @@ fn row(statement: &Statement, repeats: &Repeats) -> Markup {
             td {
                 code { (statement.expanded_sql()) }
                 @if let Some(error) = statement.error() { " " em { (error) } }
-                @if scanned > SCANNED { " " b { "full scan, " (counted(scanned, "row")) } }
+                @if scanned > SCANNED { " " b { "full scan, " (counted(scanned + 1, "row")) } }
                 @if repeats.are_many { " " b { (repeats.count) " ×" } }
             }
             td { (statement.rows()) }

@@ -2,26 +2,36 @@
 
 use std::backtrace::Backtrace;
 use std::collections::HashMap;
+use std::time::Duration;
 
-/// How often each text ran.
+/// How often each text ran, and the time that backtraces took.
 #[derive(Default)]
-pub(super) struct Runs(HashMap<u64, u64>);
+pub(super) struct Runs {
+    counts: HashMap<u64, u64>,
+    spent: Duration,
+}
 
 impl Runs {
-    /// Counts a run of the text with this hash. Returns whether its backtrace is wanted.
+    /// Counts a run of the text with this hash, at this time after the beginning. Returns whether its backtrace is wanted.
     ///
-    /// It is wanted for the 2nd run, the 4th, the 8th and so on. So there is one among the newest half of the runs, and most
-    /// runs don't pay for a backtrace, which takes 6 µs (the rest of a recording takes 1 µs).
-    pub(super) fn add(&mut self, text: u64) -> bool {
-        let runs = self.0.entry(text).or_default();
+    /// It is for the 2nd run, the 4th, the 8th and so on, so that the newest half of the runs has one. A backtrace takes six
+    /// times as long as the rest of a recording. All of them take at most a tenth of the time, but for the first few.
+    pub(super) fn add(&mut self, text: u64, at: Duration) -> bool {
+        const FIRST: Duration = Duration::from_micros(200);
+        let runs = self.counts.entry(text).or_default();
         *runs += 1;
-        *runs > 1 && runs.is_power_of_two()
+        *runs > 1 && runs.is_power_of_two() && (self.spent < FIRST || self.spent * 10 <= at)
+    }
+
+    /// Notes the time that a backtrace took.
+    pub(super) fn spend(&mut self, time: Duration) {
+        self.spent += time;
     }
 
     /// Forgets the texts if there are more than so many.
     pub(super) fn keep_at_most(&mut self, texts: usize) {
-        if self.0.len() > texts {
-            self.0.clear();
+        if self.counts.len() > texts {
+            self.counts.clear();
         }
     }
 }
@@ -68,13 +78,28 @@ mod tests {
     #[test]
     fn a_backtrace_is_wanted_of_runs_that_are_powers_of_two() {
         let mut runs = Runs::default();
-        let wanted: Vec<u64> = (1..=20).filter(|_| runs.add(7)).collect();
+        let wanted: Vec<u64> = (1..=20).filter(|_| runs.add(7, Duration::ZERO)).collect();
         assert_eq!(wanted, [2, 4, 8, 16]);
-        assert!(!runs.add(8), "another text");
+        assert!(!runs.add(8, Duration::ZERO), "another text");
         runs.keep_at_most(2);
-        assert!(runs.add(8) && !runs.add(9));
+        assert!(runs.add(8, Duration::ZERO) && !runs.add(9, Duration::ZERO));
         runs.keep_at_most(2);
-        assert!(!runs.add(9), "it was forgotten");
+        assert!(!runs.add(9, Duration::ZERO), "it was forgotten");
+    }
+
+    #[test]
+    fn backtraces_take_a_tenth_of_the_time() {
+        let mut runs = Runs::default();
+        let ms = Duration::from_millis;
+        let wanted = |spent, at| {
+            let mut runs = Runs { spent, ..Runs::default() };
+            runs.add(7, at);
+            runs.add(7, at)
+        };
+        assert!(wanted(Duration::from_micros(199), ms(0)) && !wanted(Duration::from_micros(200), ms(1)));
+        assert!(wanted(ms(1), ms(10)) && !wanted(ms(1), Duration::from_micros(9999)));
+        (0..2).for_each(|_| runs.spend(ms(1)));
+        assert_eq!(runs.spent, ms(2));
     }
 
     #[test]

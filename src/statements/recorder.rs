@@ -77,6 +77,13 @@ pub(crate) struct Dropped {
     pub(crate) thread: Thread,
 }
 
+impl Dropped {
+    /// Returns whether this thread's test has dropped it. Other tests may use the engine, on threads with their names.
+    fn is_of_test(&self) -> bool {
+        self.thread.id() == thread::current().id() || self.thread.name().is_none()
+    }
+}
+
 /// The number of dropped transactions that are remembered.
 const DROPPED: usize = 64;
 
@@ -199,13 +206,10 @@ impl Recorder {
         left.dropped.iter().skip(count.saturating_sub(first)).cloned().collect()
     }
 
-    /// Calls the function with each transaction that this thread has dropped.
-    pub(crate) fn each_dropped_here(&self, note: impl Fn(Purpose)) {
+    /// Calls the function with each transaction that this thread's test has dropped.
+    pub(crate) fn each_dropped_by_test(&self, note: impl FnMut(Purpose)) {
         let left = self.left();
-        if !left.dropped.is_empty() {
-            let here = thread::current().id();
-            left.dropped.iter().filter(|dropped| dropped.thread.id() == here).for_each(|dropped| note(dropped.purpose));
-        }
+        left.dropped.iter().filter(|dropped| dropped.is_of_test()).map(|dropped| dropped.purpose).for_each(note);
     }
 
     /// Notes that a connection is closed.

@@ -289,6 +289,20 @@ fn child() {
             let (bank, _other) = (bank(), Engine::new());
             thread::spawn(move || ends_in_a_transaction(&bank)).join().unwrap();
         }
+        "fails in threads with engines of their own" => {
+            let engines: Vec<Engine> = (0..8).map(|_| bank()).collect();
+            let barrier = std::sync::Barrier::new(engines.len());
+            thread::scope(|scope| {
+                for engine in engines {
+                    let fails = || {
+                        let _engine = engine;
+                        barrier.wait();
+                        panic!("the test's own failure");
+                    };
+                    scope.spawn(fails);
+                }
+            });
+        }
         "fails twice in a thread" => {
             let fails = || {
                 let bank = bank();
@@ -1034,6 +1048,8 @@ fn engines_that_other_threads_have_dropped_are_kept_too() {
     assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 107);
     assert_eq!(run.select("database-2.sqlite3", "SELECT count(*) FROM sqlite_master"), 0);
 
+    let run = Run::of("fails in threads with engines of their own").passes(false);
+    assert!(run.file("failing.child", "database-8.sqlite3").exists(), "{}", run.printed());
     let run = Run::of("fails twice in a thread").passes(true);
     assert!(run.file("failing.child", "database.sqlite3").exists());
     assert!(!run.file("failing.child", "database-2.sqlite3").exists(), "the test has gone on after the first failure");

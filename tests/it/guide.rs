@@ -234,7 +234,7 @@ fn the_messages_that_the_guide_explains_are_those_of_the_code() {
         "src/content/refusal.rs",
         "src/content/origin.rs",
         "src/environment.rs",
-        "src/failure/mod.rs",
+        "src/failure/writing.rs",
         "src/engine/strict.rs",
         "src/statements/conduct.rs",
         "src/template/migrations.rs",

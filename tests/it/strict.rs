@@ -331,7 +331,12 @@ fn child() {
             panic!("its own reason");
         }
         Ok("fails when the engine is gone") => {
-            insert(&shop().unit_of_work().unwrap(), "tea");
+            let shop = shop();
+            let of_another_test = thread::Builder::new().name("another_test".to_owned());
+            let drops = || insert(&shop.unit_of_work().unwrap(), "milk");
+            thread::scope(|scope| of_another_test.spawn_scoped(scope, drops).unwrap().join().unwrap());
+            insert(&shop.unit_of_work().unwrap(), "tea");
+            drop(shop);
             panic!("its own reason");
         }
         Ok("leaves a statement") => {
