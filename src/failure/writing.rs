@@ -74,21 +74,49 @@ pub(super) fn write_files(folder: &Path, scenes: &[Arc<Scene>]) -> Result<(), St
     Ok(())
 }
 
+/// The time for which a thread of this crate is waited for. A function of a template may wait for a lock that the thread that
+/// panics holds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Runs something in a thread of its own, for some time at most. A panic there is an error.
 fn in_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    // A function of a template may wait for a lock that the thread that panics holds.
-    const PATIENCE: Duration = Duration::from_secs(20);
+    in_own_thread_for(PATIENCE, work)
+}
+
+fn in_own_thread_for<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
     let (send, receive) = mpsc::channel();
     let thread = thread::Builder::new().name("rusqlite-fixtures".to_owned()).spawn(move || {
         let _ = send.send(work()); // nobody may wait any longer
     });
     thread.map_err(|cause| format!("no thread can be started: {cause}"))?;
-    receive.recv_timeout(PATIENCE).map_err(|cause| match cause {
+    receive.recv_timeout(patience).map_err(|cause| match cause {
         RecvTimeoutError::Timeout => {
-            format!("a function given to Template::on_connect has not returned for {PATIENCE:?}")
+            format!("a function given to Template::on_connect has not returned for {patience:?}")
         }
         RecvTimeoutError::Disconnected => {
             "a function given to Template::on_connect panicked, or this crate did".to_owned()
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_does_not_return_is_not_waited_for() {
+        let (send, receive) = mpsc::channel::<()>();
+        let waits = in_own_thread_for(Duration::from_millis(20), move || receive.recv());
+        let cause = waits.unwrap_err();
+        assert_eq!(cause, "a function given to Template::on_connect has not returned for 20ms");
+        drop(send);
+        assert_eq!(in_own_thread_for(PATIENCE, || 7), Ok(7));
+        let message = not_compared(Path::new("/target/failed/test"), &cause);
+        let expected = "rusqlite-fixtures: the databases of this test are kept in /target/failed/test, but can't be compared: a \
+                        function given to Template::on_connect has not returned for 20ms\n";
+        assert_eq!(message, expected);
+    }
 }
