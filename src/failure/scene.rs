@@ -69,7 +69,7 @@ impl Scene {
         // An earlier panic may be another thread's, one that was caught, or another test's.
         let is_current = |unwound: &Unwound| match (&unwound.committed, &self.content) {
             (Some(then), Some(now)) => then.ptr_eq(now),
-            _ => true,
+            _ => true, // that is not known of an engine in a file
         };
         let unwound = self.unwound.iter().filter(|unwound| is_of_panic(unwound) || is_current(unwound));
         let seen = unwound.filter_map(|unwound| Some((unwound, unwound.uncommitted.as_ref()?)));
