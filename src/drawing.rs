@@ -236,6 +236,8 @@ mod tests {
             places,
             [(0.0, 2.0, Style::Read), (9.0, 10.0, Style::Read), (9.0, 10.0, Style::Wrote), (9.0, 30.0, Style::Wrote)]
         );
+        let wide = super::merged(&[0, 1, 2, 3].map(|from| titled(from, "")), |time| time.as_secs_f64() * 1e3);
+        assert_eq!(wide.len(), 2, "they are less than 4 pixels wide");
         let titles: Vec<_> = merged.iter().map(|(.., title)| &**title).collect();
         assert_eq!(titles, ["3 at nearly the same time, the first one: a", "d", "", ""]);
     }
