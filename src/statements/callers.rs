@@ -56,7 +56,9 @@ fn lines_in(backtrace: &str, folder: &str) -> Vec<String> {
     for line in lines.map(|line| line.replace('\\', "/")).filter(|line| is_of_program(line)) {
         let folder = folder.replace('\\', "/");
         let relative = line.strip_prefix(&folder).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&line);
-        if found.last().is_none_or(|last| last != relative) {
+        // A closure and the call that runs it may be in one line.
+        let without_column = |line: &str| line.rsplit_once(':').map(|(line, _)| line.to_owned());
+        if found.last().is_none_or(|last| without_column(last) != without_column(relative)) {
             found.push(relative.to_owned());
         }
     }
@@ -117,8 +119,8 @@ mod tests {
                                at /home/a/.rustup/toolchains/stable/lib/rustlib/src/rust/library/std/src/lib.rs:1:2
    5:     0x559f - shop::price
                                at /home/a/shop/src/lib.rs:41:20
-   6:     0x559f - shop::price
-                               at /home/a/shop/src/lib.rs:41:20
+   6:     0x559f - shop::price::{{closure}}
+                               at /home/a/shop/src/lib.rs:41:5
    7:     0x559f - prices::of
                                at /home/a/git/checkouts/prices-0c1d/src/lib.rs:1:2
    8:     0x559f - patched
