@@ -4,27 +4,32 @@ use std::backtrace::Backtrace;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How often each text ran, and the time that backtraces took.
+/// How often each text ran.
 #[derive(Default)]
 pub(super) struct Runs {
     counts: HashMap<u64, u64>,
+    /// The number of backtraces, and the time that they took.
+    backtraces: usize,
     spent: Duration,
 }
+
+/// The number of backtraces of a recording that are captured however long they take. (The first one of a process takes longest.)
+const FIRST: usize = 32;
 
 impl Runs {
     /// Counts a run of the text with this hash, at this time after the beginning. Returns whether its backtrace is wanted.
     ///
     /// It is for the 2nd run, the 4th, the 8th and so on, so that the newest half of the runs has one. A backtrace takes six
-    /// times as long as the rest of a recording. All of them take at most a tenth of the time, but for the first few.
+    /// times as long as the rest of a recording. But for the first ones, all of them take at most a tenth of the time.
     pub(super) fn add(&mut self, text: u64, at: Duration) -> bool {
-        const FIRST: Duration = Duration::from_micros(200);
         let runs = self.counts.entry(text).or_default();
         *runs += 1;
-        *runs > 1 && runs.is_power_of_two() && (self.spent < FIRST || self.spent * 10 <= at)
+        *runs > 1 && runs.is_power_of_two() && (self.backtraces < FIRST || self.spent * 10 <= at)
     }
 
     /// Notes the time that a backtrace took.
     pub(super) fn spend(&mut self, time: Duration) {
+        self.backtraces += 1;
         self.spent += time;
     }
 
@@ -93,15 +98,15 @@ mod tests {
     fn backtraces_take_a_tenth_of_the_time() {
         let mut runs = Runs::default();
         let ms = Duration::from_millis;
-        let wanted = |spent, at| {
-            let mut runs = Runs { spent, ..Runs::default() };
+        let wanted = |backtraces, spent, at| {
+            let mut runs = Runs { backtraces, spent, ..Runs::default() };
             runs.add(7, at);
             runs.add(7, at)
         };
-        assert!(wanted(Duration::from_micros(199), ms(0)) && !wanted(Duration::from_micros(200), ms(1)));
-        assert!(wanted(ms(1), ms(10)) && !wanted(ms(1), Duration::from_micros(9999)));
+        assert!(wanted(FIRST - 1, ms(9), ms(0)) && !wanted(FIRST, ms(9), ms(0)));
+        assert!(wanted(FIRST, ms(1), ms(10)) && !wanted(FIRST, ms(1), Duration::from_micros(9999)));
         (0..2).for_each(|_| runs.spend(ms(1)));
-        assert_eq!(runs.spent, ms(2));
+        assert_eq!((runs.backtraces, runs.spent), (2, ms(2)));
     }
 
     #[test]
