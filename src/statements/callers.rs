@@ -14,7 +14,7 @@ pub(super) struct Runs {
 }
 
 /// The number of backtraces of a recording that are captured however long they take. (The first one of a process takes longest.)
-const FIRST: usize = 32;
+const FIRST: usize = 16;
 
 impl Runs {
     /// Counts a run of the text with this hash, at this time after the beginning. Returns whether its backtrace is wanted.
