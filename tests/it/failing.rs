@@ -303,6 +303,22 @@ fn child() {
                 }
             });
         }
+        "fails with a connection after a thread that has failed" => {
+            let bank = bank();
+            assert!(thread::scope(|scope| scope.spawn(|| ends_in_a_transaction(&bank)).join()).is_err());
+            let connection = Connection::open(bank.uri()).unwrap();
+            assert_eq!(number(&connection, ACCOUNTS), 2);
+            panic!("the test's own failure");
+        }
+        "fails with two connections" => {
+            let bank = bank();
+            let reader = Connection::open(bank.uri()).unwrap(); // closed after the writer
+            assert_eq!(number(&reader, ACCOUNTS), 2);
+            let writer = Connection::open(bank.uri()).unwrap();
+            writer.execute_batch("BEGIN").unwrap();
+            deposit(&writer, 7);
+            panic!("the test's own failure");
+        }
         "fails twice in a thread" => {
             let fails = || {
                 let bank = bank();
@@ -1080,6 +1096,11 @@ fn what_an_earlier_panic_has_rolled_back_is_shown_unless_the_content_has_changed
     let run = Run::of("commits and fails after a thread that has failed").passes(false);
     assert!(!run.file("failing.child", "uncommitted.sqlite3").exists());
     run.assert_printed("account\n      - id 2, owner 'bob', balance 50\n  the newest");
+    let run = Run::of("fails with a connection after a thread that has failed").passes(false);
+    assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 107);
+    run.assert_printed(", rolled back by an earlier panic:\n");
+    let run = Run::of("fails with two connections").passes(false);
+    assert_eq!(run.select("uncommitted.sqlite3", BALANCE), 107);
     let run = Run::of("commits while it fails").passes(false);
     run.assert_printed("account\n      - id 2, owner 'bob', balance 50\n");
     run.assert_printed("account\n      ~ id 1: balance 100 -> 107\n  the newest");
