@@ -135,9 +135,8 @@ impl Log {
         state.drop_oldest();
         drop(state);
         if is_repeated {
-            let start = Instant::now();
-            begun.capture_backtrace();
-            self.state().runs.spend(start.elapsed());
+            let time = begun.capture_backtrace();
+            self.state().runs.spend(time);
         }
         Some(ticket)
     }

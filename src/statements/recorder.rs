@@ -376,7 +376,7 @@ impl Connection {
         let Running { begun, rows, before, waited_before, tickets, .. } = state.running.swap_remove(at);
         let transaction = self.transaction(&mut state, is_in_transaction);
         drop(state);
-        let (duration, work) = (begun.at().elapsed(), after.since(before));
+        let (duration, work) = (begun.elapsed(), after.since(before));
         let waited = waits::total().saturating_sub(waited_before);
         let ended = Ended { duration, waited, rows, changes, error, work, transaction, holds_slot };
         if self.recorder.echoes.load(Ordering::Relaxed) {

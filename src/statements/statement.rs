@@ -31,8 +31,8 @@ pub(crate) struct Begun {
     thread: Thread,
     at: Instant,
     transaction: Option<u64>,
-    /// Where it was run, of some of the statements that are repeated.
-    backtrace: OnceLock<Backtrace>,
+    /// Where it was run, of some of the statements that are repeated, and the time that it took to find that out.
+    backtrace: OnceLock<(Backtrace, Duration)>,
 }
 
 /// What is known when it ends.
@@ -131,17 +131,24 @@ impl Begun {
         self.kind.reads_or_writes().then(|| sql::hash_without_values(&self.sql))
     }
 
-    /// Notes where this thread runs the statement.
-    pub(super) fn capture_backtrace(&self) {
-        self.backtrace.get_or_init(Backtrace::force_capture);
+    /// Notes where this thread runs the statement. Returns the time that that took.
+    pub(super) fn capture_backtrace(&self) -> Duration {
+        let start = Instant::now();
+        self.backtrace.get_or_init(|| {
+            let backtrace = Backtrace::force_capture();
+            (backtrace, start.elapsed())
+        });
+        start.elapsed()
+    }
+
+    /// Returns the time since it began, without that for its backtrace.
+    pub(super) fn elapsed(&self) -> Duration {
+        let captured = self.backtrace.get().map_or(Duration::ZERO, |(_, time)| *time);
+        self.at.elapsed().saturating_sub(captured)
     }
 
     pub(crate) fn kind(&self) -> StatementKind {
         self.kind
-    }
-
-    pub(crate) fn at(&self) -> Instant {
-        self.at
     }
 
     /// Returns whether SQLite's number of changed rows is this statement's.
@@ -256,7 +263,7 @@ impl Statement {
 
     /// Returns the innermost lines of the program's code that ran it, if that was noted.
     pub(crate) fn called_from(&self) -> Option<Vec<String>> {
-        self.begun.backtrace.get().map(callers::lines_of_code)
+        self.begun.backtrace.get().map(|(backtrace, _)| callers::lines_of_code(backtrace))
     }
 
     /// Returns whether the connection had the writer slot when it had ended.
@@ -310,4 +317,19 @@ impl fmt::Display for Statement {
 /// Returns the number with the noun, in the plural if that is right.
 pub(crate) fn counted(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_statement_is_without_that_of_its_backtrace() {
+        let begun = Begun::now("SELECT 1", None, true, Purpose::Uri, None);
+        let captured = begun.capture_backtrace();
+        let elapsed = begun.elapsed();
+        let (_, kept) = begun.backtrace.get().unwrap();
+        assert!(captured >= *kept && !kept.is_zero());
+        assert!(elapsed + *kept <= begun.at.elapsed(), "{elapsed:?} {kept:?}");
+    }
 }

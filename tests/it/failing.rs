@@ -319,6 +319,13 @@ fn child() {
             deposit(&writer, 7);
             panic!("the test's own failure");
         }
+        "fails when its connections are closed" => {
+            let bank = bank();
+            bank.connect().unwrap().execute_batch("DELETE FROM account WHERE id = 1").unwrap();
+            bank.connect().unwrap().execute_batch("DELETE FROM account WHERE id = 2").unwrap();
+            Engine::new().connect().unwrap().execute_batch("CREATE TABLE of_another (a)").unwrap();
+            panic!("the test's own failure");
+        }
         "fails twice in a thread" => {
             let fails = || {
                 let bank = bank();
@@ -845,6 +852,14 @@ fn the_newest_transactions_that_the_test_has_dropped_are_printed() {
     let run = Run::of("fails after others have dropped transactions").passes(false);
     assert_eq!(run.printed().matches("  rolled back, because it was dropped without a commit: ").count(), 5);
     run.assert_printed("\n  and 2 transactions before these\n");
+}
+
+#[test]
+fn statements_of_closed_connections_are_kept_if_they_are_of_the_engine() {
+    let run = Run::of("fails when its connections are closed").passes(false);
+    let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    let (first, second) = ("DELETE FROM account WHERE id = 1;\n", "DELETE FROM account WHERE id = 2;\n");
+    assert!(statements.ends_with(&format!("{first}{second}")), "{statements}");
 }
 
 #[test]
