@@ -373,10 +373,12 @@ unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
     traced.connection.recorder().add_unwound(unwound);
 }
 
+/// The size, in bytes, up to which content that is not committed is always kept.
+const SMALL: usize = 256 << 10;
+
 /// Returns the size, in bytes, up to which content that is not committed is kept now. A property test may fail hundreds of
 /// times, so all that a thread keeps takes a tenth of its time, unless it is small.
 fn at_most() -> usize {
-    const SMALL: usize = 256 << 10;
     let has_time = match KEEPING.try_with(Cell::get).ok().flatten() {
         Some((since, spent)) => spent * 10 <= since.elapsed(),
         None => true,
@@ -554,6 +556,15 @@ mod tests {
     use rusqlite::Connection as Opened;
 
     use super::*;
+
+    #[test]
+    fn large_content_is_kept_for_a_tenth_of_the_time() {
+        assert_eq!(at_most(), Keep::of_tests().up_to());
+        note_time(Instant::now().checked_sub(Duration::from_millis(50)).unwrap());
+        assert_eq!(at_most(), SMALL);
+        KEEPING.set(Some((Instant::now().checked_sub(Duration::from_secs(1)).unwrap(), Duration::from_millis(90))));
+        assert_eq!(at_most(), Keep::of_tests().up_to());
+    }
 
     #[test]
     fn a_connection_is_in_the_list_as_long_as_its_file_is_open() {

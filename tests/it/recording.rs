@@ -956,6 +956,24 @@ fn a_watch_that_is_not_complete_fails_its_test() {
     assert!(message.contains(" is not complete: connection 1 has a trace of its own"), "{message}");
 }
 
+/// SQLite compiles the cached statement once, so it has the same address.
+#[test]
+fn a_trace_that_is_set_between_two_runs_of_a_statement_is_noticed() {
+    let engine = SHOP.new_engine().unwrap();
+    let mut connection = Connection::open(engine.uri()).unwrap();
+    let run = |connection: &Connection| {
+        let mut statement = connection.prepare_cached("SELECT count(*) FROM item").unwrap();
+        assert_eq!(statement.query_row([], |row| row.get(0)), Ok(3));
+    };
+    let (_, statements) = engine.recorded(|| {
+        run(&connection);
+        trace(&mut connection);
+        run(&connection);
+    });
+    let missed = statements.missed().join("\n");
+    assert!(missed.starts_with("connection 1 has a trace of its own "), "{missed}");
+}
+
 #[test]
 fn limits_of_more_statements_than_are_kept_are_checked_only_by_their_number() {
     let message = |limits: Limits| {
