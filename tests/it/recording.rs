@@ -659,6 +659,7 @@ fn a_wrong_count_shows_the_statements() {
         )
     );
     assert_eq!(lines.len(), 2);
+    statements.reads().writes().assert_count(0);
     let message = message_of(|| statements.writes().assert_count(2));
     assert!(message.starts_with("2 writes were expected on engine "), "{message}");
     let message = message_of(|| statements.transactions().assert_count(1));
