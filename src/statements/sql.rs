@@ -241,6 +241,7 @@ mod tests {
             ("WITH a AS (SELECT 1) DELETE FROM t", false, StatementKind::Write),
             ("-- name: get\n/* a */ ;\tselect 1", true, StatementKind::Read),
             ("begin immediate", false, StatementKind::Transaction),
+            (" ;\n begin", true, StatementKind::Transaction),
             ("END", true, StatementKind::Transaction),
             ("ROLLBACK TO a", true, StatementKind::Transaction),
             ("\u{feff}Savepoint a", true, StatementKind::Transaction),
@@ -263,6 +264,7 @@ mod tests {
         for sql in [
             "SELECT * FROM note_config",
             "PRAGMA data_version",
+            "PRAGMA 'main'.user_version",
             "SELECT * FROM 'main'.'note'",
             "SELECT '.' || '_config'",
             "SELECT 'a_config'",
