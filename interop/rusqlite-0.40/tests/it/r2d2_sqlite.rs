@@ -111,9 +111,10 @@ fn statements_of_a_pool_are_recorded() {
     });
     assert_eq!(statements.missed(), [""; 0]);
     statements.transactions().assert_count(2);
-    let checks: Vec<&str> = statements.iter().take(2).map(|check| check.sql()).collect();
-    assert_eq!(checks, ["SELECT 1"; 2], "the pool checks each connection that it hands out");
-    statements.reads().assert_count(2 + 3);
+    // The newest version checks each connection that it hands out.
+    let checks = statements.matching(|statement| statement.sql() == "SELECT 1").count();
+    assert!([0, 2].contains(&checks), "{statements}");
+    statements.reads().assert_count(checks + 3);
     let statements = statements.of_table("account");
     let [update, insert] = statements.writes().iter().cloned().collect::<Vec<_>>().try_into().unwrap();
     assert_eq!(update.expanded_sql(), "UPDATE account SET balance = balance + 5 WHERE id = 1");
@@ -125,6 +126,6 @@ fn statements_of_a_pool_are_recorded() {
     let [repeat] = statements.repeats(2).try_into().unwrap();
     assert_eq!((repeat.count, repeat.distinct), (3, 2));
     let here = format!("{}:", file!());
-    assert!(repeat.called_from[0].starts_with("tests/it/bank.rs:"), "{repeat}");
+    assert!(repeat.called_from[0].contains("tests/it/bank.rs:"), "{repeat}");
     assert!(repeat.called_from[1..].iter().all(|from| from.starts_with(&here)), "{repeat}");
 }
