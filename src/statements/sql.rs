@@ -313,6 +313,7 @@ mod tests {
 
     #[test]
     fn a_long_literal_is_cut_between_two_characters() {
+        assert_eq!(with_short_literals("SELECT '12345678'", 10), "SELECT '12345678'");
         let long = format!("SELECT '{}', 'b'", "ü".repeat(600));
         let short = with_short_literals(&long, 1024);
         assert_eq!(short, format!("SELECT '{}…' /* 1202 bytes of SQL */, 'b'", "ü".repeat(511)));
