@@ -18,7 +18,7 @@ pub(super) fn write(folder: &Path, scenes: &[Arc<Scene>]) -> Result<(), String> 
         if let Some(content) = &scene.content {
             save("database", content)?;
         }
-        if let Some((_, content)) = scene.uncommitted() {
+        if let Some(content) = scene.uncommitted() {
             save("uncommitted", content)?;
         }
         write_text(&path(folder, "statements", index, "sql"), &statements(scene))?;

@@ -55,12 +55,9 @@ impl Scene {
         self.content.as_ref().map_or(0, Snapshot::size)
     }
 
-    /// Returns who had written and not committed, and the content that it saw.
-    pub(super) fn uncommitted(&self) -> Option<(String, &Snapshot)> {
-        let (unwound, seen) = self.uncommitted_one()?;
-        let is_earlier = self.panic.as_ref().is_some_and(|panic| panic.number != unwound.panic);
-        let of_earlier = if is_earlier { ", rolled back by an earlier panic" } else { "" };
-        Some((format!("{}{of_earlier}", unwound.purpose), seen))
+    /// Returns the content of the connection that had written and not committed.
+    pub(super) fn uncommitted(&self) -> Option<&Snapshot> {
+        self.uncommitted_one().map(|(_, seen)| seen)
     }
 
     fn uncommitted_one(&self) -> Option<(&Unwound, &Snapshot)> {
@@ -89,10 +86,12 @@ impl Scene {
 
     /// Returns who had written and not committed, and what that changes.
     pub(super) fn uncommitted_changes(&self) -> Option<(String, &Differing)> {
-        let (by, seen) = self.uncommitted()?;
-        let committed = self.uncommitted_one().and_then(|(unwound, _)| unwound.committed.as_ref());
-        let committed = committed.or(self.content.as_ref()).unwrap_or(&self.before);
-        Some((by, self.compared.uncommitted.get_or_init(|| self.compare(committed, seen))))
+        let (unwound, seen) = self.uncommitted_one()?;
+        let is_earlier = self.panic.as_ref().is_some_and(|panic| panic.number != unwound.panic);
+        let of_earlier = if is_earlier { ", rolled back by an earlier panic" } else { "" };
+        let committed = unwound.committed.as_ref().or(self.content.as_ref()).unwrap_or(&self.before);
+        let differing = self.compared.uncommitted.get_or_init(|| self.compare(committed, seen));
+        Some((format!("{}{of_earlier}", unwound.purpose), differing))
     }
 
     fn compare(&self, before: &Snapshot, after: &Snapshot) -> Differing {

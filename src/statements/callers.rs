@@ -17,14 +17,14 @@ pub(super) struct Runs {
 const FIRST: usize = 16;
 
 impl Runs {
-    /// Counts a run of the text with this hash, at this time after the beginning. Returns whether its backtrace is wanted.
+    /// Counts a run of the text with this hash, `at` is the time since the beginning. Returns whether its backtrace is wanted.
     ///
     /// It is for the 2nd run, the 4th, the 8th and so on, so that the newest half of the runs has one. A backtrace takes six
-    /// times as long as the rest of a recording. But for the first ones, all of them take at most a tenth of the time.
-    pub(super) fn add(&mut self, text: u64, at: Duration) -> bool {
+    /// to eight times as long as the rest of a recording. But for the first ones, all of them take at most a tenth of the time.
+    pub(super) fn add(&mut self, text: u64, at: impl FnOnce() -> Duration) -> bool {
         let runs = self.counts.entry(text).or_default();
         *runs += 1;
-        *runs > 1 && runs.is_power_of_two() && (self.backtraces < FIRST || self.spent * 10 <= at)
+        *runs > 1 && runs.is_power_of_two() && (self.backtraces < FIRST || self.spent * 10 <= at())
     }
 
     /// Notes the time that a backtrace took.
@@ -85,13 +85,13 @@ mod tests {
     #[test]
     fn a_backtrace_is_wanted_of_runs_that_are_powers_of_two() {
         let mut runs = Runs::default();
-        let wanted: Vec<u64> = (1..=20).filter(|_| runs.add(7, Duration::ZERO)).collect();
+        let wanted: Vec<u64> = (1..=20).filter(|_| runs.add(7, || Duration::ZERO)).collect();
         assert_eq!(wanted, [2, 4, 8, 16]);
-        assert!(!runs.add(8, Duration::ZERO), "another text");
+        assert!(!runs.add(8, || Duration::ZERO), "another text");
         runs.keep_at_most(2);
-        assert!(runs.add(8, Duration::ZERO) && !runs.add(9, Duration::ZERO));
+        assert!(runs.add(8, || Duration::ZERO) && !runs.add(9, || Duration::ZERO));
         runs.keep_at_most(2);
-        assert!(!runs.add(9, Duration::ZERO), "it was forgotten");
+        assert!(!runs.add(9, || Duration::ZERO), "it was forgotten");
     }
 
     #[test]
@@ -100,8 +100,8 @@ mod tests {
         let ms = Duration::from_millis;
         let wanted = |backtraces, spent, at| {
             let mut runs = Runs { backtraces, spent, ..Runs::default() };
-            runs.add(7, at);
-            runs.add(7, at)
+            runs.add(7, || at);
+            runs.add(7, || at)
         };
         assert!(wanted(FIRST - 1, ms(9), ms(0)) && !wanted(FIRST, ms(9), ms(0)));
         assert!(wanted(FIRST, ms(1), ms(10)) && !wanted(FIRST, ms(1), Duration::from_micros(9999)));

@@ -127,7 +127,7 @@ impl Log {
         }
         let shape = begun.hash_of_shape();
         let mut state = self.state();
-        let is_repeated = shape.is_some_and(|shape| state.runs.add(shape, self.began.elapsed()));
+        let is_repeated = shape.is_some_and(|shape| state.runs.add(shape, || self.began.elapsed()));
         let connection = state.number_of(connection);
         *state.counts.of_mut(begun.kind()) += 1;
         let ticket = Ticket(state.dropped + state.entries.len() as u64);
