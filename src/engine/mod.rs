@@ -678,7 +678,7 @@ impl Engine {
         work()
     }
 
-    fn recorder(&self) -> &Recorder {
+    pub(crate) fn recorder(&self) -> &Recorder {
         self.database().recorder()
     }
 

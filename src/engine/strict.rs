@@ -2,8 +2,8 @@
 
 use std::cell::LazyCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -11,15 +11,18 @@ use super::{Database, Engine, Inner};
 use crate::content::origin::Purpose;
 use crate::environment::Strict;
 use crate::statements::{Log, conduct, counted};
+use crate::sync::Recovered;
 use crate::vfs::{analysis, trace};
 
-/// The time for which a transaction may hold the writer slot.
-const HELD: Duration = Duration::from_secs(1);
+/// The time for which a transaction may hold the writer slot if nothing else is set.
+const SLOT_LIMIT: Duration = Duration::from_secs(1);
 
 /// A recording of everything, for strict mode.
 pub(super) struct Strictness {
     /// Whether the test fails, and not only prints what was found.
     fails: AtomicBool,
+    /// The time for which a transaction may hold the writer slot.
+    slot_limit: Mutex<Duration>,
     pub(super) log: Arc<Log>,
     /// The number of transactions that were dropped before.
     dropped_before: usize,
@@ -33,7 +36,7 @@ impl Engine {
     ///   a commit or a rollback ([`UnitOfWork::rollback`](crate::UnitOfWork::rollback)). A `Transaction` of rusqlite runs
     ///   ROLLBACK when it is dropped, so it can't be told from one that was rolled back.
     /// * a connection of [`connect`](Engine::connect) that is still open;
-    /// * a transaction that held the writer slot for more than a second.
+    /// * a transaction that held the writer slot for more than a second ([`strict_slot_limit`](Engine::strict_slot_limit)).
     ///
     /// Other findings are only printed: two writes in a row on one connection, and a write to a table that the connection
     /// has read, each outside of a transaction, because code may intend them; and a connection of another library that is
@@ -60,6 +63,18 @@ impl Engine {
         self.0.be_strict(Strict::Fail);
     }
 
+    /// Turns [strict mode](Engine::strict) on, with this limit in place of a second for transactions that hold the writer slot.
+    /// A later call replaces it.
+    ///
+    /// # Panics
+    /// As [`strict`](Engine::strict).
+    pub fn strict_slot_limit(&self, limit: Duration) {
+        self.strict();
+        if let Some(strictness) = self.0.strictness.get() {
+            *strictness.slot_limit.lock().recovered() = limit;
+        }
+    }
+
     /// Returns this engine of a test, strict if the environment asks for it.
     pub(crate) fn made_strict_if_asked(self) -> Engine {
         self.0.be_strict(Strict::of_tests());
@@ -76,15 +91,16 @@ impl Inner {
             let (log, recorder) = (Log::new(), self.database().recorder());
             let dropped_before = recorder.dropped_so_far();
             self.begin_recording(&log);
-            Strictness { fails: AtomicBool::new(false), log, dropped_before }
+            Strictness { fails: AtomicBool::new(false), slot_limit: Mutex::new(SLOT_LIMIT), log, dropped_before }
         };
         self.strictness.get_or_init(begin).fails.fetch_or(mode == Strict::Fail, Ordering::Relaxed);
     }
 
     /// Ends strict mode. Returns a message if the test has to fail. Adds the recording to `logs`.
     pub(super) fn end_strict(&mut self, logs: &mut Vec<Arc<Log>>) -> Option<String> {
-        let Strictness { fails, log, dropped_before } = self.strictness.take()?;
-        let (fails, recorder) = (fails.into_inner(), self.database().recorder());
+        let Strictness { fails, slot_limit, log, dropped_before } = self.strictness.take()?;
+        let (fails, slot_limit) = (fails.into_inner(), slot_limit.into_inner().recovered());
+        let recorder = self.database().recorder();
         logs.push(log.clone());
         if thread::panicking() {
             return None;
@@ -96,7 +112,7 @@ impl Inner {
             doubtful.push(format!("{} before the newest ones are not checked", counted(kept.dropped, "statement")));
         }
         let mut found = conduct::dropped(&recorder.dropped_after(dropped_before), &kept);
-        found.extend(conduct::held_longer_than(HELD, &kept));
+        found.extend(conduct::held_longer_than(slot_limit, &kept));
         if let Database::InMemory(_) = self.database() {
             for purpose in trace::open_connections(recorder) {
                 let finding = format!("{purpose} is still open, and no handle on the engine is left: drop it first");

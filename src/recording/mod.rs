@@ -88,6 +88,13 @@ impl Recording {
         self
     }
 
+    /// Sets how many bytes are kept of each text and blob in the SQL of a statement, as SQL: 1,024 by default. Recordings of
+    /// an engine share its statements, so while several run, the largest of their limits applies to all.
+    pub fn value_limit(self, bytes: usize) -> Recording {
+        self.engine.recorder().set_value_limit(&self.log, bytes);
+        self
+    }
+
     /// Returns the statements so far, and goes on.
     ///
     /// # Panics

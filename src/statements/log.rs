@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::callers::Runs;
-use super::statement::{Begun, Ended, Statement, StatementKind};
+use super::statement::{Begun, DEFAULT_VALUE_LIMIT, Ended, Statement, StatementKind};
 use crate::sync::Recovered;
 
 /// What a recording keeps: the newest statements, and the exact numbers of all.
@@ -19,6 +19,8 @@ pub(crate) struct Log {
 struct State {
     /// The maximum number of statements that are kept.
     limit: usize,
+    /// The bytes that are kept of each value.
+    value_limit: usize,
     entries: VecDeque<Entry>,
     /// How many older ones are no longer kept.
     dropped: u64,
@@ -98,6 +100,7 @@ impl Log {
     pub(crate) fn new() -> Arc<Log> {
         let state = State {
             limit: DEFAULT_LIMIT,
+            value_limit: DEFAULT_VALUE_LIMIT,
             entries: VecDeque::new(),
             dropped: 0,
             counts: Counts::default(),
@@ -112,6 +115,14 @@ impl Log {
         let mut state = self.state();
         state.limit = limit;
         state.drop_oldest();
+    }
+
+    pub(super) fn set_value_limit(&self, bytes: usize) {
+        self.state().value_limit = bytes;
+    }
+
+    pub(super) fn value_limit(&self) -> usize {
+        self.state().value_limit
     }
 
     /// Records nothing until the result is dropped.

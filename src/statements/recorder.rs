@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::log::{Kept, Log, Ticket};
 use super::recent::Noted;
-use super::statement::{Begun, Ended, Statement, Work};
+use super::statement::{Begun, DEFAULT_VALUE_LIMIT, Ended, Statement, Work};
 use super::waits;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
@@ -20,6 +20,8 @@ pub(crate) struct Recorder {
     /// Whether each statement is printed.
     echoes: AtomicBool,
     is_on: AtomicBool,
+    /// The bytes that are kept of each value of a statement.
+    value_limit: AtomicUsize,
     /// How often it was turned on.
     runs: AtomicU64,
     transactions: AtomicU64,
@@ -100,6 +102,7 @@ impl Recorder {
             logs: Mutex::default(),
             echoes: AtomicBool::new(false),
             is_on: AtomicBool::new(false),
+            value_limit: AtomicUsize::new(DEFAULT_VALUE_LIMIT),
             runs: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             left: Mutex::default(),
@@ -131,6 +134,13 @@ impl Recorder {
         }
         let mut logs = self.logs();
         logs.retain(|other| !Arc::ptr_eq(other, log));
+        self.update(&logs);
+    }
+
+    /// Sets how many bytes the log gets of each value. The logs share statements, so it gets more if another one does.
+    pub(crate) fn set_value_limit(&self, log: &Log, bytes: usize) {
+        let logs = self.logs();
+        log.set_value_limit(bytes);
         self.update(&logs);
     }
 
@@ -243,6 +253,8 @@ impl Recorder {
         } else if was_on && !is_on {
             ON.fetch_sub(1, Ordering::Relaxed);
         }
+        let value_limit = logs.iter().map(|log| log.value_limit()).max();
+        self.value_limit.store(value_limit.unwrap_or(DEFAULT_VALUE_LIMIT), Ordering::Relaxed);
         self.is_on.store(is_on, Ordering::Release);
     }
 
@@ -327,17 +339,17 @@ impl Connection {
     }
 
     /// Records the beginning of a statement. `begun` gets the number of the transaction that is open, if
-    /// `is_in_transaction`.
+    /// `is_in_transaction`, and how many bytes are kept of each value.
     pub(crate) fn begin(
         &self,
         statement: usize,
         before: Work,
         is_in_transaction: bool,
-        begun: impl FnOnce(Option<u64>) -> Begun,
+        begun: impl FnOnce(Option<u64>, usize) -> Begun,
     ) {
         let mut state = self.state();
         let transaction = self.transaction(&mut state, is_in_transaction);
-        let begun = Arc::new(begun(transaction));
+        let begun = Arc::new(begun(transaction, self.recorder.value_limit.load(Ordering::Relaxed)));
         let logs = self.recorder.logs().clone();
         let tickets =
             logs.into_iter().filter_map(|log| log.begin(&begun, self.id).map(|ticket| (log, ticket))).collect();

@@ -92,7 +92,7 @@ fn line_of(sql: &str, value: Option<&str>) -> String {
     let mut line = String::with_capacity(sql.len());
     for token in tokens(sql) {
         match token {
-            Token::Space => {
+            Token::Space(_) => {
                 if !line.is_empty() && !line.ends_with(' ') {
                     line.push(' ');
                 }
@@ -110,7 +110,7 @@ pub(super) fn hash_without_values(sql: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     for token in tokens(sql) {
         match token {
-            Token::Space => " ".hash(&mut hasher),
+            Token::Space(_) => " ".hash(&mut hasher),
             Token::Literal(_) | Token::Number(_) => "?".hash(&mut hasher),
             Token::Other(text) => text.hash(&mut hasher),
         }
@@ -130,8 +130,9 @@ pub(super) fn with_short_literals(sql: &str, limit: usize) -> Cow<'_, str> {
                 short.push_str(start_of(text, limit));
                 short.push_str(&format!("…' /* {} bytes of SQL */", text.len()));
             }
-            Token::Literal(text) | Token::Number(text) | Token::Other(text) => short.push_str(text),
-            Token::Space => short.push(' '),
+            Token::Space(text) | Token::Literal(text) | Token::Number(text) | Token::Other(text) => {
+                short.push_str(text)
+            }
         }
     }
     Cow::Owned(short)
@@ -147,7 +148,7 @@ fn start_of(text: &str, limit: usize) -> &str {
 #[derive(Debug, PartialEq, Eq)]
 enum Token<'a> {
     /// White space or a comment.
-    Space,
+    Space(&'a str),
     /// A string or a blob.
     Literal(&'a str),
     Number(&'a str),
@@ -167,9 +168,9 @@ fn tokens(sql: &str) -> impl Iterator<Item = Token<'_>> {
         Some(match first {
             b'\'' => Token::Literal(text),
             b'x' | b'X' if text.len() > 1 && text.as_bytes()[1] == b'\'' => Token::Literal(text),
-            b'-' if text.starts_with("--") => Token::Space,
-            b'/' if text.starts_with("/*") => Token::Space,
-            _ if first.is_ascii_whitespace() => Token::Space,
+            b'-' if text.starts_with("--") => Token::Space(text),
+            b'/' if text.starts_with("/*") => Token::Space(text),
+            _ if first.is_ascii_whitespace() => Token::Space(text),
             _ if first.is_ascii_digit() => Token::Number(text),
             b'.' if text.len() > 1 => Token::Number(text),
             _ => Token::Other(text),
@@ -186,7 +187,7 @@ fn token_len(sql: &str) -> Option<usize> {
         b'[' => bytes.iter().position(|byte| *byte == b']').map_or(bytes.len(), |end| end + 1),
         b'x' | b'X' if bytes.get(1) == Some(&b'\'') => 1 + quoted_len(&bytes[1..], b'\''),
         b'-' if bytes.starts_with(b"--") => sql.find('\n').map_or(bytes.len(), |end| end + 1),
-        b'/' if bytes.starts_with(b"/*") => sql.find("*/").map_or(bytes.len(), |end| end + 2),
+        b'/' if bytes.starts_with(b"/*") => sql[2..].find("*/").map_or(bytes.len(), |end| 2 + end + 2),
         _ if first.is_ascii_whitespace() => run(|byte| byte.is_ascii_whitespace()),
         _ if first.is_ascii_digit() => number_len(bytes),
         b'.' if bytes.get(1).is_some_and(u8::is_ascii_digit) => number_len(bytes),
@@ -300,6 +301,9 @@ mod tests {
             ("SELECT  1 -- it's one\n\t+ /* two 2 */ 2", "SELECT ? + ?"),
             ("SELECT 1e+5-3", "SELECT ?-?"),
             ("SELECT 'no end", "SELECT ?"),
+            ("SELECT x, X FROM t", "SELECT x, X FROM t"),
+            ("SELECT 6/2-a.b*-.5", "SELECT ?/?-a.b*-?"),
+            ("SELECT /*/ 1 */ 2 /**/", "SELECT ?"),
             ("SELECT 'Zürich' AS straße1", "SELECT ? AS straße1"),
         ] {
             assert_eq!(without_values(sql), expected, "{sql}");
@@ -318,6 +322,12 @@ mod tests {
         let short = with_short_literals(&long, 1024);
         assert_eq!(short, format!("SELECT '{}…' /* 1202 bytes of SQL */, 'b'", "ü".repeat(511)));
         assert_eq!(with_short_literals("SELECT 'a'", 1024), "SELECT 'a'");
+    }
+
+    #[test]
+    fn a_long_text_without_long_literals_is_kept_as_it_is() {
+        let sql = "SELECT a, -- the name\n\t1.5,  'tea' /* and */\nFROM t";
+        assert_eq!(with_short_literals(sql, 5), sql);
     }
 
     proptest! {

@@ -100,23 +100,25 @@ impl Work {
     }
 }
 
-/// The bytes of SQL that a literal may have.
-const MAX_LITERAL: usize = 1024;
+/// The bytes of SQL that are kept of a literal if nothing else is set.
+pub(super) const DEFAULT_VALUE_LIMIT: usize = 1024;
 
 impl Begun {
-    /// Returns a statement that begins now, on this thread. `expanded` is its SQL with the values of its parameters.
+    /// Returns a statement that begins now, on this thread. `expanded` is its SQL with the values of its parameters. Of each
+    /// literal, at most `value_limit` bytes are kept.
     pub(crate) fn now(
         sql: &str,
         expanded: Option<&str>,
         is_read_only: bool,
         purpose: Purpose,
         transaction: Option<u64>,
+        value_limit: usize,
     ) -> Begun {
         let sql = sql::without_end(sql);
         let expanded = expanded.map(sql::without_end).filter(|expanded| *expanded != sql);
         Begun {
-            sql: sql::with_short_literals(sql, MAX_LITERAL).into(),
-            expanded: expanded.map(|expanded| sql::with_short_literals(expanded, MAX_LITERAL).into()),
+            sql: sql::with_short_literals(sql, value_limit).into(),
+            expanded: expanded.map(|expanded| sql::with_short_literals(expanded, value_limit).into()),
             kind: sql::kind(sql, is_read_only),
             purpose,
             thread: thread::current(),
@@ -163,13 +165,14 @@ impl Statement {
         Statement { recording: begun.at, begun, ended: Some(ended), connection: 1 }
     }
 
-    /// Returns the SQL as the code has it, with its parameters. Of a literal of more than 1 KB, only the start is kept.
+    /// Returns the SQL as the code has it, with its parameters. Of a literal of more than 1 KB, only the start is kept, unless
+    /// [`Recording::value_limit`](crate::Recording::value_limit) was set.
     pub fn sql(&self) -> &str {
         &self.begun.sql
     }
 
-    /// Returns the SQL with the values of its parameters (`sqlite3_expanded_sql`). Of a value of more than 1 KB, only the
-    /// start is kept.
+    /// Returns the SQL with the values of its parameters (`sqlite3_expanded_sql`). Long values are cut as those of
+    /// [`sql`](Statement::sql).
     pub fn expanded_sql(&self) -> &str {
         self.begun.expanded.as_deref().unwrap_or(&self.begun.sql)
     }
@@ -325,7 +328,7 @@ mod tests {
 
     #[test]
     fn the_time_of_a_statement_is_without_that_of_its_backtrace() {
-        let begun = Begun::now("SELECT 1", None, true, Purpose::Uri, None);
+        let begun = Begun::now("SELECT 1", None, true, Purpose::Uri, None, DEFAULT_VALUE_LIMIT);
         let captured = begun.capture_backtrace();
         let elapsed = begun.elapsed();
         let (_, kept) = begun.backtrace.get().unwrap();

@@ -95,6 +95,7 @@ pub struct Template {
     limits: Option<(Limits, &'static Location<'static>)>,
     /// Whether its engines are strict.
     is_strict: bool,
+    slot_limit: Option<Duration>,
     /// The recipe's entry in `TEMPLATES`, after the first use.
     built: OnceLock<Result<Arc<Built>>>,
 }
@@ -227,7 +228,7 @@ impl Template {
             random_seed: None,
             key: None,
         };
-        Template { recipe, limits: None, is_strict: false, built: OnceLock::new() }
+        Template { recipe, limits: None, is_strict: false, slot_limit: None, built: OnceLock::new() }
     }
 
     /// Adds a script, for example with test data.
@@ -363,6 +364,15 @@ impl Template {
         self
     }
 
+    /// Turns [strict mode](Engine::strict) on, with this limit in place of a second for transactions that hold the writer slot.
+    ///
+    /// # Panics
+    /// As [`strict`](Template::strict).
+    pub const fn strict_slot_limit(mut self, limit: Duration) -> Template {
+        self.slot_limit = Some(limit);
+        self.strict()
+    }
+
     /// Sets the key that identifies the content that the functions of the steps, and `on_connect`, put into the
     /// database. With a key, an image of the content is used in later test runs, after new builds of the program, and
     /// by other programs of the package, until the key changes. So change the key when that content changes. The place
@@ -384,6 +394,7 @@ impl Template {
         if self.is_strict {
             engine.strict();
         }
+        self.slot_limit.into_iter().for_each(|limit| engine.strict_slot_limit(limit));
         self.limits.into_iter().for_each(|(limits, at)| limits.watch(&engine, at));
         Ok(engine)
     }

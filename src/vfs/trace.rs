@@ -244,9 +244,14 @@ impl Traced {
             let text = (!expanded.is_null()).then(|| CStr::from_ptr(expanded).to_string_lossy());
             let is_read_only = ffi::sqlite3_stmt_readonly(statement) != 0;
             let purpose = *self.purpose.lock().recovered();
-            self.connection.begin(statement.addr(), work(statement), is_in_transaction(db), |transaction| {
-                Begun::now(&sql, text.as_deref(), is_read_only, purpose, transaction)
-            });
+            self.connection.begin(
+                statement.addr(),
+                work(statement),
+                is_in_transaction(db),
+                |transaction, value_limit| {
+                    Begun::now(&sql, text.as_deref(), is_read_only, purpose, transaction, value_limit)
+                },
+            );
             ffi::sqlite3_free(expanded.cast());
         }
         // Also what these calls have logged: the connection may be closing.

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, TransactionBehavior, ffi, params};
-use rusqlite_fixtures::{Engine, Limits, Statement, StatementKind, Statements, Template, assert_constant_statements};
+use rusqlite_fixtures::{
+    Engine, Limits, Recording, Statement, StatementKind, Statements, Template, assert_constant_statements,
+};
 
 use super::support::{here, in_thread, number, trace};
 
@@ -496,6 +498,34 @@ fn a_long_value_is_cut() {
     });
     let expanded = statements.iter().next().unwrap().expanded_sql();
     assert!(expanded.starts_with("SELECT length(x'0707") && expanded.len() < 1200, "{}", expanded.len());
+}
+
+#[test]
+fn how_much_of_a_value_is_kept_can_be_set() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let lengths_of = |recording: Recording| {
+        connection.query_row("SELECT length(?1)", [vec![7u8; 100_000]], |_| Ok(())).unwrap();
+        recording.stop().iter().map(|statement| statement.expanded_sql().len()).collect::<Vec<_>>()
+    };
+    let whole = "SELECT length(x'')".len() + 200_000;
+    assert_eq!(lengths_of(engine.record().value_limit(1_000_000)), [whole]);
+    let short = lengths_of(engine.record().value_limit(20));
+    assert!(short[0] < 80, "{short:?}");
+    // Recordings share statements.
+    let long = engine.record().value_limit(1_000_000);
+    assert_eq!(lengths_of(engine.record().value_limit(20)), [whole]);
+    drop(long);
+    assert!(lengths_of(engine.record())[0].abs_diff(1024) < 100, "as before");
+}
+
+#[test]
+fn a_long_statement_is_kept_as_written() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let sql = format!("SELECT 'tea', -- comment\n\t{}  1", "1,\n".repeat(500));
+    let (_, statements) = engine.recorded(|| connection.query_row(&sql, [], |_| Ok(())).unwrap());
+    assert_eq!(statements.iter().next().unwrap().sql(), sql);
 }
 
 #[test]

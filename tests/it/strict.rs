@@ -119,6 +119,30 @@ fn a_transaction_that_holds_the_slot_for_long_is_found() {
     assert!(found.contains(" held the writer slot for 1.") && found.ends_with("s, more than 1s"), "{found}");
 }
 
+#[test]
+fn the_time_for_which_the_slot_may_be_held_can_be_set() {
+    const LIMIT: Duration = Duration::from_millis(50);
+    static PATIENT: Template =
+        Template::sql("CREATE TABLE item (id INTEGER PRIMARY KEY)").strict().strict_slot_limit(Duration::from_secs(60));
+    let hold = |shop: Engine, time: Duration| {
+        let work = shop.begin(Immediate).unwrap();
+        thread::sleep(time);
+        work.commit().unwrap();
+        found(shop)
+    };
+    let engine = Engine::new();
+    engine.strict_slot_limit(Duration::from_secs(60));
+    engine.strict_slot_limit(LIMIT); // the later one applies
+    let found = hold(engine, LIMIT * 2);
+    assert!(found.contains(" held the writer slot for ") && found.ends_with("s, more than 50ms"), "{found}");
+    assert_eq!(hold(PATIENT.new_engine().unwrap(), Duration::from_millis(1050)), "");
+    let impatient = PATIENT.new_engine().unwrap();
+    impatient.strict_slot_limit(LIMIT);
+    assert!(hold(impatient, LIMIT * 2).ends_with("more than 50ms"));
+    let strict = PATIENT.clone().strict_slot_limit(LIMIT).new_engine().unwrap();
+    assert!(hold(strict, LIMIT * 2).ends_with("more than 50ms"));
+}
+
 /// The waiter has to wait for more than a second.
 #[test]
 fn a_wait_for_the_slot_does_not_count() {
