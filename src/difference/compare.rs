@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::changes::{Changes, Row, SchemaChange, SchemaObject, SettingChange, TableChanges, Update, same};
-use super::rows::{Columns, Read, Table, order, tables};
+use super::rows::{Added, Columns, Read, Table, order, tables};
 use crate::content::Snapshot;
 use crate::content::difference::Difference;
 use crate::content::origin::Purpose;
@@ -168,11 +168,14 @@ fn sorted(mut rows: Vec<Read>) -> Vec<Read> {
     rows
 }
 
-/// Returns whether a row was changed. `added` are the columns that the table did not have before, with the values that they
-/// got in the rows that existed.
-fn differ(before: &Row, after: &Row, added: &BTreeMap<String, Value>) -> bool {
-    let old = |name: &str| before.get(name).or_else(|| added.get(name));
-    after.columns().any(|(name, value)| !old(name).is_some_and(|before| same(before, value)))
+/// Returns whether a row was changed.
+fn differ(before: &Row, after: &Row, added: &Added) -> bool {
+    let is_same = |name: &str, value: &Value| match (before.get(name), added.get(name)) {
+        (Some(before), _) | (None, Some(Some(before))) => same(before, value),
+        (None, Some(None)) => true,
+        (None, None) => false,
+    };
+    after.columns().any(|(name, value)| !is_same(name, value))
 }
 
 fn schema_changes(one: &Side, other: &Side) -> rusqlite::Result<Vec<SchemaChange>> {

@@ -14,6 +14,7 @@ pub(super) struct Table {
     /// Its root page.
     pub(super) root: u32,
     pub(super) has_rowid: bool,
+    is_strict: bool,
     /// Whether its rows are shown. Those of the tables in which a virtual table keeps its index are not.
     pub(super) is_shown: bool,
 }
@@ -25,9 +26,22 @@ pub(super) struct Columns {
     key: Vec<usize>,
     /// The name of the rowid, if the table has one and no column hides it.
     rowid: Option<&'static str>,
-    /// Their types, and the SQL of their default values.
-    types: Vec<(String, Option<String>)>,
+    declarations: Vec<Declaration>,
+    /// Whether the table is STRICT.
+    is_strict: bool,
 }
+
+/// What a table's SQL says of a column.
+struct Declaration {
+    kind: String,
+    /// The SQL of its default value.
+    default: Option<String>,
+    is_generated: bool,
+}
+
+/// The columns that a table did not have before, with the values that they got in the rows that existed. `None`: SQLite computes
+/// them from other columns.
+pub(super) type Added = BTreeMap<String, Option<Value>>;
 
 /// A row, and what identifies it.
 #[derive(Debug)]
@@ -40,7 +54,7 @@ pub(super) struct Read {
 
 /// Returns the tables of a database, by name.
 pub(super) fn tables(connection: &Connection) -> rusqlite::Result<Vec<Table>> {
-    let sql = "SELECT list.name, schema.sql, schema.rootpage, NOT list.wr, list.type
+    let sql = "SELECT list.name, schema.sql, schema.rootpage, NOT list.wr, list.strict, list.type
         FROM pragma_table_list AS list JOIN sqlite_schema AS schema USING (name)
         WHERE list.schema = 'main' AND schema.type = 'table' ORDER BY list.name";
     let mut statement = connection.prepare(sql)?;
@@ -50,9 +64,10 @@ pub(super) fn tables(connection: &Connection) -> rusqlite::Result<Vec<Table>> {
             sql: row.get::<_, Option<String>>(1)?.unwrap_or_default(),
             root: row.get(2)?,
             has_rowid: row.get(3)?,
+            is_strict: row.get(4)?,
             is_shown: true,
         };
-        Ok((table, row.get::<_, String>(4)?))
+        Ok((table, row.get::<_, String>(5)?))
     })?;
     let tables = rows.collect::<rusqlite::Result<Vec<(Table, String)>>>()?;
     let virtual_tables: Vec<String> =
@@ -75,14 +90,16 @@ impl Columns {
     pub(super) fn of(connection: &Connection, table: &Table) -> rusqlite::Result<Columns> {
         let columns = |hidden: &str| -> rusqlite::Result<Columns> {
             let sql = format!(
-                "SELECT name, pk, type, dflt_value FROM pragma_table_xinfo(?1) WHERE hidden IN ({hidden}) ORDER BY cid"
+                "SELECT name, pk, type, dflt_value, hidden IN (2, 3) FROM pragma_table_xinfo(?1)
+                 WHERE hidden IN ({hidden}) ORDER BY cid"
             );
             let mut statement = connection.prepare(&sql)?;
             let rows = statement.query_map([&table.name], |row| {
                 let named: (String, u32) = (row.get(0)?, row.get(1)?);
-                Ok((named, (row.get(2)?, row.get(3)?)))
+                Ok((named, Declaration { kind: row.get(2)?, default: row.get(3)?, is_generated: row.get(4)? }))
             })?;
-            let (rows, types): (Vec<_>, Vec<_>) = rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().unzip();
+            let (rows, declarations): (Vec<_>, Vec<_>) =
+                rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().unzip();
             let mut key: Vec<(u32, usize)> = rows.iter().enumerate().map(|(column, row)| (row.1, column)).collect();
             key.retain(|(place, _)| *place > 0);
             key.sort_unstable();
@@ -91,7 +108,8 @@ impl Columns {
                 key: key.into_iter().map(|(_, column)| column).collect(),
                 rowid: ["rowid", "_rowid_", "oid"].into_iter().find(|name| table.has_rowid && !is_column(name)),
                 names: rows.into_iter().map(|row| row.0).collect(),
-                types,
+                declarations,
+                is_strict: table.is_strict,
             })
         };
         let all = columns("0, 2, 3")?;
@@ -99,13 +117,14 @@ impl Columns {
         if connection.prepare(&all.select(table, "")).is_ok() { Ok(all) } else { columns("0") }
     }
 
-    /// Returns the columns that the table did not have before, with the values that they got in the rows that existed.
-    pub(super) fn added_to(&self, before: &Columns) -> BTreeMap<String, Value> {
+    /// Returns the columns that the table did not have before.
+    pub(super) fn added_to(&self, before: &Columns) -> Added {
         let is_new = |name: &str| !before.names.iter().any(|old| old.eq_ignore_ascii_case(name));
-        let added = self.names.iter().zip(&self.types).filter(|(name, _)| is_new(name));
-        let value = |(kind, sql): &(String, Option<String>)| {
+        let added = self.names.iter().zip(&self.declarations).filter(|(name, _)| is_new(name));
+        let value = |Declaration { kind, default, is_generated }: &Declaration| {
             // After a default that is not constant, all rows were written again.
-            sql.as_deref().and_then(|sql| default(kind, sql).ok()).unwrap_or(Value::Null)
+            let value = || default.as_deref().and_then(|sql| default_value(kind, sql, self.is_strict).ok());
+            (!is_generated).then(|| value().unwrap_or(Value::Null))
         };
         added.map(|(name, its)| (name.clone(), value(its))).collect()
     }
@@ -169,11 +188,13 @@ impl Columns {
 }
 
 /// Returns the value that a column of this type gets in rows that exist when it is added. SQLite converts it by the column's
-/// affinity, and refuses a default that is not constant.
-fn default(kind: &str, sql: &str) -> rusqlite::Result<Value> {
+/// affinity, in a STRICT table by the rules of that, and refuses a default that is not constant.
+fn default_value(kind: &str, sql: &str, is_strict: bool) -> rusqlite::Result<Value> {
     let connection = Connection::open_in_memory()?;
-    connection.execute_batch("CREATE TABLE t (i); INSERT INTO t VALUES (0)")?;
-    let kind = if kind.is_empty() { String::new() } else { quoted(kind) };
+    let options = if is_strict { "STRICT" } else { "" };
+    connection.execute_batch(&format!("CREATE TABLE t (i INT) {options}; INSERT INTO t VALUES (0)"))?;
+    // A STRICT table has types of one word, without quotes.
+    let kind = if is_strict || kind.is_empty() { kind.to_owned() } else { quoted(kind) };
     let add = |sql: &str| connection.execute_batch(&format!("ALTER TABLE t ADD COLUMN c {kind} DEFAULT {sql}"));
     // SQLite's description of a column lacks the parentheses of an expression.
     add(sql).or_else(|_| add(&format!("({sql})")))?;

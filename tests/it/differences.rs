@@ -356,6 +356,34 @@ fn a_column_that_is_added_with_a_default_changes_no_row() {
     }
 }
 
+#[test]
+fn a_generated_column_that_is_added_changes_no_row() {
+    for (table, column) in [("account", "g AS (balance * 2)"), ("setting", "g TEXT AS (name || value) VIRTUAL")] {
+        let changes = changes_by(&format!("ALTER TABLE {table} ADD COLUMN {column}"));
+        assert_eq!((changes.tables(), changes.schema().len()), (&[][..], 1), "{column}: {changes}");
+    }
+    let changes =
+        changes_by("ALTER TABLE account ADD COLUMN g AS (balance * 2); UPDATE account SET balance = 7 WHERE id = 1");
+    assert_eq!(changes.table("account").unwrap().to_string(), "account\n  ~ id 1: balance 100 -> 7, g NULL -> 14\n");
+}
+
+/// A column of the type ANY keeps its values as they are in a STRICT table, and converts them elsewhere.
+#[test]
+fn a_column_that_is_added_to_a_strict_table_changes_no_row() {
+    for options in ["STRICT", "STRICT, WITHOUT ROWID"] {
+        let engine = Engine::new();
+        let run = |sql: &str| engine.try_transaction(|work| work.execute_batch(sql)).unwrap();
+        run(&format!("CREATE TABLE t (a INTEGER PRIMARY KEY, b REAL) {options}; INSERT INTO t VALUES (1, 2), (3, 4)"));
+        let before = engine.snapshot();
+        run("ALTER TABLE t ADD COLUMN c ANY DEFAULT '5'; ALTER TABLE t ADD COLUMN d REAL NOT NULL DEFAULT 5;
+             ALTER TABLE t ADD COLUMN e TEXT DEFAULT 5; ALTER TABLE t ADD COLUMN f BLOB DEFAULT x'05';
+             ALTER TABLE t ADD COLUMN g any AS (b || c); UPDATE t SET c = 5 WHERE a = 3");
+        let changes = before.diff(&engine.snapshot()).unwrap();
+        let expected = "t\n  ~ a 3: c NULL -> 5, d NULL -> 5.0, e NULL -> '5', f NULL -> x'05', g NULL -> '4.05'\n";
+        assert_eq!(changes.table("t").unwrap().to_string(), expected, "{options}");
+    }
+}
+
 /// The rows have been written again. The default value may be the same within a second.
 #[test]
 fn a_column_with_a_default_that_is_not_constant_changes_the_rows() {
