@@ -58,7 +58,7 @@ pub(super) fn of_large(scene: &Scene) -> String {
 /// Returns what is printed of a transaction of an engine that is gone.
 pub(super) fn of_dropped(purpose: &Purpose) -> String {
     format!(
-        "rusqlite-fixtures: before, on an engine that is gone, {purpose} was rolled back, because it was dropped without a commit\n"
+        "rusqlite-fixtures: earlier, {purpose} was rolled back, because it was dropped without a commit; its engine no longer exists\n"
     )
 }
 
