@@ -104,7 +104,35 @@ fn in_own_thread_for<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+
+    /// If two threads of a test fail, the one that writes last has to know the engines of both.
+    #[test]
+    fn threads_collect_and_write_one_after_the_other() {
+        let (is_collected, is_writing) = (AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let collect = || {
+                scope.spawn(|| {
+                    is_writing.store(true, Ordering::Relaxed);
+                    let collect = || {
+                        is_collected.store(true, Ordering::Relaxed);
+                        Vec::new()
+                    };
+                    write("another thread", collect, |_| true);
+                });
+                while !is_writing.load(Ordering::Relaxed) {
+                    thread::yield_now();
+                }
+                thread::sleep(Duration::from_millis(50));
+                assert!(!is_collected.load(Ordering::Relaxed), "both collect at the same time");
+                Vec::new()
+            };
+            write("a thread", collect, |_| true);
+        });
+        assert!(is_collected.into_inner());
+    }
 
     #[test]
     fn a_thread_that_does_not_return_is_not_waited_for() {
