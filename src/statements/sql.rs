@@ -186,7 +186,7 @@ fn token_len(sql: &str) -> Option<usize> {
         b'\'' | b'"' | b'`' => quoted_len(bytes, first),
         b'[' => bytes.iter().position(|byte| *byte == b']').map_or(bytes.len(), |end| end + 1),
         b'x' | b'X' if bytes.get(1) == Some(&b'\'') => 1 + quoted_len(&bytes[1..], b'\''),
-        b'-' if bytes.starts_with(b"--") => sql.find('\n').map_or(bytes.len(), |end| end + 1),
+        b'-' if bytes.starts_with(b"--") => sql.find('\n').unwrap_or(bytes.len()),
         b'/' if bytes.starts_with(b"/*") => sql[2..].find("*/").map_or(bytes.len(), |end| 2 + end + 2),
         _ if first.is_ascii_whitespace() => run(|byte| byte.is_ascii_whitespace()),
         _ if first.is_ascii_digit() => number_len(bytes),
@@ -308,6 +308,15 @@ mod tests {
         ] {
             assert_eq!(without_values(sql), expected, "{sql}");
         }
+    }
+
+    #[test]
+    fn texts_that_differ_in_values_have_one_hash() {
+        let hash = hash_without_values;
+        assert_eq!(hash("SELECT a FROM t WHERE b = 1"), hash("SELECT  a\n\tFROM t WHERE b = 'tea'"));
+        assert_ne!(hash("SELECT a FROM t"), hash("SELECT b FROM t"));
+        assert_ne!(hash("SELECT 1, 2"), hash("SELECT 1"));
+        assert_ne!(hash("SELECT a"), hash("SELECTa"));
     }
 
     #[test]
