@@ -50,17 +50,17 @@ impl<'a> Difference<'a> {
         if !is_same_layout || before.text_encoding() != after.text_encoding() {
             return None;
         }
-        let page_at = |at: usize| u32::try_from(at / layout.page_size).ok();
+        let pages_to = |end: usize| u32::try_from(end.div_ceil(layout.page_size)).ok();
         let mut numbers = BTreeSet::new();
         for bytes in one.differing(other) {
-            numbers.extend(page_at(bytes.start)? + 1..=page_at(bytes.end - 1)? + 1);
+            numbers.extend(pages_to(bytes.start + 1)?..=pages_to(bytes.end)?);
         }
         numbers.retain(|page| {
             let range = (*page as usize - 1) * layout.page_size;
             !one.same_bytes(other, range, layout.page_size)
         });
         let side = |pages: &'a Pages| {
-            let count = page_at(pages.len())?;
+            let count = pages_to(pages.len())?;
             // A page that is no page of a tree begins with a page number then, and so with a zero.
             (count < 1 << 24).then(|| Side { pages, layout, count, left: numbers.range(..=count).copied().collect() })
         };
