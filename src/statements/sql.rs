@@ -211,12 +211,11 @@ fn quoted_len(bytes: &[u8], quote: u8) -> usize {
 }
 
 fn number_len(bytes: &[u8]) -> usize {
+    let is_hexadecimal = bytes.starts_with(b"0x") || bytes.starts_with(b"0X");
     let mut len = 0;
     while let Some(byte) = bytes.get(len) {
-        let is_sign_of_exponent = matches!(byte, b'+' | b'-')
-            && len > 0
-            && matches!(bytes[len - 1], b'e' | b'E')
-            && !bytes.starts_with(b"0x");
+        let is_sign_of_exponent =
+            matches!(byte, b'+' | b'-') && matches!(bytes[..len].last(), Some(b'e' | b'E')) && !is_hexadecimal;
         if !(byte.is_ascii_alphanumeric() || *byte == b'.' || *byte == b'_' || is_sign_of_exponent) {
             break;
         }
@@ -302,6 +301,8 @@ mod tests {
             ("SELECT 1e+5-3", "SELECT ?-?"),
             ("SELECT 'no end", "SELECT ?"),
             ("SELECT x, X FROM t", "SELECT x, X FROM t"),
+            ("SELECT a_1, b$2, _3 FROM t", "SELECT a_1, b$2, _3 FROM t"),
+            ("SELECT 0xE+1, 0X1e-2, 1E-2, 1_000.5e1_0", "SELECT ?+?, ?-?, ?, ?"),
             ("SELECT 6/2-a.b*-.5", "SELECT ?/?-a.b*-?"),
             ("SELECT /*/ 1 */ 2 /**/", "SELECT ?"),
             ("SELECT 'Zürich' AS straße1", "SELECT ? AS straße1"),
