@@ -359,6 +359,9 @@ mod tests {
         }
         assert!(Difference::between(&usual, &Snapshot::empty()).is_none());
         assert!(Difference::between(&usual, &database("")).is_some());
+        let mut reserved = usual.to_bytes();
+        reserved[20] = 8; // the bytes of each page that SQLite does not use
+        assert!(Difference::between(&usual, &Snapshot::from_bytes(reserved).unwrap()).is_none());
     }
 
     /// One wrong byte at many positions.

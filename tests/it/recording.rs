@@ -759,6 +759,7 @@ fn a_number_of_statements_that_grows_with_the_data_is_found() {
     assert!(message.contains("grow with the data: 6 for 2 rows, 24 for 20:"), "{message}");
     const QUERY: &str = "\n  5 -> 23 x SELECT name FROM item WHERE id = ?1\n        called from tests/it/recording.rs:";
     assert!(message.contains(QUERY), "{message}");
+    assert_eq!(message.matches(" -> ").count(), 1, "the other statement ran once for each size: {message}");
 }
 
 #[test]
@@ -821,6 +822,24 @@ fn the_tables_of_a_full_scan_have_the_names_of_the_plan() {
         let [scan] = statements.full_scans(1).try_into().unwrap();
         assert_eq!(scan.tables, expected, "{scan}");
     }
+}
+
+#[test]
+fn a_plan_shows_which_part_of_a_statement_has_a_step() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let sql = "SELECT 1 FROM item WHERE price IN (SELECT price FROM item WHERE price > 0 UNION SELECT 4) AND price > 0";
+    let (_, statements) = engine.recorded(|| read_all(&connection, sql));
+    let [scan] = statements.full_scans(1).try_into().unwrap();
+    let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let steps = explain.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(3)?)));
+    let steps: Vec<(i64, i64, String)> = steps.unwrap().collect::<rusqlite::Result<_>>().unwrap();
+    let level = |id: i64| {
+        std::iter::successors(Some(id), |id| steps.iter().find(|step| step.0 == *id).map(|step| step.1)).count() - 2
+    };
+    let expected: String = steps.iter().map(|(id, _, step)| format!("{}{step}\n", "  ".repeat(level(*id)))).collect();
+    assert_eq!(scan.plan, expected);
+    assert!(scan.plan.starts_with("SCAN item\n") && scan.plan.contains("\n    "), "{}", scan.plan);
 }
 
 /// SQLite counts the steps from one row to the next.
