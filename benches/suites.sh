@@ -46,7 +46,7 @@ edition = "2024"
 rusqlite-fixtures = { path = "$root" }
 $2
 
-# As docs/runners.md advises. Otherwise the suites would measure SQLite compiled without optimisation.
+# As docs/runners.md advises. Otherwise the suites would measure SQLite compiled without optimization.
 [profile.dev.package."*"]
 opt-level = 3
 

@@ -73,7 +73,8 @@ pub enum ErrorKind {
     Io,
     /// A file that can't be used as an engine ([`Engine::file`](crate::Engine::file)).
     FileNotUsed,
-    /// The writer slot was not free within the lock timeout, or SQLite could not lock a file within the connection's.
+    /// The writer slot was not free within the lock timeout, or SQLite could not lock an engine's file within the
+    /// connection's busy timeout.
     LockTimeout,
     /// The transaction tried to write after another transaction had replaced the content that it has read (SQLite's
     /// extended code 517, `SQLITE_BUSY_SNAPSHOT`). It can succeed when it is rolled back and run again.

@@ -40,7 +40,7 @@
 //! | [`Fault::Busy`] | the locks with which a transaction begins to read and to write | `database is locked` |
 //!
 //! The calls are SQLite's calls to its VFS for an engine's database and journals: to open, read, write, truncate and
-//! synchronise them, to get their size, to lock the database, and to delete the journal, which commits a transaction.
+//! synchronize them, to get their size, to lock the database, and to delete the journal, which commits a transaction.
 //! SQLite makes no call for pages in its cache: a connection that has just written a row may read it without any call.
 //!
 //! # What a plan does not affect
@@ -403,7 +403,7 @@ impl fmt::Display for Call {
             Call::Read => "a read",
             Call::Write => "a write",
             Call::Truncate => "a truncation",
-            Call::Sync => "a synchronisation",
+            Call::Sync => "a synchronization",
             Call::Size => "a query of the size",
             Call::Delete => "the deletion of a journal",
             Call::Lock => "a lock to read or write",

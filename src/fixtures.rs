@@ -101,7 +101,8 @@ pub fn fresh_connection(#[default(&EMPTY)] template: &'static Template) -> Poole
 /// Opens a new connection to a private engine, for code that keeps a `rusqlite::Connection`. The engine is empty, or has
 /// the content of the template in `#[with(&BANK)]`. It lives as long as the connection.
 ///
-/// [Limits](Template::watch) and [strict mode](Engine::strict) don't apply, because they are checked when an engine is dropped.
+/// [Limits](Template::watch) and [strict mode](Engine::strict) don't apply, because there is no handle to the engine that the
+/// test could drop.
 ///
 /// Nothing of an earlier test's connection is reused, so this takes about 0.2 ms: SQLite has to read the schema. For code
 /// that borrows a connection, [`fresh_connection`] takes microseconds.

@@ -12,7 +12,7 @@
 //! | [`statements`] | which SQL ran, by any library, and what it has changed: assertions on statements, repeated queries, full scans, differences |
 //! | [`failing_tests`] | what is kept of a test that fails: its databases, statements and a report; strict mode |
 //! | [`runners`] | cargo-nextest, CI, several machines, debug builds |
-//! | [`errors`] | each error message, and what to do |
+//! | [`errors`] | messages, what they mean, and what to do |
 //!
 //! The modules are empty: they hold the text of `docs` in the repository.
 
@@ -42,7 +42,7 @@ pub mod statements {}
 
 #[doc = include_str!("../docs/failing-tests.md")]
 #[doc = concat!(
-    "# The report\n\n<img alt=\"The report of the test above\" width=\"900\" src=\"data:image/png;base64,",
+    "# The report\n\n<img alt=\"The report of the test `money_moves`\" width=\"900\" src=\"data:image/png;base64,",
     include_str!("../docs/report.png.base64"),
     "\">"
 )]

@@ -47,5 +47,5 @@ pub use crate::engine::{
 };
 pub use crate::error::{BoxError, Error, ErrorKind, Result};
 pub use crate::recording::{FullScan, Limits, Recording, Repeat, Statements, assert_constant_statements};
-pub use crate::statements::{Statement, StatementKind, Work};
+pub use crate::statements::{Counters, Statement, StatementKind};
 pub use crate::template::{Kept, KeptValues, Template};

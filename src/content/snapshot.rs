@@ -13,7 +13,7 @@ use super::replace_file::replace_file;
 use super::schema::Schema;
 use crate::error::{Error, Result};
 
-/// An immutable image of a database at one moment.
+/// An immutable copy of a database's content at one moment.
 ///
 /// Taking a snapshot ([`Engine::snapshot`]), restoring it ([`Engine::restore`]), creating an engine of it
 /// ([`Snapshot::new_engine`]) and cloning it copy no page.
@@ -171,7 +171,7 @@ impl Snapshot {
         Snapshot::from_bytes(read_in_transaction(connection)?)
     }
 
-    /// Writes the image to a file, an ordinary SQLite database. Once the whole image is written, a rename replaces an
+    /// Writes the content to a file, an ordinary SQLite database. Once all of it is written, a rename replaces an
     /// existing file.
     ///
     /// # Errors
@@ -182,7 +182,7 @@ impl Snapshot {
         self.write_aside(path).map_err(|cause| Error::io("save a snapshot as", path, cause))
     }
 
-    /// Returns a copy of the image: the bytes of a SQLite database file. They are empty if nothing was ever written to
+    /// Returns the content: the bytes of a SQLite database file. They are empty if nothing was ever written to
     /// the engine. If the engine is in WAL mode, the bytes have the mark of WAL mode: SQLite opens them as a file but
     /// does not deserialize them.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -191,7 +191,7 @@ impl Snapshot {
         bytes
     }
 
-    /// Writes the journal mode to the header, in these first bytes of the image.
+    /// Writes the journal mode to the header, in these first bytes of the content.
     fn mark(&self, start: &mut [u8]) {
         if let (JournalMode::Wal, Some(versions)) = (self.1, start.get_mut(FORMAT_VERSIONS..FORMAT_VERSIONS + 2)) {
             versions.fill(WAL);
@@ -202,12 +202,12 @@ impl Snapshot {
         self.1
     }
 
-    /// Returns the same image in this journal mode.
+    /// Returns the same content in this journal mode.
     pub(crate) fn in_journal_mode(&self, mode: JournalMode) -> Snapshot {
         Snapshot(self.0.clone(), mode)
     }
 
-    /// Passes the bytes of the image to `write`, in chunks.
+    /// Passes the bytes of the content to `write`, in chunks.
     pub(crate) fn write_to(&self, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut chunk = vec![0; 1 << 16];
         (0..self.size()).step_by(chunk.len()).try_for_each(|at| {
@@ -219,7 +219,7 @@ impl Snapshot {
         })
     }
 
-    /// Returns the size of the image in bytes.
+    /// Returns the size of the content in bytes.
     pub fn size(&self) -> usize {
         self.0.pages.len()
     }
@@ -460,7 +460,7 @@ fn number(pages: &Pages, at: usize) -> u32 {
     u32::from_be_bytes(bytes)
 }
 
-/// Writes the numbers to the header of an image. Does nothing if the image is empty.
+/// Writes the numbers to the header of the content. Does nothing if that is empty.
 fn stamp(pages: &mut Pages, stamp: Stamp) {
     if pages.len() == 0 {
         return;
@@ -486,7 +486,7 @@ pub(crate) fn take_wal_mark(pages: &mut Pages) -> bool {
     versions.contains(&WAL)
 }
 
-/// Increments the change counter of the image.
+/// Increments the change counter of the content.
 pub(crate) fn count_on(pages: &mut Pages) {
     let Stamp { change_counter, schema_cookie } = Stamp::of(pages);
     stamp(pages, Stamp { change_counter: next(change_counter), schema_cookie });

@@ -39,8 +39,8 @@ struct Declaration {
     is_generated: bool,
 }
 
-/// The columns that a table did not have before, with the values that they got in the rows that existed. `None`: SQLite computes
-/// them from other columns.
+/// The columns that a table did not have before, with the values that they got in the rows that existed. `None`: SQLite
+/// computes them from other columns.
 pub(super) type Added = BTreeMap<String, Option<Value>>;
 
 /// A row, and what identifies it.

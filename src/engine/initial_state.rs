@@ -20,7 +20,7 @@ pub(crate) struct InitialState {
     content: Snapshot,
     /// Why the engine can't be reused: what the connections did when the value was made.
     obstacle: Option<Obstacle>,
-    /// The number of handles on the engine, of which the other code may keep some.
+    /// The number of handles to the engine, of which the other code may keep some.
     handles: usize,
     format_changes: usize,
     lock_timeout: Duration,

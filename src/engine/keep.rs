@@ -68,7 +68,7 @@ impl Inner {
         }
     }
 
-    /// Keeps the database, because a panic drops a handle on it. Other handles may still use the engine.
+    /// Keeps the database, because a panic drops a handle to it. Other handles may still use the engine.
     #[cold]
     pub(super) fn keep_because_of_panic(&self) {
         if self.creation.whose != Whose::Crate && failure::is_kept() {
@@ -177,7 +177,7 @@ impl Engine {
     ///
     /// Returns the folder. It is in `$RUSQLITE_FIXTURES_DIR/kept` if that environment variable is set, or else in
     /// `target/rusqlite-fixtures/kept`, and there in a folder for the test program. It has the given name, with `.` in the
-    /// place of `::`. If the name has other characters than small letters, digits, `_`, `-` and `::`, or more than 120
+    /// place of `::`. If the name has other characters than lowercase letters, digits, `_`, `-` and `::`, or more than 120
     /// bytes, they are replaced, and a hash is added.
     ///
     /// A test that panics keeps its databases without this call. See the chapter

@@ -1,6 +1,6 @@
 //! Engines, and the connections that they lend out.
 //!
-//! * `Engine` (here): a handle on one database. It lends out a connection by `unit_of_work` or `pooled_connection`.
+//! * `Engine` (here): a handle to one database. It lends out a connection by `unit_of_work` or `pooled_connection`.
 //!   Both use `lease`, which returns the connection.
 //! * `idle`: the connections that an engine keeps for the next unit of work, and their limits.
 //! * `warm_pool`: the stores that a template keeps for the next engine, with their connections.
@@ -68,13 +68,14 @@ use crate::vfs::{self, Mount, Name, Session, Setup};
 
 /// A SQLite database in memory, which any number of threads and connections share.
 ///
-/// An `Engine` is a handle. A clone is another handle on the same database; two handles are equal if they are on the
-/// same database. The database is freed with its last handle and last connection. ([`MEMORY_ENGINES`] holds a handle on
+/// An `Engine` is a handle. A clone is another handle to the same database; two handles are equal if they are to the
+/// same database. The database is freed with its last handle and last connection. ([`MEMORY_ENGINES`] holds a handle to
 /// each shared engine.)
 ///
 /// Readers never wait and never see half of a commit: each transaction reads the content that was committed when it
-/// began to read. Writers take turns, in order of arrival. Transactions are SERIALIZABLE: a transaction that has read,
-/// and then wants to write after another one has committed, fails with
+/// began to read. Writers take turns, roughly in order of arrival: none is passed over for more than 20 ms
+/// ([details](crate::guide::isolation#busy-handlers)). Transactions are SERIALIZABLE: a transaction that has read, and
+/// then wants to write after another one has committed, fails with
 /// [`SerializationFailure`](crate::ErrorKind::SerializationFailure). A transaction that begins IMMEDIATE never does.
 ///
 /// An engine can be in a file instead ([`file`](Engine::file)), where SQLite's own locks apply. The chapter
@@ -158,9 +159,9 @@ impl Engine {
     /// Creates an empty, private engine.
     ///
     /// # Panics
-    /// If SQLite can't be initialised; if the environment variable `RUSQLITE_FIXTURES_LOCK_TIMEOUT` is not a number, or
-    /// `RUSQLITE_FIXTURES_BACKEND`, `_KEEP` or `_STRICT` has an unknown value; with `RUSQLITE_FIXTURES_BACKEND=file`, if the
-    /// file can't be created.
+    /// If SQLite can't be initialized; if one of the
+    /// [environment variables](crate::guide::runners#environment-variables) has an unknown value; with
+    /// `RUSQLITE_FIXTURES_BACKEND=file`, if the file can't be created.
     pub fn new() -> Engine {
         created(Engine::cold(Snapshot::empty(), Name::Numbered, None, Backend::of_engines()))
     }
@@ -271,7 +272,8 @@ impl Engine {
         })
     }
 
-    /// Opens a private connection. It waits for the writer slot as units of work do, until its `busy_timeout` is set.
+    /// Opens a new connection, which is never reused. It waits for the writer slot for the engine's lock timeout, as units of
+    /// work do, unless code sets its `busy_timeout`.
     ///
     /// # Errors
     /// [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't open a connection, for example without memory;
@@ -540,7 +542,7 @@ impl Engine {
 
     /// Replaces the content by the snapshot's, in the same time for any size. Waits for the writer slot as a writer
     /// does. Open connections stay open, and transactions that are reading continue to read the old content. For an engine
-    /// in a file, the content is written, which takes time by its size.
+    /// in a file, the content is written, which takes time in proportion to its size.
     ///
     /// # Errors
     /// [`LockTimeout`](crate::ErrorKind::LockTimeout) if the writer slot was not free in time, or if the snapshot has pages
@@ -693,7 +695,7 @@ impl Engine {
         self.0.copy_in_memory()
     }
 
-    /// Closes this engine's pooled connections from now on, instead of reusing them. The engine of a
+    /// Closes this engine's idle connections now, and those in use when they are returned. The engine of a
     /// [`Template`](crate::Template) is not reused either. Use this if a test changes a connection in a way that can't
     /// be detected, for example by registering a new SQL function or collation.
     pub fn retire(&self) {

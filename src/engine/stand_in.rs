@@ -5,7 +5,7 @@ use super::{Database, Engine};
 use crate::error::{Error, Result};
 use crate::vfs::{self, Refused, Scope};
 
-/// An [`Engine`] stands in for a file as long as this exists ([`Engine::stand_in_for`]).
+/// A guard: an [`Engine`] stands in for a file until this is dropped ([`Engine::stand_in_for`]).
 #[derive(Debug)]
 #[must_use = "the engine stands in for the file only as long as this exists"]
 pub struct StandIn {

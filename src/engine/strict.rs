@@ -115,7 +115,7 @@ impl Inner {
         found.extend(conduct::held_longer_than(slot_limit, &kept));
         if let Database::InMemory(_) = self.database() {
             for purpose in trace::open_connections(recorder) {
-                let finding = format!("{purpose} is still open, and no handle on the engine is left: drop it first");
+                let finding = format!("{purpose} is still open, and no handle to the engine is left: drop it first");
                 // A pool may be closing it on another thread, or in a task that the runtime drops.
                 if purpose == Purpose::Uri { doubtful.push(finding) } else { found.push(finding) }
             }

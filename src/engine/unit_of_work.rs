@@ -83,8 +83,9 @@ impl UnitOfWork {
     }
 
     /// Returns what the unit of work sees as changed since the engine was created: what was committed when it began to
-    /// read, and its own changes. Compares as [`Engine::changes`]; if the unit of work has written, that takes time by the
-    /// size of the database. (`changes` is rusqlite's number of rows that the latest statement has changed.)
+    /// read, and its own changes. Compares as [`Engine::changes`]; if the unit of work has written, that takes time in
+    /// proportion to the size of the database. (It is not named `changes`, because a connection of rusqlite has a function of
+    /// that name.)
     ///
     /// # Errors
     /// As [`Engine::changes`]; [`Sqlite`](crate::ErrorKind::Sqlite) if SQLite can't read what the unit of work sees.

@@ -118,7 +118,7 @@ impl Run {
         let worker = |_| Mutex::new(WorkerState { events: Vec::new(), paused_at: None, random: Random::with_seed(0) });
         Run {
             threads,
-            seed: Random::with_seed(seed).u64(..), // neighbouring seeds become distant ones
+            seed: Random::with_seed(seed).u64(..), // neighboring seeds become distant ones
             pauses: pauses.to_vec(),
             rendezvous: Rendezvous::new(threads, pauses),
             awake: AtomicUsize::new(0),

@@ -4,7 +4,7 @@ use super::Statements;
 use crate::engine::Engine;
 use crate::statements::Statement;
 
-/// What the statements of each test may do at most: for [`Template::watch`](crate::Template::watch).
+/// Limits for the statements that run on one engine: for [`Template::watch`](crate::Template::watch).
 ///
 /// ```
 /// # use rusqlite_fixtures::{Limits, Template};
@@ -38,19 +38,19 @@ impl Limits {
         Limits { statements: None, repeats: None, full_scans: None, except: &[] }
     }
 
-    /// Allows so many reads and writes.
+    /// Sets the maximum number of reads and writes.
     pub const fn statements(mut self, at_most: u64) -> Limits {
         self.statements = Some(at_most);
         self
     }
 
-    /// Allows each text so many times, apart from its values ([`Statements::repeats`]).
+    /// Sets how often one SQL text may run, apart from its values ([`Statements::repeats`]).
     pub const fn repeats(mut self, at_most: u64) -> Limits {
         self.repeats = Some(at_most);
         self
     }
 
-    /// Allows full scans of so many rows ([`Statements::full_scans`]).
+    /// Sets how many rows a statement may pass in full scans ([`Statements::full_scans`]).
     pub const fn full_scans(mut self, of_rows: u64) -> Limits {
         self.full_scans = Some(of_rows);
         self

@@ -26,7 +26,7 @@ use crate::report::{self, OfEngine, Report};
 use crate::statements::Log;
 
 /// Records the statements of an [`Engine`], until it is stopped or dropped.
-#[must_use = "a recording that is dropped has recorded nothing"]
+#[must_use = "dropping a recording discards its statements"]
 pub struct Recording {
     log: Arc<Log>,
     engine: Engine,
@@ -55,11 +55,12 @@ impl Engine {
     /// # }
     /// ```
     ///
-    /// A statement may be missing only if code replaces the trace of its connection (`sqlite3_trace_v2`), or attaches the
-    /// engine to another database. The recording notes that, and its assertions fail with the reason. The chapter
-    /// [statements](crate::guide::statements) has the cases in which this is not detected. If code keeps a `&Connection` of
-    /// a unit of work from before the recording, the first statement by it is recorded without its end: without its time,
-    /// its rows and its result.
+    /// A statement may be missing only if it is older than the newest 10,000 ([`limit`](Recording::limit)), or if code
+    /// replaces the trace of its connection (`sqlite3_trace_v2`), or attaches the engine to another database. The
+    /// recording notes that, and its assertions fail with the reason. The chapter
+    /// [statements](crate::guide::statements) has the cases in which this is not detected. If code keeps a
+    /// `&Connection` of a unit of work from before the recording, the first statement by it is recorded without its
+    /// end: without its time, its rows and its result.
     ///
     /// A trace is not told how a statement ends, but SQLite's log is. From the first recording, echo, limit, strict engine or
     /// `RUSQLITE_FIXTURES_KEEP=always` on, and until the process ends, SQLite's log goes to this crate. A function that the

@@ -84,8 +84,9 @@ impl Statements {
         self.statements.iter()
     }
 
-    /// Returns the number of reads and writes, also of those that are no longer kept; after
-    /// [`transactions`](Statements::transactions), that of these.
+    /// Returns the number of reads and writes, including those that are no longer kept. On the result of
+    /// [`transactions`](Statements::transactions), returns the number of statements that begin or end a transaction or a
+    /// savepoint.
     pub fn count(&self) -> u64 {
         match self.kind {
             Some(kind) => self.counts.of(kind),
@@ -148,7 +149,9 @@ impl Statements {
         texts.into_iter().map(|sql| (sql, tables(sql))).collect()
     }
 
-    /// Returns why statements may be missing, a sentence for each reason. Every assertion fails with them.
+    /// Returns why statements may be missing, a sentence for each reason. Every assertion fails with these reasons.
+    /// [`assert_no_repeats`](Statements::assert_no_repeats) and [`assert_no_full_scans`](Statements::assert_no_full_scans) also
+    /// fail if older statements are no longer kept.
     pub fn missed(&self) -> Vec<String> {
         let dropped = self.lacks_dropped.then(|| {
             format!(
@@ -160,7 +163,7 @@ impl Statements {
         self.missed.iter().map(ToString::to_string).chain(dropped).collect()
     }
 
-    /// Asserts that so many statements ran ([`count`](Statements::count)).
+    /// Asserts that this number of statements ran ([`count`](Statements::count)).
     ///
     /// # Panics
     /// If it were more or less, or if some may be missing. The message has the statements.
@@ -192,7 +195,7 @@ impl Statements {
         counted(number, noun)
     }
 
-    /// Returns the texts that ran more than so many times, apart from their values: the queries that code makes for each row
+    /// Returns the texts that ran more than `more_than` times, apart from their values: the queries that code runs for each row
     /// of another one ("N+1"). The most frequent is the first.
     pub fn repeats(&self, more_than: u64) -> Vec<Repeat> {
         let reads_or_writes = |statement: &&Statement| statement.kind().reads_or_writes();
@@ -213,7 +216,7 @@ impl Statements {
         repeats
     }
 
-    /// Asserts that no text ran more than so many times, apart from its values ([`repeats`](Statements::repeats)).
+    /// Asserts that no text ran more than `more_than` times, apart from its values ([`repeats`](Statements::repeats)).
     ///
     /// # Panics
     /// If one did, or if statements may be missing.
@@ -225,7 +228,7 @@ impl Statements {
         }
     }
 
-    /// Returns the message if statements ran more than so many times.
+    /// Returns the message if statements ran more than `more_than` times.
     pub(super) fn repeated(&self, more_than: u64) -> Option<String> {
         let repeats = self.repeats(more_than);
         let times = counted(more_than, "time");
@@ -233,9 +236,9 @@ impl Statements {
             .then(|| format!("statements ran more than {times} on {}:\n{}", self.recorded.name, lines(&repeats)))
     }
 
-    /// Returns the statements that passed more than so many rows in full scans of tables or indexes, in all. (Other than
-    /// for a small table, an index is faster.) A full scan of a single row is never one of them, because SQLite counts the
-    /// steps from one row to the next.
+    /// Returns the statements that passed more than `more_than` rows in full scans of tables or indexes, in all. (For
+    /// anything but a small table, an index is usually faster.) A full scan of a single row is never one of them,
+    /// because SQLite counts the steps from one row to the next.
     ///
     /// The plans come from a connection with the template's [`on_connect`](crate::Template::on_connect). If that fails, they
     /// are empty.
@@ -244,7 +247,7 @@ impl Statements {
     /// If `on_connect` panics.
     pub fn full_scans(&self, more_than: u64) -> Vec<FullScan> {
         // SQLite counts the steps from one row to the next.
-        let is_scan = |statement: &&Statement| statement.work().full_scan_steps >= more_than.max(1);
+        let is_scan = |statement: &&Statement| statement.counters().full_scan_steps >= more_than.max(1);
         let connection = self.recorded.copy.connect().ok();
         let mut plans: BTreeMap<&str, String> = BTreeMap::new();
         let scan = |statement: &'_ Statement| {
@@ -255,13 +258,13 @@ impl Statements {
             .filter(is_scan)
             .map(|statement| {
                 let plan = plans.entry(statement.sql()).or_insert_with(|| scan(statement)).clone();
-                let rows = statement.work().full_scan_steps + 1;
+                let rows = statement.counters().full_scan_steps + 1;
                 FullScan { statement: statement.clone(), tables: tables_scanned(&plan), rows, plan }
             })
             .collect()
     }
 
-    /// Asserts that no statement passed more than so many rows in full scans of tables or indexes, in all
+    /// Asserts that no statement passed more than `more_than` rows in full scans of tables or indexes, in all
     /// ([`full_scans`](Statements::full_scans)).
     ///
     /// # Panics
@@ -274,7 +277,7 @@ impl Statements {
         }
     }
 
-    /// Returns the message if there are full scans of more than so many rows.
+    /// Returns the message if there are full scans of more than `more_than` rows.
     pub(super) fn scanned(&self, more_than: u64) -> Option<String> {
         let scans = self.full_scans(more_than);
         let rows = counted(more_than, "row");

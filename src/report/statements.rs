@@ -115,7 +115,7 @@ impl Repeats {
 }
 
 fn row(statement: &Statement, repeats: &Repeats) -> Markup {
-    let scanned = statement.work().full_scan_steps;
+    let scanned = statement.counters().full_scan_steps;
     let kind = match statement.kind() {
         StatementKind::Read => "read",
         StatementKind::Write => "write",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::log::{Kept, Log, Ticket};
 use super::recent::Noted;
-use super::statement::{Begun, DEFAULT_VALUE_LIMIT, Ended, Statement, Work};
+use super::statement::{Begun, Counters, DEFAULT_VALUE_LIMIT, Ended, Statement};
 use super::waits;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
@@ -67,7 +67,7 @@ pub(crate) struct Unwound {
 }
 
 /// The number of connections of panics that are remembered. (With a panic hook of other code, entries of earlier panics are not
-/// recognised as old.)
+/// recognized as old.)
 const UNWOUND: usize = 16;
 
 /// A transaction that had written, and that was rolled back because code has dropped it.
@@ -307,7 +307,7 @@ struct Running {
     begun: Arc<Begun>,
     rows: u64,
     /// SQLite's counters when it began.
-    before: Work,
+    before: Counters,
     /// How long this thread had waited for writer slots when it began.
     waited_before: Duration,
     tickets: Vec<(Arc<Log>, Ticket)>,
@@ -343,7 +343,7 @@ impl Connection {
     pub(crate) fn begin(
         &self,
         statement: usize,
-        before: Work,
+        before: Counters,
         is_in_transaction: bool,
         begun: impl FnOnce(Option<u64>, usize) -> Begun,
     ) {
@@ -377,7 +377,7 @@ impl Connection {
     pub(crate) fn end(
         &self,
         statement: usize,
-        after: Work,
+        after: Counters,
         is_in_transaction: bool,
         holds_slot: bool,
         changes: u64,
@@ -388,9 +388,9 @@ impl Connection {
         let Running { begun, rows, before, waited_before, tickets, .. } = state.running.swap_remove(at);
         let transaction = self.transaction(&mut state, is_in_transaction);
         drop(state);
-        let (duration, work) = (begun.elapsed(), after.since(before));
+        let (duration, counters) = (begun.elapsed(), after.since(before));
         let waited = waits::total().saturating_sub(waited_before);
-        let ended = Ended { duration, waited, rows, changes, error, work, transaction, holds_slot };
+        let ended = Ended { duration, waited, rows, changes, error, counters, transaction, holds_slot };
         if self.recorder.echoes.load(Ordering::Relaxed) {
             eprintln!("rusqlite-fixtures: {}", Statement::alone(begun, ended.clone()));
         }

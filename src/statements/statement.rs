@@ -46,7 +46,7 @@ pub(crate) struct Ended {
     pub(crate) changes: u64,
     /// The extended result code and the message.
     pub(crate) error: Option<(i32, Box<str>)>,
-    pub(crate) work: Work,
+    pub(crate) counters: Counters,
     /// The number of the transaction that is open now.
     pub(crate) transaction: Option<u64>,
     /// Whether the connection has the writer slot now.
@@ -73,10 +73,10 @@ impl StatementKind {
     }
 }
 
-/// What SQLite has done for a statement, by its own counters (SQLite, "Status Parameters for prepared statements").
+/// What SQLite has counted while a statement ran (SQLite, "Status Parameters for prepared statements").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Work {
+pub struct Counters {
     /// The steps forward in a table as part of a full scan (`SQLITE_STMTSTATUS_FULLSCAN_STEP`).
     pub full_scan_steps: u64,
     /// The sorts (`SQLITE_STMTSTATUS_SORT`).
@@ -88,10 +88,10 @@ pub struct Work {
     pub vm_steps: u64,
 }
 
-impl Work {
-    /// Returns what was done since the counters had these values.
-    pub(crate) fn since(self, before: Work) -> Work {
-        Work {
+impl Counters {
+    /// Returns what was counted since the counters had these values.
+    pub(crate) fn since(self, before: Counters) -> Counters {
+        Counters {
             full_scan_steps: self.full_scan_steps.saturating_sub(before.full_scan_steps),
             sorts: self.sorts.saturating_sub(before.sorts),
             automatic_index_rows: self.automatic_index_rows.saturating_sub(before.automatic_index_rows),
@@ -204,8 +204,8 @@ impl Statement {
         self.begun.at.saturating_duration_since(self.recording)
     }
 
-    /// Returns the time that it took, with that between its rows. `None`: it had not ended when the recording did, or its end
-    /// was not seen (see [`Engine::record`](crate::Engine::record)).
+    /// Returns how long it ran, including the time that the program spent between its rows. `None`: it had not ended
+    /// when the recording did, or its end was not seen (see [`Engine::record`](crate::Engine::record)).
     pub fn duration(&self) -> Option<Duration> {
         self.ended.as_ref().map(|ended| ended.duration)
     }
@@ -254,9 +254,9 @@ impl Statement {
         self.begun.transaction.or_else(begins)
     }
 
-    /// Returns what SQLite has done for it.
-    pub fn work(&self) -> Work {
-        self.ended.as_ref().map_or(Work::default(), |ended| ended.work)
+    /// Returns what SQLite has counted while it ran.
+    pub fn counters(&self) -> Counters {
+        self.ended.as_ref().map_or(Counters::default(), |ended| ended.counters)
     }
 
     /// Returns the SQL with `?` in the place of literals, in one line: equal for statements that differ only in their values.

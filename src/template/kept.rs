@@ -41,16 +41,16 @@ use crate::sync::Recovered;
 /// made. Otherwise both are dropped, and a new value is made. They are dropped if
 ///
 /// * the test panics, or calls [`Engine::retire`],
-/// * 1 ms after the next test has asked, a connection is still in a transaction, or there is still a unit of work, a
+/// * 1 ms after the next test has asked, a connection is still in a transaction, or the test still has a unit of work, a
 ///   pooled connection or a clone of the engine,
 /// * something was written after the test,
 /// * a connection has compiled a change of the schema (`CREATE TABLE IF NOT EXISTS` too), of the planner's statistics or of
 ///   settings of FTS5, or has read a schema that another connection has changed,
 /// * a connection has used a temporary table or an attached database, in the test or when the value was made,
-/// * a connection has run a pragma that sets something. A connection that is opened later must have the same pragmas as one
-///   that was open when the value was made. So a pool that opens its first connection during a test is not reused,
-/// * for rarer reasons: for example, a fault plan has failed a call, or connections share a cache.
+/// * since the value was made, a connection has run a pragma that sets something. (A connection that is opened later must run
+///   the same pragmas as one that was open then, so a pool that opens its first connection during a test is not reused.)
 ///
+/// There are rarer reasons: for example, a fault plan has failed a call, or connections share a cache.
 /// [`why_dropped`](KeptValues::why_dropped) returns the reason.
 ///
 /// These stay in a connection and can't be detected:

@@ -61,12 +61,13 @@ use crate::vfs::OnConnect;
 /// process return the same error. Templates with the same steps, wherever they are written, are built once.
 ///
 /// # Between processes
-/// Under cargo-nextest, each test is a process. The first process leaves an *image* for the others: a SQLite file in
-/// the folder `rusqlite-fixtures` of Cargo's target folder, or in the folder that the environment variable
-/// `RUSQLITE_FIXTURES_DIR` names (empty: no images). This needs the default feature `images`. The file's name has a
-/// hash of everything that decides the content: the scripts, the key with its place and package, `foreign_keys`,
-/// SQLite's version and compile options, and the version of this crate. A template of scripts has an image. A script
-/// that asks SQLite for the time or attaches a file has an image only with a key.
+/// The first process to build a template leaves an *image* of it: for the other tests of cargo-nextest, which runs each
+/// in a process, and for later runs. An image is a SQLite file in the folder `rusqlite-fixtures` of Cargo's target
+/// folder, or in the folder that the environment variable `RUSQLITE_FIXTURES_DIR` names (empty: no images). This needs
+/// the default feature `images`. The file's name has a hash of everything that decides the content: the steps, the key
+/// with its place and package, `foreign_keys`, the clock, the random seed, SQLite's version and compile options, and
+/// the version of this crate. A template of scripts has an image. A script that asks SQLite for the time or attaches a
+/// file has an image only with a key.
 ///
 /// A template with functions has an image for one run of cargo-nextest: one process of a program runs the functions for
 /// all others. So their result must not depend on the process or the test, and they must leave nothing outside of the
@@ -79,7 +80,7 @@ use crate::vfs::OnConnect;
 ///
 /// The folder is used only if the user owns it and others can't write to it. If an image fails, the process builds the
 /// template itself; the first failure in a process is printed on stderr. Images are read-only files. Images of more
-/// than 256 KB are mapped. If another program writes to a mapped image while a test runs, the behaviour is undefined;
+/// than 256 KB are mapped. If another program writes to a mapped image while a test runs, the behavior is undefined;
 /// if it truncates one, the test's process is killed. Replacing or removing an image is safe. `sqlite3 -readonly` opens
 /// one.
 ///
@@ -337,7 +338,7 @@ impl Template {
         self
     }
 
-    /// Sets limits for the statements that run on each engine of this template: for each test of it. They are checked when
+    /// Sets limits for the statements that run on each engine of this template. They are checked when
     /// the last handle of the engine is dropped. If they are exceeded, the test fails. [`Engine::unwatched`] exempts a part
     /// of a test, [`Limits::except`] some statements.
     ///
@@ -378,7 +379,7 @@ impl Template {
     /// by other programs of the package, until the key changes. So change the key when that content changes. The place
     /// of the key in the source is part of the identity. So templates that a macro or a function creates at one place
     /// need different keys. The text of the source, `.key(include_str!("migrations.rs"))`, is a key that changes
-    /// automatically. A key is only for the steps of its own template: if a parent has functions, it needs a key, too.
+    /// automatically. A key is only for the steps of its own template: if the parent has functions, it needs a key of its own.
     pub const fn key(mut self, key: &'static str) -> Template {
         self.recipe.key = Some(key);
         self

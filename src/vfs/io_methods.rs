@@ -81,7 +81,7 @@ pub(super) const fn methods<C: Content>() -> sqlite3_io_methods {
         xUnlock: Some(no_lock),
         xCheckReservedLock: Some(check_reserved_lock),
         xFileControl: Some(no_file_control),
-        xSectorSize: None, // not asked for where neighbouring bytes stay as they are
+        xSectorSize: None, // not asked for where neighboring bytes stay as they are
         xDeviceCharacteristics: Some(device_characteristics),
         // Without this method, SQLite considers WAL impossible.
         xShmMap: None,
@@ -174,7 +174,7 @@ unsafe extern "C" fn truncate<C: Content>(file: *mut sqlite3_file, size: sqlite3
 }
 
 unsafe extern "C" fn sync<C: Content>(file: *mut sqlite3_file, _: c_int) -> c_int {
-    // SAFETY: as in `read`. Memory needs no synchronisation.
+    // SAFETY: as in `read`. Memory needs no synchronization.
     guard(ffi::SQLITE_IOERR_FSYNC, || unsafe { content::<C>(file) }.check_faults(Call::Sync))
 }
 
@@ -209,7 +209,7 @@ unsafe extern "C" fn check_reserved_lock(_: *mut sqlite3_file, result: *mut c_in
 const SQLITE_IOCAP_SUBPAGE_READ: c_int = 0x8000;
 
 unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
-    // In memory, writes happen in order, neighbouring bytes stay unchanged, and any part of a page can be read. Writes
+    // In memory, writes happen in order, neighboring bytes stay unchanged, and any part of a page can be read. Writes
     // are also atomic, but that flag is not set: with it, SQLite may change the default page size.
     ffi::SQLITE_IOCAP_SAFE_APPEND
         | ffi::SQLITE_IOCAP_SEQUENTIAL

@@ -96,7 +96,7 @@ struct Registered {
 /// Registers the VFS with SQLite, and the function that sets up its connections, once in a process.
 ///
 /// # Panics
-/// When SQLite refuses. It does so only if it is out of memory, or if it was built without automatic initialisation.
+/// When SQLite refuses. It does so only if it is out of memory, or if it was built without automatic initialization.
 pub(crate) fn register() {
     registered();
 }

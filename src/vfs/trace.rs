@@ -26,7 +26,7 @@ use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::environment::Keep;
 use crate::statements::recent::{self, Noted};
-use crate::statements::{Begun, Connection, Dropped, Recorder, Unwound, Work, begins_with, is_of_virtual_table};
+use crate::statements::{Begun, Connection, Counters, Dropped, Recorder, Unwound, begins_with, is_of_virtual_table};
 use crate::sync::Recovered;
 use crate::{faults, panics};
 
@@ -246,7 +246,7 @@ impl Traced {
             let purpose = *self.purpose.lock().recovered();
             self.connection.begin(
                 statement.addr(),
-                work(statement),
+                counters(statement),
                 is_in_transaction(db),
                 |transaction, value_limit| {
                     Begun::now(&sql, text.as_deref(), is_read_only, purpose, transaction, value_limit)
@@ -281,7 +281,14 @@ impl Traced {
             let was_reset = rows > 0 && ffi::sqlite3_stmt_busy(statement) != 0;
             let changes = if was_reset { rows } else { u64::try_from(sqlite3_changes64(db)).unwrap_or_default() };
             let holds_slot = ffi::sqlite3_txn_state(db, c"main".as_ptr()) == ffi::SQLITE_TXN_WRITE;
-            self.connection.end(statement.addr(), work(statement), is_in_transaction(db), holds_slot, changes, error);
+            self.connection.end(
+                statement.addr(),
+                counters(statement),
+                is_in_transaction(db),
+                holds_slot,
+                changes,
+                error,
+            );
         }
     }
 }
@@ -515,10 +522,10 @@ fn is_in_transaction(db: *mut sqlite3) -> bool {
 ///
 /// # Safety
 /// The statement is in use by this thread.
-unsafe fn work(statement: *mut sqlite3_stmt) -> Work {
+unsafe fn counters(statement: *mut sqlite3_stmt) -> Counters {
     // SAFETY: as the caller promises; zero leaves the counter as it is.
     let counter = |which| unsafe { ffi::sqlite3_stmt_status(statement, which, 0) }.cast_unsigned().into();
-    Work {
+    Counters {
         full_scan_steps: counter(ffi::SQLITE_STMTSTATUS_FULLSCAN_STEP),
         sorts: counter(ffi::SQLITE_STMTSTATUS_SORT),
         automatic_index_rows: counter(ffi::SQLITE_STMTSTATUS_AUTOINDEX),

@@ -76,7 +76,7 @@ unsafe extern "C" fn open(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    // SAFETY: `file` is szOsFile bytes that are ours to initialise. Where opening fails, "xOpen should set pMethods to
+    // SAFETY: `file` is szOsFile bytes that are ours to initialize. Where opening fails, "xOpen should set pMethods to
     // NULL" so that SQLite does not call xClose.
     unsafe { (*file).pMethods = ptr::null() };
     // SAFETY: sqlite3_vfs says that the name is NULL or a C string.

@@ -11,9 +11,9 @@ use rusqlite_fixtures::hammer::{
 };
 use rusqlite_fixtures::strategies::{self, Difference, Engines, Table};
 use rusqlite_fixtures::{
-    BoxError, Changes, Clock, DatabaseUrl, Engine, Error, ErrorKind, FullScan, Kept, KeptValues, Limits, MemoryEngines,
-    PooledConnection, Recording, Repeat, Row, SchemaChange, SchemaObject, SettingChange, Snapshot, StandIn, Statement,
-    StatementKind, Statements, TableChanges, Template, UnitOfWork, Update, Work,
+    BoxError, Changes, Clock, Counters, DatabaseUrl, Engine, Error, ErrorKind, FullScan, Kept, KeptValues, Limits,
+    MemoryEngines, PooledConnection, Recording, Repeat, Row, SchemaChange, SchemaObject, SettingChange, Snapshot,
+    StandIn, Statement, StatementKind, Statements, TableChanges, Template, UnitOfWork, Update,
 };
 
 /// Which of the traits a type has. An inherent constant is found before one of a trait, if its bounds are met.
@@ -59,7 +59,7 @@ macro_rules! assert_traits {
 #[test]
 fn types_that_threads_share() {
     assert_traits!(true, true: Engine, StandIn, Snapshot, Template, DatabaseUrl, MemoryEngines, Error, ErrorKind);
-    assert_traits!(true, true: BoxError, Clock, Limits, Recording, Statements, Statement, StatementKind, Work, Repeat, FullScan);
+    assert_traits!(true, true: BoxError, Clock, Limits, Recording, Statements, Statement, StatementKind, Counters, Repeat, FullScan);
     assert_traits!(true, true: Changes, TableChanges, Row, Update, SchemaChange, SchemaObject, SettingChange);
     assert_traits!(true, true: Kept<i64>, KeptValues<i64>, KeptValues<Cell<i64>>);
     assert_traits!(true, true: Fault, Hammer, Pause, Report<i64>, Attempt<i64>, Failure, Orders<'static>, Random);
@@ -90,7 +90,7 @@ fn types_that_a_panic_may_leave_behind() {
         };
     }
     assert_unwind_safe!(true: Engine, StandIn, Snapshot, DatabaseUrl, MemoryEngines, ErrorKind);
-    assert_unwind_safe!(true: Clock, Limits, Recording, Statements, Statement, StatementKind, Work, Repeat, FullScan);
+    assert_unwind_safe!(true: Clock, Limits, Recording, Statements, Statement, StatementKind, Counters, Repeat, FullScan);
     assert_unwind_safe!(true: Changes, TableChanges, Row, Update, SchemaChange, SchemaObject, SettingChange);
     // The cause of an error may be of any type, as may be the error that a template keeps. Connections have cells.
     assert_unwind_safe!(false: Error, BoxError, Template, KeptValues<i64>, Kept<i64>, UnitOfWork, PooledConnection);

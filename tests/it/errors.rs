@@ -10,7 +10,7 @@ use rusqlite_fixtures::{DatabaseUrl, Engine, Error, ErrorKind, KeptValues, Memor
 use crate::support::{engine_with_entries, entries, in_thread};
 
 /// Returns the message with numbers, which differ from run to run, replaced by `N`, and units of time by `ms`.
-fn normalised(error: &Error) -> String {
+fn normalized(error: &Error) -> String {
     let mut text = String::new();
     for letter in format!("{error:?}").replace(env!("CARGO_MANIFEST_DIR"), "ROOT").chars() {
         let repeats = letter.is_ascii_digit() && text.ends_with('N');
@@ -178,7 +178,7 @@ fn every_message_reads_as_expected() {
         ),
     ];
     for (error, expected) in cases {
-        assert_eq!(normalised(&error), expected);
+        assert_eq!(normalized(&error), expected);
         assert_eq!(format!("{error:?}"), error.to_string());
     }
 }
@@ -242,7 +242,7 @@ fn a_lock_refused_while_a_connection_opens_is_a_lock_timeout() {
         let error = begin(&engine);
         assert_eq!(error.kind(), ErrorKind::LockTimeout);
         let expected = "can't lock engine N: Fault::Busy.starting_at(N) of tests/it/errors.rs:N:N makes the lock fail";
-        assert_eq!(normalised(&error), expected);
+        assert_eq!(normalized(&error), expected);
         assert_eq!(error.sqlite().unwrap().sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
     }
 }

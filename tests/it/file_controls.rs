@@ -226,7 +226,7 @@ mod shim {
     macro_rules! forward {
         ($($name:ident is $method:ident($($arg:ident: $type:ty),*) -> $result:ty;)*) => {$(
             unsafe extern "C" fn $name(file: *mut ffi::sqlite3_file $(, $arg: $type)*) -> $result {
-                // SAFETY: `open` initialised the file, and the arguments are SQLite's own.
+                // SAFETY: `open` initialized the file, and the arguments are SQLite's own.
                 unsafe {
                     let below = (*file.cast::<File>()).below;
                     (*(*below).pMethods).$method.unwrap()(below $(, $arg)*)

@@ -236,6 +236,8 @@ fn the_messages_that_the_guide_explains_are_those_of_the_code() {
         "src/environment.rs",
         "src/failure/writing.rs",
         "src/engine/strict.rs",
+        "src/recording/limits.rs",
+        "src/recording/statements.rs",
         "src/statements/conduct.rs",
         "src/template/migrations.rs",
         "src/template/image/mod.rs",
@@ -257,4 +259,27 @@ fn the_messages_that_the_guide_explains_are_those_of_the_code() {
             );
         }
     }
+}
+
+#[test]
+fn the_guide_lists_the_environment_variables_that_the_code_reads() {
+    const PREFIX: &str = "RUSQLITE_FIXTURES_";
+    let names = |text: &str| -> BTreeSet<String> {
+        let rest = text.split(PREFIX).skip(1);
+        rest.map(|rest| rest.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect()).collect()
+    };
+    let mut read_by_code = String::new();
+    let mut ahead = vec!["src".to_owned()];
+    while let Some(path) = ahead.pop() {
+        match fs::read_dir(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))) {
+            Ok(folder) => ahead
+                .extend(folder.map(|entry| format!("{path}/{}", entry.unwrap().file_name().into_string().unwrap()))),
+            Err(_) => read_by_code.push_str(&read(&path)),
+        }
+    }
+    let guide = read("docs/runners.md");
+    let (_, table) = guide.split_once("# Environment variables").unwrap();
+    let listed = names(table);
+    assert_eq!(listed, names(&read_by_code));
+    assert_eq!(listed.len(), 8);
 }

@@ -116,8 +116,8 @@ fn a_statement_has_its_values_and_its_result() {
     assert_eq!(update.expanded_sql(), "UPDATE item SET price = 5 WHERE id < 3");
     assert_eq!((select.kind(), select.changes(), select.rows()), (StatementKind::Read, 0, 3));
     assert_eq!(select.expanded_sql(), "SELECT name FROM item WHERE name > 'b' ORDER BY price, name");
-    assert_eq!(select.work().sorts, 1);
-    assert!(select.work().vm_steps > 10);
+    assert_eq!(select.counters().sorts, 1);
+    assert!(select.counters().vm_steps > 10);
     assert_eq!(insert.error(), Some("UNIQUE constraint failed: item.name"));
     assert_eq!(insert.error_code(), Some(rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE));
     assert_eq!((insert.changes(), select.error(), select.error_code()), (0, None, None));
@@ -347,7 +347,7 @@ fn a_statement_has_the_counters_of_its_own_run() {
             assert_eq!(ids.unwrap(), [2, 3]);
         }
     });
-    let [first, second] = statements.iter().map(Statement::work).collect::<Vec<_>>().try_into().unwrap();
+    let [first, second] = statements.iter().map(Statement::counters).collect::<Vec<_>>().try_into().unwrap();
     assert_eq!((first.full_scan_steps, first.sorts, first.automatic_index_rows), (2, 1, 0));
     assert_eq!(second, first);
 }
@@ -361,7 +361,7 @@ fn the_rows_of_an_index_that_sqlite_makes_are_counted() {
         let join = "SELECT count(*) FROM change AS one JOIN change AS other ON one.price = other.item";
         assert_eq!(number(&connection, join), 2);
     });
-    assert_eq!(statements.iter().next().unwrap().work().automatic_index_rows, 2, "steps from row to row");
+    assert_eq!(statements.iter().next().unwrap().counters().automatic_index_rows, 2, "steps from row to row");
 }
 
 #[test]

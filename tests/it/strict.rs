@@ -99,7 +99,7 @@ fn open_connections_are_found() {
     let lines: Vec<&str> = found.lines().skip(1).collect();
     assert_eq!(lines.len(), 1, "{found}");
     assert!(lines[0].starts_with("  the connection opened at tests/it/strict.rs:"), "{found}");
-    assert!(lines[0].ends_with(" is still open, and no handle on the engine is left: drop it first"), "{found}");
+    assert!(lines[0].ends_with(" is still open, and no handle to the engine is left: drop it first"), "{found}");
 }
 
 #[test]
