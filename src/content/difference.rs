@@ -108,8 +108,9 @@ impl Side<'_> {
     }
 
     fn has_type(&self, number: u32, types: &[u8]) -> bool {
+        let Some(before) = number.checked_sub(1) else { return false }; // a malformed page has any numbers
         let mut first = [0];
-        let at = (number as usize - 1) * self.layout.page_size + if number == 1 { HEADER } else { 0 };
+        let at = before as usize * self.layout.page_size + if number == 1 { HEADER } else { 0 };
         self.pages.read(at, &mut first);
         types.contains(&first[0])
     }
@@ -362,6 +363,24 @@ mod tests {
         let mut reserved = usual.to_bytes();
         reserved[20] = 8; // the bytes of each page that SQLite does not use
         assert!(Difference::between(&usual, &Snapshot::from_bytes(reserved).unwrap()).is_none());
+    }
+
+    #[test]
+    fn no_page_has_the_number_0() {
+        let engine = in_memory();
+        let connection = engine.connect().unwrap();
+        connection.execute_batch(FILL).unwrap();
+        let root: u32 = connection.query_row("SELECT rootpage FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+        let before = engine.snapshot();
+        let mut bytes = before.to_bytes();
+        let at = (root as usize - 1) * Layout::of(before.pages()).unwrap().page_size;
+        assert_eq!(bytes[at], INTERIOR);
+        bytes[at + 8..at + 12].fill(0); // the last child
+        let after = Snapshot::from_bytes(bytes).unwrap();
+        for (one, other) in [(&before, &after), (&after, &before)] {
+            assert_eq!(Difference::between(one, other).unwrap().rowids(root), None);
+        }
+        assert!(before.diff(&after).is_err());
     }
 
     /// One wrong byte at many positions.

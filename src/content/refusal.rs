@@ -50,6 +50,12 @@ impl Refusal {
         let _ = LATEST.try_with(|latest| latest.take());
     }
 
+    /// Returns the code of the latest refusal of this thread, if there is one since then.
+    pub(crate) fn code_since(then: Instant) -> Option<i32> {
+        let code = |latest: &Latest| (latest.at >= then).then(|| latest.refusal.extended_code());
+        LATEST.try_with(|latest| latest.borrow().as_ref().and_then(code)).ok().flatten()
+    }
+
     /// Takes the latest refusal of this thread, if it is recent and has this SQLite result code.
     pub(crate) fn take(extended_code: i32) -> Option<(String, Refusal)> {
         let fits =

@@ -128,7 +128,8 @@ impl Row {
         self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(column)).map(|(_, value)| value)
     }
 
-    /// Returns the columns with their values, in the table's order. A rowid that is no column is the first, as `rowid`.
+    /// Returns the columns with their values, in the table's order. A rowid that is no column is the first, as `rowid` (or
+    /// `_rowid_` or `oid`, if a column has that name).
     pub fn columns(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(name, value)| (&**name, value))
     }

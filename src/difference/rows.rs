@@ -172,7 +172,7 @@ impl Columns {
         let mut key: Vec<(String, Value)> = self.key.iter().map(|column| named(*column)).collect();
         // A primary key of a table with a rowid may have NULLs, and then it identifies no row.
         let identifies = !key.is_empty() && key.iter().all(|(_, value)| *value != Value::Null);
-        let rowid_column = || rowid.map(|rowid| ("rowid".to_owned(), Value::Integer(rowid)));
+        let rowid_column = || Some((self.rowid?.to_owned(), Value::Integer(rowid?)));
         let mut columns: Vec<(String, Value)> = (0..self.names.len()).map(named).collect();
         if !identifies {
             key.extend(rowid_column());

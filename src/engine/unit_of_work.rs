@@ -102,7 +102,11 @@ impl UnitOfWork {
         if !self.0.is_in_transaction() {
             return Err(Error::already_ended(operation, &self.engine().name()));
         }
-        end(&mut self.0).map_err(|cause| self.engine().error_of(cause))
+        end(&mut self.0).map_err(|cause| {
+            let error = self.engine().error_of(cause);
+            let _ = self.0.rollback(); // nobody has forgotten that
+            error
+        })
     }
 }
 

@@ -115,6 +115,9 @@ fn scenes_of(test: &str) -> Vec<Arc<Scene>> {
     all.get(test).into_iter().flatten().map(|found| found.scene.clone()).collect()
 }
 
+/// The name of a test on a thread without a name.
+const UNNAMED: &str = "an unnamed thread";
+
 /// The thread that has created an engine.
 #[derive(Clone)]
 pub(crate) struct Creator {
@@ -136,7 +139,7 @@ impl Creator {
         let is_of_test = HAS_ASKED.try_with(Cell::get).unwrap_or_default() || self.runs.strong_count() == 0;
         let names = [current.name(), self.thread.name()];
         let name = if is_of_test { names[0].or(names[1]) } else { names[1].or(names[0]) };
-        name.unwrap_or("an unnamed thread").to_owned()
+        name.unwrap_or(UNNAMED).to_owned()
     }
 }
 
@@ -147,6 +150,11 @@ pub(crate) fn is_kept() -> bool {
         Keep::Always => true,
         Keep::Failed => thread::panicking(),
     }
+}
+
+/// Returns whether this thread has the name of the test. Another thread of the test may end before or after that.
+fn is_named(test: &str) -> bool {
+    thread::current().name().unwrap_or(UNNAMED) == test
 }
 
 /// Keeps an engine.
@@ -174,7 +182,7 @@ pub(crate) fn went_on(test: impl FnOnce() -> String) {
             if let Ok(mut of_thread) = of_thread.try_borrow_mut() {
                 let test = test();
                 has_survived(&test);
-                of_thread.went_on = Some(test);
+                of_thread.went_on = Some(test).filter(|test| is_named(test));
             }
         });
     }
@@ -267,7 +275,7 @@ impl Drop for OfThread {
             // It has caught other panics before this one. Nothing is printed: it may have caught this one, too.
             self.write_pending(false);
         }
-        if let Some(test) = self.test.take().filter(|_| HAS_ASKED.try_with(Cell::get).unwrap_or_default()) {
+        if let Some(test) = self.test.take().filter(|test| is_named(test)) {
             let found = FOUND.lock().recovered().remove(&test);
             drop(found); // the lock is released
         }

@@ -75,7 +75,9 @@ impl Scene {
 
     /// Returns whose content, of this panic, SQLite could not read. (In a property test, large content may be left out.)
     pub(super) fn lost(&self) -> impl Iterator<Item = Purpose> {
-        self.unwound.iter().filter(|unwound| unwound.is_lost).map(|unwound| unwound.purpose)
+        let panic = self.panic.as_ref().map(|panic| panic.number);
+        let lost = self.unwound.iter().filter(move |unwound| unwound.is_lost && Some(unwound.panic) == panic);
+        lost.map(|unwound| unwound.purpose)
     }
 
     /// Returns what was committed since the engine was created.
@@ -109,9 +111,9 @@ impl Scene {
         let mut newest = recent::read(self.recent.iter().chain(of_unwound), self.since);
         for unwound in &self.unwound {
             let Some((code, message)) = &unwound.error else { continue };
-            let Some(index) = newest.iter().rposition(|recent| recent.connection == unwound.connection) else {
-                continue;
-            };
+            // The connection may have been used again since.
+            let latest = unwound.recent.as_ref().and_then(Noted::latest);
+            let Some(index) = newest.iter().rposition(|recent| Some(recent.number) == latest) else { continue };
             // With this code, SQLite could perhaps not compile another one after it.
             if *code == ffi::SQLITE_ERROR {
                 let next = Recent { sql: String::new(), error: Some(message.clone()), ..newest[index].clone() };

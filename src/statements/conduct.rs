@@ -47,7 +47,8 @@ fn is_undecided(transaction: &Transaction<'_>) -> bool {
     let decides = |statement: &&Statement| {
         let goes_back_to_savepoint =
             statement.begins_with(&["ROLLBACK"]) && statement.sql().split_whitespace().nth(1).is_some();
-        statement.error().is_none() && (statement.begins_with(&["COMMIT", "END"]) || goes_back_to_savepoint)
+        // A commit that has failed was not forgotten.
+        statement.begins_with(&["COMMIT", "END"]) || statement.error().is_none() && goes_back_to_savepoint
     };
     transaction.iter().any(|statement| wrote(&statement)) && !transaction.iter().any(decides)
 }

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ pub(crate) struct Log {
     began: Instant,
     /// How many pauses there are now. Statements that begin in one are not recorded.
     pauses: AtomicUsize,
+    was_paused: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -108,7 +109,12 @@ impl Log {
             missed: Vec::new(),
             runs: Runs::default(),
         };
-        Arc::new(Log { began: Instant::now(), pauses: AtomicUsize::new(0), state: Mutex::new(state) })
+        Arc::new(Log {
+            began: Instant::now(),
+            pauses: AtomicUsize::new(0),
+            was_paused: AtomicBool::new(false),
+            state: Mutex::new(state),
+        })
     }
 
     pub(crate) fn set_limit(&self, limit: usize) {
@@ -127,8 +133,14 @@ impl Log {
 
     /// Records nothing until the result is dropped.
     pub(crate) fn pause(&self) -> Pause<'_> {
+        self.was_paused.store(true, Ordering::Relaxed);
         self.pauses.fetch_add(1, Ordering::Relaxed);
         Pause(self)
+    }
+
+    /// Returns whether all statements were recorded since it began.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.was_paused.load(Ordering::Relaxed)
     }
 
     /// Adds a statement, unless the log is paused. Returns its place.

@@ -16,8 +16,6 @@ use crate::sync::Recovered;
 pub(crate) struct Recent {
     /// Its number in the process. Later ones have higher numbers.
     pub(crate) number: u64,
-    /// The number of its connection.
-    pub(crate) connection: u64,
     pub(crate) thread: Thread,
     /// In one line, and without its end if it is long. Empty: a statement that perhaps did not begin to run.
     pub(crate) sql: String,
@@ -133,6 +131,13 @@ fn new_ring() -> Arc<Mutex<Ring>> {
     ring
 }
 
+impl Noted {
+    /// Returns the number of the latest one.
+    pub(crate) fn latest(&self) -> Option<u64> {
+        self.entries.iter().map(|entry| entry.number).max()
+    }
+}
+
 impl Ring {
     fn noted(&self, mut is_one: impl FnMut(&Entry) -> bool) -> Noted {
         let entries = self.entries.iter().filter(|entry| is_one(entry)).copied().collect();
@@ -165,7 +170,7 @@ impl Entry {
         let text = self.text[..self.len].utf8_chunks().next().map_or("", |chunk| chunk.valid());
         let end = if self.is_cut { " …" } else { "" };
         let sql = sql::in_one_line(sql::without_end(text)) + end;
-        Recent { number: self.number, connection: self.connection, thread: thread.clone(), sql, error: None }
+        Recent { number: self.number, thread: thread.clone(), sql, error: None }
     }
 }
 

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, Thread, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::log::{Kept, Log, Ticket};
 use super::recent::Noted;
@@ -129,7 +129,7 @@ impl Recorder {
     }
 
     pub(crate) fn remove(&self, log: &Arc<Log>) {
-        if thread::panicking() {
+        if thread::panicking() && log.is_whole() {
             self.left().ended = Some((latest_panic(), log.kept()));
         }
         let mut logs = self.logs();
@@ -158,11 +158,12 @@ impl Recorder {
         self.reset_echo();
     }
 
-    /// Returns what a recording has kept so far, if there is one: the one that began last, or one that this thread's panic has
-    /// ended.
+    /// Returns what a recording has kept so far, if there is one without pauses that has statements: the one that began first,
+    /// or one that this thread's panic has ended.
     pub(crate) fn kept(&self) -> Option<Kept> {
         let ended = || self.left().ended.clone().filter(|(panic, _)| *panic == latest_panic()).map(|(_, kept)| kept);
-        self.logs().last().map(|log| log.kept()).or_else(ended)
+        let first = self.logs().iter().find(|log| log.is_whole()).map(|log| log.kept());
+        first.or_else(ended).filter(|kept| !kept.statements.is_empty())
     }
 
     /// Sets what keeps the database when a panic closes a connection to it.
@@ -364,13 +365,11 @@ impl Connection {
         }
     }
 
-    pub(crate) fn is_running(&self, statement: usize) -> bool {
-        self.rows_of(statement).is_some()
-    }
-
-    /// Returns the number of rows so far of a statement that is running, if its beginning was recorded.
-    pub(crate) fn rows_of(&self, statement: usize) -> Option<u64> {
-        self.state().running.iter().find(|running| running.statement == statement).map(|running| running.rows)
+    /// Returns when a statement that is running began, and the number of its rows so far, if its beginning was recorded.
+    pub(crate) fn running(&self, statement: usize) -> Option<(Instant, u64)> {
+        let state = self.state();
+        let running = state.running.iter().find(|running| running.statement == statement)?;
+        Some((running.begun.at(), running.rows))
     }
 
     /// Records the end of a statement, if its beginning was recorded.

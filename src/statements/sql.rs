@@ -9,7 +9,7 @@ use super::StatementKind;
 pub(super) fn kind(sql: &str, is_read_only: bool) -> StatementKind {
     if begins_with(sql, &["BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"]) {
         StatementKind::Transaction
-    } else if begins_with(sql, &["PRAGMA", "ATTACH", "DETACH", "VACUUM", "ANALYZE", "REINDEX", "EXPLAIN"]) {
+    } else if begins_with(sql, &["PRAGMA", "ATTACH", "DETACH", "VACUUM", "ANALYZE", "REINDEX"]) {
         StatementKind::Other
     } else if is_read_only {
         StatementKind::Read
@@ -118,7 +118,7 @@ pub(super) fn hash_without_values(sql: &str) -> u64 {
     hasher.finish()
 }
 
-/// Shortens each literal of more than `limit` bytes.
+/// Shortens each literal of more than `limit` bytes. The result has the same tokens.
 pub(super) fn with_short_literals(sql: &str, limit: usize) -> Cow<'_, str> {
     if sql.len() <= limit {
         return Cow::Borrowed(sql);
@@ -127,8 +127,7 @@ pub(super) fn with_short_literals(sql: &str, limit: usize) -> Cow<'_, str> {
     for token in tokens(sql) {
         match token {
             Token::Literal(text) if text.len() > limit => {
-                short.push_str(start_of(text, limit));
-                short.push_str(&format!("…' /* {} bytes of SQL */", text.len()));
+                short.push_str(&short_literal(text, limit));
             }
             Token::Space(text) | Token::Literal(text) | Token::Number(text) | Token::Other(text) => {
                 short.push_str(text)
@@ -136,6 +135,20 @@ pub(super) fn with_short_literals(sql: &str, limit: usize) -> Cow<'_, str> {
         }
     }
     Cow::Owned(short)
+}
+
+/// Returns the start of a literal, of at most `limit` bytes, as a literal, with its size in a comment.
+fn short_literal(literal: &str, limit: usize) -> String {
+    let (open, content) = literal.split_at(literal.find('\'').map_or(0, |quote| quote + 1));
+    let start = start_of(content, limit.saturating_sub(open.len()));
+    let size = literal.len();
+    if open == "'" {
+        // Half of a doubled quote would end the text.
+        let quotes = start.len() - start.trim_end_matches('\'').len();
+        format!("'{}…' /* {size} bytes of SQL */", &start[..start.len() - quotes % 2])
+    } else {
+        format!("{open}{}' /* … {size} bytes of SQL */", &start[..start.len() / 2 * 2])
+    }
 }
 
 /// Returns the start of the text, of at most `limit` bytes.
@@ -247,7 +260,6 @@ mod tests {
             ("\u{feff}Savepoint a", true, StatementKind::Transaction),
             ("release a", true, StatementKind::Transaction),
             ("PRAGMA user_version", true, StatementKind::Other),
-            ("EXPLAIN DELETE FROM t", true, StatementKind::Other),
             ("CREATE TABLE t (a)", false, StatementKind::Write),
             ("-- only a comment", true, StatementKind::Read),
             ("/* no end", true, StatementKind::Read),
@@ -332,6 +344,28 @@ mod tests {
         let short = with_short_literals(&long, 1024);
         assert_eq!(short, format!("SELECT '{}…' /* 1202 bytes of SQL */, 'b'", "ü".repeat(511)));
         assert_eq!(with_short_literals("SELECT 'a'", 1024), "SELECT 'a'");
+    }
+
+    #[test]
+    fn a_literal_that_was_cut_is_a_literal() {
+        for limit in 0..20 {
+            for (sql, literals) in [("'it''s''''long', x'0011223344', 'b'", 3), ("X'001122', '''', 'a'", 3)] {
+                let short = with_short_literals(sql, limit);
+                assert_eq!(
+                    tokens(&short).filter(|token| matches!(token, Token::Literal(_))).count(),
+                    literals,
+                    "{short}"
+                );
+                let blob = tokens(&short).find_map(|token| match token {
+                    Token::Literal(text) if text.starts_with(['x', 'X']) => Some(text.len()),
+                    _ => None,
+                });
+                assert_eq!(blob.map(|len| len % 2), Some(1), "whole bytes: {short}");
+            }
+        }
+        assert_eq!(with_short_literals("SELECT x'001122'", 6), "SELECT x'0011' /* … 9 bytes of SQL */");
+        assert_eq!(with_short_literals("SELECT 'it''s'", 4), "SELECT 'it…' /* 7 bytes of SQL */");
+        assert_eq!(with_short_literals("SELECT 'it''s'", 5), "SELECT 'it''…' /* 7 bytes of SQL */");
     }
 
     #[test]

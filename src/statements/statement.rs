@@ -63,7 +63,7 @@ pub enum StatementKind {
     Write,
     /// It begins or ends a transaction or a savepoint.
     Transaction,
-    /// Anything else: PRAGMA, ATTACH, DETACH, VACUUM, ANALYZE, REINDEX, EXPLAIN.
+    /// Anything else: PRAGMA, ATTACH, DETACH, VACUUM, ANALYZE, REINDEX.
     Other,
 }
 
@@ -149,6 +149,10 @@ impl Begun {
         self.at.elapsed().saturating_sub(captured)
     }
 
+    pub(super) fn at(&self) -> Instant {
+        self.at
+    }
+
     pub(crate) fn kind(&self) -> StatementKind {
         self.kind
     }
@@ -226,7 +230,8 @@ impl Statement {
         self.ended.as_ref().map_or(0, |ended| ended.rows)
     }
 
-    /// Returns the number of rows that it inserted, updated or deleted, without those of triggers.
+    /// Returns the number of rows that it inserted, updated or deleted, without those of triggers. If it has a RETURNING
+    /// clause, and was reset before its last row, returns the number of rows that it has returned.
     pub fn changes(&self) -> u64 {
         match &self.ended {
             Some(ended) if ended.error.is_none() && self.begun.changes_rows() => ended.changes,
@@ -234,14 +239,15 @@ impl Statement {
         }
     }
 
-    /// Returns SQLite's message, if the statement failed.
+    /// Returns SQLite's message, if the statement failed. SQLite does not tell that a statement has violated an immediate
+    /// foreign key within a transaction; then it has no error and no changes.
     pub fn error(&self) -> Option<&str> {
         self.failure().map(|(_, message)| &**message)
     }
 
-    /// Returns SQLite's extended result code, if the statement failed.
+    /// Returns SQLite's extended result code, if the statement failed and SQLite has told the code.
     pub fn error_code(&self) -> Option<i32> {
-        self.failure().map(|(code, _)| *code)
+        self.failure().map(|(code, _)| *code).filter(|code| *code != 0)
     }
 
     fn failure(&self) -> Option<&(i32, Box<str>)> {

@@ -84,6 +84,8 @@ pub(super) struct Handle {
     read: Option<Snapshot>,
     /// What it has written and not committed, from its first write on.
     written: Option<Written>,
+    /// Whether SQLite has committed since the connection took RESERVED.
+    has_committed: bool,
     /// The schema cookie that the connection wrote in its latest commit, until its next transaction. `read` may have
     /// another one.
     own_cookie: Option<u32>,
@@ -119,6 +121,7 @@ impl Handle {
             lock: Lock::None,
             read: None,
             written: None,
+            has_committed: false,
             own_cookie: None,
             wait: Wait::Idle,
             may_hold_slot: false,
@@ -326,6 +329,9 @@ impl Handle {
     /// and not committed.
     pub(super) fn unlock(&mut self, level: Lock) {
         if self.lock >= Lock::Reserved {
+            if !std::mem::take(&mut self.has_committed) {
+                trace::note_rolled_back(&self.traced);
+            }
             self.written = None;
             self.claimant.mount.store.release(self.claimant.token);
         }
@@ -349,6 +355,7 @@ impl Handle {
 
     /// Publishes what SQLite has committed (`SQLITE_FCNTL_COMMIT_PHASETWO`).
     pub(super) fn commit(&mut self) {
+        self.has_committed = true;
         if let (Some(Written { mut pages, becomes_wal }), Some(read)) = (self.written.take(), &self.read) {
             if becomes_wal {
                 snapshot::count_on(&mut pages); // so that this connection does not keep the page 1 that it wrote

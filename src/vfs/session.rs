@@ -224,6 +224,9 @@ impl Session {
             if self.rollback().is_err() {
                 return false;
             }
+        } else if let Some(traced) = self.traced.as_ref().filter(|_| thread::panicking()) {
+            // SAFETY: the connection is open.
+            unsafe { traced.keep_error(self.db()) };
         }
         self.connection.set_transaction_behavior(TransactionBehavior::Deferred);
         self.take_hooks()

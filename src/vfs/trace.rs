@@ -24,6 +24,7 @@ use super::mount::Mount;
 use super::serialize::serialize;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
+use crate::content::refusal::Refusal;
 use crate::environment::Keep;
 use crate::statements::recent::{self, Noted};
 use crate::statements::{Begun, Connection, Counters, Dropped, Recorder, Unwound, begins_with, is_of_virtual_table};
@@ -65,11 +66,13 @@ thread_local! {
     static BEGUN: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
     /// When this thread first kept what was not committed, and how long that has taken in all.
     static KEEPING: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
-    /// The latest line of SQLite's log: the code and the message.
+    /// The latest line of SQLite's log about a statement that ends with an error.
     static LOGGED: RefCell<Option<Logged>> = const { RefCell::new(None) };
+    /// The connection that has rolled back what it had written, at last.
+    static ROLLED_BACK: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A code and a message.
+/// A code and the line.
 type Logged = (c_int, String);
 
 /// Does some work whose statements are not recorded.
@@ -109,8 +112,10 @@ unsafe extern "C" fn on_log(_: *mut c_void, code: c_int, message: *const c_char)
     }
     let _ = catch_unwind(|| {
         // SAFETY: SQLite gives a C string.
-        let message = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
-        let _ = LOGGED.try_with(|logged| *logged.borrow_mut() = Some((code, message)));
+        let line = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
+        if of_abort(&line).is_some() {
+            let _ = LOGGED.try_with(|logged| *logged.borrow_mut() = Some((code, line)));
+        }
     });
 }
 
@@ -152,6 +157,16 @@ impl Traced {
             let (purpose, transaction) = (*self.purpose.lock().recovered(), self.connection.open_transaction());
             self.connection.recorder().add_dropped(Dropped { purpose, transaction, thread: thread::current() });
         }
+    }
+
+    /// Keeps the connection's latest error, because a panic gives it back outside of a transaction.
+    ///
+    /// # Safety
+    /// As for `begin`; it is the same connection.
+    #[cold]
+    pub(super) unsafe fn keep_error(&self, db: *mut sqlite3) {
+        // SAFETY: as the caller promises.
+        unsafe { keep_uncommitted(self.connection.id(), db) };
     }
 
     /// Asks for less while nothing is recorded, because `follow` is called before each use.
@@ -220,10 +235,9 @@ impl Traced {
             }
             ROWS => self.connection.row(statement.addr()),
             ENDS => {
-                let logged = LOGGED.try_with(|logged| logged.take()).ok().flatten();
-                if let Some(rows) = self.connection.rows_of(statement.addr()) {
+                if let Some((began, rows)) = self.connection.running(statement.addr()) {
                     // SAFETY: as above.
-                    unsafe { self.end_statement(db, statement, rows, logged) };
+                    unsafe { self.end_statement(db, statement, began, rows) };
                 }
             }
             _ => {}
@@ -254,27 +268,40 @@ impl Traced {
             );
             ffi::sqlite3_free(expanded.cast());
         }
-        // Also what these calls have logged: the connection may be closing.
         let _ = LOGGED.try_with(|logged| logged.take());
+        self.take_rolled_back();
+    }
+
+    /// Returns whether this connection has rolled back what it had written since this was asked last.
+    fn take_rolled_back(&self) -> bool {
+        let is_this = |number: &Cell<u64>| number.get() == self.connection.id() && number.replace(0) != 0;
+        ROLLED_BACK.try_with(is_this).unwrap_or_default()
     }
 
     /// # Safety
     /// This connection has run the statement.
-    unsafe fn end_statement(&self, db: *mut sqlite3, statement: *mut sqlite3_stmt, rows: u64, logged: Option<Logged>) {
+    unsafe fn end_statement(&self, db: *mut sqlite3, statement: *mut sqlite3_stmt, began: Instant, rows: u64) {
+        let logged = LOGGED.try_with(|logged| logged.take()).ok().flatten();
+        let was_rolled_back = self.take_rolled_back();
         // SAFETY: the connection and the statement are in use by this thread.
         unsafe {
-            let error = match logged {
+            let sql = CStr::from_ptr(ffi::sqlite3_sql(statement)).to_string_lossy();
+            // The code may have run other statements meanwhile, on other connections, too.
+            let error = match logged.filter(|(_, line)| is_about(line, &sql)) {
                 // SQLite compiles the statement again, and goes on.
                 Some((ffi::SQLITE_SCHEMA, _)) => return,
-                Some((code, line)) => {
-                    let sql = CStr::from_ptr(ffi::sqlite3_sql(statement)).to_string_lossy();
-                    Some((code, message(code, &line, &sql)))
-                }
-                // Without a lock, SQLite keeps the statement as it is, and logs nothing. (With rows, the code has reset it
-                // before it has read all of them.)
+                Some((code, line)) => Some((code, message(code, &line, &sql))),
+                // SQLite logs nothing if it has no lock, or if it can't commit because of a deferred foreign key, and keeps the
+                // statement as it is. (With rows, the code has reset it before it has read all of them.)
                 None if rows == 0 && ffi::sqlite3_stmt_busy(statement) != 0 => {
-                    Some((ffi::SQLITE_BUSY, text_of(ffi::SQLITE_BUSY)))
+                    let code = match violates_foreign_keys(db) && begins_with(&sql, &["COMMIT", "END", "RELEASE"]) {
+                        true => ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
+                        false => Refusal::code_since(began).unwrap_or(ffi::SQLITE_BUSY),
+                    };
+                    Some((code, text_of(code)))
                 }
+                // Nor if the statement fails when it ends. Outside of a transaction, it is rolled back then.
+                None if was_rolled_back && !begins_with(&sql, &["ROLLBACK"]) => Some((0, ROLLED_BACK_AT_END.into())),
                 None => None,
             };
             // A statement with RETURNING that was reset before its last row has not set the number.
@@ -457,6 +484,15 @@ unsafe fn report(event: c_uint, number: u64, statement: *mut c_void, argument: *
     }
 }
 
+/// Notes that a connection, one of these, has rolled back what it had written.
+pub(super) fn note_rolled_back(traced: &[Listed]) {
+    if let [traced] = traced
+        && Recorder::any_is_on()
+    {
+        let _ = ROLLED_BACK.try_with(|rolled_back| rolled_back.set(traced.connection.id()));
+    }
+}
+
 /// Forgets the latest beginning on this thread: a connection has given up its locks, so its statement ends.
 pub(super) fn forget_begun() {
     let _ = BEGUN.try_with(|begun| begun.set((0, 0)));
@@ -488,7 +524,7 @@ pub(super) unsafe fn check(db: *mut sqlite3, traced: &[Listed], recorder: &Recor
     let begun = BEGUN.try_with(Cell::get).unwrap_or_default();
     let is_reported = |statement: *mut sqlite3_stmt, traced: &Listed| {
         // It may have begun just before the recording did.
-        traced.connection.is_running(statement.addr()) || begun == (traced.connection.id(), statement.addr())
+        traced.connection.running(statement.addr()).is_some() || begun == (traced.connection.id(), statement.addr())
     };
     if running.into_iter().any(|statement| traced.iter().any(|traced| is_reported(statement, traced))) {
         return;
@@ -513,9 +549,23 @@ const OWN_TRACE: &str =
 const ATTACHED: &str =
     "has the engine attached, or was opened without SQLite's automatic extensions, so its statements are not known";
 
+/// The error of a statement of which SQLite does not tell another one.
+const ROLLED_BACK_AT_END: &str = "SQLite could not commit it, for example because of a foreign key, and rolled it back";
+
 fn is_in_transaction(db: *mut sqlite3) -> bool {
     // SAFETY: only called with the connection whose statement is running.
     unsafe { ffi::sqlite3_get_autocommit(db) == 0 }
+}
+
+/// Returns whether the open transaction violates foreign keys that are checked when it is committed.
+///
+/// # Safety
+/// The connection is in use by this thread.
+unsafe fn violates_foreign_keys(db: *mut sqlite3) -> bool {
+    let (mut current, mut highest) = (0, 0);
+    // SAFETY: as the caller promises; SQLite writes to the two numbers.
+    unsafe { ffi::sqlite3_db_status(db, ffi::SQLITE_DBSTATUS_DEFERRED_FKS, &mut current, &mut highest, 0) };
+    current != 0
 }
 
 /// Returns SQLite's counters of a statement.
@@ -539,10 +589,31 @@ fn message(code: c_int, line: &str, sql: &str) -> Box<str> {
     message.map_or_else(|| text_of(code), Into::into)
 }
 
-/// The line has the SQL before or after the message, by the version of SQLite, and is cut if it is long.
-fn message_in<'a>(line: &'a str, sql: &str) -> Option<&'a str> {
+/// Returns what a line of SQLite's log says of a statement that ends with an error: its message and its SQL. The SQL is before
+/// or after the message, by the version of SQLite, and the line is cut if it is long.
+fn of_abort(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("statement aborts at ").or_else(|| line.strip_prefix("abort at "))?;
-    match rest.trim_start_matches(|c: char| c.is_ascii_digit()) {
+    Some(rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
+/// Returns whether a line of the log has the SQL, or as much of it as there is room for.
+fn is_about(line: &str, sql: &str) -> bool {
+    let Some(rest) = of_abort(line) else { return false };
+    let Some((_, text)) =
+        rest.split_once(if rest.starts_with(" in [") || rest.starts_with(": [") { "[" } else { "; [" })
+    else {
+        return true; // there was no room for it
+    };
+    // If a trigger has failed, its name is a comment before the SQL.
+    let without_name = text.strip_prefix("/* ").and_then(|text| text.split_once(" */ ")).map(|(_, text)| text);
+    [Some(text), without_name].into_iter().flatten().any(|text| {
+        let cut = text.trim_end_matches('\u{fffd}');
+        text.strip_prefix(sql).is_some_and(|after| after.is_empty() || after.starts_with(']')) || sql.starts_with(cut)
+    })
+}
+
+fn message_in<'a>(line: &'a str, sql: &str) -> Option<&'a str> {
+    match of_abort(line)? {
         rest if rest.starts_with(": ") && !rest.starts_with(": [") => rest[2..].split("; [").next(),
         rest => Some(rest.split_once(&format!("[{sql}]"))?.1.trim_start_matches([':', ' '])),
     }
@@ -599,6 +670,26 @@ mod tests {
             "statement aborts at 9: UNIQUE constraint failed: t.a; [INSERT INTO t VALUES ('[;]')]",
         ] {
             assert_eq!(&*message(ffi::SQLITE_CONSTRAINT_UNIQUE, line, sql), "UNIQUE constraint failed: t.a", "{line}");
+        }
+        for line in [
+            "abort at 9 in [INSERT INTO t VALUES ('[;]')]: UNIQUE constraint failed: t.a",
+            "statement aborts at 9: [INSERT INTO t VALUES ('[;]')] UNIQUE constraint failed: t.a",
+            "statement aborts at 9: UNIQUE constraint failed: t.a; [/* TRIGGER x */ INSERT INTO t VALUES ('[;]')]",
+            "statement aborts at 9: UNIQUE constraint failed: t.a; [INSERT INTO t VALU",
+            "statement aborts at 9: [INSERT INTO t VALU",
+            "statement aborts at 9: a message that leaves no room",
+        ] {
+            assert!(is_about(line, sql), "{line}");
+        }
+        assert!(is_about("abort at 9: failed; [SELECT 'stra\u{fffd}", "SELECT 'straße'"));
+        for line in [
+            "abort at 9: UNIQUE constraint failed: t.a; [INSERT INTO t VALUES ('[;]'), (1)]",
+            "abort at 9: UNIQUE constraint failed: t.a; [INSERT INTO u VALUES ('[;]')]",
+            "statement aborts at 9: [INSERT INTO u VALUES ('[;]')] UNIQUE constraint failed: t.a",
+            "automatic index on t(a)",
+            "no such table: INSERT INTO t VALUES ('[;]')",
+        ] {
+            assert!(!is_about(line, sql), "{line}");
         }
         for cut in ["abort at 9 in [INSERT INTO t VAL", "abort at 9", "something else: here", ""] {
             assert_eq!(&*message(ffi::SQLITE_CONSTRAINT, cut, sql), "constraint failed", "{cut}");

@@ -173,6 +173,20 @@ fn a_shadow_table_is_shown_if_it_has_the_content() {
 }
 
 #[test]
+fn a_column_named_rowid_is_not_the_rowid() {
+    let engine = Engine::new();
+    let run = |sql: &str| engine.try_transaction(|work| work.execute_batch(sql)).unwrap();
+    run("CREATE TABLE t (rowid TEXT, a INT); INSERT INTO t VALUES ('x', 1), ('y', 2)");
+    let before = engine.snapshot();
+    run("UPDATE t SET a = 3 WHERE rowid = 'x'; INSERT INTO t VALUES ('z', 4)");
+    let changes = before.diff(&engine.snapshot()).unwrap();
+    assert_eq!(changes.to_string(), "t\n  ~ _rowid_ 1: a 1 -> 3\n  + _rowid_ 3, rowid 'z', a 4\n");
+    let before = engine.snapshot();
+    run("ALTER TABLE t ADD COLUMN b");
+    assert_eq!(before.diff(&engine.snapshot()).unwrap().tables(), []);
+}
+
+#[test]
 fn generated_columns_and_hidden_rowids_are_read() {
     let engine = Engine::new();
     let connection = engine.connect().unwrap();

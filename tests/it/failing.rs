@@ -352,6 +352,50 @@ fn child() {
             drop(send);
             goes_on.join().unwrap();
         }
+        "has a thread that asks for an engine after a test has ended" => {
+            let (send, receive) = std::sync::mpsc::channel::<()>();
+            let test = move || {
+                let bank = bank();
+                let other = bank.clone();
+                let goes_on = thread::spawn(move || {
+                    let _ = receive.recv(); // until the test has ended
+                    drop((other, Engine::new()));
+                });
+                let failed = catch_unwind(AssertUnwindSafe(|| ends_in_a_transaction(&bank)));
+                std::mem::forget(bank); // a panic has dropped it
+                (goes_on, failed.is_err())
+            };
+            let test = thread::Builder::new().name("inner".to_owned()).spawn(test).unwrap();
+            let (goes_on, has_failed) = test.join().unwrap();
+            assert!(has_failed);
+            drop(send);
+            goes_on.join().unwrap();
+        }
+        "fails on a connection on which a thread has failed" => {
+            let bank = bank();
+            let fails = || {
+                let work = bank.unit_of_work().unwrap();
+                work.execute("INSERT INTO account VALUES (1, 'twice', 0)", []).unwrap();
+            };
+            assert!(thread::scope(|scope| scope.spawn(fails).join()).is_err());
+            bank.try_transaction(|work| work.execute("DELETE FROM account WHERE id = 2", [])).unwrap();
+            panic!("the test's own failure");
+        }
+        "fails while nothing is watched" => {
+            let bank = bank();
+            bank.strict();
+            bank.unwatched(|| {
+                let connection = bank.pooled_connection().unwrap();
+                connection.execute("INSERT INTO account VALUES (1, 'twice', 0)", []).unwrap();
+            });
+        }
+        "fails before a recording has statements" => {
+            let bank = bank();
+            let connection = bank.pooled_connection().unwrap();
+            deposit(&connection, 7);
+            let _recording = bank.record();
+            panic!("the test's own failure");
+        }
         "commits while it fails" => {
             struct Commits(Engine);
             impl Drop for Commits {
@@ -1104,6 +1148,25 @@ fn what_a_thread_has_left_is_kept_if_the_test_then_returns_an_error() {
 #[test]
 fn a_thread_that_goes_on_when_its_test_has_ended_removes_nothing() {
     assert_eq!(Run::of("has a thread that goes on after a test has ended").passes(true).kept(), ["inner"]);
+    let run = Run::of("has a thread that asks for an engine after a test has ended").passes(true);
+    assert_eq!(run.kept(), ["inner"]);
+}
+
+#[test]
+fn the_error_of_an_earlier_panic_is_that_of_its_own_statement() {
+    let run = Run::of("fails on a connection on which a thread has failed").passes(false);
+    let failed = "> INSERT INTO account VALUES (1, 'twice', 0)\n    failed: UNIQUE constraint failed: account.id (another thread)\n";
+    run.assert_printed(&format!("{failed}    BEGIN IMMEDIATE\n    DELETE FROM account WHERE id = 2\n    COMMIT\n"));
+}
+
+#[test]
+fn the_newest_statements_are_known_where_a_recording_has_none() {
+    let run = Run::of("fails while nothing is watched").passes(false);
+    run.assert_printed(
+        "  > INSERT INTO account VALUES (1, 'twice', 0)\n    failed: UNIQUE constraint failed: account.id\n",
+    );
+    let run = Run::of("fails before a recording has statements").passes(false);
+    run.assert_printed("  the newest statements, without their values:\n    UPDATE account SET balance = ");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Recordings of statements, and the assertions on them.
+#![allow(unsafe_code, reason = "sets a hook by SQLite's own function")]
 
+use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
+use std::{ptr, thread};
 
 use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, TransactionBehavior, ffi, params};
@@ -498,6 +500,124 @@ fn a_long_value_is_cut() {
     });
     let expanded = statements.iter().next().unwrap().expanded_sql();
     assert!(expanded.starts_with("SELECT length(x'0707") && expanded.len() < 1200, "{}", expanded.len());
+}
+
+const FAMILY: &str = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+    CREATE TABLE child (parent REFERENCES parent);
+    CREATE TABLE late (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+    INSERT INTO parent VALUES (1); INSERT INTO child VALUES (1)";
+
+unsafe extern "C" fn refuse(_: *mut c_void) -> c_int {
+    1
+}
+
+/// SQLite logs no error of these, because they fail when they end.
+#[test]
+fn a_statement_that_can_not_be_committed_has_failed() {
+    static TEMPLATE: Template = Template::sql(FAMILY);
+    let engine = TEMPLATE.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let run = |sql: &str| {
+        let (result, statements) = engine.recorded(|| connection.execute_batch(sql));
+        let last = statements.iter().last().unwrap();
+        (result.is_err(), last.error().map(str::to_owned), last.error_code(), last.changes())
+    };
+    let set_commit_hook = |hook: Option<unsafe extern "C" fn(*mut c_void) -> c_int>| {
+        // SAFETY: the connection is open, and the hook does nothing.
+        unsafe { ffi::sqlite3_commit_hook(connection.handle(), hook, ptr::null_mut()) };
+    };
+    let failed = (
+        true,
+        Some("SQLite could not commit it, for example because of a foreign key, and rolled it back".to_owned()),
+        None,
+        0,
+    );
+    for sql in ["DELETE FROM parent", "INSERT INTO child VALUES (7), (8)", "INSERT INTO late VALUES (7)"] {
+        assert_eq!(run(sql), failed, "{sql}");
+    }
+    let foreign_key = (true, Some("constraint failed".to_owned()), Some(ffi::SQLITE_CONSTRAINT_FOREIGNKEY), 0);
+    assert_eq!(run("BEGIN; INSERT INTO late VALUES (7); COMMIT"), foreign_key);
+    assert_eq!(run("ROLLBACK"), (false, None, None, 0));
+    assert_eq!(run("SAVEPOINT a; INSERT INTO late VALUES (7); RELEASE a"), foreign_key);
+    assert_eq!(run("ROLLBACK"), (false, None, None, 0));
+    set_commit_hook(Some(refuse));
+    assert_eq!(run("INSERT INTO parent VALUES (7)"), failed);
+    assert_eq!(run("BEGIN; INSERT INTO parent VALUES (7); COMMIT"), failed);
+    set_commit_hook(None);
+    for (sql, changes) in [("INSERT INTO parent VALUES (7)", 1), ("DELETE FROM parent WHERE id = 8", 0), ("VACUUM", 0)]
+    {
+        assert_eq!(run(sql), (false, None, None, changes), "{sql}");
+    }
+    // A limit that is documented.
+    assert_eq!(run("BEGIN; DELETE FROM parent WHERE id = 1"), (true, None, None, 0));
+}
+
+#[test]
+fn a_statement_that_is_refused_has_its_extended_code() {
+    let engine = SHOP.new_engine().unwrap();
+    let (reader, writer) = (engine.connect().unwrap(), engine.connect().unwrap());
+    writer.busy_timeout(Duration::ZERO).unwrap();
+    let insert = "INSERT INTO item (name) VALUES ('milk')";
+    let (_, statements) = engine.recorded(|| {
+        reader.execute_batch("BEGIN; SELECT count(*) FROM item").unwrap();
+        writer.execute_batch(insert).unwrap();
+        reader.execute_batch(insert).unwrap_err();
+        reader.execute_batch("ROLLBACK; BEGIN IMMEDIATE").unwrap();
+        writer.execute_batch(insert).unwrap_err();
+    });
+    let codes: Vec<_> = statements.writes().iter().map(Statement::error_code).collect();
+    assert_eq!(codes, [None, Some(ffi::SQLITE_BUSY_SNAPSHOT), Some(ffi::SQLITE_BUSY)]);
+}
+
+/// SQLite's log is of the thread, not of a statement.
+#[test]
+fn the_errors_of_other_statements_between_two_rows_are_not_its_own() {
+    let engine = SHOP.new_engine().unwrap();
+    let [connection, other] = [(); 2].map(|()| engine.connect().unwrap());
+    let not_recorded = SHOP.new_engine().unwrap().connect().unwrap();
+    let elsewhere = Connection::open_in_memory().unwrap();
+    elsewhere.execute_batch("CREATE TABLE t (a UNIQUE); INSERT INTO t VALUES (1)").unwrap();
+    let twice = "INSERT INTO item (name) SELECT name FROM item";
+    let (_, statements) = engine.recorded(|| {
+        for fail in [
+            &|| connection.prepare("SELECT a FROM nowhere").map(drop).unwrap_err(),
+            &|| connection.execute_batch(twice).unwrap_err(),
+            &|| other.execute_batch(twice).unwrap_err(),
+            &|| not_recorded.execute_batch(twice).unwrap_err(),
+            &|| elsewhere.execute_batch("INSERT INTO t VALUES (1)").unwrap_err(),
+        ] as [&dyn Fn() -> rusqlite::Error; 5]
+        {
+            let mut select = connection.prepare("SELECT name FROM item").unwrap();
+            let mut rows = select.query([]).unwrap();
+            while rows.next().unwrap().is_some() {
+                fail();
+            }
+        }
+    });
+    for statement in statements.reads().iter() {
+        assert_eq!((statement.error(), statement.rows()), (None, 3));
+    }
+    let failed = statements.writes();
+    assert_eq!(failed.count(), 6);
+    assert!(failed.iter().all(|statement| statement.error() == Some("UNIQUE constraint failed: item.name")));
+}
+
+/// SQLite logs warnings, too, for example of an index that it makes.
+#[test]
+fn a_warning_is_no_error() {
+    let engine = SHOP.new_engine().unwrap();
+    let [connection, other] = [(); 2].map(|()| engine.connect().unwrap());
+    connection.execute_batch("CREATE TABLE a (x, y); CREATE TABLE b (x, y)").unwrap();
+    let fill = "INSERT INTO {} WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100) SELECT n, n FROM n";
+    ["a", "b"].iter().for_each(|table| connection.execute_batch(&fill.replace("{}", table)).unwrap());
+    let mut join = connection.prepare("SELECT count(*) FROM a JOIN b ON a.x = b.x").unwrap();
+    other.execute_batch("CREATE TABLE another (a)").unwrap();
+    let (_, statements) = engine.recorded(|| {
+        assert_eq!(join.query_row([], |row| row.get(0)), Ok(100)); // SQLite compiles it again
+    });
+    let [statement] = statements.iter().collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((statement.error(), statement.rows()), (None, 1));
+    assert_eq!(statement.counters().automatic_index_rows, 99);
 }
 
 #[test]

@@ -161,6 +161,27 @@ fn a_wait_for_the_slot_does_not_count() {
 }
 
 #[test]
+fn a_commit_that_fails_is_not_forgotten() {
+    let engine = Engine::new();
+    engine.strict();
+    let schema = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+        CREATE TABLE child (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED)";
+    engine.try_transaction(|work| work.execute_batch(schema)).unwrap();
+    let work = engine.unit_of_work().unwrap();
+    work.execute("INSERT INTO child VALUES (99)", []).unwrap();
+    work.commit().unwrap_err();
+    let failed = engine.try_transaction(|work| work.execute("INSERT INTO child VALUES (99)", []));
+    failed.unwrap_err();
+    let count = engine.pooled_connection().unwrap().query_row("SELECT count(*) FROM child", [], |row| row.get(0));
+    assert_eq!(count, Ok(0));
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("BEGIN; INSERT INTO child VALUES (99)").unwrap();
+    connection.execute_batch("COMMIT").unwrap_err();
+    drop(connection);
+    assert_eq!(found(engine), "");
+}
+
+#[test]
 fn writes_that_fail_or_change_nothing_are_not_found() {
     let shop = strict();
     insert(&shop.connect().unwrap(), "tea");
