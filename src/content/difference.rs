@@ -62,13 +62,15 @@ impl<'a> Difference<'a> {
         let side = |pages: &'a Pages| {
             let count = pages_to(pages.len())?;
             // A page that is no page of a tree begins with a page number then, and so with a zero.
-            (count < 1 << 24).then(|| Side { pages, layout, count, left: numbers.range(..=count).copied().collect() })
+            let is_of_tree = |page: &&u32| !is_special(pages, layout, **page);
+            let left = numbers.range(..=count).filter(is_of_tree).copied().collect();
+            (count < 1 << 24).then_some(Side { pages, layout, count, left })
         };
         Some(Difference { sides: [side(one)?, side(other)?], numbers })
     }
 
-    /// Returns the keys of the rows that differ in the table with this root page, and claims the table's pages. Returns `None` if
-    /// the pages can't be read.
+    /// Returns the keys of the rows that may differ in the table with this root page, and claims the table's pages. (If pages that
+    /// are the same were moved within the tree, their rows may be among them.) Returns `None` if the pages can't be read.
     pub(crate) fn rowids(&mut self, root: u32) -> Option<BTreeSet<i64>> {
         let [before, after] = &mut self.sides;
         let [mut old, mut new] = [before.claim(root)?, after.claim(root)?];
@@ -95,10 +97,10 @@ impl<'a> Difference<'a> {
     }
 
     /// Returns whether pages are left that may hold the ends of long rows. (Then the page with the beginning of the row is the
-    /// same in both images.) Returns `None` if the pages can't be read.
+    /// same in both images, and so the first page of the end that differs has the same number in both.) Returns `None` if the
+    /// pages can't be read.
     pub(crate) fn has_ends_of_rows(&mut self) -> Option<bool> {
-        let [before, after] = &mut self.sides;
-        Some(before.has_ends_of_rows()? || after.has_ends_of_rows()?)
+        self.sides[1].has_ends_of_rows()
     }
 }
 
@@ -145,27 +147,23 @@ impl Side<'_> {
     /// Adds the rows below a page.
     fn read_tree(&mut self, number: u32, rows: &mut BTreeMap<i64, Vec<u8>>) -> Option<()> {
         let mut ahead = vec![number];
-        let mut seen = 0;
-        while let Some(number) = ahead.pop() {
+        for _ in 0..self.count {
+            let Some(number) = ahead.pop() else { return Some(()) };
             let page = self.page(number)?;
             match *page.first()? {
                 LEAF => self.read_rows(&page, rows)?,
                 INTERIOR => ahead.extend(children_of(&page)?),
                 _ => return None,
             }
-            seen += 1;
-            if seen > self.count {
-                return None;
-            }
         }
-        Some(())
+        None // pages are in a circle
     }
 
     fn is_of_table(&self, number: u32, root: u32) -> Option<bool> {
         if number == root {
             return Some(true);
         }
-        if number == 1 || !self.has_type(number, &[INTERIOR, LEAF]) {
+        if !self.has_type(number, &[INTERIOR, LEAF]) {
             return Some(false);
         }
         let page = self.page(number)?;
@@ -216,7 +214,6 @@ impl Side<'_> {
     }
 
     fn has_ends_of_rows(&mut self) -> Option<bool> {
-        self.left.retain(|page| !is_special(self.pages, self.layout, *page));
         let has_end = |side: &Self| side.left.iter().any(|page| side.has_type(*page, &[0]));
         if !has_end(self) {
             return Some(false);
@@ -228,20 +225,18 @@ impl Side<'_> {
     /// Removes the pages of the list of free pages from those that are left ("The Freelist").
     fn leave_out_free_pages(&mut self) -> Option<()> {
         let mut trunk = u32_at(&self.page(1)?, 32)?;
-        let mut trunks = 0;
-        while trunk != 0 {
+        for _ in 0..self.count {
+            if trunk == 0 {
+                return Some(());
+            }
             let page = self.page(trunk)?;
             self.left.remove(&trunk);
             for leaf in 0..u32_at(&page, 4)? as usize {
                 self.left.remove(&u32_at(&page, 8 + 4 * leaf)?);
             }
             trunk = u32_at(&page, 0)?;
-            trunks += 1;
-            if trunks > self.count {
-                return None;
-            }
         }
-        Some(())
+        None // the list is a circle
     }
 }
 
@@ -324,7 +319,82 @@ mod tests {
         let after = engine.snapshot();
         let mut difference = Difference::between(&before, &after).unwrap();
         let rows = roots.map(|root| difference.rowids(root).unwrap().into_iter().collect());
-        (rows, difference.has_index_pages(), difference.has_ends_of_rows().unwrap())
+        let has_ends = difference.has_ends_of_rows().unwrap();
+        (rows, difference.has_index_pages(), has_ends)
+    }
+
+    /// The rows are in other pages, pages are above other pages, or none are left.
+    #[test]
+    fn the_pages_tell_the_rows_of_trees_that_have_grown_and_shrunk() {
+        for settings in ["", "PRAGMA page_size = 512", "PRAGMA auto_vacuum = FULL; PRAGMA page_size = 1024"] {
+            let told = |script| told(settings, script);
+            let rows = |range: std::ops::RangeInclusive<i64>| range.collect::<Vec<i64>>();
+            assert_eq!(told("DELETE FROM t WHERE id > 3000").0, [rows(3001..=20000), vec![]], "{settings}");
+            let [middle, long] = told("DELETE FROM t WHERE id BETWEEN 11 AND 19000").0;
+            assert!(rows(11..=19000).iter().all(|row| middle.binary_search(row).is_ok()), "{settings}");
+            assert_eq!(long, [0; 0], "{settings}");
+            assert_eq!(told("DELETE FROM t").0, [rows(1..=20000), vec![]], "{settings}");
+            let more = "WITH RECURSIVE n (i) AS (SELECT 20001 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)
+                INSERT INTO t SELECT i, 'text ' || i FROM n";
+            assert_eq!(told(more).0, [rows(20001..=30000), vec![]], "{settings}");
+            let longer = "UPDATE t SET a = printf('%.*c', 300, 'x') WHERE id BETWEEN 5000 AND 5100";
+            assert_eq!(told(longer).0, [rows(5000..=5100), vec![]], "{settings}");
+            // The pages of the row are free, and have other content than before.
+            let freed = "UPDATE long SET a = replace(a, 'x', 'y') WHERE id = 1; DELETE FROM long WHERE id = 1";
+            assert_eq!(told(freed), ([vec![], vec![1]], false, false), "{settings}");
+        }
+    }
+
+    #[test]
+    fn pages_that_are_of_no_tree_are_known() {
+        let mut pages = Pages::default();
+        let special = |pages: &Pages, page_size: usize, usable: usize| -> Vec<u32> {
+            (1..=20_000).filter(|number| is_special(pages, Layout { page_size, usable }, *number)).collect()
+        };
+        pages.write(0, &[0; 512]);
+        assert_eq!(special(&pages, 512, 512), [0; 0]);
+        assert_eq!(special(&pages, 65_536, 65_536), [16_385], "the page with the byte 2^30");
+        pages.write(52, &[0, 0, 0, 7]); // automatic vacuum
+        let of_512: Vec<u32> = (2..=20_000).step_by(103).collect(); // 102 entries of 5 bytes, and the next page
+        assert_eq!(special(&pages, 512, 512), of_512);
+        assert_eq!(special(&pages, 65_536, 65_536), [2, 13_110, 16_385]);
+    }
+
+    #[test]
+    fn a_list_of_free_pages_that_is_a_circle_has_no_end() {
+        let engine = in_memory();
+        let connection = engine.connect().unwrap();
+        connection.execute_batch(FILL).unwrap();
+        let before = engine.snapshot();
+        connection
+            .execute_batch("UPDATE long SET a = replace(a, 'x', 'y') WHERE id = 1; DELETE FROM long WHERE id = 1")
+            .unwrap();
+        let mut bytes = engine.snapshot().to_bytes();
+        let trunk: [u8; 4] = bytes[32..36].try_into().unwrap();
+        let at = (u32::from_be_bytes(trunk) as usize - 1) * 4096;
+        bytes[at..at + 4].copy_from_slice(&trunk);
+        let after = Snapshot::from_bytes(bytes).unwrap();
+        assert_eq!(Difference::between(&before, &after).unwrap().has_ends_of_rows(), None);
+    }
+
+    #[test]
+    fn children_that_are_in_a_circle_have_no_end() {
+        let engine = in_memory();
+        let connection = engine.connect().unwrap();
+        connection.execute_batch(&format!("PRAGMA page_size = 512; {FILL}")).unwrap();
+        let before = engine.snapshot();
+        let mut difference = Difference::between(&before, &before).unwrap();
+        let side = &mut difference.sides[0];
+        let pages = (1..=side.count).filter(|number| side.has_type(*number, &[INTERIOR])).collect::<Vec<_>>();
+        let mut bytes = before.to_bytes();
+        let (one, other) = (pages[1], pages[2]);
+        for (page, child) in [(one, other), (other, one)] {
+            let at = (page as usize - 1) * 512;
+            bytes[at + 8..at + 12].copy_from_slice(&child.to_be_bytes());
+        }
+        let circle = Snapshot::from_bytes(bytes).unwrap();
+        let mut difference = Difference::between(&circle, &circle).unwrap();
+        assert_eq!(difference.sides[0].read_tree(one, &mut BTreeMap::new()), None);
     }
 
     #[test]
