@@ -333,6 +333,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_wait_is_shown_if_there_was_one() {
+        let begun = Begun::now("SELECT 1;", None, true, Purpose::Uri, None, DEFAULT_VALUE_LIMIT);
+        let mut ended = Ended { duration: Duration::from_millis(5), rows: 1, ..Ended::default() };
+        let shown = |ended: &Ended, begun: &Arc<Begun>| Statement::alone(begun.clone(), ended.clone()).to_string();
+        let (begun, thread) = (Arc::new(begun), thread::current());
+        let thread = thread.name().unwrap();
+        assert_eq!(shown(&ended, &begun), format!("SELECT 1 -- 1 row, 5.0ms, thread `{thread}`"));
+        ended.waited = Duration::from_millis(3);
+        let waited = format!("SELECT 1 -- 1 row, 5.0ms, of which it waited 3.0ms, thread `{thread}`");
+        assert_eq!(shown(&ended, &begun), waited);
+    }
+
+    #[test]
     fn the_time_of_a_statement_is_without_that_of_its_backtrace() {
         let begun = Begun::now("SELECT 1", None, true, Purpose::Uri, None, DEFAULT_VALUE_LIMIT);
         let captured = begun.capture_backtrace();
