@@ -239,8 +239,8 @@ impl Statement {
         }
     }
 
-    /// Returns SQLite's message, if the statement failed. SQLite does not tell that a statement has violated an immediate
-    /// foreign key within a transaction; then it has no error and no changes.
+    /// Returns SQLite's message, if the statement failed. SQLite does not tell all failures: see the chapter
+    /// [statements](crate::guide::statements#recordings).
     pub fn error(&self) -> Option<&str> {
         self.failure().map(|(_, message)| &**message)
     }
