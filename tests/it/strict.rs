@@ -384,6 +384,10 @@ fn child() {
             drop(shop);
             panic!("its own reason");
         }
+        Ok("fails when many engines are gone") => {
+            (0..7).for_each(|_| insert(&shop().unit_of_work().unwrap(), "tea"));
+            panic!("its own reason");
+        }
         Ok("leaves a statement") => {
             let shop = shop();
             let uri = std::ffi::CString::new(shop.uri()).unwrap();
@@ -490,5 +494,7 @@ fn a_failing_test_shows_what_was_dropped() {
         stdout.contains(" was rolled back, because it was dropped without a commit; its engine no longer exists\n"),
         "{stdout}"
     );
+    let stdout = stdout_of("fails when many engines are gone");
+    assert_eq!(stdout.matches("no longer exists").count(), 5, "{stdout}");
     assert!(!stdout_of("drops").contains("no longer exists"), "a test that passes");
 }
