@@ -262,3 +262,29 @@ impl fmt::Display for Literal<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_equal_by_names_types_and_bits() {
+        let row = |columns: &[(&str, Value)]| {
+            Row(columns.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+        };
+        let one = row(&[("a", Value::Integer(1)), ("b", Value::Real(0.0))]);
+        assert_eq!(one, one.clone());
+        for other in [
+            row(&[("a", Value::Integer(1))]),
+            row(&[("a", Value::Integer(1)), ("b", Value::Real(0.0)), ("c", Value::Null)]),
+            row(&[("a", Value::Integer(1)), ("c", Value::Real(0.0))]),
+            row(&[("a", Value::Integer(1)), ("b", Value::Real(-0.0))]),
+            row(&[("a", Value::Real(1.0)), ("b", Value::Real(0.0))]),
+        ] {
+            assert_ne!(one, other);
+            assert_ne!(other, one);
+        }
+        let not_a_number = row(&[("a", Value::Real(f64::NAN))]);
+        assert_eq!(not_a_number, not_a_number.clone());
+    }
+}

@@ -453,5 +453,25 @@ mod tests {
         assert!(Recorder::any_is_on() && !recorder.is_on());
         drop(dropped);
         assert_is_on(false);
+        keeps_what_a_log_has(&recorder);
+        assert_is_on(false);
+    }
+
+    fn keeps_what_a_log_has(recorder: &Recorder) {
+        let log_of = |sql: &str| {
+            let log = Log::new();
+            recorder.add(log.clone());
+            let begun = Begun::now(sql, None, true, Purpose::Uri, None, DEFAULT_VALUE_LIMIT);
+            log.begin(&Arc::new(begun), 1);
+            log
+        };
+        let kept = || recorder.kept().map(|kept| kept.statements[0].sql().to_owned());
+        let (one, other) = (log_of("SELECT 1"), log_of("SELECT 2"));
+        assert_eq!(kept().as_deref(), Some("SELECT 1"), "the first one");
+        drop(one.pause());
+        assert_eq!(kept().as_deref(), Some("SELECT 2"), "the first one without a pause");
+        recorder.remove(&other);
+        assert_eq!(kept(), None, "no panic has ended it");
+        recorder.remove(&one);
     }
 }
