@@ -176,12 +176,12 @@ pub(crate) fn keep(scene: Scene) {
 
 /// Notes that the test's thread has dropped an engine without a panic.
 pub(crate) fn went_on(test: impl FnOnce() -> String) {
-    // Another thread may drop an engine of a test that fails.
-    if any_is_kept() && HAS_ASKED.try_with(Cell::get).unwrap_or_default() {
+    if any_is_kept() {
         let _ = OF_THREAD.try_with(|of_thread| {
             if let Ok(mut of_thread) = of_thread.try_borrow_mut() {
                 let test = test();
                 has_survived(&test);
+                // Another thread may drop an engine of a test that fails.
                 of_thread.went_on = Some(test).filter(|test| is_named(test));
             }
         });

@@ -144,7 +144,7 @@ fn short_literal(literal: &str, limit: usize) -> String {
     let size = literal.len();
     if open == "'" {
         // Half of a doubled quote would end the text.
-        let quotes = start.len() - start.trim_end_matches('\'').len();
+        let quotes = start.bytes().rev().take_while(|byte| *byte == b'\'').count();
         format!("'{}…' /* {size} bytes of SQL */", &start[..start.len() - quotes % 2])
     } else {
         format!("{open}{}' /* … {size} bytes of SQL */", &start[..start.len() / 2 * 2])
@@ -312,7 +312,7 @@ mod tests {
             ("SELECT  1 -- it's one\n\t+ /* two 2 */ 2", "SELECT ? + ?"),
             ("SELECT 1e+5-3", "SELECT ?-?"),
             ("SELECT 'no end", "SELECT ?"),
-            ("SELECT x, X FROM t", "SELECT x, X FROM t"),
+            ("SELECT x, X + 1 FROM t WHERE y = 'a'", "SELECT x, X + ? FROM t WHERE y = ?"),
             ("SELECT a_1, b$2, _3 FROM t", "SELECT a_1, b$2, _3 FROM t"),
             ("SELECT 0xE+1, 0X1e-2, 1E-2, 1_000.5e1_0", "SELECT ?+?, ?-?, ?, ?"),
             ("SELECT 6/2-a.b*-.5", "SELECT ?/?-a.b*-?"),
