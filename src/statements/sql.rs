@@ -197,7 +197,7 @@ fn token_len(sql: &str) -> Option<usize> {
     let run = |is_part: fn(u8) -> bool| bytes.iter().position(|byte| !is_part(*byte)).unwrap_or(bytes.len());
     Some(match first {
         b'\'' | b'"' | b'`' => quoted_len(bytes, first),
-        b'[' => bytes.iter().position(|byte| *byte == b']').map_or(bytes.len(), |end| end + 1),
+        b'[' => bytes.iter().position(|byte| *byte == b']').unwrap_or(bytes.len()), // `]` is one of its own
         b'x' | b'X' if bytes.get(1) == Some(&b'\'') => 1 + quoted_len(&bytes[1..], b'\''),
         b'-' if bytes.starts_with(b"--") => sql.find('\n').unwrap_or(bytes.len()),
         b'/' if bytes.starts_with(b"/*") => sql[2..].find("*/").map_or(bytes.len(), |end| 2 + end + 2),
