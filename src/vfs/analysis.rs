@@ -50,16 +50,16 @@ unsafe extern "C" fn on_authorize(
 pub(crate) fn plan_of(connection: &Connection, sql: &str) -> Option<String> {
     let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).ok()?;
     let mut rows = statement.raw_query();
-    let (mut levels, mut plan) = (vec![0i64], String::new());
+    let (mut above, mut plan) = (Vec::new(), String::new());
     while let Some(row) = rows.next().ok()? {
         let (id, parent, detail): (i64, i64, String) = (row.get(0).ok()?, row.get(1).ok()?, row.get(3).ok()?);
-        while levels.len() > 1 && levels.last() != Some(&parent) {
-            levels.pop();
+        while above.last().is_some_and(|step| *step != parent) {
+            above.pop();
         }
-        plan.push_str(&"  ".repeat(levels.len() - 1));
+        plan.push_str(&"  ".repeat(above.len()));
         plan.push_str(&detail);
         plan.push('\n');
-        levels.push(id);
+        above.push(id);
     }
     Some(plan)
 }
