@@ -398,6 +398,15 @@ impl Connection {
         }
     }
 
+    /// Records an error of a statement that may go on. If it does, its end replaces this.
+    pub(crate) fn end_for_now(&self, statement: usize, error: (i32, Box<str>)) {
+        let state = self.state();
+        if let Some(running) = state.running.iter().find(|running| running.statement == statement) {
+            let ended = Ended { duration: running.begun.elapsed(), error: Some(error), ..Ended::default() };
+            running.tickets.iter().for_each(|(log, ticket)| log.end(*ticket, ended.clone()));
+        }
+    }
+
     /// Notes why statements of the connection may not be recorded.
     pub(crate) fn miss(&self, reason: &'static str) {
         self.recorder.miss(self.id, reason);

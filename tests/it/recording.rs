@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{ptr, thread};
 
+use proptest::collection::vec;
+use proptest::prelude::*;
 use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, TransactionBehavior, ffi, params};
 use rusqlite_fixtures::{
@@ -567,6 +569,83 @@ fn a_statement_that_is_refused_has_its_extended_code() {
     });
     let codes: Vec<_> = statements.writes().iter().map(Statement::error_code).collect();
     assert_eq!(codes, [None, Some(ffi::SQLITE_BUSY_SNAPSHOT), Some(ffi::SQLITE_BUSY)]);
+}
+
+/// SQLite can't compile it again.
+#[test]
+fn a_statement_whose_table_is_gone_has_failed() {
+    let engine = Engine::new();
+    let [connection, other] = [(); 2].map(|()| engine.connect().unwrap());
+    other.execute_batch("CREATE TABLE t (a)").unwrap();
+    let mut insert = connection.prepare("INSERT INTO t VALUES (2)").unwrap();
+    other.execute_batch("DROP TABLE t").unwrap();
+    let (result, statements) = engine.recorded(|| insert.execute([]));
+    assert_eq!(result.unwrap_err().to_string(), "no such table: t");
+    let [statement] = statements.iter().collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((statement.error_code(), statement.changes()), (Some(ffi::SQLITE_SCHEMA), 0));
+}
+
+const STATEMENTS: [&str; 26] = [
+    "BEGIN",
+    "BEGIN IMMEDIATE",
+    "COMMIT",
+    "ROLLBACK",
+    "SAVEPOINT a",
+    "RELEASE a",
+    "ROLLBACK TO a",
+    "INSERT INTO parent VALUES (2)",
+    "INSERT INTO parent VALUES (7), (8), (9) RETURNING id",
+    "INSERT OR IGNORE INTO parent VALUES (1)",
+    "INSERT OR REPLACE INTO parent VALUES (1)",
+    "INSERT OR ROLLBACK INTO parent VALUES (1)",
+    "INSERT OR FAIL INTO parent VALUES (6), (1)",
+    "UPDATE parent SET id = id + 1",
+    "DELETE FROM parent",
+    "DELETE FROM parent WHERE id = 77",
+    "INSERT INTO child VALUES (3)",
+    "DELETE FROM child",
+    "INSERT INTO late VALUES (4)",
+    "DELETE FROM late",
+    "SELECT * FROM parent",
+    "PRAGMA user_version = 4",
+    "CREATE TABLE IF NOT EXISTS another (a)",
+    "DROP TABLE IF EXISTS another",
+    "REINDEX",
+    "VACUUM",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// But for foreign keys that are checked at once within a transaction, and for statements that SQLite can't compile again.
+    #[test]
+    fn the_recorded_errors_are_those_that_the_code_gets(steps in vec((0..2usize, 0..STATEMENTS.len()), 1..80)) {
+        static TEMPLATE: Template = Template::sql(FAMILY);
+        let engine = TEMPLATE.new_engine().unwrap();
+        let connections = [(); 2].map(|()| engine.connect().unwrap());
+        connections.iter().for_each(|connection| connection.busy_timeout(Duration::ZERO).unwrap());
+        for (index, sql) in steps {
+            let (connection, sql) = (&connections[index], STATEMENTS[sql]);
+            let was_autocommit = connection.is_autocommit();
+            let Ok(mut statement) = connection.prepare(sql) else { continue };
+            let (result, statements) = engine.recorded(|| {
+                let mut rows = statement.raw_query();
+                while rows.next()?.is_some() {}
+                Ok::<(), rusqlite::Error>(())
+            });
+            let error = result.err().map(|error| (error.to_string(), error.sqlite_error().unwrap().extended_code));
+            let Some(recorded) = statements.iter().last() else {
+                prop_assert!(error.is_some(), "{sql} is not recorded");
+                continue;
+            };
+            match (&error, recorded.error_code()) {
+                (Some((message, _)), Some(ffi::SQLITE_SCHEMA)) => prop_assert!(message.starts_with("no such table")),
+                (Some((_, code)), Some(recorded)) => prop_assert_eq!(*code, recorded, "{} {:?}", sql, error),
+                (Some((_, ffi::SQLITE_CONSTRAINT_FOREIGNKEY)), None) if !was_autocommit => {}
+                _ => prop_assert_eq!(error.is_some(), recorded.error().is_some(), "{} {:?} {}", sql, error, recorded),
+            }
+        }
+    }
 }
 
 /// SQLite's log is of the thread, not of a statement.
