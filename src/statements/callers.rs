@@ -17,7 +17,8 @@ pub(super) struct Runs {
 const FIRST: usize = 16;
 
 impl Runs {
-    /// Counts a run of the text with this hash. `at` returns the time since the beginning. Returns whether its backtrace is wanted.
+    /// Counts a run of the text with this hash. `at` returns the time since the beginning. Returns whether its
+    /// backtrace is wanted.
     ///
     /// It is for the 2nd run, the 4th, the 8th and so on, so that the newest half of the runs has one. A backtrace takes six
     /// to eight times as long as the rest of a recording. But for the first ones, all of them take at most a tenth of the time.
