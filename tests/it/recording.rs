@@ -571,6 +571,24 @@ fn a_statement_that_is_refused_has_its_extended_code() {
     assert_eq!(codes, [None, Some(ffi::SQLITE_BUSY_SNAPSHOT), Some(ffi::SQLITE_BUSY)]);
 }
 
+/// SQLite does not log either of them.
+#[test]
+fn a_refused_statement_is_told_from_a_violated_foreign_key() {
+    let (family, shop) = (Engine::new(), SHOP.new_engine().unwrap());
+    family.try_transaction(|work| work.execute_batch(FAMILY)).unwrap();
+    let [connection, writer] = [&family, &shop].map(|engine| engine.connect().unwrap());
+    connection.execute("ATTACH ?1 AS shop", [shop.uri()]).unwrap();
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (_, statements) = family.recorded(|| {
+        connection.execute_batch("BEGIN; INSERT INTO late VALUES (7)").unwrap();
+        connection.execute("INSERT INTO shop.item (name) VALUES ('milk')", []).unwrap_err();
+        connection.execute_batch("COMMIT").unwrap_err();
+    });
+    let codes: Vec<_> = statements.iter().skip(1).map(Statement::error_code).collect();
+    assert_eq!(codes, [None, Some(ffi::SQLITE_BUSY), Some(ffi::SQLITE_CONSTRAINT_FOREIGNKEY)]);
+}
+
 /// SQLite can't compile it again.
 #[test]
 fn a_statement_whose_table_is_gone_has_failed() {
@@ -679,6 +697,21 @@ fn the_errors_of_other_statements_between_two_rows_are_not_its_own() {
     let failed = statements.writes();
     assert_eq!(failed.count(), 6);
     assert!(failed.iter().all(|statement| statement.error() == Some("UNIQUE constraint failed: item.name")));
+}
+
+/// SQLite logs the error of a statement, and then calls the hook, which logs another one.
+#[test]
+fn an_error_that_a_hook_logs_does_not_hide_that_of_the_statement() {
+    unsafe extern "C" fn fail(_: *mut c_void) {
+        Connection::open_in_memory().unwrap().prepare("SELECT a FROM nowhere").map(drop).unwrap_err();
+    }
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    // SAFETY: the connection is open, and the hook does not use it.
+    unsafe { ffi::sqlite3_rollback_hook(connection.handle(), Some(fail), ptr::null_mut()) };
+    let (result, statements) = engine.recorded(|| connection.execute_batch("INSERT INTO item (name) VALUES ('tea')"));
+    assert_eq!(result.unwrap_err().to_string(), "UNIQUE constraint failed: item.name");
+    assert_eq!(statements.iter().next().unwrap().error(), Some("UNIQUE constraint failed: item.name"));
 }
 
 /// SQLite logs warnings, too, for example of an index that it makes.

@@ -160,13 +160,14 @@ fn a_wait_for_the_slot_does_not_count() {
     assert_eq!(found(shop).lines().count(), 2, "the first one held it");
 }
 
+const PARENT_AND_CHILD: &str = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+    CREATE TABLE child (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED)";
+
 #[test]
 fn a_commit_that_fails_is_not_forgotten() {
     let engine = Engine::new();
     engine.strict();
-    let schema = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
-        CREATE TABLE child (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED)";
-    engine.try_transaction(|work| work.execute_batch(schema)).unwrap();
+    engine.try_transaction(|work| work.execute_batch(PARENT_AND_CHILD)).unwrap();
     let work = engine.unit_of_work().unwrap();
     work.execute("INSERT INTO child VALUES (99)", []).unwrap();
     work.commit().unwrap_err();
@@ -375,6 +376,13 @@ fn child() {
             insert(&shop.unit_of_work().unwrap(), "tea");
             panic!("its own reason");
         }
+        Ok("fails after a failed commit") => {
+            let shop = shop();
+            shop.try_transaction(|work| work.execute_batch(PARENT_AND_CHILD)).unwrap();
+            let work = shop.unit_of_work().unwrap();
+            work.execute("INSERT INTO child VALUES (99)", []).unwrap();
+            work.commit().unwrap();
+        }
         Ok("fails when the engine is gone") => {
             let shop = shop();
             let of_another_test = thread::Builder::new().name("another_test".to_owned());
@@ -487,6 +495,8 @@ fn a_failing_test_shows_what_was_dropped() {
         "  rolled back, because it was dropped without a commit: the unit of work begun at tests/it/strict.rs:";
     assert!(stdout.contains(expected), "{stdout}");
     assert!(!stdout.contains("no longer exists") && !stdout.contains("before these"), "{stdout}");
+    let stdout = stdout_of("fails after a failed commit");
+    assert!(stdout.contains("FOREIGN KEY constraint failed") && !stdout.contains("was dropped"), "{stdout}");
     let stdout = stdout_of("fails when the engine is gone");
     let expected = "rusqlite-fixtures: earlier, the unit of work begun at tests/it/strict.rs:";
     assert_eq!(stdout.matches(expected).count(), 1, "{stdout}");
