@@ -104,7 +104,9 @@ impl UnitOfWork {
         }
         end(&mut self.0).map_err(|cause| {
             let error = self.engine().error_of(cause);
-            let _ = self.0.rollback(); // nobody has forgotten that
+            if self.0.is_in_transaction() {
+                let _ = self.0.rollback(); // nobody has forgotten that
+            }
             error
         })
     }

@@ -181,8 +181,8 @@ pub(crate) fn went_on(test: impl FnOnce() -> String) {
             if let Ok(mut of_thread) = of_thread.try_borrow_mut() {
                 let test = test();
                 has_survived(&test);
-                // Another thread may drop an engine of a test that fails.
-                of_thread.went_on = Some(test).filter(|test| is_named(test));
+                // Another thread may drop an engine of a test that fails. Threads of several tests may have no name.
+                of_thread.went_on = Some(test).filter(|test| is_named(test) && test != UNNAMED);
             }
         });
     }
@@ -237,8 +237,8 @@ impl OfThread {
         let new = Found { thread: here, scene: Arc::new(scene), by_panic, is_stale: false };
         if let Some(same) = found.iter_mut().find(|same| same.scene.number == new.scene.number) {
             let panic_of = |scene: &Scene| scene.panic.as_ref().map(|panic| panic.number);
-            let is_news =
-                panic_of(&new.scene) != panic_of(&same.scene) || new.scene.unwound.len() > same.scene.unwound.len();
+            let told = |scene: &Scene| scene.unwound.iter().filter(|unwound| unwound.tells_more()).count();
+            let is_news = panic_of(&new.scene) != panic_of(&same.scene) || told(&new.scene) > told(&same.scene);
             if is_news {
                 *same = new;
             }

@@ -13,7 +13,10 @@ type Transaction<'a> = Vec<&'a Statement>;
 /// Returns for how long a transaction held the writer slot, at least, if it had it.
 fn held_slot(transaction: &Transaction<'_>) -> Option<Duration> {
     let first = transaction.iter().find(|statement| statement.holds_slot())?;
-    let end = transaction.iter().map(|statement| statement.ended_at()).max()?;
+    let ends = || transaction.iter().map(|statement| (statement.ended_at(), statement.holds_slot()));
+    // A statement whose rows are read on may end after the COMMIT.
+    let released = ends().filter(|(end, holds)| !holds && *end > first.ended_at()).min();
+    let (end, _) = released.or(ends().max())?;
     Some(end.saturating_sub(first.began() + first.waited()))
 }
 

@@ -66,6 +66,13 @@ pub(crate) struct Unwound {
     pub(crate) recent: Option<Noted>,
 }
 
+impl Unwound {
+    /// Returns whether the connection left something of its own.
+    pub(crate) fn tells_more(&self) -> bool {
+        self.uncommitted.is_some() || self.is_lost || self.error.is_some()
+    }
+}
+
 /// The number of connections of panics that are remembered. (With a panic hook of other code, entries of earlier panics are not
 /// recognized as old.)
 const UNWOUND: usize = 16;
@@ -162,8 +169,9 @@ impl Recorder {
     /// or one that this thread's panic has ended.
     pub(crate) fn kept(&self) -> Option<Kept> {
         let ended = || self.left().ended.clone().filter(|(panic, _)| *panic == latest_panic()).map(|(_, kept)| kept);
+        let has_some = |kept: &Kept| !kept.statements.is_empty();
         let first = self.logs().iter().find(|log| log.is_whole()).map(|log| log.kept());
-        first.or_else(ended).filter(|kept| !kept.statements.is_empty())
+        first.filter(has_some).or_else(|| ended().filter(has_some))
     }
 
     /// Sets what keeps the database when a panic closes a connection to it.

@@ -97,6 +97,7 @@ fn line_of(sql: &str, value: Option<&str>) -> String {
                     line.push(' ');
                 }
             }
+            Token::Size(_) => {}
             Token::Literal(text) | Token::Number(text) => line.push_str(value.unwrap_or(text)),
             Token::Other(text) => line.push_str(text),
         }
@@ -111,6 +112,7 @@ pub(super) fn hash_without_values(sql: &str) -> u64 {
     for token in tokens(sql) {
         match token {
             Token::Space(_) => " ".hash(&mut hasher),
+            Token::Size(_) => {}
             Token::Literal(_) | Token::Number(_) => "?".hash(&mut hasher),
             Token::Other(text) => text.hash(&mut hasher),
         }
@@ -118,7 +120,8 @@ pub(super) fn hash_without_values(sql: &str) -> u64 {
     hasher.finish()
 }
 
-/// Shortens each literal of more than `limit` bytes. The result has the same tokens.
+/// Shortens each literal of more than `limit` bytes, and writes its size in a comment after it. Without values, the result is as
+/// the text itself.
 pub(super) fn with_short_literals(sql: &str, limit: usize) -> Cow<'_, str> {
     if sql.len() <= limit {
         return Cow::Borrowed(sql);
@@ -129,13 +132,18 @@ pub(super) fn with_short_literals(sql: &str, limit: usize) -> Cow<'_, str> {
             Token::Literal(text) if text.len() > limit => {
                 short.push_str(&short_literal(text, limit));
             }
-            Token::Space(text) | Token::Literal(text) | Token::Number(text) | Token::Other(text) => {
-                short.push_str(text)
-            }
+            Token::Space(text)
+            | Token::Size(text)
+            | Token::Literal(text)
+            | Token::Number(text)
+            | Token::Other(text) => short.push_str(text),
         }
     }
     Cow::Owned(short)
 }
+
+/// The end of the comment after a literal that was cut.
+const OF_SQL: &str = " bytes of SQL */";
 
 /// Returns the start of a literal, of at most `limit` bytes, as a literal, with its size in a comment.
 fn short_literal(literal: &str, limit: usize) -> String {
@@ -145,9 +153,9 @@ fn short_literal(literal: &str, limit: usize) -> String {
     if open == "'" {
         // Half of a doubled quote would end the text.
         let quotes = start.bytes().rev().take_while(|byte| *byte == b'\'').count();
-        format!("'{}…' /* {size} bytes of SQL */", &start[..start.len() - quotes % 2])
+        format!("'{}…'/* {size}{OF_SQL}", &start[..start.len() - quotes % 2])
     } else {
-        format!("{open}{}' /* … {size} bytes of SQL */", &start[..start.len() / 2 * 2])
+        format!("{open}{}'/* … {size}{OF_SQL}", &start[..start.len() / 2 * 2])
     }
 }
 
@@ -162,6 +170,8 @@ fn start_of(text: &str, limit: usize) -> &str {
 enum Token<'a> {
     /// White space or a comment.
     Space(&'a str),
+    /// The size of a literal that was cut.
+    Size(&'a str),
     /// A string or a blob.
     Literal(&'a str),
     Number(&'a str),
@@ -182,6 +192,7 @@ fn tokens(sql: &str) -> impl Iterator<Item = Token<'_>> {
             b'\'' => Token::Literal(text),
             b'x' | b'X' if text.len() > 1 && text.as_bytes()[1] == b'\'' => Token::Literal(text),
             b'-' if text.starts_with("--") => Token::Space(text),
+            b'/' if text.ends_with(OF_SQL) => Token::Size(text),
             b'/' if text.starts_with("/*") => Token::Space(text),
             _ if first.is_ascii_whitespace() => Token::Space(text),
             _ if first.is_ascii_digit() => Token::Number(text),
@@ -342,7 +353,7 @@ mod tests {
         assert_eq!(with_short_literals("SELECT '12345678'", 10), "SELECT '12345678'");
         let long = format!("SELECT '{}', 'b'", "ü".repeat(600));
         let short = with_short_literals(&long, 1024);
-        assert_eq!(short, format!("SELECT '{}…' /* 1202 bytes of SQL */, 'b'", "ü".repeat(511)));
+        assert_eq!(short, format!("SELECT '{}…'/* 1202 bytes of SQL */, 'b'", "ü".repeat(511)));
         assert_eq!(with_short_literals("SELECT 'a'", 1024), "SELECT 'a'");
     }
 
@@ -363,9 +374,15 @@ mod tests {
                 assert_eq!(blob.map(|len| len % 2), Some(1), "whole bytes: {short}");
             }
         }
-        assert_eq!(with_short_literals("SELECT x'001122'", 6), "SELECT x'0011' /* … 9 bytes of SQL */");
-        assert_eq!(with_short_literals("SELECT 'it''s'", 4), "SELECT 'it…' /* 7 bytes of SQL */");
-        assert_eq!(with_short_literals("SELECT 'it''s'", 5), "SELECT 'it''…' /* 7 bytes of SQL */");
+        assert_eq!(with_short_literals("SELECT x'001122'", 6), "SELECT x'0011'/* … 9 bytes of SQL */");
+        for (long, short) in [("SELECT 'long'", "SELECT 'a'"), ("VALUES (x'001122', 1)", "VALUES (x'00', 1)")] {
+            let cut = with_short_literals(long, 4);
+            assert_ne!(cut, long);
+            assert_eq!(without_values(&cut), without_values(short));
+            assert_eq!(hash_without_values(&cut), hash_without_values(short));
+        }
+        assert_eq!(with_short_literals("SELECT 'it''s'", 4), "SELECT 'it…'/* 7 bytes of SQL */");
+        assert_eq!(with_short_literals("SELECT 'it''s'", 5), "SELECT 'it''…'/* 7 bytes of SQL */");
     }
 
     #[test]

@@ -253,6 +253,7 @@ impl Traced {
             if is_of_virtual_table(&sql) {
                 return;
             }
+            take_logged(&sql);
             let expanded = ffi::sqlite3_expanded_sql(statement);
             let text = (!expanded.is_null()).then(|| CStr::from_ptr(expanded).to_string_lossy());
             let is_read_only = ffi::sqlite3_stmt_readonly(statement) != 0;
@@ -267,7 +268,6 @@ impl Traced {
             );
             ffi::sqlite3_free(expanded.cast());
         }
-        let _ = LOGGED.try_with(|logged| logged.take());
         self.take_rolled_back();
     }
 
@@ -280,13 +280,11 @@ impl Traced {
     /// # Safety
     /// This connection has run the statement.
     unsafe fn end_statement(&self, db: *mut sqlite3, statement: *mut sqlite3_stmt, began: Instant, rows: u64) {
-        let logged = LOGGED.try_with(|logged| logged.take()).ok().flatten();
         let was_rolled_back = self.take_rolled_back();
         // SAFETY: the connection and the statement are in use by this thread.
         unsafe {
             let sql = CStr::from_ptr(ffi::sqlite3_sql(statement)).to_string_lossy();
-            // The code may have run other statements meanwhile, on other connections, too.
-            let error = match logged.filter(|(_, line)| is_about(line, &sql)) {
+            let error = match take_logged(&sql) {
                 // SQLite compiles the statement again, and goes on. If it can't, this is the end.
                 Some((code @ ffi::SQLITE_SCHEMA, line)) => {
                     return self.connection.end_for_now(statement.addr(), (code, message(code, &line, &sql)));
@@ -302,7 +300,7 @@ impl Traced {
                     Some((code, text_of(code)))
                 }
                 // Nor if the statement fails when it ends. Outside of a transaction, it is rolled back then.
-                None if was_rolled_back && !begins_with(&sql, &["ROLLBACK"]) => Some((0, ROLLED_BACK_AT_END.into())),
+                None if was_rolled_back && !gives_up_lock(&sql) => Some((0, ROLLED_BACK_AT_END.into())),
                 None => None,
             };
             // A statement with RETURNING that was reset before its last row has not set the number.
@@ -521,7 +519,6 @@ pub(super) unsafe fn check(db: *mut sqlite3, traced: &[Listed], recorder: &Recor
         // SAFETY: as above. An open blob is a statement without SQL, which has no trace.
         .filter(|statement| unsafe { is_of_program(*statement) })
         .collect();
-    let _ = LOGGED.try_with(|logged| logged.take()); // what these calls have logged of a connection that is closing
     if running.is_empty() {
         return; // SQLite reads the schema, to compile a statement
     }
@@ -593,6 +590,19 @@ fn message(code: c_int, line: &str, sql: &str) -> Box<str> {
     message.map_or_else(|| text_of(code), Into::into)
 }
 
+/// Returns whether a statement may succeed, and give up the writer slot without a commit. PRAGMA journal_mode takes it to delete
+/// a journal.
+fn gives_up_lock(sql: &str) -> bool {
+    begins_with(sql, &["ROLLBACK", "PRAGMA"])
+}
+
+/// Takes what was logged on this thread, if that is about this statement. The code may have run other statements meanwhile,
+/// on other connections, too; and a hook of a connection runs others before the statement ends.
+fn take_logged(sql: &str) -> Option<Logged> {
+    let take = |logged: &RefCell<Option<Logged>>| logged.borrow_mut().take_if(|(_, line)| is_about(line, sql));
+    LOGGED.try_with(take).ok().flatten()
+}
+
 /// Returns what a line of SQLite's log says of a statement that ends with an error: its message and its SQL. The SQL is before
 /// or after the message, by the version of SQLite, and the line is cut if it is long.
 fn of_abort(line: &str) -> Option<&str> {
@@ -602,25 +612,43 @@ fn of_abort(line: &str) -> Option<&str> {
 
 /// Returns whether a line of the log has the SQL, or as much of it as there is room for.
 fn is_about(line: &str, sql: &str) -> bool {
-    let Some(rest) = of_abort(line) else { return false };
-    let Some((_, text)) =
-        rest.split_once(if rest.starts_with(" in [") || rest.starts_with(": [") { "[" } else { "; [" })
-    else {
-        return true; // there was no room for it
+    // The message may have brackets, too.
+    let mut texts = match of_abort(line) {
+        Some(rest) if rest.contains('[') => rest.match_indices('[').map(|(at, _)| &rest[at + 1..]),
+        rest => return rest.is_some(), // there was no room for it
     };
-    // If a trigger has failed, its name is a comment before the SQL.
-    let without_name = text.strip_prefix("/* ").and_then(|text| text.split_once(" */ ")).map(|(_, text)| text);
-    [Some(text), without_name].into_iter().flatten().any(|text| {
-        let cut = text.trim_end_matches('\u{fffd}');
-        text.strip_prefix(sql).is_some_and(|after| after.is_empty() || after.starts_with(']')) || sql.starts_with(cut)
-    })
+    texts.any(|text| begins_as(text, sql) || is_of_trigger(text, sql))
+}
+
+/// Returns whether a text from a line of the log is the SQL, or its beginning, cut.
+fn begins_as(text: &str, sql: &str) -> bool {
+    let is_whole = text.strip_prefix(sql).is_some_and(|after| after.is_empty() || after.starts_with(']'));
+    is_whole || sql.starts_with(text.trim_end_matches('\u{fffd}'))
+}
+
+/// Returns whether a text from a line of the log is the SQL of a statement whose trigger has failed: behind a comment, which is
+/// the trigger's name. SQLite cuts that, too.
+fn is_of_trigger(text: &str, sql: &str) -> bool {
+    let Some(named) = text.strip_prefix("/* ") else { return false };
+    let begins = match named.split_once(" */ ") {
+        Some((_, text)) => begins_as(text, sql),
+        None => !named.contains(']'),
+    };
+    begins || named.split_once(sql).is_some_and(|(_, after)| after.is_empty() || after.starts_with(']'))
 }
 
 fn message_in<'a>(line: &'a str, sql: &str) -> Option<&'a str> {
-    match of_abort(line)? {
-        rest if rest.starts_with(": ") && !rest.starts_with(": [") => rest[2..].split("; [").next(),
-        rest => Some(rest.split_once(&format!("[{sql}]"))?.1.trim_start_matches([':', ' '])),
+    let rest = of_abort(line)?;
+    if let Some(text) = rest.strip_prefix(" in [").or_else(|| rest.strip_prefix(": ["))
+        && (begins_as(text, sql) || is_of_trigger(text, sql))
+    {
+        // The message follows the SQL; without it, there was no room.
+        let (_, message) = text.split_once(&format!("{sql}]"))?;
+        return Some(message.trim_start_matches([':', ' '])).filter(|message| !message.is_empty());
     }
+    let rest = rest.strip_prefix(": ")?;
+    let end = [&format!("; [{sql}"), "; [/* ", "; ["].into_iter().find_map(|end| rest.rfind(end));
+    Some(&rest[..end.unwrap_or(rest.len())])
 }
 
 /// Returns SQLite's words for a result code.
@@ -682,6 +710,11 @@ mod tests {
             "statement aborts at 9: UNIQUE constraint failed: t.a; [INSERT INTO t VALU",
             "statement aborts at 9: [INSERT INTO t VALU",
             "statement aborts at 9: a message that leaves no room",
+            "statement aborts at 9: [E1] not allowed; [/* g */ INSERT INTO t VALUES ('[;]')]",
+            "statement aborts at 9: [E1] not allowed; [INSERT INTO t VALU",
+            "statement aborts at 9: not [;] or; [so]; [INSERT INTO t VALUES ('[;]')]",
+            "statement aborts at 9: not allowed; [/* a long na",
+            "statement aborts at 9: not allowed; [/* a name that was cuINSERT INTO t VALUES ('[;]')]",
         ] {
             assert!(is_about(line, sql), "{line}");
         }
@@ -690,12 +723,28 @@ mod tests {
             "abort at 9: UNIQUE constraint failed: t.a; [INSERT INTO t VALUES ('[;]'), (1)]",
             "abort at 9: UNIQUE constraint failed: t.a; [INSERT INTO u VALUES ('[;]')]",
             "statement aborts at 9: [INSERT INTO u VALUES ('[;]')] UNIQUE constraint failed: t.a",
+            "statement aborts at 9: [E1] not allowed; [/* g */ INSERT INTO u VALUES ('[;]')]",
+            "statement aborts at 9: failed; [/* g */ INSERT INTO u VALUES (1), (2), (3), (4",
             "automatic index on t(a)",
             "no such table: INSERT INTO t VALUES ('[;]')",
         ] {
             assert!(!is_about(line, sql), "{line}");
         }
-        for cut in ["abort at 9 in [INSERT INTO t VAL", "abort at 9", "something else: here", ""] {
+        for (line, expected) in [
+            ("statement aborts at 9: [E1] not allowed; [/* g */ INSERT INTO t VALUES ('[;]')]", "[E1] not allowed"),
+            ("statement aborts at 9: not [;] or; [so]; [INSERT INTO t VALUES ('[;]')]", "not [;] or; [so]"),
+            ("statement aborts at 9: [E1] not allowed; [INSERT INTO t VALU", "[E1] not allowed"),
+            ("abort at 9 in [/* g */ INSERT INTO t VALUES ('[;]')]: [E1] not allowed", "[E1] not allowed"),
+        ] {
+            assert_eq!(&*message(ffi::SQLITE_CONSTRAINT, line, sql), expected, "{line}");
+        }
+        for cut in [
+            "abort at 9 in [INSERT INTO t VAL",
+            "statement aborts at 9: [INSERT INTO t VALU",
+            "abort at 9",
+            "something else: here",
+            "",
+        ] {
             assert_eq!(&*message(ffi::SQLITE_CONSTRAINT, cut, sql), "constraint failed", "{cut}");
         }
     }

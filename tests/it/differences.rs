@@ -360,6 +360,8 @@ fn a_column_that_is_added_with_a_default_changes_no_row() {
         "a \"an int\" DEFAULT '5'",
         "a \"a \"\"text\"\"\" NOT NULL DEFAULT 5",
         "a DEFAULT true",
+        "a DEFAULT '5'",
+        "a DEFAULT 1.0",
         "a INT",
         "\"an \"\"a\"\"\" TEXT COLLATE NOCASE DEFAULT x'00ff'",
     ];

@@ -63,6 +63,22 @@ fn child() {
             bank.try_transaction(|work| work.execute("DELETE FROM account WHERE id = ?1", [2])).unwrap();
             ends_in_a_transaction(&bank);
         }
+        "fails with pooled connections" => {
+            let bank = bank();
+            let _connections = [(); 3].map(|()| bank.pooled_connection().unwrap());
+            panic!("the test's own failure");
+        }
+        "fails with a recording and a strict engine" => {
+            let bank = bank();
+            let _recording = bank.record();
+            deposit(&bank.connect().unwrap(), 7);
+            bank.strict();
+            panic!("the test's own failure");
+        }
+        "fails in a thread without a name" => {
+            thread::spawn(move || ends_in_a_transaction(&bank())).join().unwrap_err();
+        }
+        "has a thread without a name" => thread::spawn(move || drop(bank())).join().unwrap(),
         "fails in a transaction of rusqlite" => {
             let bank = bank();
             let mut connection = Connection::open(bank.uri()).unwrap();
@@ -800,6 +816,31 @@ fn a_recording_has_the_values() {
     let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
     assert_eq!(statements.matches("balance + 7").count(), 2, "{statements}");
     assert!(!statements.contains("Without values"), "{statements}");
+}
+
+/// Strict mode has a recording of its own, which began later.
+#[test]
+fn a_recording_without_statements_hides_no_other_one() {
+    let run = Run::of("fails with a recording and a strict engine").passes(false);
+    let statements = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert!(statements.contains("balance + 7") && !statements.contains("Without values"), "{statements}");
+}
+
+#[test]
+fn a_failing_test_with_pooled_connections_is_printed_once() {
+    let run = Run::of("fails with pooled connections").passes(false);
+    let printed = run.printed();
+    assert_eq!(printed.matches(" is kept as it was:").count(), 1, "{printed}");
+}
+
+/// Threads of several tests may have no name.
+#[test]
+fn a_thread_without_a_name_removes_nothing() {
+    let run = Run::of("fails in a thread without a name").passes(true);
+    let kept = run.kept();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let run = Run::again(run.folder, "has a thread without a name", "failing::child", &[]).passes(true);
+    assert_eq!(run.kept(), kept);
 }
 
 #[test]

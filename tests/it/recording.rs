@@ -546,8 +546,12 @@ fn a_statement_that_can_not_be_committed_has_failed() {
     assert_eq!(run("INSERT INTO parent VALUES (7)"), failed);
     assert_eq!(run("BEGIN; INSERT INTO parent VALUES (7); COMMIT"), failed);
     set_commit_hook(None);
-    for (sql, changes) in [("INSERT INTO parent VALUES (7)", 1), ("DELETE FROM parent WHERE id = 8", 0), ("VACUUM", 0)]
-    {
+    for (sql, changes) in [
+        ("INSERT INTO parent VALUES (7)", 1),
+        ("DELETE FROM parent WHERE id = 8", 0),
+        ("VACUUM", 0),
+        ("PRAGMA journal_mode = TRUNCATE; PRAGMA journal_mode = DELETE", 0),
+    ] {
         assert_eq!(run(sql), (false, None, None, changes), "{sql}");
     }
     // A limit that is documented.
@@ -714,6 +718,59 @@ fn an_error_that_a_hook_logs_does_not_hide_that_of_the_statement() {
     assert_eq!(statements.iter().next().unwrap().error(), Some("UNIQUE constraint failed: item.name"));
 }
 
+/// SQLite calls the hook between the error of the statement and its end.
+#[test]
+fn a_hook_that_uses_an_engine_does_not_hide_the_error_of_the_statement() {
+    unsafe extern "C" fn count(other: *mut c_void) {
+        // SAFETY: `other` is a connection that lives longer than the one with the hook.
+        let other: &Connection = unsafe { &*other.cast() };
+        other.query_row("SELECT count(*) FROM item", [], |_| Ok(())).unwrap();
+    }
+    let engines = [(); 2].map(|()| SHOP.new_engine().unwrap());
+    let other = engines[1].connect().unwrap();
+    let connection = engines[0].connect().unwrap();
+    let argument = ptr::from_ref::<Connection>(&other).cast_mut().cast();
+    // SAFETY: the connection is open, and the hook does not use it.
+    unsafe { ffi::sqlite3_rollback_hook(connection.handle(), Some(count), argument) };
+    let recording = engines[1].record();
+    let insert = || connection.execute_batch("INSERT INTO item (name) VALUES ('tea')").unwrap_err();
+    let (_, statements) = engines[0].recorded(insert);
+    assert_eq!(statements.iter().next().unwrap().error_code(), Some(ffi::SQLITE_CONSTRAINT_UNIQUE));
+    assert_eq!(recording.stop().iter().map(Statement::error).collect::<Vec<_>>(), [None]);
+    // SAFETY: as above.
+    unsafe { ffi::sqlite3_rollback_hook(connection.handle(), None, ptr::null_mut()) };
+}
+
+#[test]
+fn an_error_may_have_brackets() {
+    let engine = Engine::new();
+    let connection = engine.connect().unwrap();
+    let schema = "CREATE TABLE t (a);
+        CREATE TRIGGER g BEFORE INSERT ON t BEGIN SELECT RAISE(ABORT, '[E1] not; [allowed]'); END";
+    connection.execute_batch(schema).unwrap();
+    let (_, statements) = engine.recorded(|| connection.execute_batch("BEGIN; INSERT INTO t VALUES (1)").unwrap_err());
+    let insert = statements.writes();
+    let insert = insert.iter().next().unwrap();
+    assert_eq!(
+        (insert.error_code(), insert.error()),
+        (Some(ffi::SQLITE_CONSTRAINT_TRIGGER), Some("[E1] not; [allowed]"))
+    );
+}
+
+/// The transaction is over then, so nothing is rolled back.
+#[test]
+fn a_commit_that_sqlite_rolls_back_is_recorded_once() {
+    let engine = SHOP.new_engine().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        let work = engine.unit_of_work().unwrap();
+        work.execute("INSERT INTO item (name) VALUES ('milk')", []).unwrap();
+        // SAFETY: the connection is open, and the hook does nothing.
+        unsafe { ffi::sqlite3_commit_hook(work.handle(), Some(refuse), ptr::null_mut()) };
+        work.commit().unwrap_err();
+    });
+    assert!(!sql(&statements).iter().any(|sql| sql.starts_with("ROLLBACK")), "{statements}");
+}
+
 /// SQLite logs warnings, too, for example of an index that it makes.
 #[test]
 fn a_warning_is_no_error() {
@@ -773,7 +830,7 @@ fn a_long_literal_in_the_text_of_a_statement_is_cut() {
     let statement = statements.iter().next().unwrap();
     for (sql, end) in [(statement.sql(), ", ?1"), (statement.expanded_sql(), ", 'a value'")] {
         assert!(sql.starts_with("SELECT length('tea tea ") && sql.len() < 1200, "{}", sql.len());
-        assert!(sql.ends_with(&format!("…' /* 100002 bytes of SQL */){end}")), "{sql}");
+        assert!(sql.ends_with(&format!("…'/* 100002 bytes of SQL */){end}")), "{sql}");
     }
 }
 

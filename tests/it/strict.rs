@@ -143,6 +143,24 @@ fn the_time_for_which_the_slot_may_be_held_can_be_set() {
     assert!(hold(strict, LIMIT * 2).ends_with("more than 50ms"));
 }
 
+/// Rows that are read on after the COMMIT don't hold it.
+#[test]
+fn the_slot_is_held_until_the_commit() {
+    let engine = Engine::new();
+    engine.strict_slot_limit(Duration::from_millis(500));
+    let connection = engine.connect().unwrap();
+    connection.execute_batch("CREATE TABLE t (a); BEGIN IMMEDIATE; INSERT INTO t VALUES (1), (2)").unwrap();
+    let mut select = connection.prepare("SELECT a FROM t").unwrap();
+    let mut rows = select.query([]).unwrap();
+    assert!(rows.next().unwrap().is_some());
+    connection.execute_batch("COMMIT").unwrap();
+    thread::sleep(Duration::from_millis(600));
+    drop(rows);
+    drop(select);
+    drop(connection);
+    assert_eq!(found(engine), "");
+}
+
 /// The waiter has to wait for more than a second.
 #[test]
 fn a_wait_for_the_slot_does_not_count() {
