@@ -68,6 +68,12 @@ fn child() {
             let _connections = [(); 3].map(|()| bank.pooled_connection().unwrap());
             panic!("the test's own failure");
         }
+        "fails by an error on one of two pooled connections" => {
+            let bank = bank();
+            let connection = bank.pooled_connection().unwrap(); // dropped after the other one
+            let _other = bank.pooled_connection().unwrap();
+            connection.execute("INSERT INTO account VALUES (3, 'ann', 0)", []).unwrap();
+        }
         "fails with a recording and a strict engine" => {
             let bank = bank();
             let _recording = bank.record();
@@ -831,6 +837,10 @@ fn a_failing_test_with_pooled_connections_is_printed_once() {
     let run = Run::of("fails with pooled connections").passes(false);
     let printed = run.printed();
     assert_eq!(printed.matches(" is kept as it was:").count(), 1, "{printed}");
+    let run = Run::of("fails by an error on one of two pooled connections").passes(false);
+    run.assert_printed(
+        "> INSERT INTO account VALUES (3, 'ann', 0)\n    failed: UNIQUE constraint failed: account.owner\n",
+    );
 }
 
 /// Threads of several tests may have no name.

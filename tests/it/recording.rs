@@ -718,6 +718,21 @@ fn an_error_that_a_hook_logs_does_not_hide_that_of_the_statement() {
     assert_eq!(statements.iter().next().unwrap().error(), Some("UNIQUE constraint failed: item.name"));
 }
 
+/// The log is of the thread.
+#[test]
+fn an_earlier_error_of_the_same_text_is_not_its_own() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let elsewhere = Connection::open_in_memory().unwrap();
+    elsewhere.execute_batch("CREATE TABLE item (name UNIQUE); INSERT INTO item VALUES ('milk')").unwrap();
+    let insert = "INSERT INTO item (name) VALUES ('milk')";
+    let (_, statements) = engine.recorded(|| {
+        elsewhere.execute_batch(insert).unwrap_err();
+        connection.execute_batch(insert).unwrap();
+    });
+    assert_eq!(statements.iter().map(Statement::error).collect::<Vec<_>>(), [None]);
+}
+
 /// SQLite calls the hook between the error of the statement and its end.
 #[test]
 fn a_hook_that_uses_an_engine_does_not_hide_the_error_of_the_statement() {
