@@ -105,7 +105,7 @@ impl UnitOfWork {
         end(&mut self.0).map_err(|cause| {
             let error = self.engine().error_of(cause);
             if self.0.is_in_transaction() {
-                let _ = self.0.rollback(); // nobody has forgotten that
+                let _ = self.0.rollback(); // so it is not reported as dropped without a commit
             }
             error
         })

@@ -20,7 +20,7 @@ mod summary;
 mod writing;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, Weak};
@@ -47,6 +47,10 @@ struct Found {
 /// The engines that are kept of each test, in the order in which they were dropped. A test may drop some on threads that it has
 /// started. They are removed when the test's own thread ends, if that has dropped an engine, too.
 static FOUND: Mutex<BTreeMap<String, Vec<Found>>> = Mutex::new(BTreeMap::new());
+
+/// The names of threads that have failed and ended. Another thread of the same name, for example of another runtime, does not
+/// remove what they left.
+static LEFT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// What has happened on a thread so far. A test runner has a thread for each test.
 #[derive(Default)]
@@ -267,13 +271,16 @@ impl Drop for OfThread {
         if let Some(test) = self.went_on.take() {
             // What a thread of the test has left is not removed: its panic may be why the test returns an error.
             let is_of_others = |found: &Found| found.by_panic && !found.is_stale;
-            if !FOUND.lock().recovered().get(&test).into_iter().flatten().any(is_of_others) {
+            if !FOUND.lock().recovered().get(&test).into_iter().flatten().any(is_of_others)
+                && !LEFT.lock().recovered().contains(&test)
+            {
                 folder::remove(&test);
             }
             self.test = Some(test);
         } else {
             // It has caught other panics before this one. Nothing is printed: it may have caught this one, too.
             self.write_pending(false);
+            LEFT.lock().recovered().extend(self.test.clone().filter(|test| is_named(test)));
         }
         if let Some(test) = self.test.take().filter(|test| is_named(test)) {
             let found = FOUND.lock().recovered().remove(&test);

@@ -67,7 +67,7 @@ pub(crate) struct Unwound {
 }
 
 impl Unwound {
-    /// Returns whether the connection left something of its own.
+    /// Returns whether there is more than the newest statements.
     pub(crate) fn tells_more(&self) -> bool {
         self.uncommitted.is_some() || self.is_lost || self.error.is_some()
     }

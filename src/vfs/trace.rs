@@ -253,7 +253,7 @@ impl Traced {
             if is_of_virtual_table(&sql) {
                 return;
             }
-            take_logged(&sql);
+            take_logged(&sql); // of an earlier statement with the same text
             let expanded = ffi::sqlite3_expanded_sql(statement);
             let text = (!expanded.is_null()).then(|| CStr::from_ptr(expanded).to_string_lossy());
             let is_read_only = ffi::sqlite3_stmt_readonly(statement) != 0;
@@ -612,11 +612,12 @@ fn of_abort(line: &str) -> Option<&str> {
 
 /// Returns whether a line of the log has the SQL, or as much of it as there is room for.
 fn is_about(line: &str, sql: &str) -> bool {
+    let Some(rest) = of_abort(line) else { return false };
+    if !rest.starts_with(" in [") && !rest.starts_with(": [") && !rest.contains("; [") {
+        return true; // there was no room for it
+    }
     // The message may have brackets, too.
-    let mut texts = match of_abort(line) {
-        Some(rest) if rest.contains('[') => rest.match_indices('[').map(|(at, _)| &rest[at + 1..]),
-        rest => return rest.is_some(), // there was no room for it
-    };
+    let mut texts = rest.match_indices('[').map(|(at, _)| &rest[at + 1..]);
     texts.any(|text| begins_as(text, sql) || is_of_trigger(text, sql))
 }
 
@@ -710,6 +711,7 @@ mod tests {
             "statement aborts at 9: UNIQUE constraint failed: t.a; [INSERT INTO t VALU",
             "statement aborts at 9: [INSERT INTO t VALU",
             "statement aborts at 9: a message that leaves no room",
+            "statement aborts at 9: a message with [brackets] that leaves no room",
             "statement aborts at 9: [E1] not allowed; [/* g */ INSERT INTO t VALUES ('[;]')]",
             "statement aborts at 9: [E1] not allowed; [INSERT INTO t VALU",
             "statement aborts at 9: not [;] or; [so]; [INSERT INTO t VALUES ('[;]')]",
@@ -725,6 +727,7 @@ mod tests {
             "statement aborts at 9: [INSERT INTO u VALUES ('[;]')] UNIQUE constraint failed: t.a",
             "statement aborts at 9: [E1] not allowed; [/* g */ INSERT INTO u VALUES ('[;]')]",
             "statement aborts at 9: failed; [/* g */ INSERT INTO u VALUES (1), (2), (3), (4",
+            "abort at 9 in [INSERT INTO u VALUES ('[;]')]: UNIQUE constraint failed: t.a",
             "automatic index on t(a)",
             "no such table: INSERT INTO t VALUES ('[;]')",
         ] {

@@ -84,6 +84,22 @@ fn child() {
         "fails in a thread without a name" => {
             thread::spawn(move || ends_in_a_transaction(&bank())).join().unwrap_err();
         }
+        "survives the panics of a thread and of its own" => {
+            let bank = bank();
+            assert!(thread::scope(|scope| scope.spawn(|| ends_in_a_transaction(&bank)).join()).is_err());
+            assert!(catch_unwind(AssertUnwindSafe(|| ends_in_a_transaction(&bank))).is_err());
+        }
+        "has two threads of the same name" => {
+            for fails in [true, false] {
+                let uses_an_engine = || match bank() {
+                    bank if fails => ends_in_a_transaction(&bank),
+                    bank => drop(bank),
+                };
+                let worker = thread::Builder::new().name("worker".to_owned());
+                let result = thread::scope(|scope| worker.spawn_scoped(scope, uses_an_engine).unwrap().join());
+                assert_eq!(result.is_err(), fails);
+            }
+        }
         "has a thread without a name" => thread::spawn(move || drop(bank())).join().unwrap(),
         "fails in a transaction of rusqlite" => {
             let bank = bank();
@@ -851,6 +867,17 @@ fn a_thread_without_a_name_removes_nothing() {
     assert_eq!(kept.len(), 1, "{kept:?}");
     let run = Run::again(run.folder, "has a thread without a name", "failing::child", &[]).passes(true);
     assert_eq!(run.kept(), kept);
+}
+
+#[test]
+fn a_test_that_survives_all_panics_leaves_nothing() {
+    assert_eq!(Run::of("survives the panics of a thread and of its own").passes(true).kept(), [""; 0]);
+}
+
+/// For example the threads of the runtimes of two tests.
+#[test]
+fn a_thread_removes_nothing_of_another_one_with_its_name() {
+    assert_eq!(Run::of("has two threads of the same name").passes(true).kept(), ["worker"]);
 }
 
 #[test]
