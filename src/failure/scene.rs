@@ -8,7 +8,7 @@ use crate::content::origin::Purpose;
 use crate::difference::{Changes, compare};
 use crate::panics::Panic;
 use crate::statements::recent::{self, Noted, Recent};
-use crate::statements::{Kept, Unwound};
+use crate::statements::{Kept, Lost, Unwound};
 use crate::vfs::Setup;
 
 /// What is known of an engine.
@@ -73,11 +73,11 @@ impl Scene {
         seen.max_by_key(|(unwound, _)| is_of_panic(unwound))
     }
 
-    /// Returns whose content, of this panic, SQLite could not read. (In a property test, large content may be left out.)
-    pub(super) fn lost(&self) -> impl Iterator<Item = Purpose> {
+    /// Returns whose content, of this panic, is not kept, and why. (In a property test, large content may be left out.)
+    pub(super) fn lost(&self) -> impl Iterator<Item = (Purpose, Lost)> {
         let panic = self.panic.as_ref().map(|panic| panic.number);
-        let lost = self.unwound.iter().filter(move |unwound| unwound.is_lost && Some(unwound.panic) == panic);
-        lost.map(|unwound| unwound.purpose)
+        let of_panic = self.unwound.iter().filter(move |unwound| Some(unwound.panic) == panic);
+        of_panic.filter_map(|unwound| Some((unwound.purpose, unwound.lost?)))
     }
 
     /// Returns what was committed since the engine was created.

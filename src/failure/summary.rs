@@ -8,7 +8,7 @@ use super::scene::{Differing, Scene};
 use crate::content::origin::Purpose;
 use crate::environment::KEEP_VARIABLE;
 use crate::statements::recent::Recent;
-use crate::statements::{Statement, counted};
+use crate::statements::{Lost, Statement, counted};
 
 /// The number of lines of changes that are printed, of statements, and of dropped transactions.
 const LINES: usize = 20;
@@ -29,8 +29,15 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "uncommitted", index, "sqlite3")));
         add(&mut text, format!("not committed by {by}"), changes);
     }
-    for lost in scene.lost() {
-        let _ = writeln!(text, "  what {lost} had not committed could not be read");
+    for (purpose, lost) in scene.lost() {
+        let _ = match lost {
+            Lost::Unreadable => writeln!(text, "  what {purpose} had not committed could not be read"),
+            Lost::TooLarge(size) => writeln!(
+                text,
+                "  the database with what {purpose} had not committed is not kept: it has {} MB; {KEEP_VARIABLE}=always keeps any size",
+                size / 1_000_000
+            ),
+        };
     }
     add_statements(&mut text, scene);
     let older = scene.dropped.len().saturating_sub(DROPPED);

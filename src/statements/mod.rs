@@ -23,7 +23,7 @@ mod statement;
 pub(crate) mod waits;
 
 pub(crate) use self::log::{Counts, Kept, Log, Missed};
-pub(crate) use self::recorder::{Connection, Dropped, Recorder, Unwound};
+pub(crate) use self::recorder::{Connection, Dropped, Lost, Recorder, Unwound};
 pub(crate) use self::sql::{begins_with, is_of_virtual_table};
 pub(crate) use self::statement::{Begun, counted};
 pub use self::statement::{Counters, Statement, StatementKind};

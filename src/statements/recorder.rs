@@ -58,18 +58,27 @@ pub(crate) struct Unwound {
     pub(crate) committed: Option<Snapshot>,
     /// The content that it saw, if it had written.
     pub(crate) uncommitted: Option<Snapshot>,
-    /// Whether SQLite could not read that content.
-    pub(crate) is_lost: bool,
+    /// Why that content is not kept, if it should be.
+    pub(crate) lost: Option<Lost>,
     /// SQLite's result code and message of its latest call, if that failed.
     pub(crate) error: Option<(i32, String)>,
     /// Its newest statements. Those of its thread are gone when that ends.
     pub(crate) recent: Option<Noted>,
 }
 
+/// Why content is not kept.
+#[derive(Clone, Copy)]
+pub(crate) enum Lost {
+    /// SQLite could not read it.
+    Unreadable,
+    /// It has this many bytes.
+    TooLarge(usize),
+}
+
 impl Unwound {
     /// Returns whether there is more than the newest statements.
     pub(crate) fn tells_more(&self) -> bool {
-        self.uncommitted.is_some() || self.is_lost || self.error.is_some()
+        self.uncommitted.is_some() || self.lost.is_some() || self.error.is_some()
     }
 }
 
@@ -83,6 +92,8 @@ pub(crate) struct Dropped {
     pub(crate) purpose: Purpose,
     /// Its number, if it was recorded.
     pub(crate) transaction: Option<u64>,
+    /// Whether it had changed something. A recording knows that better, if there is one.
+    pub(crate) has_changed: bool,
     pub(crate) thread: Thread,
 }
 
@@ -228,7 +239,11 @@ impl Recorder {
     /// Calls the function with each transaction that this thread's test has dropped.
     pub(crate) fn each_dropped_by_test(&self, note: impl FnMut(Purpose)) {
         let left = self.left();
-        left.dropped.iter().filter(|dropped| dropped.is_of_test()).map(|dropped| dropped.purpose).for_each(note);
+        left.dropped
+            .iter()
+            .filter(|dropped| dropped.has_changed && dropped.is_of_test())
+            .map(|dropped| dropped.purpose)
+            .for_each(note);
     }
 
     /// Notes that a connection is closed.

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::database;
 use super::handle::Handle;
 use super::mount::{Mount, Surroundings};
-use super::serialize::serialize;
+use super::serialize::{NotSerialized, serialize};
 use super::trace;
 use super::waiting::wait_in_turn;
 use crate::content::Snapshot;
@@ -117,10 +117,11 @@ pub(super) fn find_file(connection: &Connection) -> Option<*mut sqlite3_file> {
 /// Returns the content that the connection sees in its main database.
 pub(crate) fn serialized(connection: &Connection) -> rusqlite::Result<Snapshot> {
     // SAFETY: the connection is open, and in use by this thread only.
-    let bytes = unsafe { serialize(connection.handle(), usize::MAX) };
-    match bytes.or_else(|code| check(connection, code).map(|()| None))?.unwrap_or_default() {
-        bytes if bytes.is_empty() => Ok(Snapshot::empty()),
-        bytes => Snapshot::from_bytes(bytes).map_err(Into::into),
+    match unsafe { serialize(connection.handle(), usize::MAX) } {
+        Ok(bytes) if bytes.is_empty() => Ok(Snapshot::empty()),
+        Ok(bytes) => Snapshot::from_bytes(bytes).map_err(Into::into),
+        Err(NotSerialized::Failed(code)) => check(connection, code).map(|()| Snapshot::empty()),
+        Err(NotSerialized::TooLarge(_)) => unreachable!("any size is asked for"),
     }
 }
 

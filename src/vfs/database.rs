@@ -199,7 +199,12 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
             unsafe { check_trace(file, level, &connection) };
         }
         // SAFETY: as above. The busy handler may run meanwhile; it touches no file.
-        unsafe { handle(file) }.lock(Lock::from_raw(level), &connection)
+        unsafe { handle(file) }.lock(Lock::from_raw(level), &connection)?;
+        if level == ffi::SQLITE_LOCK_RESERVED && !connection.pointer.is_null() {
+            // SAFETY: as above; the connection is the one that is calling.
+            unsafe { handle(file).all_traced().iter().for_each(|traced| traced.note_slot(connection.pointer)) };
+        }
+        Ok(())
     })
 }
 

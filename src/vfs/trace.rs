@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 use std::{iter, ptr, thread};
@@ -21,13 +21,15 @@ use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 
 use super::external;
 use super::mount::Mount;
-use super::serialize::serialize;
+use super::serialize::{NotSerialized, serialize};
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
 use crate::content::refusal::Refusal;
 use crate::environment::Keep;
 use crate::statements::recent::{self, Noted};
-use crate::statements::{Begun, Connection, Counters, Dropped, Recorder, Unwound, begins_with, is_of_virtual_table};
+use crate::statements::{
+    Begun, Connection, Counters, Dropped, Lost, Recorder, Unwound, begins_with, is_of_virtual_table,
+};
 use crate::sync::Recovered;
 use crate::{faults, panics};
 
@@ -46,6 +48,8 @@ pub(crate) struct Traced {
     purpose: Mutex<Purpose>,
     /// Whether it is one that an engine lends out.
     is_session: AtomicBool,
+    /// SQLite's number of changed rows when the connection got the writer slot last.
+    changes_before: AtomicI32,
 }
 
 /// Keeps a connection in the list.
@@ -134,6 +138,7 @@ impl Traced {
             mask: AtomicU32::new(0),
             purpose: Mutex::new(OPENED_FOR.try_with(Cell::get).ok().flatten().unwrap_or(Purpose::Uri)),
             is_session: AtomicBool::new(false),
+            changes_before: AtomicI32::new(0),
         });
         connections().insert(traced.connection.id(), traced.clone());
         // SAFETY: as the caller promises.
@@ -151,12 +156,49 @@ impl Traced {
     /// As for `begin`; it is the same connection.
     pub(super) unsafe fn note_dropped(&self, db: *mut sqlite3) {
         // SAFETY: as the caller promises.
-        let (state, changes) = unsafe { (ffi::sqlite3_txn_state(db, c"main".as_ptr()), ffi::sqlite3_changes(db)) };
-        // With BEGIN IMMEDIATE, a transaction can write before it has. A recording knows whether it has.
-        if state == ffi::SQLITE_TXN_WRITE && (changes > 0 || self.connection.is_recorded()) {
-            let (purpose, transaction) = (*self.purpose.lock().recovered(), self.connection.open_transaction());
-            self.connection.recorder().add_dropped(Dropped { purpose, transaction, thread: thread::current() });
+        if unsafe { ffi::sqlite3_txn_state(db, c"main".as_ptr()) } != ffi::SQLITE_TXN_WRITE {
+            return;
         }
+        // SAFETY: as the caller promises.
+        let has_changed = unsafe { self.has_changed(db) };
+        // A recording knows more, for example of a pragma.
+        if has_changed || self.connection.is_recorded() {
+            let (purpose, transaction) = (*self.purpose.lock().recovered(), self.connection.open_transaction());
+            let thread = thread::current();
+            self.connection.recorder().add_dropped(Dropped { purpose, transaction, has_changed, thread });
+        }
+    }
+
+    /// Notes that the connection got the writer slot.
+    ///
+    /// # Safety
+    /// As for `begin`; it is the same connection.
+    pub(super) unsafe fn note_slot(&self, db: *mut sqlite3) {
+        // SAFETY: as the caller promises.
+        self.changes_before.store(unsafe { ffi::sqlite3_total_changes(db) }, Ordering::Relaxed);
+    }
+
+    /// Returns whether the open transaction, which has the writer slot, has changed rows or the schema. With BEGIN IMMEDIATE, it
+    /// has the slot before it has changed anything.
+    ///
+    /// # Safety
+    /// As for `begin`; it is the same connection.
+    unsafe fn has_changed(&self, db: *mut sqlite3) -> bool {
+        let Some(mount) = self.mount.upgrade() else {
+            // SAFETY: as the caller promises. The locks of a file are not known here.
+            return unsafe { ffi::sqlite3_changes(db) > 0 };
+        };
+        // SAFETY: as the caller promises.
+        if unsafe { ffi::sqlite3_total_changes(db) } != self.changes_before.load(Ordering::Relaxed) {
+            return true;
+        }
+        let read = || {
+            // SAFETY: as the caller promises. This `Connection` closes nothing.
+            let connection = unsafe { rusqlite::Connection::from_handle(db) }?;
+            connection.query_row("PRAGMA main.schema_version", [], |row| row.get::<_, i64>(0))
+        };
+        let cookie = faults::exempt(|| exempt(read));
+        cookie.is_ok_and(|cookie| cookie != i64::from(mount.store.current().stamp().schema_cookie))
     }
 
     /// Keeps the connection's latest error, because a panic gives it back outside of a transaction.
@@ -405,8 +447,12 @@ unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
         connection,
         purpose,
         committed: traced.mount.upgrade().map(|mount| mount.store.current()),
-        is_lost: matches!(content, Some(Err(_))),
-        uncommitted: content.and_then(Result::ok).flatten().and_then(|bytes| Snapshot::from_bytes(bytes).ok()),
+        lost: match content {
+            Some(Err(NotSerialized::Failed(_))) => Some(Lost::Unreadable),
+            Some(Err(NotSerialized::TooLarge(size))) if size > Keep::of_tests().up_to() => Some(Lost::TooLarge(size)),
+            _ => None, // a property test has kept others
+        },
+        uncommitted: content.and_then(Result::ok).and_then(|bytes| Snapshot::from_bytes(bytes).ok()),
         error: (![ffi::SQLITE_OK, ffi::SQLITE_ROW, ffi::SQLITE_DONE].contains(&code)).then_some((code, message)),
         recent: recent::of_this_thread(connection),
     };

@@ -680,11 +680,35 @@ fn content() -> impl Strategy<Value = Content> {
 
 #[derive(Clone, Debug)]
 enum Change {
-    Insert { from: i64, count: i64, content: Content },
-    Update { from: i64, count: i64, content: Content },
-    Delete { from: i64, count: i64 },
-    Move { from: i64, count: i64 },
+    Insert {
+        from: i64,
+        count: i64,
+        content: Content,
+    },
+    Update {
+        from: i64,
+        count: i64,
+        content: Content,
+    },
+    Delete {
+        from: i64,
+        count: i64,
+    },
+    Move {
+        from: i64,
+        count: i64,
+    },
     Vacuum,
+    /// Changes the page size.
+    Rebuild(usize),
+    /// Changes the schema, and pages between those of the tables.
+    Index,
+    DropIndex,
+    Other(Content),
+}
+
+fn page_size() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(512), Just(4096), Just(16384)]
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -695,6 +719,10 @@ fn change() -> impl Strategy<Value = Change> {
         2 => (from.clone(), count.clone()).prop_map(|(from, count)| Change::Delete { from, count }),
         2 => (from, count).prop_map(|(from, count)| Change::Move { from, count }),
         1 => Just(Change::Vacuum),
+        1 => page_size().prop_map(Change::Rebuild),
+        1 => Just(Change::Index),
+        1 => Just(Change::DropIndex),
+        1 => content().prop_map(Change::Other),
     ]
 }
 
@@ -725,6 +753,15 @@ fn apply(connection: &Connection, schema: &Schema, changes: &[Change]) {
                 )
             }
             Change::Vacuum => "VACUUM".to_owned(),
+            Change::Rebuild(page_size) => format!("PRAGMA page_size = {page_size}; VACUUM"),
+            Change::Index => "CREATE INDEX IF NOT EXISTS of_b ON t (b)".to_owned(),
+            Change::DropIndex => "DROP INDEX IF EXISTS of_b".to_owned(),
+            Change::Other(content) => format!(
+                "DROP TABLE IF EXISTS other; CREATE TABLE other (a);
+                 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9)
+                 INSERT INTO other SELECT {} FROM n",
+                content.sql()
+            ),
         };
         connection.execute_batch(&sql).unwrap();
     }
@@ -812,7 +849,8 @@ proptest! {
     #[test]
     fn the_changes_lead_from_one_snapshot_to_the_other(
         schema in prop::sample::select(&SCHEMAS[..]),
-        page_size in prop_oneof![Just(512), Just(4096), Just(16384)],
+        page_size in page_size(),
+        encoding in prop::sample::select(&["UTF-8", "UTF-16le", "UTF-16be"][..]),
         auto_vacuum in 0..2,
         before in prop::collection::vec(change(), 0..6),
         after in prop::collection::vec(change(), 0..6),
@@ -820,7 +858,7 @@ proptest! {
         let engine = Engine::new();
         let connection = engine.connect().unwrap();
         let other = schema.sql.split(';').next().unwrap().replace("TABLE t", "TABLE u");
-        connection.execute_batch(&format!("PRAGMA page_size = {page_size}; PRAGMA auto_vacuum = {auto_vacuum}; {}; {other}", schema.sql)).unwrap();
+        connection.execute_batch(&format!("PRAGMA encoding = '{encoding}'; PRAGMA page_size = {page_size}; PRAGMA auto_vacuum = {auto_vacuum}; {}; {other}", schema.sql)).unwrap();
         apply(&connection, &schema, &before);
         let before = engine.snapshot();
         apply(&connection, &schema, &after);

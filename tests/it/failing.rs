@@ -184,6 +184,12 @@ fn child() {
             connection.execute_batch("CREATE TABLE large (b); INSERT INTO large VALUES (zeroblob(101000000))").unwrap();
             panic!("the test's own failure");
         }
+        "fails in a large transaction" => {
+            let bank = bank();
+            let work = bank.unit_of_work().unwrap();
+            work.execute_batch("CREATE TABLE large (b); INSERT INTO large VALUES (zeroblob(101000000))").unwrap();
+            panic!("the test's own failure");
+        }
         "fails in a test with an odd name" => {
             let fails = move || ends_in_a_transaction(&bank());
             let thread = thread::Builder::new().name("dir/file.rs: a test".to_owned()).spawn(fails).unwrap();
@@ -1415,6 +1421,12 @@ fn a_large_database_is_kept_only_if_that_is_asked_for() {
     let always = [("RUSQLITE_FIXTURES_KEEP", "always")];
     let run = Run::with("fails with a large engine", "failing::child", &always).passes(false);
     assert_eq!(run.select("database.sqlite3", "SELECT length(b) FROM large"), 101_000_000);
+    let run = Run::of("fails in a large transaction").passes(false);
+    run.assert_printed("  the database with what the unit of work begun at tests/it/failing.rs:");
+    run.assert_printed(" had not committed is not kept: it has 101 MB; RUSQLITE_FIXTURES_KEEP=always keeps any size\n");
+    assert_eq!(run.select("database.sqlite3", "SELECT count(*) FROM account"), 2);
+    let run = Run::with("fails in a large transaction", "failing::child", &always).passes(false);
+    assert_eq!(run.select("uncommitted.sqlite3", "SELECT length(b) FROM large"), 101_000_000);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Engines in real files: by `Engine::file`, by a URL, and by `RUSQLITE_FIXTURES_BACKEND=file` for the whole suite.
 
+use std::cell::RefCell;
 use std::env;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Barrier;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::faults::Fault;
 use rusqlite_fixtures::rusqlite::{self, Connection};
-use rusqlite_fixtures::{Engine, ErrorKind, MEMORY_ENGINES, Snapshot, Template};
+use rusqlite_fixtures::{Engine, ErrorKind, Limits, MEMORY_ENGINES, Snapshot, Template};
 use tempfile::TempDir;
 
 use crate::support::{assert_integrity, entries, number, text};
@@ -623,6 +625,12 @@ fn a_template_whose_file_was_removed_is_an_error() {
 }
 
 #[test]
+fn a_recording_of_an_engine_whose_file_was_removed_fails_with_a_sentence() {
+    let child = ["--ignored", "--exact", "on_file::in_files::a_recording_of_a_removed_file_prints_that"];
+    assert_passed(&run(&child, &[FILES]));
+}
+
+#[test]
 fn a_file_that_another_connection_writes_to_is_refused() {
     let child = ["--ignored", "--exact", "on_file::in_files::a_file_that_is_written_to_prints_that"];
     assert_passed(&run(&child, &[("RUSQLITE_FIXTURES_LOCK_TIMEOUT", "0.02")]));
@@ -791,6 +799,33 @@ mod in_files {
         }
         let panic = thread::spawn(Engine::new).join().unwrap_err();
         assert!(panic.downcast_ref::<String>().unwrap().contains("/no/such/folder"));
+    }
+
+    #[test]
+    #[ignore = "runs with RUSQLITE_FIXTURES_BACKEND=file"]
+    fn a_recording_of_a_removed_file_prints_that() {
+        static WATCHED: Template = Template::sql("CREATE TABLE t (a)").watch(Limits::new().statements(9));
+        let message_of = |fails: &dyn Fn()| {
+            let panic = catch_unwind(AssertUnwindSafe(fails)).unwrap_err();
+            *panic.downcast::<String>().unwrap()
+        };
+        let removed = || {
+            let engine = WATCHED.new_engine().unwrap();
+            let recording = engine.record();
+            engine.connect().unwrap().execute_batch("INSERT INTO t VALUES (1)").unwrap();
+            fs::remove_file(path_of(&engine)).unwrap();
+            (engine, recording)
+        };
+        let (engine, recording) = removed();
+        let stopped = message_of(&|| drop(recording.statements()));
+        assert!(
+            stopped.starts_with("can't take a snapshot of engine ") && stopped.contains("unable to open database file"),
+            "{stopped}"
+        );
+        drop(recording);
+        let engine = RefCell::new(Some(engine));
+        let dropped = message_of(&|| drop(engine.take()));
+        assert_eq!(dropped, stopped);
     }
 
     #[test]

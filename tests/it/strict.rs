@@ -394,6 +394,26 @@ fn child() {
             insert(&shop.unit_of_work().unwrap(), "tea");
             panic!("its own reason");
         }
+        Ok("fails after dropping what has changed something") => {
+            let shop = shop();
+            let work = shop.unit_of_work().unwrap();
+            insert(&work, "tea");
+            assert_eq!(work.execute("DELETE FROM item WHERE name = 'milk'", []), Ok(0)); // changes() is 0 now
+            drop(work);
+            shop.begin(Immediate).unwrap().execute_batch("CREATE TABLE new (a)").unwrap();
+            panic!("its own reason");
+        }
+        Ok("fails after dropping what has changed nothing") => {
+            let shop = shop();
+            drop(shop.begin(Immediate).unwrap());
+            shop.recorded(|| drop(shop.begin(Immediate).unwrap()));
+            let connection = Connection::open(shop.uri()).unwrap();
+            connection.execute_batch("CREATE TABLE new (a)").unwrap();
+            insert(&connection, "tea");
+            connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+            drop(connection);
+            panic!("its own reason");
+        }
         Ok("fails after a failed commit") => {
             let shop = shop();
             shop.try_transaction(|work| work.execute_batch(PARENT_AND_CHILD)).unwrap();
@@ -513,6 +533,10 @@ fn a_failing_test_shows_what_was_dropped() {
         "  rolled back, because it was dropped without a commit: the unit of work begun at tests/it/strict.rs:";
     assert!(stdout.contains(expected), "{stdout}");
     assert!(!stdout.contains("no longer exists") && !stdout.contains("before these"), "{stdout}");
+    let stdout = stdout_of("fails after dropping what has changed something");
+    assert_eq!(stdout.matches(expected).count(), 2, "{stdout}");
+    let stdout = stdout_of("fails after dropping what has changed nothing");
+    assert!(stdout.contains("its own reason") && !stdout.contains("was dropped"), "{stdout}");
     let stdout = stdout_of("fails after a failed commit");
     assert!(stdout.contains("FOREIGN KEY constraint failed") && !stdout.contains("was dropped"), "{stdout}");
     let stdout = stdout_of("fails when the engine is gone");
