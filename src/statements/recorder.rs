@@ -92,7 +92,7 @@ pub(crate) struct Dropped {
     pub(crate) purpose: Purpose,
     /// Its number, if it was recorded.
     pub(crate) transaction: Option<u64>,
-    /// Whether it had changed something. A recording knows that better, if there is one.
+    /// Whether it is known without a recording that it had changed something.
     pub(crate) has_changed: bool,
     pub(crate) thread: Thread,
 }

@@ -161,7 +161,7 @@ impl Traced {
         }
         // SAFETY: as the caller promises.
         let has_changed = unsafe { self.has_changed(db) };
-        // A recording knows more, for example of a pragma.
+        // A recording knows more of an engine in a file.
         if has_changed || self.connection.is_recorded() {
             let (purpose, transaction) = (*self.purpose.lock().recovered(), self.connection.open_transaction());
             let thread = thread::current();
@@ -447,16 +447,23 @@ unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
         connection,
         purpose,
         committed: traced.mount.upgrade().map(|mount| mount.store.current()),
-        lost: match content {
-            Some(Err(NotSerialized::Failed(_))) => Some(Lost::Unreadable),
-            Some(Err(NotSerialized::TooLarge(size))) if size > Keep::of_tests().up_to() => Some(Lost::TooLarge(size)),
-            _ => None, // a property test has kept others
-        },
+        lost: content
+            .as_ref()
+            .and_then(|content| content.as_ref().err())
+            .and_then(|cause| lost(cause, Keep::of_tests().up_to())),
         uncommitted: content.and_then(Result::ok).and_then(|bytes| Snapshot::from_bytes(bytes).ok()),
         error: (![ffi::SQLITE_OK, ffi::SQLITE_ROW, ffi::SQLITE_DONE].contains(&code)).then_some((code, message)),
         recent: recent::of_this_thread(connection),
     };
     traced.connection.recorder().add_unwound(unwound);
+}
+
+/// Returns why content is not kept, if it should be: if it has at most `up_to` bytes, a property test has kept other content.
+fn lost(cause: &NotSerialized, up_to: usize) -> Option<Lost> {
+    match *cause {
+        NotSerialized::Failed(_) => Some(Lost::Unreadable),
+        NotSerialized::TooLarge(size) => (size > up_to).then_some(Lost::TooLarge(size)),
+    }
 }
 
 /// The size, in bytes, up to which content that is not committed is always kept.
@@ -726,6 +733,16 @@ mod tests {
         assert_eq!(at_most(), SMALL);
         KEEPING.set(Some((Instant::now().checked_sub(Duration::from_secs(1)).unwrap(), Duration::from_millis(90))));
         assert_eq!(at_most(), Keep::of_tests().up_to());
+    }
+
+    #[test]
+    fn content_that_is_left_out_in_a_property_test_is_not_named() {
+        let size_of = |size| match lost(&NotSerialized::TooLarge(size), 1000) {
+            Some(Lost::TooLarge(size)) => Some(size),
+            _ => None,
+        };
+        assert_eq!([999, 1000, 1001].map(size_of), [None, None, Some(1001)]);
+        assert!(matches!(lost(&NotSerialized::Failed(ffi::SQLITE_IOERR), 1000), Some(Lost::Unreadable)));
     }
 
     #[test]

@@ -1213,6 +1213,12 @@ fn the_crate_s_own_statements_are_not_recorded() {
         engine.fork();
     });
     assert_eq!(sql(&statements), ["PRAGMA synchronous = OFF", "INSERT INTO t VALUES (1)"].repeat(3));
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        drop(connection); // which asks whether it has changed something
+    });
+    assert_eq!(sql(&statements), ["BEGIN IMMEDIATE"]);
 }
 
 static WATCHED: Template = Template::based_on(&SHOP)

@@ -181,6 +181,18 @@ fn a_wait_for_the_slot_does_not_count() {
 const PARENT_AND_CHILD: &str = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
     CREATE TABLE child (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED)";
 
+/// Of an engine in a file, only a recording shows that.
+#[test]
+fn a_dropped_transaction_whose_last_statement_changed_nothing_is_found() {
+    let shop = strict();
+    let work = shop.unit_of_work().unwrap();
+    insert(&work, "tea");
+    assert_eq!(work.execute("DELETE FROM item WHERE name = 'milk'", []), Ok(0));
+    drop(work);
+    let found = found(shop);
+    assert!(found.ends_with("which rolled back 1 inserted row: call commit or rollback"), "{found}");
+}
+
 #[test]
 fn a_commit_that_fails_is_not_forgotten() {
     let engine = Engine::new();
@@ -520,23 +532,30 @@ fn findings_in_doubt_are_printed() {
     );
 }
 
+const DROPPED_UNIT_OF_WORK: &str =
+    "  rolled back, because it was dropped without a commit: the unit of work begun at tests/it/strict.rs:";
+
+/// Returns what a failing test prints.
+fn stdout_of(role: &str) -> String {
+    let mut command = Command::new(env::current_exe().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    command.args(["--exact", "strict::child"]).env(ROLE, role).env("RUSQLITE_FIXTURES_DIR", folder.path());
+    String::from_utf8(command.output().unwrap().stdout).unwrap()
+}
+
 #[test]
-fn a_failing_test_shows_what_was_dropped() {
-    let stdout_of = |role: &str| {
-        let mut command = Command::new(env::current_exe().unwrap());
-        let folder = tempfile::tempdir().unwrap();
-        command.args(["--exact", "strict::child"]).env(ROLE, role).env("RUSQLITE_FIXTURES_DIR", folder.path());
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
-    };
-    let stdout = stdout_of("fails later");
-    let expected =
-        "  rolled back, because it was dropped without a commit: the unit of work begun at tests/it/strict.rs:";
-    assert!(stdout.contains(expected), "{stdout}");
-    assert!(!stdout.contains("no longer exists") && !stdout.contains("before these"), "{stdout}");
+fn what_was_dropped_had_changed_something() {
     let stdout = stdout_of("fails after dropping what has changed something");
-    assert_eq!(stdout.matches(expected).count(), 2, "{stdout}");
+    assert_eq!(stdout.matches(DROPPED_UNIT_OF_WORK).count(), 2, "{stdout}");
     let stdout = stdout_of("fails after dropping what has changed nothing");
     assert!(stdout.contains("its own reason") && !stdout.contains("was dropped"), "{stdout}");
+}
+
+#[test]
+fn a_failing_test_shows_what_was_dropped() {
+    let stdout = stdout_of("fails later");
+    assert!(stdout.contains(DROPPED_UNIT_OF_WORK), "{stdout}");
+    assert!(!stdout.contains("no longer exists") && !stdout.contains("before these"), "{stdout}");
     let stdout = stdout_of("fails after a failed commit");
     assert!(stdout.contains("FOREIGN KEY constraint failed") && !stdout.contains("was dropped"), "{stdout}");
     let stdout = stdout_of("fails when the engine is gone");
