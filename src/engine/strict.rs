@@ -114,8 +114,8 @@ impl Inner {
         let mut found = conduct::dropped(&recorder.dropped_after(dropped_before), &kept);
         found.extend(conduct::held_longer_than(slot_limit, &kept));
         if let Database::InMemory(_) = self.database() {
-            for purpose in trace::open_connections(recorder) {
-                let finding = format!("{purpose} is still open, and no handle to the engine is left: drop it first");
+            for (purpose, by) in trace::open_connections(recorder) {
+                let finding = format!("{by} is still open, and no handle to the engine is left: drop it first");
                 // A pool may be closing it on another thread, or in a task that the runtime drops.
                 if purpose == Purpose::Uri { doubtful.push(finding) } else { found.push(finding) }
             }

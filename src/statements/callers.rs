@@ -1,7 +1,8 @@
-//! Which lines of code run statements of one text again and again.
+//! Which lines of code run statements of one text again and again, and which ones open connections.
 
 use std::backtrace::Backtrace;
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How often each text ran.
@@ -39,6 +40,25 @@ impl Runs {
         if self.counts.len() > texts {
             self.counts.clear();
         }
+    }
+}
+
+/// The opening of a connection by code that gives no place.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    backtrace: Backtrace,
+    line: OnceLock<Option<String>>,
+}
+
+impl Opening {
+    /// Captures where this thread opens a connection. That takes 6 to 8 µs.
+    pub(super) fn here() -> Arc<Opening> {
+        Arc::new(Opening { backtrace: Backtrace::force_capture(), line: OnceLock::new() })
+    }
+
+    /// Returns the line of the program's own code, if there is one.
+    pub(super) fn line(&self) -> Option<&str> {
+        self.line.get_or_init(|| lines_of_code(&self.backtrace).into_iter().next()).as_deref()
     }
 }
 

@@ -81,8 +81,8 @@ pub(crate) fn dropped(dropped: &[Dropped], kept: &Kept) -> Vec<String> {
     let transactions = transactions(kept);
     let sentence = |dropped: &Dropped| {
         let transaction = transactions.get(&dropped.transaction?).filter(|transaction| is_undecided(transaction))?;
-        let (purpose, changed) = (dropped.purpose, changed(transaction));
-        Some(format!("{purpose} was dropped in its transaction, which rolled back {changed}: call commit or rollback"))
+        let (by, changed) = (transaction.first()?.opened_by(), changed(transaction));
+        Some(format!("{by} was dropped in its transaction, which rolled back {changed}: call commit or rollback"))
     };
     dropped.iter().filter_map(sentence).collect()
 }

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, Thread, ThreadId};
 use std::time::{Duration, Instant};
 
+use super::callers::Opening;
 use super::log::{Kept, Log, Ticket};
 use super::recent::Noted;
-use super::statement::{Begun, Counters, DEFAULT_VALUE_LIMIT, Ended, Statement};
+use super::statement::{Begun, Counters, DEFAULT_VALUE_LIMIT, Ended, Statement, opened_by};
 use super::waits;
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
@@ -312,6 +313,8 @@ fn latest_panic() -> Option<u64> {
 pub(crate) struct Connection {
     id: u64,
     recorder: Arc<Recorder>,
+    /// Where it was opened, if statements were recorded then.
+    opening: Option<Arc<Opening>>,
     state: Mutex<State>,
 }
 
@@ -342,7 +345,13 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 
 impl Connection {
     pub(crate) fn new(recorder: Arc<Recorder>) -> Connection {
-        Connection { id: NEXT.fetch_add(1, Ordering::Relaxed), recorder, state: Mutex::default() }
+        let opening = recorder.is_on().then(Opening::here);
+        Connection { id: NEXT.fetch_add(1, Ordering::Relaxed), recorder, opening, state: Mutex::default() }
+    }
+
+    /// Returns what it is for, and the line that opened it, if that is known.
+    pub(crate) fn opened_by(&self, purpose: Purpose) -> String {
+        opened_by(purpose, self.opening.as_deref())
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -373,7 +382,8 @@ impl Connection {
     ) {
         let mut state = self.state();
         let transaction = self.transaction(&mut state, is_in_transaction);
-        let begun = Arc::new(begun(transaction, self.recorder.value_limit.load(Ordering::Relaxed)));
+        let begun = begun(transaction, self.recorder.value_limit.load(Ordering::Relaxed));
+        let begun = Arc::new(begun.opened(self.opening.clone()));
         let logs = self.recorder.logs().clone();
         let tickets =
             logs.into_iter().filter_map(|log| log.begin(&begun, self.id).map(|ticket| (log, ticket))).collect();

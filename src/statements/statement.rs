@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use super::{callers, sql};
+use super::callers::{self, Opening};
+use super::sql;
 use crate::content::origin::Purpose;
 
 /// A statement that ran on an engine while it was recorded.
@@ -28,6 +29,7 @@ pub(crate) struct Begun {
     expanded: Option<Box<str>>,
     kind: StatementKind,
     purpose: Purpose,
+    opening: Option<Arc<Opening>>,
     thread: Thread,
     at: Instant,
     transaction: Option<u64>,
@@ -100,6 +102,14 @@ impl Counters {
     }
 }
 
+/// Returns what a connection is for, and the line that opened it, if that is known.
+pub(super) fn opened_by(purpose: Purpose, opening: Option<&Opening>) -> String {
+    match opening.filter(|_| purpose == Purpose::Uri).and_then(Opening::line) {
+        Some(line) => format!("{purpose} at {line}"),
+        None => purpose.to_string(),
+    }
+}
+
 /// The bytes of SQL that are kept of a literal if nothing else is set.
 pub(super) const DEFAULT_VALUE_LIMIT: usize = 1024;
 
@@ -121,11 +131,17 @@ impl Begun {
             expanded: expanded.map(|expanded| sql::with_short_literals(expanded, value_limit).into()),
             kind: sql::kind(sql, is_read_only),
             purpose,
+            opening: None,
             thread: thread::current(),
             at: Instant::now(),
             transaction,
             backtrace: OnceLock::new(),
         }
+    }
+
+    /// Sets where its connection was opened.
+    pub(super) fn opened(self, opening: Option<Arc<Opening>>) -> Begun {
+        Begun { opening, ..self }
     }
 
     /// Returns a hash of its text without its values, if it reads or writes.
@@ -193,9 +209,10 @@ impl Statement {
     }
 
     /// Returns what the connection is for, and the line that opened it, for example "the unit of work begun at
-    /// tests/bank.rs:12:20".
+    /// tests/bank.rs:12:20". Of a connection that other code has opened by the engine's URI, the line is known if it was opened
+    /// while statements were recorded, on a thread of the program's own code.
     pub fn opened_by(&self) -> String {
-        self.begun.purpose.to_string()
+        opened_by(self.begun.purpose, self.begun.opening.as_deref())
     }
 
     /// Returns the name of the thread that ran it, if it has one.

@@ -501,13 +501,19 @@ unsafe fn close(connection: u64, db: *mut sqlite3) {
     }
 }
 
-/// Returns what the open connections of an engine are for, without those that it lends out.
-pub(crate) fn open_connections(recorder: &Recorder) -> Vec<Purpose> {
+/// Returns what the open connections of an engine are for, without those that it lends out, and what opened them.
+pub(crate) fn open_connections(recorder: &Recorder) -> Vec<(Purpose, String)> {
     let connections = CONNECTIONS.read().unwrap_or_else(PoisonError::into_inner);
     let is_one = |traced: &&Arc<Traced>| {
         ptr::eq(&**traced.connection.recorder(), recorder) && !traced.is_session.load(Ordering::Relaxed)
     };
-    connections.values().filter(is_one).map(|traced| *traced.purpose.lock().recovered()).collect()
+    let opened: Vec<Arc<Traced>> = connections.values().filter(is_one).cloned().collect();
+    drop(connections); // a backtrace takes time
+    let described = |traced: Arc<Traced>| {
+        let purpose = *traced.purpose.lock().recovered();
+        (purpose, traced.connection.opened_by(purpose))
+    };
+    opened.into_iter().map(described).collect()
 }
 
 /// Has the connection's database kept, if no engine is left that would do it.

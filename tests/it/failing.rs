@@ -1042,9 +1042,7 @@ fn a_browser_shows_the_report_of_a_failure_as_text() {
 /// Runs a script in a narrow and in a wide window.
 fn assert_failure_in_browser(page: &str, script: &str) {
     for width in [400, 1600] {
-        // The browser's own windows are at least 500 pixels wide.
-        let body = format!("document.body.style.maxWidth = '{width}px'; document.body.style.margin = '0';");
-        let script = format!("const width = {width}; {body} {script}");
+        let script = format!("const width = {width}; assert(`${{innerWidth}}`, innerWidth === width); {script}");
         assert_in_browser(page, width, &script.replace("</", "<\\/"));
     }
 }

@@ -45,10 +45,11 @@ fn failed_with(page: &str, width: u32, scheme: Scheme, script: &str) -> Option<V
     let run = format!(
         "<script>(async () => {{ try {{ {script} }} catch (error) {{ failed.push(`thrown: ${{error}}`); }}
             const result = document.createElement('pre'); result.id = 'result';
-            result.textContent = `DONE\\n${{failed.join('\\n')}}\\nEND`; document.body.append(result); }})();</script></body>"
+            result.textContent = `DONE\\n${{failed.join('\\n')}}\\nEND`; parent.document.body.append(result); }})();</script></body>"
     );
     let (start, end) = page.rsplit_once("</body>").unwrap();
-    fs::write(&path, format!("{}{run}{end}", start.replacen("<head>", observe, 1))).unwrap();
+    let page = format!("{}{run}{end}", start.replacen("<head>", observe, 1));
+    fs::write(&path, if width < SMALLEST { framed(&page, width) } else { page }).unwrap();
     let output = Command::new(browser)
         .args([
             "--headless",
@@ -69,6 +70,18 @@ fn failed_with(page: &str, width: u32, scheme: Scheme, script: &str) -> Option<V
     let (failed, _) =
         result.unwrap_or_else(|| panic!("no result in\n{dom}\n{}", String::from_utf8_lossy(&output.stderr)));
     Some(failed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+/// The width, in pixels, of the browser's smallest window.
+const SMALLEST: u32 = 500;
+
+/// Returns a page that has another one in a frame of this width, which is a window for it.
+fn framed(page: &str, width: u32) -> String {
+    let page = serde_json::to_string(page).unwrap().replace("</", "<\\/");
+    format!(
+        "<!doctype html><html><body style='margin: 0'><iframe style='width: {width}px; height: 1000px; border: 0'></iframe>
+         <script>document.querySelector('iframe').srcdoc = {page};</script></body></html>"
+    )
 }
 
 pub(crate) fn assert_in_browser(page: &str, width: u32, script: &str) {
