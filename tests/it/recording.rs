@@ -77,6 +77,11 @@ fn each_kind_of_connection_is_recorded() {
     let by_uri = statements.iter().nth(5).unwrap();
     let place = "a connection that was opened by the engine's URI at tests/it/recording.rs:";
     assert!(by_uri.opened_by().starts_with(place), "{}", by_uri.opened_by());
+    let connected = statements.iter().nth(4).unwrap().opened_by();
+    assert!(
+        connected.starts_with("the connection opened at tests/") && connected.matches(" at ").count() == 1,
+        "{connected}"
+    );
     let opened_before = statements.iter().nth(6).unwrap();
     assert_eq!(opened_before.opened_by(), "a connection that was opened by the engine's URI");
     let begin = statements.iter().next().unwrap();
