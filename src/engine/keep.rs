@@ -81,13 +81,19 @@ impl Inner {
         if thread::panicking() || self.creation.whose != Whose::Test {
             return; // a handle has kept it, if there is something to keep
         }
-        self.database().recorder().each_dropped_by_test(failure::note_dropped);
         if failure::is_kept() {
             self.keep();
         } else {
             self.go_on();
         }
         panics::forget();
+    }
+
+    /// Notes the transactions that were dropped, for a failure of the test after this engine is dropped.
+    pub(super) fn note_dropped(&self) {
+        if !thread::panicking() && self.creation.whose == Whose::Test {
+            self.database().recorder().each_dropped_by_test(failure::note_dropped);
+        }
     }
 
     /// Notes that the test goes on. (The engine may be a shared one, which is not dropped.)

@@ -870,7 +870,10 @@ impl Drop for Inner {
         // A function of the template may panic.
         let mut logs = Vec::new();
         let panic = match catch_unwind(AssertUnwindSafe(|| self.check(&mut logs))) {
-            Ok(None) => None,
+            Ok(None) => {
+                self.note_dropped();
+                None
+            }
             Ok(Some(message)) => Some(self.fail(&message)),
             Err(panic) => Some(panic),
         };

@@ -4,7 +4,7 @@ use std::slice;
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::statements::{Counts, Kept, Missed, Statement, StatementKind, counted};
+use crate::statements::{Counts, Kept, Missed, Statement, StatementKind, aliased, counted};
 use crate::vfs::analysis;
 
 /// The statements that ran while they were recorded ([`Engine::record`]), in the order in which they began.
@@ -60,9 +60,8 @@ pub struct Repeat {
 pub struct FullScan {
     /// The statement.
     pub statement: Statement,
-    /// The tables, in the order of the plan. A table with an alias has that name, as in SQLite's plan. Subqueries with a
-    /// name and common table expressions are listed, too. Empty if SQLite can't explain the statement now, for example
-    /// because a table is gone.
+    /// The tables, in the order of the plan. Subqueries with a name and common table expressions are listed, too, by their
+    /// alias if they have one. Empty if SQLite can't explain the statement now, for example because a table is gone.
     pub tables: Vec<String>,
     /// The number of rows that were passed, in all full scans of the statement. SQLite counts the steps from one row to the
     /// next, so of several scans, each but the first counts one row less.
@@ -249,17 +248,18 @@ impl Statements {
         // SQLite counts the steps from one row to the next.
         let is_scan = |statement: &&Statement| statement.counters().full_scan_steps >= more_than.max(1);
         let connection = self.recorded.copy.connect().ok();
-        let mut plans: BTreeMap<&str, String> = BTreeMap::new();
-        let scan = |statement: &'_ Statement| {
-            let plan = connection.as_ref().and_then(|connection| analysis::plan_of(connection, statement.sql()));
-            plan.unwrap_or_default()
+        let mut plans: BTreeMap<&str, (String, Vec<String>)> = BTreeMap::new();
+        let scan = |sql: &str| {
+            let plan = analysis::plan_of(connection.as_ref()?, sql)?;
+            let tables = tables_scanned(&plan, sql, &analysis::tables_of(connection.as_ref()?, sql)?);
+            Some((plan, tables))
         };
         self.iter()
             .filter(is_scan)
             .map(|statement| {
-                let plan = plans.entry(statement.sql()).or_insert_with(|| scan(statement)).clone();
-                let rows = statement.counters().full_scan_steps + 1;
-                FullScan { statement: statement.clone(), tables: tables_scanned(&plan), rows, plan }
+                let sql = statement.sql();
+                let (plan, tables) = plans.entry(sql).or_insert_with(|| scan(sql).unwrap_or_default()).clone();
+                FullScan { statement: statement.clone(), tables, rows: statement.counters().full_scan_steps + 1, plan }
             })
             .collect()
     }
@@ -390,8 +390,10 @@ fn lines(items: &[impl fmt::Display]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the tables that a plan scans. The parts of its lines are those of SQLite's `wherecode.c`.
-fn tables_scanned(plan: &str) -> Vec<String> {
+/// Returns the tables that the plan of this SQL scans; `used` are all that it uses. The parts of the plan's lines are those of
+/// SQLite's `wherecode.c`.
+fn tables_scanned(plan: &str, sql: &str, used: &BTreeSet<String>) -> Vec<String> {
+    let is_used = |name: &String| used.iter().any(|table| table.eq_ignore_ascii_case(name));
     let table = |line: &str| {
         let rest = line.trim_start().strip_prefix("SCAN ")?;
         let end =
@@ -400,7 +402,9 @@ fn tables_scanned(plan: &str) -> Vec<String> {
         let is_table =
             !name.starts_with('(') && !name.contains("CONSTANT ROW") && !name.ends_with("-ROW VALUES CLAUSE");
         let schema = name.get(..5).filter(|schema| schema.eq_ignore_ascii_case("main."));
-        is_table.then(|| name[schema.map_or(0, str::len)..].to_owned())
+        // The plan has a table's alias, if it has one.
+        let name = &name[schema.map_or(0, str::len)..];
+        is_table.then(|| aliased(sql, name).into_iter().find(is_used).unwrap_or_else(|| name.to_owned()))
     };
     plan.lines().filter_map(table).collect()
 }

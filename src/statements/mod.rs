@@ -24,6 +24,6 @@ pub(crate) mod waits;
 
 pub(crate) use self::log::{Counts, Kept, Log, Missed};
 pub(crate) use self::recorder::{Connection, Dropped, Lost, Recorder, Unwound};
-pub(crate) use self::sql::{begins_with, is_of_virtual_table};
+pub(crate) use self::sql::{aliased, begins_with, is_of_virtual_table};
 pub(crate) use self::statement::{Begun, counted};
 pub use self::statement::{Counters, Statement, StatementKind};

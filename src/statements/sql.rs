@@ -120,6 +120,32 @@ pub(super) fn hash_without_values(sql: &str) -> u64 {
     hasher.finish()
 }
 
+/// Returns the names that the text gives this alias: those before it, with or without AS.
+pub(crate) fn aliased(sql: &str, alias: &str) -> Vec<String> {
+    let words: Vec<&str> = tokens(sql)
+        .filter_map(|token| match token {
+            Token::Other(text) | Token::Literal(text) => Some(text).filter(|text| *text != "]"),
+            _ => None,
+        })
+        .collect();
+    let is_as = |at: &usize| words[*at].eq_ignore_ascii_case("AS");
+    let before = |at: usize| at.checked_sub(1).and_then(|at| if is_as(&at) { at.checked_sub(1) } else { Some(at) });
+    let ends = (0..words.len()).filter(|at| name_of(words[*at]).eq_ignore_ascii_case(alias));
+    ends.filter_map(before).map(|at| name_of(words[at])).collect()
+}
+
+/// Returns a name without its quotes.
+fn name_of(word: &str) -> String {
+    if let Some(name) = word.strip_prefix('[') {
+        return name.to_owned(); // the bracket at its end is a token of its own
+    }
+    let within = |quote: char| word.strip_prefix(quote)?.strip_suffix(quote).map(|name| (quote, name));
+    match ['"', '`', '\''].into_iter().find_map(within) {
+        Some((quote, name)) => name.replace(&format!("{quote}{quote}"), &quote.to_string()),
+        None => word.to_owned(),
+    }
+}
+
 /// Shortens each literal of more than `limit` bytes, and writes its size in a comment after it. Without values, the result is as
 /// the text itself.
 pub(super) fn with_short_literals(sql: &str, limit: usize) -> Cow<'_, str> {

@@ -1113,16 +1113,21 @@ fn full_scans_are_found_with_table_and_plan() {
 }
 
 #[test]
-fn the_tables_of_a_full_scan_have_the_names_of_the_plan() {
+fn the_tables_of_a_full_scan_have_their_own_names() {
     let engine = SHOP.new_engine().unwrap();
     let connection = engine.connect().unwrap();
     connection.execute_batch("INSERT INTO change VALUES (1, 3), (2, 4), (3, 30)").unwrap();
-    let cases: [(&str, &[&str]); 10] = [
+    let cases: [(&str, &[&str]); 15] = [
         ("SELECT * FROM item WHERE price > 3", &["item"]),
-        ("SELECT * FROM item AS i WHERE i.price > 3", &["i"]),
+        ("SELECT * FROM item AS i WHERE i.price > 3", &["item"]),
+        ("SELECT * FROM \"item\" 'an i' WHERE price > 3", &["item"]),
+        ("SELECT * FROM item AS change WHERE change.price > 3", &["item"]),
+        ("SELECT * FROM item AS a CROSS JOIN [change] b CROSS JOIN `item` AS C", &["item", "change", "item"]),
+        ("WITH w AS MATERIALIZED (SELECT price FROM item) SELECT * FROM w AS i", &["item", "i"]),
+        ("SELECT price AS i FROM change AS i", &["change"]),
         ("SELECT * FROM main.item WHERE price > 3", &["item"]),
         ("SELECT * FROM MAIN.item WHERE price > 3", &["item"]),
-        ("SELECT * FROM main.item AS i WHERE i.price > 3", &["i"]),
+        ("SELECT * FROM main.item AS i WHERE i.price > 3", &["item"]),
         ("SELECT name FROM item", &["item"]), // by a covering index
         ("SELECT * FROM item CROSS JOIN main.change", &["item", "change"]),
         ("SELECT * FROM item LEFT JOIN main.change ON change.price > item.price", &["item", "change"]),

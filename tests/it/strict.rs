@@ -420,6 +420,11 @@ fn child() {
             shop.begin(Immediate).unwrap().execute_batch("CREATE TABLE new (a)").unwrap();
             panic!("its own reason");
         }
+        Ok("fails in strict mode") => {
+            let shop = shop();
+            shop.strict();
+            insert(&shop.unit_of_work().unwrap(), "tea");
+        }
         Ok("fails after dropping what has changed nothing") => {
             let shop = shop();
             drop(shop.begin(Immediate).unwrap());
@@ -569,6 +574,8 @@ fn a_failing_test_shows_what_was_dropped() {
     let stdout = stdout_of("fails later");
     assert!(stdout.contains(DROPPED_UNIT_OF_WORK), "{stdout}");
     assert!(!stdout.contains("no longer exists") && !stdout.contains("before these"), "{stdout}");
+    let stdout = stdout_of("fails in strict mode");
+    assert!(stdout.contains(DROPPED_UNIT_OF_WORK) && !stdout.contains("no longer exists"), "{stdout}");
     let stdout = stdout_of("fails after a failed commit");
     assert!(stdout.contains("FOREIGN KEY constraint failed") && !stdout.contains("was dropped"), "{stdout}");
     let stdout = stdout_of("fails when the engine is gone");
