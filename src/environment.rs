@@ -82,13 +82,16 @@ fn switch(text: &str) -> Option<bool> {
 /// What becomes of a test that leaves something open or undecided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Strict {
+    /// Engines are strict that code makes so.
+    NotSet,
+    /// No engine is.
     Off,
     Warn,
     Fail,
 }
 
 impl Strict {
-    /// Returns what the environment variable `RUSQLITE_FIXTURES_STRICT` names; `Off` if it is not set, or empty.
+    /// Returns what the environment variable `RUSQLITE_FIXTURES_STRICT` names; `NotSet` if it is not set, or empty.
     ///
     /// # Panics
     /// If the variable has another value.
@@ -105,7 +108,8 @@ impl Strict {
 
     fn named(name: &str) -> Option<Strict> {
         match name {
-            "" | "off" => Some(Strict::Off),
+            "" => Some(Strict::NotSet),
+            "off" => Some(Strict::Off),
             "warn" => Some(Strict::Warn),
             "fail" => Some(Strict::Fail),
             _ => None,
@@ -212,7 +216,7 @@ mod tests {
     fn strictness_has_a_name() {
         assert_eq!(
             ["", "off", "warn", "fail"].map(Strict::named),
-            [Strict::Off, Strict::Off, Strict::Warn, Strict::Fail].map(Some)
+            [Strict::NotSet, Strict::Off, Strict::Warn, Strict::Fail].map(Some)
         );
         assert_eq!(["on", "1", "FAIL"].map(Strict::named), [None; 3]);
     }

@@ -6,7 +6,7 @@ use std::thread::{self, Thread};
 use std::time::Instant;
 
 /// The operation that asks for the writer slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Purpose {
     UnitOfWork(&'static Location<'static>),
     Connection(&'static Location<'static>),

@@ -37,17 +37,31 @@ const RECENT: Duration = Duration::from_secs(1);
 thread_local! {
     /// The latest refusal on this thread.
     static LATEST: RefCell<Option<Latest>> = const { RefCell::new(None) };
+    /// The engine and the holder of the latest refusal on this thread because another connection held the slot.
+    static HOLDER: RefCell<Option<(String, Origin)>> = const { RefCell::new(None) };
 }
 
 impl Refusal {
     /// Keeps the refusal, to explain the error that its result code is converted to.
     pub(crate) fn remember(self, engine: String) {
         // Another thread-local's destructor may run SQLite after this one is destroyed. Only the explanation is lost then.
+        if let Refusal::Held { by, .. } = &self {
+            let _ = HOLDER.try_with(|holder| holder.replace(Some((engine.clone(), by.clone()))));
+        }
         let _ = LATEST.try_with(|latest| latest.replace(Some(Latest { engine, refusal: self, at: Instant::now() })));
     }
 
     pub(crate) fn forget() {
         let _ = LATEST.try_with(|latest| latest.take());
+        let _ = HOLDER.try_with(|holder| holder.take());
+    }
+
+    /// Returns who held the engine's writer slot when this thread was refused it, if it has got no lock since.
+    pub(crate) fn holder(engine: &str) -> Option<String> {
+        let of_engine = |latest: &Option<(String, Origin)>| {
+            latest.as_ref().filter(|(other, _)| other == engine).map(|(_, by)| by.to_string())
+        };
+        HOLDER.try_with(|holder| of_engine(&holder.borrow())).ok().flatten()
     }
 
     /// Returns the code of the latest refusal of this thread, if there is one since then.

@@ -8,6 +8,7 @@ use std::thread;
 
 use super::{Database, Engine, Inner};
 use crate::content::Snapshot;
+use crate::content::refusal::Refusal;
 use crate::environment::Keep;
 use crate::error::{Error, Result};
 use crate::failure::{self, Compared, Creator, Scene};
@@ -153,7 +154,11 @@ impl Inner {
 
 fn of_mount(mount: &Mount, setup: &Setup, creation: &Creation) -> Scene {
     let scene = of(mount.id(), mount.name(), mount.store.baseline(), &mount.recorder, setup, creation);
-    Scene { content: Some(mount.store.current()), writer: mount.store.writer(), ..scene }
+    // A panic may have dropped the holder already.
+    let holder = || thread::panicking().then(|| Refusal::holder(&mount.name())).flatten();
+    let was_held = || holder().map(|by| format!("was held by {by}, when this thread was refused it"));
+    let writer = mount.store.writer().map(|by| format!("is held by {by}")).or_else(was_held);
+    Scene { content: Some(mount.store.current()), writer, ..scene }
 }
 
 fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup: &Setup, creation: &Creation) -> Scene {

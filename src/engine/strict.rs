@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Database, Engine, Inner};
 use crate::content::origin::Purpose;
 use crate::environment::Strict;
-use crate::statements::{Log, conduct, counted};
+use crate::statements::{Findings, Log, counted};
 use crate::sync::Recovered;
 use crate::vfs::{analysis, trace};
 
@@ -84,7 +84,7 @@ impl Engine {
 
 impl Inner {
     fn be_strict(&self, mode: Strict) {
-        if mode == Strict::Off {
+        if matches!(mode, Strict::NotSet | Strict::Off) || Strict::of_tests() == Strict::Off {
             return;
         }
         let begin = || {
@@ -98,26 +98,30 @@ impl Inner {
 
     /// Ends strict mode. Returns a message if the test has to fail. Adds the recording to `logs`.
     pub(super) fn end_strict(&mut self, logs: &mut Vec<Arc<Log>>) -> Option<String> {
-        let Strictness { fails, slot_limit, log, dropped_before } = self.strictness.take()?;
-        let (fails, slot_limit) = (fails.into_inner(), slot_limit.into_inner().recovered());
-        let recorder = self.database().recorder();
-        logs.push(log.clone());
+        let strictness = self.strictness.take()?;
+        logs.push(strictness.log.clone());
         if thread::panicking() {
             return None;
         }
-        let kept = log.kept();
-        let mut doubtful: Vec<String> =
-            kept.missed.iter().map(|missed| format!("{missed}, so its statements are not checked")).collect();
-        if kept.dropped > 0 {
-            doubtful.push(format!("{} before the newest ones are not checked", counted(kept.dropped, "statement")));
+        let fails = strictness.fails.load(Ordering::Relaxed);
+        let Findings { failures, warnings } = self.findings(strictness);
+        let name = self.database().name();
+        for finding in warnings.iter().chain(failures.iter().filter(|_| !fails)) {
+            eprintln!("rusqlite-fixtures: strict: {name}: {finding}");
         }
-        let mut found = conduct::dropped(&recorder.dropped_after(dropped_before), &kept);
-        found.extend(conduct::held_longer_than(slot_limit, &kept));
+        (fails && !failures.is_empty()).then(|| format!("strict mode, {name}:\n  {}{REPLACES}", failures.join("\n  ")))
+    }
+
+    fn findings(&self, strictness: Strictness) -> Findings {
+        let (kept, recorder) = (strictness.log.kept(), self.database().recorder());
+        let mut findings = Findings::default();
+        findings.add_dropped(&recorder.dropped_after(strictness.dropped_before), &kept);
+        findings.add_slow(strictness.slot_limit.into_inner().recovered(), &kept);
         if let Database::InMemory(_) = self.database() {
             for (purpose, by) in trace::open_connections(recorder) {
                 let finding = format!("{by} is still open, and no handle to the engine is left: drop it first");
                 // A pool may be closing it on another thread, or in a task that the runtime drops.
-                if purpose == Purpose::Uri { doubtful.push(finding) } else { found.push(finding) }
+                if purpose == Purpose::Uri { findings.warnings.push(finding) } else { findings.failures.push(finding) }
             }
         }
         let copy = LazyCell::new(|| {
@@ -126,11 +130,17 @@ impl Inner {
             catch_unwind(AssertUnwindSafe(connect)).ok().flatten()
         });
         let tables = |sql: &str| Some(analysis::tables_of(copy.as_ref()?, sql)?.into_iter().collect());
-        doubtful.extend(conduct::outside_of_transactions(&kept, |sql| tables(sql).unwrap_or_default()));
-        let name = self.database().name();
-        for finding in doubtful.iter().chain(found.iter().filter(|_| !fails)) {
-            eprintln!("rusqlite-fixtures: strict: {name}: {finding}");
+        findings.add_outside_of_transactions(&kept, |sql| tables(sql).unwrap_or_default());
+        let missed = kept.missed.iter().map(|missed| format!("{missed}, so its statements are not checked"));
+        findings.warnings.extend(missed);
+        if kept.dropped > 0 {
+            let older = counted(kept.dropped, "statement");
+            findings.warnings.push(format!("{older} before the newest ones are not checked"));
         }
-        (fails && !found.is_empty()).then(|| format!("strict mode, {name}:\n  {}", found.join("\n  ")))
+        findings
     }
 }
+
+/// What follows the findings in the panic's message.
+const REPLACES: &str =
+    "\n(If the test returns an error, this panic replaces it. RUSQLITE_FIXTURES_STRICT=off shows the error.)";

@@ -1,4 +1,4 @@
-//! A test that fails keeps its databases.
+//! A test that panics keeps its databases.
 //!
 //! * `failure` (here): which engines are kept, and when their files are written.
 //! * `scene`: what is known of an engine. `folder`: where files are kept, and for how long.
@@ -8,8 +8,9 @@
 //!
 //! Invariants:
 //! * Nothing here panics: a panic within a panic would end the program, and hide the test's own failure.
-//! * What has to be read through SQLite is read by a thread of its own, for some time at most. So nothing that the test has set
-//!   for its own thread matters, and no function of a template that does not return.
+//! * Changes and the schema are read through SQLite on a thread of this crate, with a time limit. So settings of the test's thread
+//!   have no effect, and a template's function that never returns does not block the test. Only the content of an engine in a
+//!   file is read on the test's thread (`Inner::scene`), by a connection that runs no function of a template.
 
 mod files;
 mod folder;
@@ -20,7 +21,7 @@ mod summary;
 mod writing;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, Weak};
@@ -42,15 +43,17 @@ struct Found {
     by_panic: bool,
     /// Whether the test has gone on since. The next failure replaces it.
     is_stale: bool,
+    /// Whether the thread has the name of the test. Another one may end before or after the test.
+    is_of_test: bool,
 }
 
 /// The engines that are kept of each test, in the order in which they were dropped. A test may drop some on threads that it has
 /// started. They are removed when the test's own thread ends, if that has dropped an engine, too.
 static FOUND: Mutex<BTreeMap<String, Vec<Found>>> = Mutex::new(BTreeMap::new());
 
-/// The names of threads that have failed and ended. Another thread of the same name, for example of another runtime, does not
-/// remove what they left.
-static LEFT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+/// The names of threads that have failed, and the threads. Another thread of the same name, for example of another runtime, does
+/// not remove what they left.
+static FAILED: Mutex<BTreeMap<String, Vec<ThreadId>>> = Mutex::new(BTreeMap::new());
 
 /// What has happened on a thread so far. A test runner has a thread for each test.
 #[derive(Default)]
@@ -77,7 +80,7 @@ thread_local! {
     static DROPPED: RefCell<Vec<Purpose>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The number of dropped transactions that are printed of engines that are gone.
+/// The number of dropped transactions that are printed of engines that are gone: the newest, each place once.
 const SHOWN: usize = 5;
 
 /// The maximum number of engines that are kept of one test. A panic may drop more: the first ones are kept.
@@ -196,10 +199,12 @@ pub(crate) fn went_on(test: impl FnOnce() -> String) {
 /// printed.
 pub(crate) fn note_dropped(purpose: Purpose) {
     let _ = DROPPED.try_with(|dropped| {
-        let mut dropped = dropped.borrow_mut();
-        if dropped.len() < SHOWN {
-            dropped.push(purpose);
+        let Ok(mut dropped) = dropped.try_borrow_mut() else { return };
+        dropped.retain(|other| *other != purpose); // each case of a property test may drop one at this place
+        if dropped.len() == SHOWN {
+            dropped.remove(0);
         }
+        dropped.push(purpose);
     });
 }
 
@@ -236,9 +241,11 @@ impl OfThread {
             self.panic_count += 1;
             if by_panic {
                 found.retain(|found| !(found.is_stale || found.by_panic && found.thread == here));
+                note_failed(&scene.test);
             }
         }
-        let new = Found { thread: here, scene: Arc::new(scene), by_panic, is_stale: false };
+        let is_of_test = is_named(&scene.test);
+        let new = Found { thread: here, scene: Arc::new(scene), by_panic, is_stale: false, is_of_test };
         if let Some(same) = found.iter_mut().find(|same| same.scene.number == new.scene.number) {
             let panic_of = |scene: &Scene| scene.panic.as_ref().map(|panic| panic.number);
             let told = |scene: &Scene| scene.unwound.iter().filter(|unwound| unwound.tells_more()).count();
@@ -271,20 +278,47 @@ impl Drop for OfThread {
         if let Some(test) = self.went_on.take() {
             // What a thread of the test has left is not removed: its panic may be why the test returns an error.
             let is_of_others = |found: &Found| found.by_panic && !found.is_stale;
-            if !FOUND.lock().recovered().get(&test).into_iter().flatten().any(is_of_others)
-                && !LEFT.lock().recovered().contains(&test)
-            {
+            let is_left = FOUND.lock().recovered().get(&test).into_iter().flatten().any(is_of_others);
+            if !is_left && !has_failed_elsewhere(&test) {
                 folder::remove(&test);
             }
             self.test = Some(test);
         } else {
             // It has caught other panics before this one. Nothing is printed: it may have caught this one, too.
             self.write_pending(false);
-            LEFT.lock().recovered().extend(self.test.clone().filter(|test| is_named(test)));
         }
         if let Some(test) = self.test.take().filter(|test| is_named(test)) {
-            let found = FOUND.lock().recovered().remove(&test);
-            drop(found); // the lock is released
+            forget(&test);
         }
     }
+}
+
+/// Notes that this thread has failed, if it has the name of the test.
+fn note_failed(test: &str) {
+    let here = thread::current().id();
+    let mut failed = FAILED.lock().recovered();
+    let threads = failed.entry(test.to_owned()).or_default();
+    if is_named(test) && !threads.contains(&here) {
+        threads.push(here);
+    }
+}
+
+/// Returns whether another thread with the name of the test has failed.
+fn has_failed_elsewhere(test: &str) -> bool {
+    let here = thread::current().id();
+    FAILED.lock().recovered().get(test).into_iter().flatten().any(|thread| *thread != here)
+}
+
+/// Forgets the engines that this thread has kept of the test, and those of threads with other names.
+fn forget(test: &str) {
+    let here = thread::current().id();
+    let mut all = FOUND.lock().recovered();
+    let found = all.remove(test).unwrap_or_default();
+    let (of_others, gone): (Vec<Found>, Vec<Found>) =
+        found.into_iter().partition(|found| found.is_of_test && found.thread != here);
+    if !of_others.is_empty() {
+        all.insert(test.to_owned(), of_others);
+    }
+    drop(all);
+    drop(gone); // the lock is released
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::scene::Scene;
+use super::summary;
 use crate::report::{OfEngine, Report, Statements};
 
 /// Returns the report of the engines of a test, as HTML.
@@ -20,7 +21,9 @@ pub(super) fn html(scenes: &[Arc<Scene>]) -> String {
 fn notes(scene: &Scene) -> Vec<String> {
     let dropped =
         scene.dropped.iter().map(|dropped| format!("Rolled back, because it was dropped without a commit: {dropped}."));
-    dropped.chain(scene.writer.iter().map(|writer| format!("The writer slot is held by {writer}."))).collect()
+    let lost = scene.lost().map(|(purpose, lost)| summary::of_lost(purpose, lost) + ".");
+    let writer = scene.writer.iter().map(|writer| format!("The writer slot {writer}."));
+    dropped.chain(lost).chain(writer).collect()
 }
 
 fn of_engine(scene: &Scene) -> OfEngine {

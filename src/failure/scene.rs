@@ -34,7 +34,7 @@ pub(crate) struct Scene {
     pub(crate) since: u64,
     /// What had transactions that were dropped without a panic.
     pub(crate) dropped: Vec<String>,
-    /// Who holds the writer slot.
+    /// Who holds the writer slot, or has held it, as "is held by …".
     pub(crate) writer: Option<String>,
     pub(crate) panic: Option<Arc<Panic>>,
     pub(crate) compared: Compared,

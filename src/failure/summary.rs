@@ -30,14 +30,7 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
         add(&mut text, format!("not committed by {by}"), changes);
     }
     for (purpose, lost) in scene.lost() {
-        let _ = match lost {
-            Lost::Unreadable => writeln!(text, "  what {purpose} had not committed could not be read"),
-            Lost::TooLarge(size) => writeln!(
-                text,
-                "  the database with what {purpose} had not committed is not kept: it has {} MB; {KEEP_VARIABLE}=always keeps any size",
-                size / 1_000_000
-            ),
-        };
+        let _ = writeln!(text, "  {}", of_lost(purpose, lost));
     }
     add_statements(&mut text, scene);
     let older = scene.dropped.len().saturating_sub(DROPPED);
@@ -48,9 +41,20 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
         let _ = writeln!(text, "  and {} before these", counted(older as u64, "transaction"));
     }
     if let Some(writer) = &scene.writer {
-        let _ = writeln!(text, "  the writer slot is held by {writer}");
+        let _ = writeln!(text, "  the writer slot {writer}");
     }
     text
+}
+
+/// Returns why the content with what a connection had not committed is not kept.
+pub(super) fn of_lost(purpose: Purpose, lost: Lost) -> String {
+    match lost {
+        Lost::Unreadable => format!("what {purpose} had not committed could not be read"),
+        Lost::TooLarge(size) => format!(
+            "the database with what {purpose} had not committed is not kept: it has {} MB; {KEEP_VARIABLE}=always keeps any size",
+            size / 1_000_000
+        ),
+    }
 }
 
 /// Returns what is printed of an engine that is too large to be kept.

@@ -67,7 +67,9 @@ impl Limits {
         engine.watch(move |name, copy, kept| {
             let watched = self.watched(Statements::of(name, copy, kept));
             let limits = format!("the limits of Template::watch at {at}");
-            let unknown = watched.incomplete().map(|cause| format!("{limits} can't be checked: {cause}"));
+            let unended = || self.full_scans.and_then(|_| watched.unended());
+            let unknown = watched.incomplete().or_else(unended);
+            let unknown = unknown.map(|cause| format!("{limits} can't be checked: {cause}"));
             let broken = self.broken_by(&watched);
             let broken = (!broken.is_empty()).then(|| format!("{limits} are exceeded: {}", broken.join("\n")));
             match (unknown, broken) {

@@ -4,7 +4,7 @@ use std::slice;
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::statements::{Counts, Kept, Missed, Statement, StatementKind, aliased, counted};
+use crate::statements::{Counts, Kept, Missed, Statement, StatementKind, by_shape, counted, table_of_alias};
 use crate::vfs::analysis;
 
 /// The statements that ran while they were recorded ([`Engine::record`]), in the order in which they began.
@@ -83,9 +83,9 @@ impl Statements {
         self.statements.iter()
     }
 
-    /// Returns the number of reads and writes, including those that are no longer kept. On the result of
-    /// [`transactions`](Statements::transactions), returns the number of statements that begin or end a transaction or a
-    /// savepoint.
+    /// Returns the number of reads and writes, including those that are no longer kept. After
+    /// [`transactions`](Statements::transactions) or [`others`](Statements::others), returns the number of statements of that
+    /// kind. [`iter`](Statements::iter) has statements of every kind, so its length may differ.
     pub fn count(&self) -> u64 {
         match self.kind {
             Some(kind) => self.counts.of(kind),
@@ -108,6 +108,11 @@ impl Statements {
         self.of_kind(StatementKind::Transaction)
     }
 
+    /// Returns those that do something else: PRAGMA, ATTACH, DETACH, VACUUM, ANALYZE and REINDEX.
+    pub fn others(&self) -> Statements {
+        self.of_kind(StatementKind::Other)
+    }
+
     fn of_kind(&self, kind: StatementKind) -> Statements {
         let mut counts = Counts::default();
         *counts.of_mut(kind) = self.counts.of(kind);
@@ -115,7 +120,8 @@ impl Statements {
         Statements { statements, counts, kind: Some(kind), ..self.clone() }
     }
 
-    /// Returns those for which the function returns `true`.
+    /// Returns those for which the function returns `true`. Its [`count`](Statements::count) is of the reads and writes among
+    /// them; for other kinds, select those first: `transactions().matching(…)`.
     pub fn matching(&self, mut matches: impl FnMut(&Statement) -> bool) -> Statements {
         let statements: Vec<Statement> = self.iter().filter(|statement| matches(statement)).cloned().collect();
         let mut counts = Counts::default();
@@ -171,8 +177,7 @@ impl Statements {
         self.assert_complete();
         let message = || {
             let (name, count) = (&self.recorded.name, self.count());
-            let were = if expected == 1 { "was" } else { "were" };
-            format!("{} {were} expected on {name}, and there were {count}:\n{self}", self.counted(expected))
+            format!("expected {} on {name}, found {count}:\n{self}", self.counted(expected))
         };
         assert!(self.count() == expected, "{}", message());
     }
@@ -180,7 +185,7 @@ impl Statements {
     /// Returns the message if there are more statements.
     pub(super) fn above(&self, limit: u64) -> Option<String> {
         let (name, count) = (&self.recorded.name, self.count());
-        (count > limit).then(|| format!("at most {} on {name}, and there were {count}:\n{self}", self.counted(limit)))
+        (count > limit).then(|| format!("expected at most {} on {name}, found {count}:\n{self}", self.counted(limit)))
     }
 
     fn counted(&self, number: u64) -> String {
@@ -197,11 +202,7 @@ impl Statements {
     /// Returns the texts that ran more than `more_than` times, apart from their values: the queries that code runs for each row
     /// of another one ("N+1"). The most frequent is the first.
     pub fn repeats(&self, more_than: u64) -> Vec<Repeat> {
-        let reads_or_writes = |statement: &&Statement| statement.kind().reads_or_writes();
-        let mut shapes: BTreeMap<String, Vec<&Statement>> = BTreeMap::new();
-        for statement in self.iter().filter(reads_or_writes) {
-            shapes.entry(statement.shape()).or_default().push(statement);
-        }
+        let reads_or_writes = self.iter().filter(|statement| statement.kind().reads_or_writes());
         let of_shape = |(sql, statements): (String, Vec<&Statement>)| Repeat {
             sql,
             count: statements.len() as u64,
@@ -209,8 +210,9 @@ impl Statements {
             called_from: statements.iter().find_map(|statement| statement.called_from()).unwrap_or_default(),
             first: statements[0].clone(),
         };
-        shapes.retain(|_, statements| statements.len() as u64 > more_than);
-        let mut repeats: Vec<Repeat> = shapes.into_iter().map(of_shape).collect();
+        let is_repeated = |(_, statements): &(String, Vec<&Statement>)| statements.len() as u64 > more_than;
+        let mut repeats: Vec<Repeat> =
+            by_shape(reads_or_writes).into_iter().filter(is_repeated).map(of_shape).collect();
         repeats.sort_by_key(|repeat| (std::cmp::Reverse(repeat.count), repeat.first.began()));
         repeats
     }
@@ -230,14 +232,13 @@ impl Statements {
     /// Returns the message if statements ran more than `more_than` times.
     pub(super) fn repeated(&self, more_than: u64) -> Option<String> {
         let repeats = self.repeats(more_than);
-        let times = counted(more_than, "time");
-        (!repeats.is_empty())
-            .then(|| format!("statements ran more than {times} on {}:\n{}", self.recorded.name, lines(&repeats)))
+        let (times, name) = (counted(more_than, "time"), &self.recorded.name);
+        (!repeats.is_empty()).then(|| format!("SQL that ran more than {times} on {name}:\n{}", lines(&repeats)))
     }
 
     /// Returns the statements that passed more than `more_than` rows in full scans of tables or indexes, in all. (For
-    /// anything but a small table, an index is usually faster.) A full scan of a single row is never one of them,
-    /// because SQLite counts the steps from one row to the next.
+    /// anything but a small table, an index is usually faster.) SQLite counts the steps from one row to the next. So a full scan
+    /// of a single row is never one of them, nor is `SELECT count(*) FROM item`, which counts without such steps.
     ///
     /// The plans come from a connection with the template's [`on_connect`](crate::Template::on_connect). If that fails, they
     /// are empty.
@@ -245,8 +246,7 @@ impl Statements {
     /// # Panics
     /// If `on_connect` panics.
     pub fn full_scans(&self, more_than: u64) -> Vec<FullScan> {
-        // SQLite counts the steps from one row to the next.
-        let is_scan = |statement: &&Statement| statement.counters().full_scan_steps >= more_than.max(1);
+        let is_scan = |statement: &&Statement| statement.scanned_rows() > more_than;
         let connection = self.recorded.copy.connect().ok();
         let mut plans: BTreeMap<&str, (String, Vec<String>)> = BTreeMap::new();
         let scan = |sql: &str| {
@@ -259,7 +259,7 @@ impl Statements {
             .map(|statement| {
                 let sql = statement.sql();
                 let (plan, tables) = plans.entry(sql).or_insert_with(|| scan(sql).unwrap_or_default()).clone();
-                FullScan { statement: statement.clone(), tables, rows: statement.counters().full_scan_steps + 1, plan }
+                FullScan { statement: statement.clone(), tables, rows: statement.scanned_rows(), plan }
             })
             .collect()
     }
@@ -268,11 +268,12 @@ impl Statements {
     /// ([`full_scans`](Statements::full_scans)).
     ///
     /// # Panics
-    /// If one did, or if statements may be missing. If the template's [`on_connect`](crate::Template::on_connect) panics.
+    /// If one did, if statements may be missing, or if the end of one was not recorded (see [`Engine::record`]). If the
+    /// template's [`on_connect`](crate::Template::on_connect) panics.
     #[track_caller]
     pub fn assert_no_full_scans(&self, more_than: u64) {
         self.assert_complete_list();
-        if let Some(message) = self.scanned(more_than) {
+        if let Some(message) = self.scanned(more_than).or_else(|| self.unended()) {
             panic!("{message}");
         }
     }
@@ -280,10 +281,21 @@ impl Statements {
     /// Returns the message if there are full scans of more than `more_than` rows.
     pub(super) fn scanned(&self, more_than: u64) -> Option<String> {
         let scans = self.full_scans(more_than);
-        let rows = counted(more_than, "row");
-        (!scans.is_empty()).then(|| {
-            let name = &self.recorded.name;
-            format!("statements stepped through more than {rows} of whole tables on {name}:\n{}", lines(&scans))
+        let (rows, name) = (counted(more_than, "row"), &self.recorded.name);
+        (!scans.is_empty()).then(|| format!("full scans of more than {rows} on {name}:\n{}", lines(&scans)))
+    }
+
+    /// Returns the message if it is not known of a statement whether it made a full scan.
+    pub(super) fn unended(&self) -> Option<String> {
+        let is_unknown = |statement: &&Statement| !statement.has_ended() && statement.kind().reads_or_writes();
+        let unknown: Vec<&Statement> = self.iter().filter(is_unknown).collect();
+        (!unknown.is_empty()).then(|| {
+            let (what, name) = (counted(unknown.len() as u64, "statement"), &self.recorded.name);
+            format!(
+                "the end of {what} on {name} was not recorded, so its full scans are not known: begin the recording before code \
+                 keeps a `&Connection` of a unit of work, and end it after the last row was read:\n{}",
+                lines(&unknown)
+            )
         })
     }
 
@@ -291,7 +303,10 @@ impl Statements {
     pub(super) fn incomplete(&self) -> Option<String> {
         let (name, missed) = (&self.recorded.name, self.missed());
         (!missed.is_empty()).then(|| {
-            format!("the recording on {name} is not complete: {}; these are known:\n{self}", missed.join("; "))
+            format!(
+                "the recording on {name} is not complete: {}; the recorded statements are:\n{self}",
+                missed.join("; ")
+            )
         })
     }
 
@@ -328,32 +343,23 @@ impl<'a> IntoIterator for &'a Statements {
 /// A table with a line for each text: how often it ran, the text, and the first message if it failed.
 impl fmt::Display for Statements {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut lines: Vec<(String, Vec<&Statement>)> = Vec::new();
-        let mut places: BTreeMap<String, usize> = BTreeMap::new();
-        for statement in self {
-            let shape = statement.shape();
-            let place = *places.entry(shape.clone()).or_insert_with(|| {
-                lines.push((shape, Vec::new()));
-                lines.len() - 1
-            });
-            lines[place].1.push(statement);
-        }
+        let lines = by_shape(self);
         if lines.is_empty() {
             f.write_str("  (none)")?;
         }
         for (number, (shape, statements)) in lines.iter().enumerate() {
             f.write_str(if number == 0 { "" } else { "\n" })?;
-            let [only] = &**statements else {
+            if let [only] = &**statements {
+                write!(f, "{:>5} x {only}", 1)?;
+            } else {
                 write!(f, "{:>5} x {shape}", statements.len())?;
                 let error = statements.iter().find_map(|statement| statement.error());
                 error.into_iter().try_for_each(|error| write!(f, " -- failed: {error}"))?;
-                continue;
-            };
-            write!(f, "{:>5} x {only}", 1)?;
+            }
         }
         match self.dropped {
             0 => Ok(()),
-            dropped => write!(f, "\n  ({} before these ran too)", counted(dropped, "statement")),
+            dropped => write!(f, "\n  (and {} before these)", counted(dropped, "statement")),
         }
     }
 }
@@ -361,7 +367,7 @@ impl fmt::Display for Statements {
 impl fmt::Display for Repeat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Repeat { sql, count, distinct, first, called_from } = self;
-        write!(f, "{count:>5} x {sql} -- {}, by {}", counted(*distinct, "different one"), first.opened_by())?;
+        write!(f, "{count:>5} x {sql} -- {}, by {}", counted(*distinct, "distinct statement"), first.opened_by())?;
         write!(f, "{}", CalledFrom(called_from))
     }
 }
@@ -381,7 +387,10 @@ impl fmt::Display for CalledFrom<'_> {
 impl fmt::Display for FullScan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let FullScan { statement, tables, rows, plan } = self;
-        write!(f, "  {statement}\n    {} of {}", counted(*rows, "row"), tables.join(", "))?;
+        write!(f, "  {statement}\n    {}", counted(*rows, "row"))?;
+        if !tables.is_empty() {
+            write!(f, " of {}", tables.join(", "))?;
+        }
         plan.lines().try_for_each(|line| write!(f, "\n    plan: {line}"))
     }
 }
@@ -390,23 +399,27 @@ fn lines(items: &[impl fmt::Display]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the tables that the plan of this SQL scans; `used` are all that it uses. The parts of the plan's lines are those of
-/// SQLite's `wherecode.c`.
+/// Returns the tables that the plan of this SQL scans; `used` are all that it uses.
 fn tables_scanned(plan: &str, sql: &str, used: &BTreeSet<String>) -> Vec<String> {
     let is_used = |name: &String| used.iter().any(|table| table.eq_ignore_ascii_case(name));
-    let table = |line: &str| {
-        let rest = line.trim_start().strip_prefix("SCAN ")?;
-        let end =
-            [" EXISTS", " USING ", " VIRTUAL TABLE INDEX ", " LEFT-JOIN"].iter().filter_map(|end| rest.find(end)).min();
-        let name = &rest[..end.unwrap_or(rest.len())];
-        let is_table =
-            !name.starts_with('(') && !name.contains("CONSTANT ROW") && !name.ends_with("-ROW VALUES CLAUSE");
-        let schema = name.get(..5).filter(|schema| schema.eq_ignore_ascii_case("main."));
-        // The plan has a table's alias, if it has one.
-        let name = &name[schema.map_or(0, str::len)..];
-        is_table.then(|| aliased(sql, name).into_iter().find(is_used).unwrap_or_else(|| name.to_owned()))
+    let names: Vec<&str> = plan.lines().filter_map(name_scanned).collect();
+    let table = |name: &&str| {
+        let times = names.iter().filter(|other| other.eq_ignore_ascii_case(name)).count();
+        table_of_alias(sql, name, times, is_used).unwrap_or_else(|| (*name).to_owned())
     };
-    plan.lines().filter_map(table).collect()
+    names.iter().map(table).collect()
+}
+
+/// Returns the name of the table that a line of a plan scans: its alias, if it has one. The parts of the line are those of SQLite's
+/// `wherecode.c`.
+fn name_scanned(line: &str) -> Option<&str> {
+    let rest = line.trim_start().strip_prefix("SCAN ")?;
+    let ends = [" EXISTS", " USING ", " VIRTUAL TABLE INDEX ", " LEFT-JOIN"];
+    let end = ends.iter().filter_map(|end| rest.find(end)).min();
+    let name = &rest[..end.unwrap_or(rest.len())];
+    let is_table = !name.starts_with('(') && !name.contains("CONSTANT ROW") && !name.ends_with("-ROW VALUES CLAUSE");
+    let schema = name.get(..5).filter(|schema| schema.eq_ignore_ascii_case("main."));
+    is_table.then_some(&name[schema.map_or(0, str::len)..])
 }
 
 /// Asserts that an operation takes no more statements for a larger number of rows than for a smaller one: that it has no query

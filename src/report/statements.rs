@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use crate::environment::KEEP_VARIABLE;
 use crate::statements::recent::Recent;
-use crate::statements::{Kept, Statement, StatementKind, counted};
+use crate::statements::{Kept, Statement, StatementKind, by_shape, counted};
 
 /// More statements of one text than this are marked as repeated.
 const REPEATED: usize = 3;
@@ -20,7 +20,7 @@ pub(super) fn recent(recent: &[Recent]) -> Markup {
     html! {
         h3 { "Newest statements" }
         p class="note" {
-            "Without values and times: those are known of an engine that is recorded, for example with "
+            "Values and times are known only if the engine is recorded, for example with "
             code { (KEEP_VARIABLE) "=always" } "."
         }
         ol class="recent" {
@@ -37,13 +37,8 @@ pub(super) fn recent(recent: &[Recent]) -> Markup {
 
 /// Returns the recorded statements. The rows are in a template, from which the script takes those that are visible.
 pub(super) fn recorded(kept: &Kept) -> Markup {
-    let shapes: Vec<String> = kept.statements.iter().map(Statement::shape).collect();
-    let mut repeats: BTreeMap<&str, Vec<&Statement>> = BTreeMap::new();
-    for (shape, statement) in shapes.iter().zip(&kept.statements) {
-        repeats.entry(shape).or_default().push(statement);
-    }
-    let repeats: BTreeMap<&str, Repeats> =
-        repeats.into_iter().map(|(shape, statements)| (shape, Repeats::of(&statements))).collect();
+    let repeats: BTreeMap<String, Repeats> =
+        by_shape(&kept.statements).into_iter().map(|(shape, statements)| (shape, Repeats::of(&statements))).collect();
     html! {
         h3 { "Statements" }
         @for missed in &kept.missed { p class="error" { "Not complete: " (missed) "." } }
@@ -75,7 +70,7 @@ pub(super) fn recorded(kept: &Kept) -> Markup {
             div class="selected" aria-live="polite" {}
             noscript { p { "JavaScript is needed to show the statements." } }
             template {
-                @for (statement, shape) in kept.statements.iter().zip(&shapes) { (row(statement, &repeats[&**shape])) }
+                @for statement in &kept.statements { (row(statement, &repeats[&statement.shape()])) }
             }
         }
     }
@@ -115,7 +110,7 @@ impl Repeats {
 }
 
 fn row(statement: &Statement, repeats: &Repeats) -> Markup {
-    let scanned = statement.counters().full_scan_steps;
+    let scanned = statement.scanned_rows();
     let kind = match statement.kind() {
         StatementKind::Read => "read",
         StatementKind::Write => "write",
@@ -137,7 +132,7 @@ fn row(statement: &Statement, repeats: &Repeats) -> Markup {
             td {
                 code { (statement.expanded_sql()) }
                 @if let Some(error) = statement.error() { " " em { (error) } }
-                @if scanned > SCANNED { " " b { "full scan, " (counted(scanned + 1, "row")) } }
+                @if scanned > SCANNED { " " b { "full scan, " (counted(scanned, "row")) } }
                 @if repeats.are_many { " " b { (repeats.count) " ×" } }
             }
             td { (statement.rows()) }

@@ -6,18 +6,40 @@ use std::time::Duration;
 use super::log::Kept;
 use super::recorder::Dropped;
 use super::statement::{Statement, StatementKind, counted};
+use crate::content::origin::Purpose;
+
+/// What is found of an engine.
+#[derive(Default)]
+pub(crate) struct Findings {
+    /// Each fails the test.
+    pub(crate) failures: Vec<String>,
+    /// Each is printed only: the code may intend it.
+    pub(crate) warnings: Vec<String>,
+}
 
 /// The statements of a transaction.
 type Transaction<'a> = Vec<&'a Statement>;
 
-/// Returns for how long a transaction held the writer slot, at least, if it had it.
-fn held_slot(transaction: &Transaction<'_>) -> Option<Duration> {
-    let first = transaction.iter().find(|statement| statement.holds_slot())?;
-    let ends = || transaction.iter().map(|statement| (statement.ended_at(), statement.holds_slot()));
-    // A statement whose rows are read on may end after the COMMIT.
-    let released = ends().filter(|(end, holds)| !holds && *end > first.ended_at()).min();
-    let (end, _) = released.or(ends().max())?;
-    Some(end.saturating_sub(first.began() + first.waited()))
+/// For how long a transaction held the writer slot.
+struct Held {
+    at_least: Duration,
+    /// The statement that got the slot may have waited for it longer than is known: in a busy handler of the code's own, or for
+    /// the lock of a file.
+    at_most: Duration,
+}
+
+impl Held {
+    fn of(transaction: &Transaction<'_>) -> Option<Held> {
+        let first = transaction.iter().find(|statement| statement.holds_slot())?;
+        let ends = || transaction.iter().map(|statement| (statement.ended_at(), statement.holds_slot()));
+        // A statement whose rows are read on may end after the COMMIT.
+        let released = ends().filter(|(end, holds)| !holds && *end > first.ended_at()).min();
+        let (end, _) = released.or(ends().max())?;
+        let at_least = end.saturating_sub(first.ended_at());
+        let at_most = end.saturating_sub(first.began() + first.waited());
+        let only_waits = first.kind() == StatementKind::Transaction; // BEGIN IMMEDIATE
+        Some(Held { at_least, at_most: if only_waits { at_least } else { at_most } })
+    }
 }
 
 /// Returns the rows that a transaction has changed, for example "3 inserted rows, 1 deleted row".
@@ -66,50 +88,63 @@ fn transactions(kept: &Kept) -> BTreeMap<u64, Transaction<'_>> {
     transactions
 }
 
-/// Returns a sentence for each transaction that held the writer slot for longer than this.
-pub(crate) fn held_longer_than(limit: Duration, kept: &Kept) -> Vec<String> {
-    let sentence = |transaction: &Transaction<'_>| {
-        let held = held_slot(transaction).filter(|held| *held > limit)?;
-        let by = transaction.first()?.opened_by();
-        Some(format!("{by} held the writer slot for {held:.1?}, more than {limit:?}"))
-    };
-    transactions(kept).values().filter_map(sentence).collect()
-}
-
-/// Returns a sentence for each transaction that was rolled back because code has dropped it.
-pub(crate) fn dropped(dropped: &[Dropped], kept: &Kept) -> Vec<String> {
-    let transactions = transactions(kept);
-    let sentence = |dropped: &Dropped| {
-        let transaction = transactions.get(&dropped.transaction?).filter(|transaction| is_undecided(transaction))?;
-        let (by, changed) = (transaction.first()?.opened_by(), changed(transaction));
-        Some(format!("{by} was dropped in its transaction, which rolled back {changed}: call commit or rollback"))
-    };
-    dropped.iter().filter_map(sentence).collect()
-}
-
-/// Returns a sentence for each use of a connection in which statements outside of a transaction probably belong in one: the
-/// first case of each. `tables_of` returns the tables that a statement uses.
-pub(crate) fn outside_of_transactions(kept: &Kept, tables_of: impl Fn(&str) -> Vec<String>) -> Vec<String> {
-    // A connection may be lent for one purpose after another.
-    let mut uses: BTreeMap<(usize, String), Vec<&Statement>> = BTreeMap::new();
-    let of_data = |statement: &&Statement| {
-        matches!(statement.kind(), StatementKind::Read | StatementKind::Write | StatementKind::Transaction)
-    };
-    for statement in kept.statements.iter().filter(of_data).filter(|statement| statement.error().is_none()) {
-        uses.entry((statement.connection(), statement.opened_by())).or_default().push(statement);
+impl Findings {
+    /// Adds the transactions that held the writer slot for longer than this.
+    pub(crate) fn add_slow(&mut self, limit: Duration, kept: &Kept) {
+        for transaction in transactions(kept).values() {
+            let Some(Held { at_least, at_most }) = Held::of(transaction).filter(|held| held.at_most > limit) else {
+                continue;
+            };
+            let by = transaction[0].opened_by();
+            if at_least > limit {
+                self.failures.push(format!("{by} held the writer slot for {at_least:.1?}, more than {limit:?}"));
+            } else {
+                self.warnings.push(format!(
+                    "{by} held the writer slot for up to {at_most:.1?}, more than {limit:?}; how long it waited for it is not known"
+                ));
+            }
+        }
     }
-    uses.values().filter_map(|statements| first_outside(statements, &tables_of)).collect()
+
+    /// Adds the transactions that were rolled back because code has dropped them. If its last statement failed, the code has
+    /// probably returned the error.
+    pub(crate) fn add_dropped(&mut self, dropped: &[Dropped], kept: &Kept) {
+        let transactions = transactions(kept);
+        let of_dropped = dropped.iter().filter_map(|dropped| transactions.get(&dropped.transaction?));
+        for transaction in of_dropped.filter(|transaction| is_undecided(transaction)) {
+            let (by, changed) = (transaction[0].opened_by(), changed(transaction));
+            let finding =
+                format!("{by} was dropped in its transaction, which rolled back {changed}: call commit or rollback");
+            let last = transaction.iter().rev().find(|statement| statement.kind() != StatementKind::Transaction);
+            let has_failed = last.is_some_and(|last| last.error().is_some());
+            if has_failed { self.warnings.push(finding) } else { self.failures.push(finding) }
+        }
+    }
+
+    /// Adds each use of a connection in which statements outside of a transaction probably belong in one: the first case of
+    /// each. `tables_of` returns the tables that a statement uses.
+    pub(crate) fn add_outside_of_transactions(&mut self, kept: &Kept, tables_of: impl Fn(&str) -> Vec<String>) {
+        // A connection may be lent for one purpose after another.
+        let mut uses: BTreeMap<(usize, Purpose), Vec<&Statement>> = BTreeMap::new();
+        let is_of_data =
+            |statement: &&Statement| statement.kind() != StatementKind::Other && statement.error().is_none();
+        for statement in kept.statements.iter().filter(is_of_data) {
+            uses.entry((statement.connection(), statement.purpose())).or_default().push(statement);
+        }
+        self.warnings.extend(uses.values().filter_map(|statements| first_outside(statements, &tables_of)));
+    }
 }
 
 fn first_outside(statements: &[&Statement], tables_of: impl Fn(&str) -> Vec<String>) -> Option<String> {
     let is_outside =
         |statement: &Statement| statement.transaction().is_none() && statement.kind() != StatementKind::Transaction;
     let writes = |statement: &Statement| is_outside(statement) && statement.changes_rows();
-    let by = statements.first()?.opened_by();
+    let by = || statements[0].opened_by(); // it may read symbols
     let in_row = statements.windows(2).find(|pair| pair.iter().all(|statement| writes(statement)));
     if let Some([one, other]) = in_row {
         return Some(format!(
-            "{by} has written several times in a row outside of a transaction, each time with a commit of its own: `{}`, `{}`",
+            "{} wrote twice in a row outside of a transaction, each time with a commit of its own: `{}`, `{}`",
+            by(),
             one.in_one_line(),
             other.in_one_line()
         ));
@@ -122,8 +157,9 @@ fn first_outside(statements: &[&Statement], tables_of: impl Fn(&str) -> Vec<Stri
             let tables = tables_of(statement.sql());
             if let Some((table, before)) = read.iter().find(|(table, _)| tables.contains(table)) {
                 return Some(format!(
-                    "{by} has read `{table}` and then written to it, outside of a transaction, so another connection can change it \
-                     between the two statements: `{}`, `{}`",
+                    "{} read `{table}` and then wrote to it outside of a transaction, so another connection could change it in \
+                     between: `{}`, `{}`",
+                    by(),
                     before.in_one_line(),
                     statement.in_one_line()
                 ));

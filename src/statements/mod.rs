@@ -14,7 +14,7 @@
 //! * No user code runs while a lock of these modules is held.
 
 mod callers;
-pub(crate) mod conduct;
+mod conduct;
 mod log;
 pub(crate) mod recent;
 mod recorder;
@@ -22,8 +22,9 @@ mod sql;
 mod statement;
 pub(crate) mod waits;
 
+pub(crate) use self::conduct::Findings;
 pub(crate) use self::log::{Counts, Kept, Log, Missed};
 pub(crate) use self::recorder::{Connection, Dropped, Lost, Recorder, Unwound};
-pub(crate) use self::sql::{aliased, begins_with, is_of_virtual_table};
-pub(crate) use self::statement::{Begun, counted};
+pub(crate) use self::sql::{begins_with, is_of_virtual_table, table_of_alias};
+pub(crate) use self::statement::{Begun, by_shape, counted};
 pub use self::statement::{Counters, Statement, StatementKind};

@@ -344,8 +344,9 @@ struct Running {
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 impl Connection {
-    pub(crate) fn new(recorder: Arc<Recorder>) -> Connection {
-        let opening = recorder.is_on().then(Opening::here);
+    /// Returns a connection of this thread. Notes where it is opened, if that is asked for and statements are recorded.
+    pub(crate) fn new(recorder: Arc<Recorder>, notes_opening: bool) -> Connection {
+        let opening = (notes_opening && recorder.is_on()).then(Opening::here);
         Connection { id: NEXT.fetch_add(1, Ordering::Relaxed), recorder, opening, state: Mutex::default() }
     }
 

@@ -120,18 +120,72 @@ pub(super) fn hash_without_values(sql: &str) -> u64 {
     hasher.finish()
 }
 
-/// Returns the names that the text gives this alias: those before it, with or without AS.
-pub(crate) fn aliased(sql: &str, alias: &str) -> Vec<String> {
+/// What may be before a table's name where it has no alias.
+const BEFORE_TABLE: [&str; 6] = ["FROM", "INTO", "JOIN", "UPDATE", "WITH", ","];
+
+/// What may follow a table's name and is no alias.
+const AFTER_TABLE: [&str; 24] = [
+    "CROSS",
+    "EXCEPT",
+    "FULL",
+    "GROUP",
+    "HAVING",
+    "INDEXED",
+    "INNER",
+    "INTERSECT",
+    "JOIN",
+    "LEFT",
+    "LIMIT",
+    "NATURAL",
+    "NOT",
+    "ON",
+    "ORDER",
+    "OUTER",
+    "RETURNING",
+    "RIGHT",
+    "SET",
+    "UNION",
+    "USING",
+    "VALUES",
+    "WHERE",
+    "WINDOW",
+];
+
+/// Returns the table that has this alias, if the text gives it to one table only, and at least so many times. (A view may use it,
+/// too.) `is_table` is whether there is a table of this name.
+pub(crate) fn table_of_alias(
+    sql: &str,
+    alias: &str,
+    times: usize,
+    is_table: impl Fn(&String) -> bool,
+) -> Option<String> {
     let words: Vec<&str> = tokens(sql)
         .filter_map(|token| match token {
             Token::Other(text) | Token::Literal(text) => Some(text).filter(|text| *text != "]"),
             _ => None,
         })
         .collect();
-    let is_as = |at: &usize| words[*at].eq_ignore_ascii_case("AS");
-    let before = |at: usize| at.checked_sub(1).and_then(|at| if is_as(&at) { at.checked_sub(1) } else { Some(at) });
-    let ends = (0..words.len()).filter(|at| name_of(words[*at]).eq_ignore_ascii_case(alias));
-    ends.filter_map(before).map(|at| name_of(words[at])).collect()
+    let is_one_of = |at: usize, those: &[&str]| those.iter().any(|word| words[at].eq_ignore_ascii_case(word));
+    let is_name = |at: usize| !words[at].starts_with(|c: char| c.is_ascii_punctuation() && !"\"`'[_".contains(c));
+    // The alias of a column, or a table that has an alias of its own.
+    let is_other = |at: usize| {
+        words.get(at + 1).is_some_and(|next| *next == ".")
+            || at + 1 < words.len() && is_name(at + 1) && !is_one_of(at + 1, &AFTER_TABLE)
+    };
+    let tables = (0..words.len()).filter(|at| name_of(words[*at]).eq_ignore_ascii_case(alias) && !is_other(*at));
+    let tables = tables.filter_map(|at| {
+        let before = at.checked_sub(1)?;
+        let before = if is_one_of(before, &["AS"]) { before.checked_sub(1)? } else { before };
+        if words[before] == ")" || is_one_of(before, &BEFORE_TABLE) {
+            return Some(None); // a name of its own
+        }
+        let table = name_of(words[before]);
+        is_table(&table).then_some(Some(table))
+    });
+    let tables: Vec<Option<String>> = tables.collect();
+    let table = tables.first()?.as_ref()?;
+    let is_same = |other: &Option<String>| other.as_ref().is_some_and(|other| other.eq_ignore_ascii_case(table));
+    (tables.len() >= times && tables.iter().all(is_same)).then(|| table.clone())
 }
 
 /// Returns a name without its quotes.
@@ -372,6 +426,42 @@ mod tests {
     #[test]
     fn one_line_keeps_literals() {
         assert_eq!(in_one_line("\n  SELECT 'a\n b',\n\t 1 -- end\n"), "SELECT 'a\n b', 1");
+    }
+
+    #[test]
+    fn the_table_of_an_alias_is_found_if_there_is_only_one() {
+        let table = |sql: &str, alias, times| {
+            let is_table = |name: &String| ["item", "change", "two words", "]"].contains(&&*name.to_lowercase());
+            table_of_alias(sql, alias, times, is_table)
+        };
+        for (sql, alias, expected) in [
+            ("SELECT i.name FROM item i WHERE i.id = 1", "i", "item"),
+            ("SELECT * FROM item AS i JOIN change c ON c.item = i.id", "I", "item"),
+            ("SELECT * FROM item AS i JOIN change c ON c.item = i.id", "c", "change"),
+            ("SELECT * FROM main.item AS \"a b\", change", "a b", "item"),
+            ("UPDATE item AS i SET name = 1 WHERE i.id = 2", "i", "item"),
+            ("SELECT * FROM [two words] w", "w", "two words"),
+            ("SELECT * FROM item change JOIN change item", "item", "change"),
+            ("SELECT * FROM item AS change JOIN change AS item", "change", "item"),
+        ] {
+            assert_eq!(table(sql, alias, 1).as_deref(), Some(expected), "{sql}");
+        }
+        for (sql, alias) in [
+            ("SELECT * FROM item", "item"),
+            ("SELECT * FROM item x UNION ALL SELECT * FROM change x", "x"),
+            ("SELECT * FROM (SELECT DISTINCT price FROM item i) i", "i"),
+            ("WITH i AS MATERIALIZED (SELECT price FROM item i) SELECT * FROM i", "i"),
+            ("SELECT * FROM json_each('[1]') j, item", "j"),
+            ("SELECT id AS i, name AS x FROM item", "i"),
+            ("SELECT * FROM other i", "i"),
+            ("", "i"),
+        ] {
+            assert_eq!(table(sql, alias, 1), None, "{sql}");
+        }
+        let of_view = "SELECT * FROM v JOIN item i";
+        assert_eq!((table(of_view, "i", 1).as_deref(), table(of_view, "i", 2)), (Some("item"), None));
+        let twice = "SELECT * FROM item i WHERE id > (SELECT avg(id) FROM ITEM i)";
+        assert_eq!((table(twice, "i", 2).as_deref(), table(twice, "i", 3)), (Some("item"), None));
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use std::backtrace::Backtrace;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
@@ -215,6 +216,11 @@ impl Statement {
         opened_by(self.begun.purpose, self.begun.opening.as_deref())
     }
 
+    /// Returns what the connection is for.
+    pub(super) fn purpose(&self) -> Purpose {
+        self.begun.purpose
+    }
+
     /// Returns the name of the thread that ran it, if it has one.
     pub fn thread(&self) -> Option<&str> {
         self.begun.thread.name()
@@ -282,6 +288,20 @@ impl Statement {
         self.ended.as_ref().map_or(Counters::default(), |ended| ended.counters)
     }
 
+    /// Returns the number of rows that it passed in full scans, or 0 if it made none. SQLite counts the steps from one row to the
+    /// next, so a scan of one row is not seen.
+    pub(crate) fn scanned_rows(&self) -> u64 {
+        match self.counters().full_scan_steps {
+            0 => 0,
+            steps => steps + 1,
+        }
+    }
+
+    /// Returns whether its end was recorded. Without it, its counters are not known.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
     /// Returns the SQL with `?` in the place of literals, in one line: equal for statements that differ only in their values.
     pub(crate) fn shape(&self) -> String {
         sql::without_values(&self.begun.sql)
@@ -338,6 +358,22 @@ impl fmt::Display for Statement {
         }
         write!(f, ", thread {}", self.thread_name())
     }
+}
+
+/// Groups statements that differ only in their values, with the text that they share. The groups are in the order of their first
+/// statements.
+pub(crate) fn by_shape<'a>(statements: impl IntoIterator<Item = &'a Statement>) -> Vec<(String, Vec<&'a Statement>)> {
+    let mut groups: Vec<(String, Vec<&Statement>)> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for statement in statements {
+        let shape = statement.shape();
+        let place = *places.entry(shape.clone()).or_insert_with(|| {
+            groups.push((shape, Vec::new()));
+            groups.len() - 1
+        });
+        groups[place].1.push(statement);
+    }
+    groups
 }
 
 /// Returns the number with the noun, in the plural if that is right.

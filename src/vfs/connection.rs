@@ -74,7 +74,8 @@ pub(crate) fn connect(uri: &str, setup: &Setup, purpose: Purpose) -> Result<Conn
 pub(super) fn open(uri: &str, purpose: Purpose) -> rusqlite::Result<Connection> {
     // SQLITE_OPEN_CREATE, one of the default flags, is for files that are attached. With a private cache the
     // connection has a file that no other connection uses, and that file knows its purpose.
-    let connection = Connection::open_with_flags(uri, OpenFlags::default() | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE)?;
+    let flags = OpenFlags::default() | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
+    let connection = trace::open_for(purpose, || Connection::open_with_flags(uri, flags))?;
     // SAFETY: the file is ours (`file_of` has checked it) and open as long as the connection is, which is not in use.
     unsafe { handle(file_of(&connection)) }.set_purpose(purpose);
     set_busy_handler(&connection);

@@ -63,7 +63,7 @@ const ROWS: c_uint = ffi::SQLITE_TRACE_ROW as c_uint;
 thread_local! {
     /// Whether the statements of this thread are the crate's own, which are not recorded.
     static IS_EXEMPT: Cell<bool> = const { Cell::new(false) };
-    /// The purpose of the connection that this thread opens to a file.
+    /// The purpose of the connection that this thread opens.
     static OPENED_FOR: Cell<Option<Purpose>> = const { Cell::new(None) };
     /// The connection and the statement of the latest beginning on this thread, recorded or not. Forgotten when a connection
     /// gives up its locks.
@@ -91,7 +91,7 @@ pub(crate) fn exempt<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Opens a connection to a file for this purpose.
+/// Opens a connection for this purpose.
 pub(crate) fn open_for<T>(purpose: Purpose, open: impl FnOnce() -> T) -> T {
     OPENED_FOR.set(Some(purpose));
     let opened = open();
@@ -131,12 +131,14 @@ impl Traced {
     pub(super) unsafe fn begin(db: *mut sqlite3, recorder: Arc<Recorder>, mount: Weak<Mount>) -> Listed {
         // SQLite's questions for the time would be taken for those of the SQL.
         let at_rest = if external::is_observed() { BEGINNINGS } else { BEGINNINGS | ENDS };
+        let purpose = OPENED_FOR.try_with(Cell::get).ok().flatten();
         let traced = Arc::new(Traced {
-            connection: Connection::new(recorder),
+            // Of others, the purpose says where.
+            connection: Connection::new(recorder, purpose.is_none()),
             mount,
             at_rest: AtomicU32::new(at_rest),
             mask: AtomicU32::new(0),
-            purpose: Mutex::new(OPENED_FOR.try_with(Cell::get).ok().flatten().unwrap_or(Purpose::Uri)),
+            purpose: Mutex::new(purpose.unwrap_or(Purpose::Uri)),
             is_session: AtomicBool::new(false),
             changes_before: AtomicI32::new(0),
         });
@@ -159,10 +161,14 @@ impl Traced {
         if unsafe { ffi::sqlite3_txn_state(db, c"main".as_ptr()) } != ffi::SQLITE_TXN_WRITE {
             return;
         }
+        let is_recorded = self.connection.is_recorded();
+        if !is_recorded && !recent::is_on() {
+            return; // nothing would print it
+        }
         // SAFETY: as the caller promises.
         let has_changed = unsafe { self.has_changed(db) };
         // A recording knows more of an engine in a file.
-        if has_changed || self.connection.is_recorded() {
+        if has_changed || (is_recorded && self.mount.strong_count() == 0) {
             let (purpose, transaction) = (*self.purpose.lock().recovered(), self.connection.open_transaction());
             let thread = thread::current();
             self.connection.recorder().add_dropped(Dropped { purpose, transaction, has_changed, thread });
@@ -192,13 +198,9 @@ impl Traced {
         if unsafe { ffi::sqlite3_total_changes(db) } != self.changes_before.load(Ordering::Relaxed) {
             return true;
         }
-        let read = || {
-            // SAFETY: as the caller promises. This `Connection` closes nothing.
-            let connection = unsafe { rusqlite::Connection::from_handle(db) }?;
-            connection.query_row("PRAGMA main.schema_version", [], |row| row.get::<_, i64>(0))
-        };
-        let cookie = faults::exempt(|| exempt(read));
-        cookie.is_ok_and(|cookie| cookie != i64::from(mount.store.current().stamp().schema_cookie))
+        // SAFETY: as the caller promises.
+        let cookie = faults::exempt(|| exempt(|| unsafe { schema_cookie(db) }));
+        cookie.is_some_and(|cookie| cookie != mount.store.current().stamp().schema_cookie)
     }
 
     /// Keeps the connection's latest error, because a panic gives it back outside of a transaction.
@@ -615,6 +617,24 @@ const ROLLED_BACK_AT_END: &str = "SQLite could not commit it, for example becaus
 fn is_in_transaction(db: *mut sqlite3) -> bool {
     // SAFETY: only called with the connection whose statement is running.
     unsafe { ffi::sqlite3_get_autocommit(db) == 0 }
+}
+
+/// Returns the schema cookie that the connection sees, if SQLite can read it. (A `Connection::from_handle` of the oldest rusqlite
+/// would remove the connection's hooks and its authorizer when it is dropped.)
+///
+/// # Safety
+/// The connection is in use by this thread.
+unsafe fn schema_cookie(db: *mut sqlite3) -> Option<u32> {
+    let mut statement = ptr::null_mut();
+    // SAFETY: as the caller promises. The statement is NULL, which is no error for these functions, or it is finalized.
+    unsafe {
+        let sql = c"PRAGMA main.schema_version";
+        ffi::sqlite3_prepare_v2(db, sql.as_ptr(), -1, &raw mut statement, ptr::null_mut());
+        let has_row = ffi::sqlite3_step(statement) == ffi::SQLITE_ROW;
+        let cookie = has_row.then(|| ffi::sqlite3_column_int(statement, 0).cast_unsigned());
+        ffi::sqlite3_finalize(statement);
+        cookie
+    }
 }
 
 /// Returns whether the open transaction violates foreign keys that are checked when it is committed.

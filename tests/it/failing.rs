@@ -100,6 +100,24 @@ fn child() {
                 assert_eq!(result.is_err(), fails);
             }
         }
+        "has passing threads with the name of one that has failed and runs" => {
+            let [fails, ends] = [(); 2].map(|()| Rendezvous::of(2));
+            let meet = |place: &Rendezvous| assert!(place.meet(Duration::from_secs(60)));
+            let worker = || thread::Builder::new().name("worker".to_owned());
+            thread::scope(|scope| {
+                let failing = || {
+                    let panic = catch_unwind(AssertUnwindSafe(|| ends_in_a_transaction(&bank())));
+                    meet(&fails);
+                    meet(&ends);
+                    assert!(panic.is_err());
+                };
+                let failing = worker().spawn_scoped(scope, failing).unwrap();
+                meet(&fails);
+                (0..2).for_each(|_| worker().spawn_scoped(scope, || drop(bank())).unwrap().join().unwrap());
+                meet(&ends);
+                failing.join().unwrap();
+            });
+        }
         "has a thread without a name" => thread::spawn(move || drop(bank())).join().unwrap(),
         "fails in a transaction of rusqlite" => {
             let bank = bank();
@@ -137,6 +155,28 @@ fn child() {
             let writer = thread::scope(|scope| scope.spawn(|| bank.begin(Immediate).unwrap()).join().unwrap());
             deposit(&writer, 7);
             let _keeps_the_slot = Box::leak(Box::new(writer));
+            panic!("the test's own failure");
+        }
+        "is refused by a unit of work of its own" => {
+            let bank = bank();
+            bank.set_lock_timeout(Duration::ZERO);
+            let _holder = bank.begin(Immediate).unwrap();
+            drop(bank.begin(Immediate).unwrap());
+        }
+        "is refused by a connection of its own" => {
+            let bank = bank();
+            bank.set_lock_timeout(Duration::ZERO);
+            let [holder, refused] = [(); 2].map(|()| bank.connect().unwrap());
+            holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let _drops_the_holder_first = (refused.execute_batch("BEGIN IMMEDIATE").unwrap(), holder);
+        }
+        "was refused, and then got the slot" => {
+            let bank = bank();
+            bank.set_lock_timeout(Duration::ZERO);
+            let holder = bank.begin(Immediate).unwrap();
+            bank.begin(Immediate).unwrap_err();
+            drop(holder);
+            drop(bank.begin(Immediate).unwrap());
             panic!("the test's own failure");
         }
         "fails when only a connection is left" => {
@@ -884,6 +924,8 @@ fn a_test_that_survives_all_panics_leaves_nothing() {
 #[test]
 fn a_thread_removes_nothing_of_another_one_with_its_name() {
     assert_eq!(Run::of("has two threads of the same name").passes(true).kept(), ["worker"]);
+    let role = "has passing threads with the name of one that has failed and runs";
+    assert_eq!(Run::of(role).passes(true).kept(), ["worker"]);
 }
 
 #[test]
@@ -891,6 +933,18 @@ fn who_holds_the_writer_slot_is_printed() {
     let run = Run::of("fails while another thread writes").passes(false);
     run.assert_printed("  the writer slot is held by an unnamed thread (ThreadId(");
     run.assert_printed("in the unit of work begun at tests/it/failing.rs:");
+    for (role, holder) in [
+        ("is refused by a unit of work of its own", "in the unit of work begun at tests/it/failing.rs:"),
+        ("is refused by a connection of its own", "in the connection opened at tests/it/failing.rs:"),
+    ] {
+        let run = Run::of(role).passes(false);
+        let printed = run.printed();
+        let lines: Vec<&str> = printed.lines().filter(|line| line.contains("  the writer slot ")).collect();
+        assert!(!lines.is_empty() && lines.iter().all(|line| line.contains(holder)), "{printed}");
+        assert!(lines.last().unwrap().ends_with(" ago, when this thread was refused it"), "{printed}");
+    }
+    let printed = Run::of("was refused, and then got the slot").passes(false).printed();
+    assert!(!printed.contains("the writer slot "), "{printed}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{env, thread};
 
 use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
 use rusqlite_fixtures::rusqlite::{self, Connection, ffi};
-use rusqlite_fixtures::{Engine, Template};
+use rusqlite_fixtures::{BoxError, Engine, Template};
 
 const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE other (a)";
 
@@ -22,7 +22,12 @@ fn insert(connection: &Connection, name: &str) {
 /// Returns what strict mode finds when the last handle is dropped.
 fn found(engine: Engine) -> String {
     let panic = catch_unwind(AssertUnwindSafe(|| drop(engine)));
-    panic.err().map_or(String::new(), |panic| *panic.downcast::<String>().unwrap())
+    panic.err().map_or(String::new(), |panic| {
+        let message = panic.downcast::<String>().unwrap();
+        let end =
+            "\n(If the test returns an error, this panic replaces it. RUSQLITE_FIXTURES_STRICT=off shows the error.)";
+        message.strip_suffix(end).unwrap().to_owned()
+    })
 }
 
 fn strict() -> Engine {
@@ -185,6 +190,50 @@ fn a_wait_for_the_slot_does_not_count() {
 
 const PARENT_AND_CHILD: &str = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
     CREATE TABLE child (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED)";
+
+/// How long a busy handler of the code's own has waited is not known.
+#[test]
+fn a_wait_in_a_busy_handler_of_the_code_is_not_taken_for_holding_the_slot() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    let shop = LENIENT.new_engine().unwrap();
+    shop.strict_slot_limit(LIMIT);
+    let recording = shop.record();
+    let waits = |begin: &str| {
+        let holder = shop.connect().unwrap();
+        holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let mut connection = shop.connect().unwrap();
+        let wait = |_| {
+            thread::sleep(LIMIT * 2);
+            true
+        };
+        connection.busy_handler(Some(wait)).unwrap();
+        connection.execute_batch(begin).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                thread::sleep(LIMIT + Duration::from_millis(100));
+                holder.execute_batch("ROLLBACK").unwrap();
+            });
+            insert(&connection, "tea");
+        });
+        connection.execute_batch("ROLLBACK").unwrap();
+    };
+    waits("BEGIN");
+    let statements = recording.stop();
+    let insert = statements.writes().iter().next().cloned().unwrap();
+    assert!(insert.duration().unwrap() > LIMIT && insert.waited() < LIMIT, "{insert}");
+    let found = found(shop);
+    assert!(found.lines().count() == 2 && found.contains("held the writer slot for "), "only the holder: {found}");
+}
+
+/// SQLite says that such a statement writes.
+#[test]
+fn a_transaction_without_a_change_is_not_found() {
+    let shop = strict();
+    let work = shop.begin(Immediate).unwrap();
+    work.execute_batch("CREATE TABLE IF NOT EXISTS item (a); DROP TABLE IF EXISTS missing").unwrap();
+    drop(work);
+    assert_eq!(found(shop), "");
+}
 
 /// Of an engine in a file, only a recording shows that.
 #[test]
@@ -453,7 +502,15 @@ fn child() {
             panic!("its own reason");
         }
         Ok("fails when many engines are gone") => {
-            (0..7).for_each(|_| insert(&shop().unit_of_work().unwrap(), "tea"));
+            let works: [fn(); 6] = [
+                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
+                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
+                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
+                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
+                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
+                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
+            ];
+            works.iter().cycle().take(13).for_each(|work| work());
             panic!("its own reason");
         }
         Ok("leaves a statement") => {
@@ -476,6 +533,47 @@ fn child() {
         }
         _ => {}
     }
+}
+
+/// Does nothing in an ordinary run of the tests.
+#[test]
+fn child_with_a_result() -> Result<(), BoxError> {
+    let is_of_sql = match env::var(ROLE).as_deref() {
+        Ok("returns an error of SQL") => true,
+        Ok("returns an error of its own") => false,
+        _ => return Ok(()),
+    };
+    let shop = strict();
+    let work = shop.unit_of_work()?;
+    work.execute("INSERT INTO item VALUES (1, 'tea')", [])?;
+    if is_of_sql {
+        work.execute("INSERT INTO item VALUES (1, 'milk')", [])?;
+    }
+    Err("the test's own error".into())
+}
+
+/// A drop does not know whether its test returns an error.
+#[test]
+fn the_error_of_a_test_is_shown_if_it_is_sqlite_s_and_else_the_panic_says_how_to_show_it() {
+    let printed = |role: &str, mode: &str| {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", "strict::child_with_a_result"]).env(ROLE, role);
+        let folder = tempfile::tempdir().unwrap();
+        command.env("RUSQLITE_FIXTURES_STRICT", mode).env("RUSQLITE_FIXTURES_DIR", folder.path());
+        let output = command.output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shown = printed("returns an error of SQL", "fail");
+    assert!(shown.contains("UNIQUE constraint failed: item.id") && !shown.contains("strict mode, engine"), "{shown}");
+    assert!(shown.contains("rusqlite-fixtures: strict: engine ") && shown.contains("1 inserted row"), "{shown}");
+    let replaced = printed("returns an error of its own", "");
+    let end = "call commit or rollback\n(If the test returns an error, this panic replaces it. \
+               RUSQLITE_FIXTURES_STRICT=off shows the error.)\n";
+    assert!(replaced.contains("strict mode, engine ") && replaced.contains(end), "{replaced}");
+    assert!(!replaced.contains("the test's own error"), "{replaced}");
+    let shown = printed("returns an error of its own", "off");
+    assert!(shown.contains("the test's own error") && !shown.contains("strict mode"), "{shown}");
 }
 
 /// Returns whether a process with this role succeeds, and the lines that this crate prints.
@@ -512,7 +610,7 @@ fn findings_in_doubt_are_printed() {
     assert!(lines[0].contains(": the connection opened at tests/it/strict.rs:"), "{lines:?}");
     assert!(
         lines[0].ends_with(
-            "has written several times in a row outside of a transaction, each time with a commit of its own: `INSERT INTO item (name) \
+            " wrote twice in a row outside of a transaction, each time with a commit of its own: `INSERT INTO item (name) \
              VALUES ('milk')`, `INSERT INTO item (name) VALUES ('coffee')`"
         ),
         "{lines:?}"
@@ -521,8 +619,8 @@ fn findings_in_doubt_are_printed() {
     assert!(succeeds && lines.len() == 1, "{lines:?}");
     assert!(
         lines[0].ends_with(
-            "has read `item` and then written to it, outside of a transaction, so another connection can change it between the two statements: `SELECT count(*) \
-             FROM item`, `INSERT INTO item (id) VALUES (1)`"
+            " read `item` and then wrote to it outside of a transaction, so another connection could change it in between: `SELECT \
+             count(*) FROM item`, `INSERT INTO item (id) VALUES (1)`"
         ),
         "{lines:?}"
     );
@@ -586,6 +684,15 @@ fn a_failing_test_shows_what_was_dropped() {
         "{stdout}"
     );
     let stdout = stdout_of("fails when many engines are gone");
-    assert_eq!(stdout.matches("no longer exists").count(), 5, "{stdout}");
+    let places: Vec<&str> = stdout
+        .lines()
+        .filter(|line| line.contains("no longer exists"))
+        .map(|line| &line[..line.find(" was ").unwrap()])
+        .collect();
+    let number = |place: &&str| place.rsplit(':').nth(1).unwrap().parse::<u32>().unwrap();
+    let lines: Vec<u32> = places.iter().map(number).collect();
+    // The newest five of the six places, the last one of which is the first.
+    assert_eq!((lines.len(), lines[4] + 5), (5, lines[3]), "{stdout}");
+    assert!(lines[..4].windows(2).all(|pair| pair[0] + 1 == pair[1]), "{stdout}");
     assert!(!stdout_of("drops").contains("no longer exists"), "a test that passes");
 }

@@ -1,6 +1,8 @@
 //! Engines of a template are reused with their connections, and nothing of one test reaches the next.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -171,6 +173,38 @@ fn an_engine_that_is_still_connected_is_not_reused() {
     assert_eq!(number(&next, "SELECT count(*) FROM account"), 2);
     drop(late);
     assert_eq!(number(&next, "SELECT count(*) FROM account"), 2);
+}
+
+/// The question whether a dropped transaction has changed something leaves the authorizer that watches for changes.
+#[test]
+fn a_connection_is_watched_after_a_transaction_without_a_change_was_dropped() {
+    static TEMPLATE: Template = Template::sql(SCHEMA).key("warm-watched");
+    let view = || view_of(&TEMPLATE.unit_of_work().unwrap());
+    let expected = view();
+    for sql in ["PRAGMA temp.cache_size = 5", "ANALYZE", "CREATE UNIQUE INDEX not_unique ON entry (amount)"] {
+        let engine = TEMPLATE.new_engine().unwrap();
+        drop(engine.begin(rusqlite::TransactionBehavior::Immediate).unwrap());
+        let work = engine.unit_of_work().unwrap();
+        drop(work.execute_batch(sql));
+        drop((work, engine));
+        assert_eq!(view(), expected, "{sql}");
+    }
+}
+
+/// A hook of the code is called when its transaction is dropped.
+#[test]
+fn a_rollback_hook_is_called_if_a_transaction_without_a_change_is_dropped() {
+    let engine = Engine::new();
+    let mut connection = engine.pooled_connection().unwrap();
+    let called = Arc::new(AtomicBool::new(false));
+    let set = {
+        let called = called.clone();
+        move || called.store(true, Ordering::Relaxed)
+    };
+    let _ = connection.rollback_hook(Some(set));
+    connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    drop(connection);
+    assert!(called.load(Ordering::Relaxed));
 }
 
 /// `on_connect` may remove the authorizer that watches for changes of the schema.
