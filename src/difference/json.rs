@@ -1,6 +1,7 @@
 //! Changes as JSON.
 
 use rusqlite::types::Value;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, json};
 
 use super::changes::{Changes, Row, SchemaChange, SettingChange, TableChanges, Update};
@@ -9,20 +10,39 @@ impl Changes {
     /// Returns the changes as JSON (with the feature `json`), for example
     /// `{"schema":[],"settings":[],"tables":[{"deleted":[],"inserted":[{"balance":30,"id":4}],"table":"account","updated":[]}]}`.
     /// Compare it as JSON, not as text: keys are in alphabetical order, but not if another crate turns on the feature
-    /// `preserve_order` of serde_json.
+    /// `preserve_order` of serde_json. For other formats, the changes implement `Serialize` of serde, in the same form.
     ///
     /// An updated row has `key`, `before` and `after`; a change of the schema `kind`, `name`, `before` and `after`; one of
     /// `user_version` or `application_id` `pragma`, `before` and `after`. NULL is `null`. A blob is
     /// `{"blob":"00ff"}`, by hexadecimal digits. An infinite number, which JSON does not have, is `{"real":"inf"}` or
     /// `{"real":"-inf"}`.
     pub fn to_json(&self) -> String {
-        json!({
-            "schema": self.schema().iter().map(schema).collect::<Vec<_>>(),
-            "settings": self.settings().iter().map(setting).collect::<Vec<_>>(),
-            "tables": self.tables().iter().map(table).collect::<Vec<_>>(),
-        })
-        .to_string()
+        changes(self).to_string()
     }
+}
+
+/// Has each of these types serialized as the JSON that its function returns.
+macro_rules! serialize {
+    ($($type:ty: $json:ident),*) => {
+        $(
+            /// With the feature `json`, in the form of [`Changes::to_json`].
+            impl Serialize for $type {
+                fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                    $json(self).serialize(serializer)
+                }
+            }
+        )*
+    };
+}
+
+serialize!(Changes: changes, SchemaChange: schema, SettingChange: setting, TableChanges: table, Update: update, Row: row);
+
+fn changes(changes: &Changes) -> serde_json::Value {
+    json!({
+        "schema": changes.schema().iter().map(schema).collect::<Vec<_>>(),
+        "settings": changes.settings().iter().map(setting).collect::<Vec<_>>(),
+        "tables": changes.tables().iter().map(table).collect::<Vec<_>>(),
+    })
 }
 
 fn schema(change: &SchemaChange) -> serde_json::Value {

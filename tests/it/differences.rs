@@ -1,6 +1,6 @@
 //! Differences between snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use proptest::prelude::*;
@@ -589,55 +589,69 @@ fn the_end_of_a_long_value_is_compared() {
     assert_eq!((updated.len(), updated[0].key.get("id")), (1, Some(&Value::Integer(2))));
 }
 
-/// A table `t` whose rows are written by `id`, `a` and `b`.
-#[derive(Clone, Copy, Debug)]
+/// The definition of the tables `t` and `u`, whose rows are written by `id`, `a` and `b`.
+#[derive(Clone, Debug)]
 struct Schema {
-    sql: &'static str,
+    definition: String,
+    is_strict: bool,
+    indexes: &'static str,
     /// All columns, and the rowid if that is the key.
-    columns: &'static [&'static str],
-    key: &'static [&'static str],
+    columns: Vec<&'static str>,
+    key: Vec<&'static str>,
     /// Whether `a` is written when a row is inserted.
     inserts_a: bool,
     /// Whether `a` is written when a row is updated.
     updates_a: bool,
 }
 
-const ID_A_B: Schema = Schema { sql: "", columns: &["id", "a", "b"], key: &["id"], inserts_a: true, updates_a: true };
+fn schema() -> impl Strategy<Value = Schema> {
+    const TYPES: [&str; 7] = ["", "INTEGER", "REAL", "TEXT", "TEXT COLLATE NOCASE", "NUMERIC", "BLOB"];
+    const INDEXES: [&str; 3] =
+        ["", "; CREATE INDEX i ON t (a)", "; CREATE INDEX i ON t (a); CREATE INDEX j ON t (b, a)"];
+    let types = prop::array::uniform3(prop::sample::select(&TYPES[..]));
+    let generated = (prop::sample::select(&["", ", a AS (b || 'x')", ", a AS (b || 'x') STORED"][..]), 0..3usize);
+    let parts = (0..7usize, types, generated, any::<bool>(), prop::sample::select(&INDEXES[..]));
+    parts.prop_map(|(kind, types, (generated_a, c), is_strict, indexes)| {
+        let [id, a, b] = if is_strict { ["ANY"; 3] } else { types };
+        let is_a_key = kind > 4;
+        let is_generated = !is_a_key && !is_strict && !generated_a.is_empty();
+        let a = if is_generated { generated_a.to_owned() } else { format!(", a {a}") };
+        let c = ["", ", c TEXT AS (quote(b)) STORED", ", c TEXT AS (typeof(b))"][c];
+        let (columns, options) = match kind {
+            0 => (format!("id INTEGER PRIMARY KEY{a}, b {b}{c}"), ""),
+            1 => (format!("id INTEGER PRIMARY KEY AUTOINCREMENT{a}, b {b}{c}"), ""),
+            2 => (format!("id {id}{a}, b {b}{c}"), ""),
+            3 => (format!("id {id} PRIMARY KEY{a}, b {b}{c}"), ""),
+            4 => (format!("id {id} PRIMARY KEY{a}, b {b}{c}"), "WITHOUT ROWID"),
+            5 => (format!("id {id}{a}, b {b}{c}, PRIMARY KEY (id, a)"), ""),
+            _ => (format!("id {id}{a}, b {b}{c}, PRIMARY KEY (a, id)"), "WITHOUT ROWID"),
+        };
+        let options = [options, if is_strict { "STRICT" } else { "" }].into_iter().filter(|option| !option.is_empty());
+        let (rowid, c) = ((kind == 2).then_some("rowid"), (!c.is_empty()).then_some("c"));
+        Schema {
+            definition: format!("({columns}) {}", options.collect::<Vec<_>>().join(", ")),
+            is_strict,
+            indexes,
+            columns: rowid.into_iter().chain(["id", "a", "b"]).chain(c).collect(),
+            key: match kind {
+                2 => vec!["rowid"],
+                5 => vec!["id", "a"],
+                6 => vec!["a", "id"],
+                _ => vec!["id"],
+            },
+            inserts_a: !is_generated,
+            updates_a: !is_generated && !is_a_key,
+        }
+    })
+}
 
-const SCHEMAS: [Schema; 9] = [
-    Schema { sql: "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b)", ..ID_A_B },
-    Schema { sql: "CREATE TABLE t (id, a, b)", columns: &["rowid", "id", "a", "b"], key: &["rowid"], ..ID_A_B },
-    Schema { sql: "CREATE TABLE t (id PRIMARY KEY, a, b) WITHOUT ROWID", ..ID_A_B },
-    Schema { sql: "CREATE TABLE t (id PRIMARY KEY, a, b)", ..ID_A_B },
-    Schema {
-        sql: "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b); CREATE INDEX i ON t (a); CREATE INDEX j ON t (b, a)",
-        ..ID_A_B
-    },
-    Schema {
-        sql: "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, a AS (b || 'x') STORED, b)",
-        inserts_a: false,
-        updates_a: false,
-        ..ID_A_B
-    },
-    Schema {
-        sql: "CREATE TABLE t (a, id, b, PRIMARY KEY (id, a))",
-        columns: &["a", "id", "b"],
-        key: &["id", "a"],
-        updates_a: false,
-        ..ID_A_B
-    },
-    Schema {
-        sql: "CREATE TABLE t (id, a, b, c AS (typeof(b)), PRIMARY KEY (a, id)) WITHOUT ROWID",
-        columns: &["id", "a", "b", "c"],
-        key: &["a", "id"],
-        updates_a: false,
-        ..ID_A_B
-    },
-    Schema {
-        sql: "CREATE TABLE t (id REAL PRIMARY KEY, a TEXT, b NUMERIC, c AS (quote(b)) STORED)",
-        columns: &["id", "a", "b", "c"],
-        ..ID_A_B
-    },
+/// The type and the default of a column that is added, and the value that it has in the rows that exist.
+const ADDED: [(&str, &str, &str); 5] = [
+    ("", "", "null NULL"),
+    ("", "7", "integer 7"),
+    ("TEXT", "7", "text '7'"),
+    ("REAL", "7", "real 4619567317775286272"),
+    ("BLOB", "'x'", "text 'x'"),
 ];
 
 /// What is written to a row.
@@ -705,6 +719,19 @@ enum Change {
     Index,
     DropIndex,
     Other(Content),
+    AddColumn(usize),
+    WriteColumn {
+        from: i64,
+        count: i64,
+    },
+    RenameColumn,
+    DropColumn,
+    /// Writes to a virtual table.
+    Note {
+        from: i64,
+        count: i64,
+    },
+    Version(i64),
 }
 
 fn page_size() -> impl Strategy<Value = usize> {
@@ -717,13 +744,42 @@ fn change() -> impl Strategy<Value = Change> {
         4 => (from.clone(), count.clone(), content()).prop_map(|(from, count, content)| Change::Insert { from, count, content }),
         3 => (from.clone(), count.clone(), content()).prop_map(|(from, count, content)| Change::Update { from, count, content }),
         2 => (from.clone(), count.clone()).prop_map(|(from, count)| Change::Delete { from, count }),
-        2 => (from, count).prop_map(|(from, count)| Change::Move { from, count }),
+        2 => (from.clone(), count.clone()).prop_map(|(from, count)| Change::Move { from, count }),
         1 => Just(Change::Vacuum),
         1 => page_size().prop_map(Change::Rebuild),
         1 => Just(Change::Index),
         1 => Just(Change::DropIndex),
         1 => content().prop_map(Change::Other),
+        1 => (from, count).prop_map(|(from, count)| Change::Note { from, count }),
+        1 => (0..3i64).prop_map(Change::Version),
     ]
+}
+
+/// A change of the columns of `t`, or of its rows.
+fn alteration() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        2 => content().prop_map(|content| Change::Insert { from: 0, count: 30, content }),
+        2 => (0..ADDED.len()).prop_map(Change::AddColumn),
+        2 => (0..30i64).prop_map(|from| Change::WriteColumn { from, count: 5 }),
+        1 => Just(Change::RenameColumn),
+        1 => Just(Change::DropColumn),
+    ]
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    prop_oneof![2 => prop::collection::vec(change(), 0..6), 1 => prop::collection::vec(alteration(), 1..7)]
+}
+
+/// Returns the columns that `t` has besides those of its definition, each with its index in `ADDED`.
+fn added(connection: &Connection) -> Vec<(String, usize)> {
+    let sql = "SELECT name, type, dflt_value FROM pragma_table_info('t') WHERE name IN ('extra', 'renamed')";
+    let mut statement = connection.prepare(sql).unwrap();
+    let column = |row: &rusqlite::Row<'_>| {
+        let (kind, default) = (row.get::<_, String>(1)?, row.get::<_, Option<String>>(2)?.unwrap_or_default());
+        let added = ADDED.iter().position(|(its, value, _)| *value == default && (kind == "ANY" || *its == kind));
+        Ok((row.get(0)?, added.unwrap()))
+    };
+    statement.query_map([], column).unwrap().map(Result::unwrap).collect()
 }
 
 /// `u` is a table of the same definition as `t`.
@@ -734,6 +790,8 @@ fn apply(connection: &Connection, schema: &Schema, changes: &[Change]) {
     let (written, a) = if schema.inserts_a { ("id, b, a", format!(", {A}")) } else { ("id, b", String::new()) };
     let old = if schema.updates_a { "a = b, " } else { "" };
     for change in changes {
+        let added = added(connection);
+        let added: Vec<&str> = added.iter().map(|(name, _)| &**name).collect();
         let sql = match change {
             Change::Insert { from, count, content } => format!(
                 "WITH RECURSIVE n (i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {})
@@ -762,6 +820,25 @@ fn apply(connection: &Connection, schema: &Schema, changes: &[Change]) {
                  INSERT INTO other SELECT {} FROM n",
                 content.sql()
             ),
+            Change::AddColumn(index) if !added.contains(&"extra") => {
+                let (kind, default, _) = ADDED[*index];
+                let kind = if schema.is_strict { "ANY" } else { kind };
+                let default = if default.is_empty() { String::new() } else { format!("DEFAULT {default}") };
+                format!("ALTER TABLE t ADD COLUMN extra {kind} {default}")
+            }
+            Change::WriteColumn { from, count } if !added.is_empty() => {
+                format!("UPDATE t SET {} = id || 'e' WHERE {}", added[0], range(from, count))
+            }
+            Change::RenameColumn if added == ["extra"] => "ALTER TABLE t RENAME COLUMN extra TO renamed".to_owned(),
+            Change::DropColumn if !added.is_empty() => format!("ALTER TABLE t DROP COLUMN {}", added[0]),
+            Change::AddColumn(_) | Change::WriteColumn { .. } | Change::RenameColumn | Change::DropColumn => continue,
+            Change::Note { from, count } => format!(
+                "DELETE FROM f WHERE rowid = {from} + 1;
+                 WITH RECURSIVE n (i) AS (SELECT {from} UNION ALL SELECT i + 2 FROM n WHERE i < {})
+                 INSERT OR REPLACE INTO f (rowid, words) SELECT i, 'note ' || (i + {count}) FROM n",
+                from + count
+            ),
+            Change::Version(number) => format!("PRAGMA user_version = {number}"),
         };
         connection.execute_batch(&sql).unwrap();
     }
@@ -770,30 +847,65 @@ fn apply(connection: &Connection, schema: &Schema, changes: &[Change]) {
 /// Columns with their values, each as `quoted` writes it.
 type Quoted = Vec<String>;
 
-/// Returns the rows of the two tables with their keys, by SQL and in the order of the keys.
-fn rows(snapshot: &Snapshot, schema: &Schema) -> [Vec<(Quoted, Quoted)>; 2] {
-    let engine = snapshot.new_engine();
-    let connection = engine.connect().unwrap();
-    // SQLite's `quote` does not show the sign of a zero.
-    connection
-        .create_scalar_function("bits", 1, FunctionFlags::SQLITE_UTF8, |context| {
-            Ok(context.get::<f64>(0)?.to_bits().cast_signed())
-        })
-        .unwrap();
+/// What SQL says of a snapshot.
+struct Seen {
+    /// The rows of each table with their keys, in the order of these.
+    rows: BTreeMap<&'static str, Vec<(Quoted, Quoted)>>,
+    /// The columns that were added to `t`, with the value of the rows before.
+    added: Vec<String>,
+    schema: BTreeMap<(String, String), String>,
+    version: i64,
+}
+
+impl Seen {
+    fn of(snapshot: &Snapshot, schema: &Schema) -> Seen {
+        let engine = snapshot.new_engine();
+        let connection = engine.connect().unwrap();
+        // SQLite's `quote` does not show the sign of a zero.
+        connection
+            .create_scalar_function("bits", 1, FunctionFlags::SQLITE_UTF8, |context| {
+                Ok(context.get::<f64>(0)?.to_bits().cast_signed())
+            })
+            .unwrap();
+        let added = added(&connection);
+        let columns_of_t: Vec<&str> =
+            schema.columns.iter().copied().chain(added.iter().map(|(name, _)| &**name)).collect();
+        let tables: [(&'static str, &[&str], &[&str]); 4] = [
+            ("t", &schema.key, &columns_of_t),
+            ("u", &schema.key, &schema.columns),
+            ("other", &["rowid"], &["rowid", "a"]),
+            ("f_content", &["id"], &["id", "c0"]),
+        ];
+        let objects = "SELECT type, name, coalesce(sql, '') FROM sqlite_schema WHERE name NOT LIKE 'sqlite%'";
+        let object = |row: &rusqlite::Row<'_>| Ok(((row.get(0)?, row.get(1)?), row.get(2)?));
+        let objects = connection.prepare(objects).unwrap().query_map([], object).unwrap().map(Result::unwrap).collect();
+        Seen {
+            rows: tables.map(|(table, key, columns)| (table, rows(&connection, table, key, columns))).into(),
+            added: added.iter().map(|(name, index)| format!("{name} {}", ADDED[*index].2)).collect(),
+            schema: objects,
+            version: connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap(),
+        }
+    }
+}
+
+/// Returns the rows of a table with their keys, by SQL and in the order of the keys.
+fn rows(connection: &Connection, table: &str, key: &[&str], columns: &[&str]) -> Vec<(Quoted, Quoted)> {
     let quoted = |name: &&str| {
         format!("'{name} ' || typeof({name}) || ' ' || iif(typeof({name}) = 'real', bits({name}), quote({name}))")
     };
-    let columns: Vec<String> = schema.key.iter().chain(schema.columns).map(quoted).collect();
-    ["t", "u"].map(|table| {
-        let sql = format!("SELECT {} FROM {table} ORDER BY {}", columns.join(", "), schema.key.join(", "));
-        let mut statement = connection.prepare(&sql).unwrap();
-        let row = |row: &rusqlite::Row<'_>| {
-            let mut key = (0..columns.len()).map(|column| row.get(column)).collect::<rusqlite::Result<Quoted>>()?;
-            let row = key.split_off(schema.key.len());
-            Ok((key, row))
-        };
-        statement.query_map([], row).unwrap().collect::<rusqlite::Result<_>>().unwrap()
-    })
+    let selected: Vec<String> = key.iter().chain(columns).map(quoted).collect();
+    let order: Vec<String> = key.iter().map(|name| format!("{name} COLLATE BINARY")).collect();
+    let sql = format!("SELECT {} FROM {table} ORDER BY {}", selected.join(", "), order.join(", "));
+    let Ok(mut statement) = connection.prepare(&sql) else {
+        assert_eq!(table, "other", "{sql}");
+        return Vec::new();
+    };
+    let row = |row: &rusqlite::Row<'_>| {
+        let mut its_key = (0..selected.len()).map(|column| row.get(column)).collect::<rusqlite::Result<Quoted>>()?;
+        let row = its_key.split_off(key.len());
+        Ok((its_key, row))
+    };
+    statement.query_map([], row).unwrap().collect::<rusqlite::Result<_>>().unwrap()
 }
 
 fn quoted(row: &Row) -> Quoted {
@@ -821,15 +933,22 @@ struct Expected {
 }
 
 impl Expected {
-    fn between(before: &[(Quoted, Quoted)], after: &[(Quoted, Quoted)]) -> Expected {
+    /// `added` are columns with the values that make no change.
+    fn between(before: &[(Quoted, Quoted)], after: &[(Quoted, Quoted)], added: &[String]) -> Expected {
         let by_key = |rows: &[(Quoted, Quoted)]| rows.iter().cloned().collect::<BTreeMap<Quoted, Quoted>>();
         let (old, new) = (by_key(before), by_key(after));
         assert_eq!((old.len(), new.len()), (before.len(), after.len()), "keys are unique");
         let missing = |rows: &[(Quoted, Quoted)], others: &BTreeMap<Quoted, Quoted>| {
             rows.iter().filter(|(key, _)| !others.contains_key(key)).map(|(_, row)| row.clone()).collect()
         };
+        let name = |column: &String| column.split(' ').next().unwrap().to_owned();
+        let is_same = |before: &Quoted, column: &String| match before.iter().find(|old| name(old) == name(column)) {
+            Some(old) => old == column,
+            None => added.contains(column),
+        };
         let updated = after.iter().filter_map(|(key, row)| {
-            old.get(key).filter(|before| *before != row).map(|before| [key.clone(), before.clone(), row.clone()])
+            let before = old.get(key).filter(|before| !row.iter().all(|column| is_same(before, column)))?;
+            Some([key.clone(), before.clone(), row.clone()])
         });
         Expected { inserted: missing(after, &old), updated: updated.collect(), deleted: missing(before, &new) }
     }
@@ -845,34 +964,47 @@ impl Expected {
 }
 
 proptest! {
-    /// The rows that differ by SQL are shown, in the order of their keys, and no others.
+    /// The rows that differ by SQL are shown, in the order of their keys, and no others; so are objects of the schema.
     #[test]
     fn the_changes_lead_from_one_snapshot_to_the_other(
-        schema in prop::sample::select(&SCHEMAS[..]),
+        schema in schema(),
         page_size in page_size(),
         encoding in prop::sample::select(&["UTF-8", "UTF-16le", "UTF-16be"][..]),
         auto_vacuum in 0..2,
-        before in prop::collection::vec(change(), 0..6),
-        after in prop::collection::vec(change(), 0..6),
+        before in changes(),
+        after in changes(),
     ) {
         let engine = Engine::new();
         let connection = engine.connect().unwrap();
-        let other = schema.sql.split(';').next().unwrap().replace("TABLE t", "TABLE u");
-        connection.execute_batch(&format!("PRAGMA encoding = '{encoding}'; PRAGMA page_size = {page_size}; PRAGMA auto_vacuum = {auto_vacuum}; {}; {other}", schema.sql)).unwrap();
+        let Schema { definition, indexes, .. } = &schema;
+        connection.execute_batch(&format!("PRAGMA encoding = '{encoding}'; PRAGMA page_size = {page_size};
+            PRAGMA auto_vacuum = {auto_vacuum}; CREATE TABLE t {definition}; CREATE TABLE u {definition}{indexes};
+            CREATE VIRTUAL TABLE f USING fts5(words)")).unwrap();
         apply(&connection, &schema, &before);
         let before = engine.snapshot();
         apply(&connection, &schema, &after);
         let after = engine.snapshot();
         let copy = Snapshot::from_bytes(after.to_bytes()).unwrap();
-        let [old, new] = [&before, &after].map(|snapshot| rows(snapshot, &schema));
+        let [old, new] = [&before, &after].map(|snapshot| Seen::of(snapshot, &schema));
         for (before, after, old, new) in
             [(&before, &after, &old, &new), (&after, &before, &new, &old), (&before, &copy, &old, &new)]
         {
             let changes = before.diff(after).unwrap();
-            for (place, table) in ["t", "u"].into_iter().enumerate() {
+            for (table, rows) in &old.rows {
                 let shown = changes.table(table).map(Expected::of).unwrap_or_default();
-                prop_assert_eq!(shown, Expected::between(&old[place], &new[place]), "{}", table);
+                prop_assert_eq!(shown, Expected::between(rows, &new.rows[table], &new.added), "{}", table);
             }
+            prop_assert!(changes.tables().iter().all(|table| old.rows.contains_key(&*table.table)));
+            let names: BTreeSet<_> = old.schema.keys().chain(new.schema.keys()).collect();
+            let sql = |seen: &Seen, object| seen.schema.get(object).cloned();
+            let differing: Vec<_> = names.into_iter().filter(|object| sql(old, object) != sql(new, object)).collect();
+            let shown = changes.schema().iter().map(|change| ((change.object.kind.clone(), change.object.name.clone()), &change.before, &change.after));
+            let expected = differing.into_iter().map(|object| (object.clone(), sql(old, object), sql(new, object)));
+            let shown: Vec<_> = shown.map(|(object, before, after)| (object, before.clone(), after.clone())).collect();
+            prop_assert_eq!(shown, expected.collect::<Vec<_>>());
+            let versions: Vec<(i64, i64)> = changes.settings().iter().map(|change| (change.before, change.after)).collect();
+            let expected: &[(i64, i64)] = &[(old.version, new.version)];
+            prop_assert_eq!(versions, if old.version == new.version { &[] } else { expected });
         }
     }
 }
@@ -885,7 +1017,10 @@ fn changes_are_json_too() {
     let before = engine.snapshot();
     run("UPDATE t SET a = x'00ff', b = 9e999 WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (3, '\"', -9e999);
          CREATE INDEX i ON t (a); PRAGMA user_version = 7");
-    let json: serde_json::Value = serde_json::from_str(&before.diff(&engine.snapshot()).unwrap().to_json()).unwrap();
+    let changes = before.diff(&engine.snapshot()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&changes.to_json()).unwrap();
+    assert_eq!(serde_json::to_value(&changes).unwrap(), json);
+    assert_eq!(serde_json::to_value(&changes.tables()[0].updated[0]).unwrap(), json["tables"][0]["updated"][0]);
     assert_eq!(
         json,
         serde_json::json!({
