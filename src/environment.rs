@@ -144,7 +144,7 @@ impl Keep {
     }
 
     /// Returns the size, in bytes, up to which databases are kept.
-    pub(crate) fn up_to(self) -> usize {
+    pub(crate) fn max_size(self) -> usize {
         if self == Keep::Always { usize::MAX } else { 100_000_000 }
     }
 

@@ -215,12 +215,6 @@ impl Error {
         Error::new(ErrorKind::Sqlite, message).caused_by(Source::Sqlite(cause))
     }
 
-    #[cfg(feature = "report")]
-    pub(crate) fn report_not_written(path: &Path, cause: io::Error) -> Error {
-        let message = format!("can't write the report `{}`: {cause}", path.display());
-        Error::new(ErrorKind::Io, message).caused_by(Source::Io(cause))
-    }
-
     pub(crate) fn not_kept(engine: &str, cause: &str) -> Error {
         Error::new(ErrorKind::Io, format!("can't keep {engine}: {cause}"))
     }

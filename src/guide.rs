@@ -42,7 +42,8 @@ pub mod statements {}
 
 #[doc = include_str!("../docs/failing-tests.md")]
 #[doc = concat!(
-    "# The report\n\n<img alt=\"The report of the test `money_moves`\" width=\"900\" src=\"data:image/png;base64,",
+    "# The report\n\nThe report of the first example, run with `RUSQLITE_FIXTURES_KEEP=always`, which records its statements:\n\n",
+    "<img alt=\"The report of the test `money_moves`\" width=\"900\" src=\"data:image/png;base64,",
     include_str!("../docs/report.png.base64"),
     "\">"
 )]

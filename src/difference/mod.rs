@@ -26,13 +26,13 @@ use crate::vfs::Setup;
 impl Snapshot {
     /// Returns what has changed from this snapshot to another one: rows, the schema, `user_version` and `application_id`.
     ///
-    /// A dropped column changes no row. A table or a column that was renamed is a dropped and an added one, so rows that have a
-    /// value in the column are updated.
+    /// A dropped column changes no row. A renamed table or column counts as dropped and added, so rows with a value in the column
+    /// are updated.
     ///
-    /// The time depends on what has changed, not on the size, because snapshots share the pages that have not. It depends on
-    /// the size of a table if that is WITHOUT ROWID, if its definition has changed, or if a part of a row of more than a page
-    /// was overwritten; and on the size of the database if the page size, the text encoding or the pages of tables have
-    /// changed (`VACUUM`), or if the snapshots have nothing to do with each other.
+    /// The time depends on what has changed, not on the size of the database, because snapshots share unchanged pages. It depends
+    /// on the size of a table if the table is WITHOUT ROWID, if its definition has changed, or if a part of a row larger than a
+    /// page was overwritten. It depends on the size of the database if the page size or the text encoding has changed, if tables
+    /// have moved to other pages (`VACUUM`), or if the snapshots share no pages.
     ///
     /// ```
     /// # use rusqlite_fixtures::{Result, Template};

@@ -72,20 +72,20 @@ impl Inner {
     /// Keeps the database, because a panic drops a handle to it. Other handles may still use the engine.
     #[cold]
     pub(super) fn keep_because_of_panic(&self) {
-        if self.creation.whose != Whose::Crate && failure::is_kept() {
+        if self.creation.whose != Whose::Crate && failure::keeps_on_drop() {
             self.keep();
         }
     }
 
     /// Keeps the database if that is asked for whenever an engine is dropped; otherwise notes that the test goes on.
-    pub(super) fn keep_or_go_on(&self) {
+    pub(super) fn keep_or_continue(&self) {
         if thread::panicking() || self.creation.whose != Whose::Test {
             return; // a handle has kept it, if there is something to keep
         }
-        if failure::is_kept() {
+        if failure::keeps_on_drop() {
             self.keep();
         } else {
-            self.go_on();
+            self.note_continues();
         }
         panics::forget();
     }
@@ -99,9 +99,9 @@ impl Inner {
 
     /// Notes that the test goes on. (The engine may be a shared one, which is not dropped.)
     #[cold]
-    pub(super) fn go_on(&self) {
+    pub(super) fn note_continues(&self) {
         if self.creation.whose == Whose::Test {
-            failure::went_on(|| self.creation.creator.test());
+            failure::note_continues(|| self.creation.creator.test());
         }
     }
 
@@ -171,7 +171,7 @@ fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup:
         before,
         content: None,
         setup: setup.clone(),
-        recorded: recorder.kept(),
+        recorded: recorder.recorded(),
         recent: trace::recent_of(recorder, creation.statement),
         since: creation.statement,
         unwound: recorder.unwound(),
@@ -187,9 +187,9 @@ impl Engine {
     /// one. Engines of any size are kept, and files stay until they are removed by hand.
     ///
     /// Returns the folder. It is in `$RUSQLITE_FIXTURES_DIR/kept` if that environment variable is set, or else in
-    /// `target/rusqlite-fixtures/kept`, and there in a folder for the test program. It has the given name, with `.` in the
-    /// place of `::`. If the name has other characters than lowercase letters, digits, `_`, `-` and `::`, or more than 120
-    /// bytes, they are replaced, and a hash is added.
+    /// `target/rusqlite-fixtures/kept`, and there in a folder for the test program. A name of at most 120 bytes that has only
+    /// lowercase ASCII letters, digits, `_`, `-` and `::` is the folder's name, with `.` in the place of `::`. Any other name is
+    /// cut, its other characters become `_`, and a hash of the whole name is appended.
     ///
     /// A test that panics keeps its databases without this call. See the chapter
     /// [when a test fails](crate::guide::failing_tests).

@@ -51,7 +51,7 @@ use self::on_file::OnFile;
 pub use self::pooled_connection::PooledConnection;
 pub use self::registry::{MEMORY_ENGINES, MemoryEngines};
 pub use self::stand_in::StandIn;
-use self::strict::Strictness;
+use self::strict::StrictMode;
 pub use self::unit_of_work::UnitOfWork;
 pub use self::url::DatabaseUrl;
 use self::warm_pool::Warm;
@@ -63,7 +63,7 @@ use crate::difference::{Changes, compare};
 use crate::environment::Backend;
 use crate::error::{Error, NoConnection, Result};
 use crate::failure;
-use crate::statements::{Kept, Log, Recorder};
+use crate::statements::{Log, Recorded, Recorder};
 use crate::vfs::{self, Mount, Name, Session, Setup};
 
 /// A SQLite database in memory, which any number of threads and connections share.
@@ -109,7 +109,7 @@ struct Inner {
     /// The recording of everything, which is checked at the end.
     watch: OnceLock<Watch>,
     creation: Creation,
-    strictness: OnceLock<Strictness>,
+    strict_mode: OnceLock<StrictMode>,
     /// Whether the store returns to the template when the last handle is dropped. The store of a shared engine or a
     /// fork does not.
     returns_store: bool,
@@ -146,7 +146,7 @@ struct Watch {
 
 /// Checks what was recorded on an engine of this name. The engine that it gets is a copy. Returns a message if the test has to
 /// fail.
-type Check = Box<dyn FnOnce(String, Engine, Kept) -> Option<String> + Send + Sync + UnwindSafe + RefUnwindSafe>;
+type Check = Box<dyn FnOnce(String, Engine, Recorded) -> Option<String> + Send + Sync + UnwindSafe + RefUnwindSafe>;
 
 /// The setup of engines without a template.
 static DEFAULT: Setup = Setup::DEFAULT;
@@ -191,13 +191,13 @@ impl Engine {
 
     /// Creates an engine in which the template is built. If it is in a file, the file is not yet in WAL mode, in which a
     /// database has its page size for good.
-    pub(crate) fn to_build(template: &Arc<WarmPool>) -> Result<Engine> {
+    pub(crate) fn for_build(template: &Arc<WarmPool>) -> Result<Engine> {
         let name = Name::Given(template.name().to_owned());
         let database = match Backend::of_engines() {
             Backend::Memory => Database::InMemory(mount(template.content(), name, template.setup())),
             Backend::File => {
                 vfs::register();
-                Database::OnFile(OnFile::to_build(template, &name)?)
+                Database::OnFile(OnFile::for_build(template, &name)?)
             }
         };
         Ok(Engine::with_database(database, Vec::new(), Some(template.clone()), Creation::of_build(), false))
@@ -241,7 +241,7 @@ impl Engine {
             template,
             watch: OnceLock::new(),
             creation,
-            strictness: OnceLock::new(),
+            strict_mode: OnceLock::new(),
             returns_store,
         }));
         engine.0.begin_to_keep();
@@ -662,7 +662,7 @@ impl Engine {
     /// Records all statements from now on, and has them checked when the last handle is dropped.
     pub(crate) fn watch(
         &self,
-        check: impl FnOnce(String, Engine, Kept) -> Option<String> + Send + Sync + UnwindSafe + RefUnwindSafe + 'static,
+        check: impl FnOnce(String, Engine, Recorded) -> Option<String> + Send + Sync + UnwindSafe + RefUnwindSafe + 'static,
     ) {
         let log = Log::new();
         self.begin_recording(&log);
@@ -676,7 +676,7 @@ impl Engine {
     /// If `work` panics.
     pub fn unwatched<T>(&self, work: impl FnOnce() -> T) -> T {
         let _paused = self.0.watch.get().map(|watch| watch.log.pause());
-        let _lenient = self.0.strictness.get().map(|strictness| strictness.log.pause());
+        let _lenient = self.0.strict_mode.get().map(|strict_mode| strict_mode.log.pause());
         work()
     }
 
@@ -685,13 +685,13 @@ impl Engine {
     }
 
     /// Returns an engine in memory with this content, and with the template's connections.
-    pub(crate) fn to_read(content: &Snapshot, template: Option<&Arc<WarmPool>>) -> Engine {
+    pub(crate) fn in_memory_copy(content: &Snapshot, template: Option<&Arc<WarmPool>>) -> Engine {
         let mount = mount(content, Name::Numbered, template.map_or(&DEFAULT, |template| template.setup()));
         Engine::with_database(Database::InMemory(mount), Vec::new(), template.cloned(), Creation::of_copy(), false)
     }
 
     /// Returns an engine in memory with the committed content of this one, and with its template's connections.
-    pub(crate) fn fork_in_memory(&self) -> Engine {
+    pub(crate) fn copy_in_memory(&self) -> Engine {
         self.0.copy_in_memory()
     }
 
@@ -812,7 +812,7 @@ impl Inner {
     }
 
     fn copy_in_memory(&self) -> Engine {
-        Engine::to_read(&self.database().snapshot(), self.template.as_ref())
+        Engine::in_memory_copy(&self.database().snapshot(), self.template.as_ref())
     }
 
     /// Checks what was recorded: the limits of the template, and strict mode. Returns a message if the test has to fail,
@@ -829,7 +829,8 @@ impl Inner {
     /// Ends the recordings that would be checked.
     #[cfg(feature = "fixtures")]
     fn end_without_check(&mut self) {
-        let logs = [self.watch.take().map(|watch| watch.log), self.strictness.take().map(|strictness| strictness.log)];
+        let logs =
+            [self.watch.take().map(|watch| watch.log), self.strict_mode.take().map(|strict_mode| strict_mode.log)];
         logs.iter().flatten().for_each(|log| self.database().recorder().remove(log));
     }
 
@@ -839,7 +840,7 @@ impl Inner {
         if thread::panicking() {
             return None;
         }
-        check(self.database().name(), self.copy_in_memory(), log.kept())
+        check(self.database().name(), self.copy_in_memory(), log.recorded())
     }
 
     /// Gives the store back to the template.
@@ -858,14 +859,14 @@ impl Drop for Engine {
         if thread::panicking() {
             self.0.keep_because_of_panic();
         } else if failure::any_is_kept() {
-            self.0.go_on();
+            self.0.note_continues();
         }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.keep_or_go_on();
+        self.keep_or_continue();
         let (sessions, is_retired) = (self.idle.take(), self.idle.is_closed());
         // A function of the template may panic.
         let mut logs = Vec::new();

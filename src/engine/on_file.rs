@@ -74,7 +74,7 @@ impl OnFile {
 
     /// Creates a file in which the template is built, in a temporary folder. It is not yet in WAL mode, in which a database has
     /// its page size and its vacuum mode for good.
-    pub(super) fn to_build(template: &WarmPool, name: &Name) -> Result<OnFile> {
+    pub(super) fn for_build(template: &WarmPool, name: &Name) -> Result<OnFile> {
         let engine = OnFile::in_new_folder(template.content(), name, template.setup().surroundings)?;
         template.content().in_journal_mode(JournalMode::Rollback).save(engine.file.path())?;
         Ok(engine)

@@ -18,7 +18,7 @@ use crate::vfs::{analysis, trace};
 const SLOT_LIMIT: Duration = Duration::from_secs(1);
 
 /// A recording of everything, for strict mode.
-pub(super) struct Strictness {
+pub(super) struct StrictMode {
     /// Whether the test fails, and not only prints what was found.
     fails: AtomicBool,
     /// The time for which a transaction may hold the writer slot.
@@ -29,21 +29,20 @@ pub(super) struct Strictness {
 }
 
 impl Engine {
-    /// Turns strict mode on, in which a test fails for what it leaves open or undecided. The engine is checked when its last
+    /// Turns on strict mode, in which a test fails for what it leaves open or undecided. The engine is checked when its last
     /// handle is dropped. The test fails if there is any of these since this call:
     ///
     /// * a unit of work, a pooled connection or another connection that had written in a transaction and was dropped without
-    ///   a commit or a rollback ([`UnitOfWork::rollback`](crate::UnitOfWork::rollback)). A `Transaction` of rusqlite runs
-    ///   ROLLBACK when it is dropped, so it can't be told from one that was rolled back.
+    ///   a commit or a rollback ([`UnitOfWork::rollback`](crate::UnitOfWork::rollback)). Transactions of rusqlite, sqlx, sea-orm
+    ///   and diesel run ROLLBACK when they are dropped, so they are not detected.
     /// * a connection of [`connect`](Engine::connect) that is still open;
     /// * a transaction that held the writer slot for more than a second ([`strict_slot_limit`](Engine::strict_slot_limit)).
     ///
-    /// Other findings are only printed: two writes in a row on one connection, and a write to a table that the connection
-    /// has read, each outside of a transaction, because code may intend them; and a connection of another library that is
-    /// open, because a pool may be closing it. [`unwatched`](Engine::unwatched) exempts a part of a test.
+    /// Other findings are only printed, because code may intend them: see the chapter
+    /// [strict mode](crate::guide::failing_tests#strict-mode). [`unwatched`](Engine::unwatched) exempts a part of a test.
     ///
-    /// `RUSQLITE_FIXTURES_STRICT=fail` in the environment makes all engines strict. With `warn`, findings are printed, and only
-    /// engines on which `strict` was called fail a test. For an engine in a file, open connections are not detected.
+    /// `RUSQLITE_FIXTURES_STRICT=fail` in the environment makes other engines strict, too, `warn` has their findings printed, and
+    /// `off` turns strict mode off. For an engine in a file, open connections are not detected.
     ///
     /// ```should_panic
     /// # use rusqlite_fixtures::Engine;
@@ -56,34 +55,34 @@ impl Engine {
     /// ```
     ///
     /// # Panics
-    /// This call never does. Dropping the engine's last handle panics if there is any of the above, unless that thread is
-    /// panicking already. If another thread drops it, only that thread panics. In a thread-local destructor, and in a closure
-    /// that SQLite frees, a panic ends the program.
+    /// This call never panics. Dropping the engine's last handle panics if there is any of the above, unless that thread is
+    /// panicking already. If another thread drops it, only that thread panics. If the test returns an error, the panic replaces
+    /// it. In a thread-local destructor, and in a closure that SQLite frees, a panic ends the program.
     pub fn strict(&self) {
-        self.0.be_strict(Strict::Fail);
+        self.0.turn_on_strict(Strict::Fail);
     }
 
-    /// Turns [strict mode](Engine::strict) on, with this limit in place of a second for transactions that hold the writer slot.
-    /// A later call replaces it.
+    /// Turns on [strict mode](Engine::strict), and sets how long a transaction may hold the writer slot: 1 s by default. A later
+    /// call replaces the limit.
     ///
     /// # Panics
     /// As [`strict`](Engine::strict).
     pub fn strict_slot_limit(&self, limit: Duration) {
         self.strict();
-        if let Some(strictness) = self.0.strictness.get() {
-            *strictness.slot_limit.lock().recovered() = limit;
+        if let Some(strict_mode) = self.0.strict_mode.get() {
+            *strict_mode.slot_limit.lock().recovered() = limit;
         }
     }
 
     /// Returns this engine of a test, strict if the environment asks for it.
     pub(crate) fn made_strict_if_asked(self) -> Engine {
-        self.0.be_strict(Strict::of_tests());
+        self.0.turn_on_strict(Strict::of_tests());
         self
     }
 }
 
 impl Inner {
-    fn be_strict(&self, mode: Strict) {
+    fn turn_on_strict(&self, mode: Strict) {
         if matches!(mode, Strict::NotSet | Strict::Off) || Strict::of_tests() == Strict::Off {
             return;
         }
@@ -91,20 +90,20 @@ impl Inner {
             let (log, recorder) = (Log::new(), self.database().recorder());
             let dropped_before = recorder.dropped_so_far();
             self.begin_recording(&log);
-            Strictness { fails: AtomicBool::new(false), slot_limit: Mutex::new(SLOT_LIMIT), log, dropped_before }
+            StrictMode { fails: AtomicBool::new(false), slot_limit: Mutex::new(SLOT_LIMIT), log, dropped_before }
         };
-        self.strictness.get_or_init(begin).fails.fetch_or(mode == Strict::Fail, Ordering::Relaxed);
+        self.strict_mode.get_or_init(begin).fails.fetch_or(mode == Strict::Fail, Ordering::Relaxed);
     }
 
     /// Ends strict mode. Returns a message if the test has to fail. Adds the recording to `logs`.
     pub(super) fn end_strict(&mut self, logs: &mut Vec<Arc<Log>>) -> Option<String> {
-        let strictness = self.strictness.take()?;
-        logs.push(strictness.log.clone());
+        let strict_mode = self.strict_mode.take()?;
+        logs.push(strict_mode.log.clone());
         if thread::panicking() {
             return None;
         }
-        let fails = strictness.fails.load(Ordering::Relaxed);
-        let Findings { failures, warnings } = self.findings(strictness);
+        let fails = strict_mode.fails.load(Ordering::Relaxed);
+        let Findings { failures, warnings } = self.findings(strict_mode);
         let name = self.database().name();
         for finding in warnings.iter().chain(failures.iter().filter(|_| !fails)) {
             eprintln!("rusqlite-fixtures: strict: {name}: {finding}");
@@ -112,14 +111,15 @@ impl Inner {
         (fails && !failures.is_empty()).then(|| format!("strict mode, {name}:\n  {}{REPLACES}", failures.join("\n  ")))
     }
 
-    fn findings(&self, strictness: Strictness) -> Findings {
-        let (kept, recorder) = (strictness.log.kept(), self.database().recorder());
+    fn findings(&self, strict_mode: StrictMode) -> Findings {
+        let (kept, recorder) = (strict_mode.log.recorded(), self.database().recorder());
         let mut findings = Findings::default();
-        findings.add_dropped(&recorder.dropped_after(strictness.dropped_before), &kept);
-        findings.add_slow(strictness.slot_limit.into_inner().recovered(), &kept);
+        findings.add_dropped(&recorder.dropped_after(strict_mode.dropped_before), &kept);
+        findings.add_slow(strict_mode.slot_limit.into_inner().recovered(), &kept);
         if let Database::InMemory(_) = self.database() {
             for (purpose, by) in trace::open_connections(recorder) {
-                let finding = format!("{by} is still open, and no handle to the engine is left: drop it first");
+                let finding =
+                    format!("{by} is still open after the last handle to the engine was dropped: drop it first");
                 // A pool may be closing it on another thread, or in a task that the runtime drops.
                 if purpose == Purpose::Uri { findings.warnings.push(finding) } else { findings.failures.push(finding) }
             }
@@ -133,8 +133,8 @@ impl Inner {
         findings.add_outside_of_transactions(&kept, |sql| tables(sql).unwrap_or_default());
         let missed = kept.missed.iter().map(|missed| format!("{missed}, so its statements are not checked"));
         findings.warnings.extend(missed);
-        if kept.dropped > 0 {
-            let older = counted(kept.dropped, "statement");
+        if kept.discarded > 0 {
+            let older = counted(kept.discarded, "statement");
             findings.warnings.push(format!("{older} before the newest ones are not checked"));
         }
         findings

@@ -38,9 +38,15 @@ pub(super) fn path(folder: &Path, name: &str, index: usize, extension: &str) -> 
     })
 }
 
-fn add_statement(script: &mut String, sql: &str) {
-    let end = if sql.contains("--") { "\n;" } else { ";" }; // a comment may be at its end
-    let _ = writeln!(script, "{sql}{end}");
+/// Adds a statement, if its text is known, and its error.
+fn add_statement(script: &mut String, sql: &str, error: Option<&str>) {
+    if !sql.is_empty() {
+        let end = if sql.contains("--") { "\n;" } else { ";" }; // a comment may be at its end
+        let _ = writeln!(script, "{sql}{end}");
+    }
+    if let Some(error) = error {
+        let _ = writeln!(script, "-- failed: {}", error.replace('\n', " "));
+    }
 }
 
 /// Returns the statements as a script with comments.
@@ -50,12 +56,9 @@ fn statements(scene: &Scene) -> String {
         let _ = writeln!(script, "-- The panic at {}: {}", panic.place, panic.message.replace('\n', " "));
     }
     match &scene.recorded {
-        Some(kept) => {
-            for statement in &kept.statements {
-                add_statement(&mut script, statement.expanded_sql());
-                if let Some(error) = statement.error() {
-                    let _ = writeln!(script, "-- failed: {}", error.replace('\n', " "));
-                }
+        Some(recorded) => {
+            for statement in &recorded.statements {
+                add_statement(&mut script, statement.expanded_sql(), statement.error());
             }
         }
         None => {
@@ -64,12 +67,7 @@ fn statements(scene: &Scene) -> String {
                 "-- Without values: {KEEP_VARIABLE}=always records them. A long text is cut: it ends in …"
             );
             for recent in scene.newest() {
-                if !recent.sql.is_empty() {
-                    add_statement(&mut script, &recent.sql);
-                }
-                if let Some(error) = &recent.error {
-                    let _ = writeln!(script, "-- failed: {}", error.replace('\n', " "));
-                }
+                add_statement(&mut script, &recent.sql, recent.error.as_deref());
             }
         }
     }

@@ -81,7 +81,7 @@ fn file_name(test: &str) -> String {
 }
 
 /// Notes which tests have files from earlier runs.
-pub(super) fn look() {
+pub(super) fn load_names() {
     let Ok(entries) = of_failed().and_then(|folder| fs::read_dir(&folder.path).map_err(|cause| cause.to_string()))
     else {
         return; // there is no such folder

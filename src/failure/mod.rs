@@ -57,7 +57,7 @@ static FAILED: Mutex<BTreeMap<String, Vec<ThreadId>>> = Mutex::new(BTreeMap::new
 
 /// What has happened on a thread so far. A test runner has a thread for each test.
 #[derive(Default)]
-struct OfThread {
+struct ThreadState {
     /// The test whose engine it has kept.
     test: Option<String>,
     /// The number of the latest panic in which it has kept an engine.
@@ -67,7 +67,7 @@ struct OfThread {
     /// Whether engines of the test are still to be written.
     is_pending: bool,
     /// The test, if it has gone on since its latest panic.
-    went_on: Option<String>,
+    continues: Option<String>,
 }
 
 thread_local! {
@@ -75,13 +75,13 @@ thread_local! {
     static HAS_ASKED: Cell<bool> = const { Cell::new(false) };
     /// Dropped when this thread ends.
     static RUNS: Arc<()> = Arc::new(());
-    static OF_THREAD: RefCell<OfThread> = RefCell::default();
+    static THREAD_STATE: RefCell<ThreadState> = RefCell::default();
     /// Transactions that were dropped without a commit, of engines that are gone.
     static DROPPED: RefCell<Vec<Purpose>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The number of dropped transactions that are printed of engines that are gone: the newest, each place once.
-const SHOWN: usize = 5;
+const MAX_DROPPED: usize = 5;
 
 /// The maximum number of engines that are kept of one test. A panic may drop more: the first ones are kept.
 const ENGINES: usize = 8;
@@ -95,19 +95,19 @@ pub(crate) fn prepare() {
     if Keep::of_tests() != Keep::Never {
         static PREPARED: Once = Once::new();
         PREPARED.call_once(|| {
-            folder::look();
+            folder::load_names();
             recent::turn_on();
         });
         panics::observe(after_panic);
         if any_is_kept() {
-            has_survived(thread::current().name().unwrap_or_default());
+            mark_stale(thread::current().name().unwrap_or_default());
         }
     }
 }
 
 /// Notes that the test goes on after a panic of this thread, which is the test's own: what was kept in that panic and before
 /// is stale.
-fn has_survived(test: &str) {
+fn mark_stale(test: &str) {
     let here = thread::current().id();
     let latest = panics::latest().map(|panic| panic.number);
     for found in FOUND.lock().recovered().get_mut(test).into_iter().flatten() {
@@ -151,7 +151,7 @@ impl Creator {
 }
 
 /// Returns whether an engine that this thread drops now is kept.
-pub(crate) fn is_kept() -> bool {
+pub(crate) fn keeps_on_drop() -> bool {
     match Keep::of_tests() {
         Keep::Never => false,
         Keep::Always => true,
@@ -166,30 +166,30 @@ fn is_named(test: &str) -> bool {
 
 /// Keeps an engine.
 pub(crate) fn keep(scene: Scene) {
-    let _ = OF_THREAD.try_with(|of_thread| {
-        let Ok(mut of_thread) = of_thread.try_borrow_mut() else { return };
-        of_thread.went_on = None; // no hook is called for `resume_unwind`, and the hook may be another one
+    let _ = THREAD_STATE.try_with(|state| {
+        let Ok(mut state) = state.try_borrow_mut() else { return };
+        state.continues = None; // no hook is called for `resume_unwind`, and the hook may be another one
         let (number, test) = (scene.number, scene.test.clone());
-        of_thread.test = Some(test.clone());
-        if of_thread.add(scene) {
-            let is_first = of_thread.panic_count <= 1 || Keep::of_tests() == Keep::Always;
+        state.test = Some(test.clone());
+        if state.add(scene) {
+            let is_first = state.panic_count <= 1 || Keep::of_tests() == Keep::Always;
             if is_first {
                 writing::write(&test, || scenes_of(&test), |scene| scene.number == number);
             }
-            of_thread.is_pending = !is_first;
+            state.is_pending = !is_first;
         }
     });
 }
 
 /// Notes that the test's thread has dropped an engine without a panic.
-pub(crate) fn went_on(test: impl FnOnce() -> String) {
+pub(crate) fn note_continues(test: impl FnOnce() -> String) {
     if any_is_kept() {
-        let _ = OF_THREAD.try_with(|of_thread| {
-            if let Ok(mut of_thread) = of_thread.try_borrow_mut() {
+        let _ = THREAD_STATE.try_with(|state| {
+            if let Ok(mut state) = state.try_borrow_mut() {
                 let test = test();
-                has_survived(&test);
+                mark_stale(&test);
                 // Another thread may drop an engine of a test that fails. Threads of several tests may have no name.
-                of_thread.went_on = Some(test).filter(|test| is_named(test) && test != UNNAMED);
+                state.continues = Some(test).filter(|test| is_named(test) && test != UNNAMED);
             }
         });
     }
@@ -201,7 +201,7 @@ pub(crate) fn note_dropped(purpose: Purpose) {
     let _ = DROPPED.try_with(|dropped| {
         let Ok(mut dropped) = dropped.try_borrow_mut() else { return };
         dropped.retain(|other| *other != purpose); // each case of a property test may drop one at this place
-        if dropped.len() == SHOWN {
+        if dropped.len() == MAX_DROPPED {
             dropped.remove(0);
         }
         dropped.push(purpose);
@@ -217,19 +217,19 @@ pub(crate) fn keep_as(name: &str, scene: Scene) -> Result<PathBuf, String> {
 fn after_panic(panic: &Arc<Panic>) {
     let dropped = DROPPED.try_with(|dropped| dropped.try_borrow_mut().map(|mut dropped| mem::take(&mut *dropped)));
     if let Ok(Ok(dropped)) = dropped {
-        writing::print(dropped.iter().map(summary::of_dropped).collect());
+        writing::print(dropped.iter().map(summary::dropped_transaction).collect());
     }
-    let _ = OF_THREAD.try_with(|of_thread| {
-        let Ok(mut of_thread) = of_thread.try_borrow_mut() else { return };
-        of_thread.went_on = None;
+    let _ = THREAD_STATE.try_with(|state| {
+        let Ok(mut state) = state.try_borrow_mut() else { return };
+        state.continues = None;
         // The end of a property test, in which each failure of a smaller case was a panic.
-        if of_thread.is_pending && panic.message.contains("minimal failing input") {
-            of_thread.write_pending(true);
+        if state.is_pending && panic.message.contains("minimal failing input") {
+            state.write_pending(true);
         }
     });
 }
 
-impl OfThread {
+impl ThreadState {
     /// Adds an engine. Returns whether there is something new.
     fn add(&mut self, scene: Scene) -> bool {
         let (here, by_panic) = (thread::current().id(), thread::panicking() || scene.panic.is_some());
@@ -248,12 +248,12 @@ impl OfThread {
         let new = Found { thread: here, scene: Arc::new(scene), by_panic, is_stale: false, is_of_test };
         if let Some(same) = found.iter_mut().find(|same| same.scene.number == new.scene.number) {
             let panic_of = |scene: &Scene| scene.panic.as_ref().map(|panic| panic.number);
-            let told = |scene: &Scene| scene.unwound.iter().filter(|unwound| unwound.tells_more()).count();
-            let is_news = panic_of(&new.scene) != panic_of(&same.scene) || told(&new.scene) > told(&same.scene);
-            if is_news {
+            let details = |scene: &Scene| scene.unwound.iter().filter(|unwound| unwound.has_details()).count();
+            let is_new = panic_of(&new.scene) != panic_of(&same.scene) || details(&new.scene) > details(&same.scene);
+            if is_new {
                 *same = new;
             }
-            return is_news;
+            return is_new;
         }
         if found.len() == ENGINES {
             let Some(oldest) = found.iter().position(|found| !found.by_panic || found.is_stale) else { return false };
@@ -272,10 +272,10 @@ impl OfThread {
     }
 }
 
-impl Drop for OfThread {
+impl Drop for ThreadState {
     /// The test is over, or a thread of it.
     fn drop(&mut self) {
-        if let Some(test) = self.went_on.take() {
+        if let Some(test) = self.continues.take() {
             // What a thread of the test has left is not removed: its panic may be why the test returns an error.
             let is_of_others = |found: &Found| found.by_panic && !found.is_stale;
             let is_left = FOUND.lock().recovered().get(&test).into_iter().flatten().any(is_of_others);
@@ -295,10 +295,11 @@ impl Drop for OfThread {
 
 /// Notes that this thread has failed, if it has the name of the test.
 fn note_failed(test: &str) {
-    let here = thread::current().id();
-    let mut failed = FAILED.lock().recovered();
-    let threads = failed.entry(test.to_owned()).or_default();
-    if is_named(test) && !threads.contains(&here) {
+    if is_named(test) {
+        let here = thread::current().id();
+        let mut failed = FAILED.lock().recovered();
+        let threads = failed.entry(test.to_owned()).or_default();
+        threads.retain(|thread| *thread != here);
         threads.push(here);
     }
 }

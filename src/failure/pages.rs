@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::scene::Scene;
 use super::summary;
-use crate::report::{OfEngine, Report, Statements};
+use crate::report::{EngineReport, Report, StatementList};
 
 /// Returns the report of the engines of a test, as HTML.
 pub(super) fn html(scenes: &[Arc<Scene>]) -> String {
@@ -13,7 +13,7 @@ pub(super) fn html(scenes: &[Arc<Scene>]) -> String {
     Report {
         title: test,
         panic: panic.map(|panic| (panic.message.clone(), panic.place.clone())),
-        engines: scenes.iter().map(|scene| of_engine(scene)).collect(),
+        engines: scenes.iter().map(|scene| engine_report(scene)).collect(),
     }
     .to_html()
 }
@@ -21,19 +21,19 @@ pub(super) fn html(scenes: &[Arc<Scene>]) -> String {
 fn notes(scene: &Scene) -> Vec<String> {
     let dropped =
         scene.dropped.iter().map(|dropped| format!("Rolled back, because it was dropped without a commit: {dropped}."));
-    let lost = scene.lost().map(|(purpose, lost)| summary::of_lost(purpose, lost) + ".");
+    let lost = scene.lost().map(|(purpose, lost)| summary::lost_content(purpose, lost) + ".");
     let writer = scene.writer.iter().map(|writer| format!("The writer slot {writer}."));
     dropped.chain(lost).chain(writer).collect()
 }
 
-fn of_engine(scene: &Scene) -> OfEngine {
+fn engine_report(scene: &Scene) -> EngineReport {
     let content = scene.content.as_ref().unwrap_or(&scene.before);
     let statements = match &scene.recorded {
-        Some(kept) => Statements::Recorded(kept.clone()),
-        None => Statements::Recent(scene.newest()),
+        Some(kept) => StatementList::Recorded(kept.clone()),
+        None => StatementList::Recent(scene.newest()),
     };
     let committed = scene.committed_changes().clone();
-    let mut engine = OfEngine::new(scene.engine.clone(), committed, content, &scene.setup, statements);
+    let mut engine = EngineReport::new(scene.engine.clone(), committed, content, &scene.setup, statements);
     if let Some((by, changes)) = scene.uncommitted_changes() {
         engine.changes.push((format!("Not committed by {by}"), changes.clone()));
     }

@@ -8,7 +8,7 @@ use crate::content::origin::Purpose;
 use crate::difference::{Changes, compare};
 use crate::panics::Panic;
 use crate::statements::recent::{self, Noted, Recent};
-use crate::statements::{Kept, Lost, Unwound};
+use crate::statements::{Lost, Recorded, Unwound};
 use crate::vfs::Setup;
 
 /// What is known of an engine.
@@ -27,7 +27,7 @@ pub(crate) struct Scene {
     pub(crate) setup: Setup,
     pub(crate) unwound: Vec<Unwound>,
     /// What a recording of the engine has kept.
-    pub(crate) recorded: Option<Kept>,
+    pub(crate) recorded: Option<Recorded>,
     /// The newest statements without a recording, of the threads that are running.
     pub(crate) recent: Vec<Noted>,
     /// The number of the latest statement before the engine was created.

@@ -13,10 +13,10 @@ use crate::statements::{Lost, Statement, counted};
 /// The number of lines of changes that are printed, of statements, and of dropped transactions.
 const LINES: usize = 20;
 const STATEMENTS: usize = 10;
-const DROPPED: usize = 5;
+const MAX_DROPPED: usize = 5;
 
 /// Returns what is printed of the engine with this index, whose files are in the folder.
-pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
+pub(super) fn engine(folder: &Path, index: usize, scene: &Scene) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "rusqlite-fixtures: {} is kept as it was:", scene.engine);
     let shown = if cfg!(feature = "report") { folder.join("report.html") } else { folder.to_owned() };
@@ -30,10 +30,10 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
         add(&mut text, format!("not committed by {by}"), changes);
     }
     for (purpose, lost) in scene.lost() {
-        let _ = writeln!(text, "  {}", of_lost(purpose, lost));
+        let _ = writeln!(text, "  {}", lost_content(purpose, lost));
     }
     add_statements(&mut text, scene);
-    let older = scene.dropped.len().saturating_sub(DROPPED);
+    let older = scene.dropped.len().saturating_sub(MAX_DROPPED);
     for dropped in &scene.dropped[older..] {
         let _ = writeln!(text, "  rolled back, because it was dropped without a commit: {dropped}");
     }
@@ -47,7 +47,7 @@ pub(super) fn of(folder: &Path, index: usize, scene: &Scene) -> String {
 }
 
 /// Returns why the content with what a connection had not committed is not kept.
-pub(super) fn of_lost(purpose: Purpose, lost: Lost) -> String {
+pub(super) fn lost_content(purpose: Purpose, lost: Lost) -> String {
     match lost {
         Lost::Unreadable => format!("what {purpose} had not committed could not be read"),
         Lost::TooLarge(size) => format!(
@@ -58,7 +58,7 @@ pub(super) fn of_lost(purpose: Purpose, lost: Lost) -> String {
 }
 
 /// Returns what is printed of an engine that is too large to be kept.
-pub(super) fn of_large(scene: &Scene) -> String {
+pub(super) fn too_large(scene: &Scene) -> String {
     let megabytes = scene.size() / 1_000_000;
     format!(
         "rusqlite-fixtures: {} is not kept: it has {megabytes} MB; {KEEP_VARIABLE}=always keeps any size\n",
@@ -67,7 +67,7 @@ pub(super) fn of_large(scene: &Scene) -> String {
 }
 
 /// Returns what is printed of a transaction of an engine that is gone.
-pub(super) fn of_dropped(purpose: &Purpose) -> String {
+pub(super) fn dropped_transaction(purpose: &Purpose) -> String {
     format!(
         "rusqlite-fixtures: earlier, {purpose} was rolled back, because it was dropped without a commit; its engine no longer exists\n"
     )
@@ -127,7 +127,7 @@ fn add_statements(text: &mut String, scene: &Scene) {
             kept.statements.iter().map(line).collect()
         }
         None => {
-            let line = |recent: &Recent| (recent.error.is_some(), of_recent(recent, &scene.test));
+            let line = |recent: &Recent| (recent.error.is_some(), recent_line(recent, &scene.test));
             scene.newest().iter().map(line).collect()
         }
     };
@@ -142,7 +142,7 @@ fn add_statements(text: &mut String, scene: &Scene) {
 }
 
 /// Returns a statement with its error, and with its thread if that is not the test's.
-fn of_recent(recent: &Recent, test: &str) -> String {
+fn recent_line(recent: &Recent, test: &str) -> String {
     let mut line = match &recent.error {
         Some(error) if recent.sql.is_empty() => error.clone(),
         Some(error) => format!("{}\n    failed: {error}", recent.sql),

@@ -21,10 +21,10 @@ pub(super) fn write(test: &str, scenes: impl FnOnce() -> Vec<Arc<Scene>>, is_pri
     static WRITES: Mutex<()> = Mutex::new(());
     let writes = WRITES.lock().recovered();
     let scenes = scenes();
-    let is_small = |scene: &&Arc<Scene>| scene.size() <= Keep::of_tests().up_to();
+    let is_small = |scene: &&Arc<Scene>| scene.size() <= Keep::of_tests().max_size();
     let small: Vec<Arc<Scene>> = scenes.iter().filter(is_small).cloned().collect();
     let large = scenes.iter().filter(|scene| !is_small(scene) && is_printed(scene));
-    let mut text = large.map(|scene| summary::of_large(scene)).collect::<String>();
+    let mut text = large.map(|scene| summary::too_large(scene)).collect::<String>();
     let printed: Vec<(usize, Arc<Scene>)> =
         small.iter().cloned().enumerate().filter(|(_, scene)| is_printed(scene)).collect();
     let folder = (!small.is_empty())
@@ -37,7 +37,8 @@ pub(super) fn write(test: &str, scenes: impl FnOnce() -> Vec<Arc<Scene>>, is_pri
         }
         Some(Ok(folder)) => {
             let place = folder.clone();
-            let summaries = move || printed.iter().map(|(index, scene)| summary::of(&place, *index, scene)).collect();
+            let summaries =
+                move || printed.iter().map(|(index, scene)| summary::engine(&place, *index, scene)).collect();
             text.push_str(&in_own_thread(summaries).unwrap_or_else(|cause| not_compared(&folder, &cause)));
         }
     }
@@ -76,11 +77,11 @@ pub(super) fn write_files(folder: &Path, scenes: &[Arc<Scene>]) -> Result<(), St
 
 /// The time for which a thread of this crate is waited for. A function of a template may wait for a lock that the thread that
 /// panics holds.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIME_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs something in a thread of its own, for some time at most. A panic there is an error.
 fn in_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    in_own_thread_for(PATIENCE, work)
+    in_own_thread_for(TIME_LIMIT, work)
 }
 
 fn in_own_thread_for<T: Send + 'static>(
@@ -141,7 +142,7 @@ mod tests {
         let cause = waits.unwrap_err();
         assert_eq!(cause, "a function given to Template::on_connect has not returned for 20ms");
         drop(send);
-        assert_eq!(in_own_thread_for(PATIENCE, || 7), Ok(7));
+        assert_eq!(in_own_thread_for(TIME_LIMIT, || 7), Ok(7));
         let message = not_compared(Path::new("/target/failed/test"), &cause);
         let expected = "rusqlite-fixtures: the databases of this test are kept in /target/failed/test, but can't be compared: a \
                         function given to Template::on_connect has not returned for 20ms\n";

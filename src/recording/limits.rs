@@ -25,6 +25,7 @@ use crate::statements::Statement;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "limits have an effect only if they are given to `Template::watch`"]
 pub struct Limits {
     statements: Option<u64>,
     repeats: Option<u64>,
@@ -33,7 +34,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns no limits.
+    /// Creates limits that allow everything.
     pub const fn new() -> Limits {
         Limits { statements: None, repeats: None, full_scans: None, except: &[] }
     }
@@ -44,19 +45,20 @@ impl Limits {
         self
     }
 
-    /// Sets how often one SQL text may run, apart from its values ([`Statements::repeats`]).
+    /// Sets how often one statement may run. Statements that differ only in their values count as one
+    /// ([`Statements::repeats`]).
     pub const fn repeats(mut self, at_most: u64) -> Limits {
         self.repeats = Some(at_most);
         self
     }
 
-    /// Sets how many rows a statement may pass in full scans ([`Statements::full_scans`]).
+    /// Sets how many rows one statement may pass in full scans ([`Statements::full_scans`]).
     pub const fn full_scans(mut self, of_rows: u64) -> Limits {
         self.full_scans = Some(of_rows);
         self
     }
 
-    /// Exempts the statements whose SQL contains one of these texts.
+    /// Exempts statements whose SQL contains one of these texts. Upper and lower case differ. A later call replaces the texts.
     pub const fn except(mut self, sql: &'static [&'static str]) -> Limits {
         self.except = sql;
         self

@@ -22,10 +22,10 @@ use crate::engine::Engine;
 #[cfg(feature = "report")]
 use crate::error::{Error, Result};
 #[cfg(feature = "report")]
-use crate::report::{self, OfEngine, Report};
+use crate::report::{self, EngineReport, Report};
 use crate::statements::Log;
 
-/// Records the statements of an [`Engine`], until it is stopped or dropped.
+/// A running recording of the statements on an [`Engine`]. It ends when it is stopped or dropped.
 #[must_use = "dropping a recording discards its statements"]
 pub struct Recording {
     log: Arc<Log>,
@@ -55,16 +55,15 @@ impl Engine {
     /// # }
     /// ```
     ///
-    /// A statement may be missing only if it is older than the newest 10,000 ([`limit`](Recording::limit)), or if code
-    /// replaces the trace of its connection (`sqlite3_trace_v2`), or attaches the engine to another database. The
-    /// recording notes that, and its assertions fail with the reason. The chapter
-    /// [statements](crate::guide::statements) has the cases in which this is not detected. If code keeps a
-    /// `&Connection` of a unit of work from before the recording, the first statement by it is recorded without its
-    /// end: without its time, its rows and its result.
+    /// Every statement is counted. The list lacks the oldest if more than [`limit`](Recording::limit) ran. A statement is missing
+    /// altogether if code sets a trace of its own on the connection (`sqlite3_trace_v2`), or attaches the engine to another
+    /// database. The recording notes each reason, and assertions that need the missing statements fail with it. The chapter
+    /// [statements](crate::guide::statements) lists the cases that are not detected. If code already holds a `&Connection` of a
+    /// unit of work when the recording begins, the first statement on it is recorded without its time, rows and result.
     ///
-    /// A trace is not told how a statement ends, but SQLite's log is. From the first recording, echo, limit, strict engine or
-    /// `RUSQLITE_FIXTURES_KEEP=always` on, and until the process ends, SQLite's log goes to this crate. A function that the
-    /// program has set by `SQLITE_CONFIG_LOG` is no longer called.
+    /// SQLite reports how a statement ended to its error log, not to a trace. So the first recording, echo, limit, strict engine
+    /// or `RUSQLITE_FIXTURES_KEEP=always` makes this crate the receiver of SQLite's log (`SQLITE_CONFIG_LOG`) until the process
+    /// ends. A log function that the program has set is no longer called.
     pub fn record(&self) -> Recording {
         let log = Log::new();
         self.begin_recording(&log);
@@ -96,16 +95,17 @@ impl Recording {
         self
     }
 
-    /// Returns the statements so far, and goes on.
+    /// Returns the statements recorded so far. The recording continues.
     ///
     /// # Panics
     /// As [`Engine::snapshot`]: if the engine is in a file, and SQLite can't read it.
     pub fn statements(&self) -> Statements {
-        Statements::of(self.engine.name(), self.engine.fork_in_memory(), self.log.kept())
+        Statements::of(self.engine.name(), self.engine.copy_in_memory(), self.log.recorded())
     }
 
-    /// Writes what happened so far as an HTML page (with the feature `report`), which needs no network: what has changed since
-    /// the engine was created, a timeline of the connections, the statements, and the schema. Replaces a file at this path.
+    /// Writes an HTML page with what has happened so far, and replaces a file at this path: the changes since the engine was
+    /// created, a timeline of the connections, the statements and the schema. The page needs no network. Requires the feature
+    /// `report`.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the file can't be written.
@@ -115,13 +115,13 @@ impl Recording {
     #[cfg(feature = "report")]
     pub fn report(&self, path: impl AsRef<Path>) -> Result<()> {
         let (path, engine) = (path.as_ref(), &self.engine);
-        let statements = report::Statements::Recorded(self.log.kept());
+        let statements = report::StatementList::Recorded(self.log.recorded());
         let (setup, now) = (engine.setup(), engine.snapshot());
         let committed = compare(&engine.baseline(), &now, setup).map_err(|cause| cause.to_string());
-        let of_engine = OfEngine::new(engine.name(), Arc::new(committed), &now, setup, statements);
+        let engine_report = EngineReport::new(engine.name(), Arc::new(committed), &now, setup, statements);
         let title = format!("Recording of {}", self.engine.name());
-        let page = Report { title, panic: None, engines: vec![of_engine] }.to_html();
-        fs::write(path, page).map_err(|cause| Error::report_not_written(path, cause))
+        let page = Report { title, panic: None, engines: vec![engine_report] }.to_html();
+        fs::write(path, page).map_err(|cause| Error::io("write the report", path, cause))
     }
 
     /// Ends the recording, and returns its statements.

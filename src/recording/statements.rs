@@ -4,7 +4,7 @@ use std::slice;
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::statements::{Counts, Kept, Missed, Statement, StatementKind, by_shape, counted, table_of_alias};
+use crate::statements::{Counts, Missed, Recorded, Statement, StatementKind, by_shape, counted, table_of_alias};
 use crate::vfs::analysis;
 
 /// The statements that ran while they were recorded ([`Engine::record`]), in the order in which they began.
@@ -12,6 +12,7 @@ use crate::vfs::analysis;
 /// Its `Display` is a table, in which statements that differ only in their values are one line. So is the message of each
 /// assertion that fails.
 #[derive(Clone, Debug)]
+#[must_use = "recorded statements are checked only by an assertion"]
 pub struct Statements {
     statements: Vec<Statement>,
     /// The exact numbers, also of the statements that are no longer kept.
@@ -20,15 +21,15 @@ pub struct Statements {
     kind: Option<StatementKind>,
     missed: Vec<Missed>,
     /// How many of the older statements are not in `statements`.
-    dropped: u64,
+    discarded: u64,
     /// Whether statements that are not kept may have been left out, so that the counts may be too low.
-    lacks_dropped: bool,
-    recorded: Arc<Recorded>,
+    lacks_discarded: bool,
+    source: Arc<Source>,
 }
 
 /// What was recorded.
 #[derive(Debug)]
-struct Recorded {
+struct Source {
     name: String,
     /// The number of statements that are kept.
     kept: u64,
@@ -60,8 +61,9 @@ pub struct Repeat {
 pub struct FullScan {
     /// The statement.
     pub statement: Statement,
-    /// The tables, in the order of the plan. Subqueries with a name and common table expressions are listed, too, by their
-    /// alias if they have one. Empty if SQLite can't explain the statement now, for example because a table is gone.
+    /// The tables, in the order of the plan. Subqueries with a name, common table expressions and table-valued functions are
+    /// listed, too, by their alias if they have one. So is a table that has an alias in a view, or an alias that the statement uses
+    /// for several tables. Empty if SQLite can't explain the statement now, for example because a table is gone.
     pub tables: Vec<String>,
     /// The number of rows that were passed, in all full scans of the statement. SQLite counts the steps from one row to the
     /// next, so of several scans, each but the first counts one row less.
@@ -72,10 +74,10 @@ pub struct FullScan {
 
 impl Statements {
     /// Returns what was recorded on the engine of this name. `copy` is a copy of the engine at the end.
-    pub(super) fn of(name: String, copy: Engine, kept: Kept) -> Statements {
-        let Kept { statements, counts, dropped, missed } = kept;
-        let recorded = Arc::new(Recorded { name, kept: statements.len() as u64, copy });
-        Statements { statements, counts, kind: None, missed, dropped, lacks_dropped: false, recorded }
+    pub(super) fn of(name: String, copy: Engine, recorded: Recorded) -> Statements {
+        let Recorded { statements, counts, discarded, missed } = recorded;
+        let source = Arc::new(Source { name, kept: statements.len() as u64, copy });
+        Statements { statements, counts, kind: None, missed, discarded, lacks_discarded: false, source }
     }
 
     /// Returns the statements that are kept, in the order in which they began.
@@ -126,7 +128,7 @@ impl Statements {
         let statements: Vec<Statement> = self.iter().filter(|statement| matches(statement)).cloned().collect();
         let mut counts = Counts::default();
         statements.iter().for_each(|statement| *counts.of_mut(statement.kind()) += 1);
-        Statements { statements, counts, lacks_dropped: self.dropped > 0, ..self.clone() }
+        Statements { statements, counts, lacks_discarded: self.discarded > 0, ..self.clone() }
     }
 
     /// Returns those that read or write this table, also by a view, a trigger or a foreign key's action. The case of ASCII
@@ -149,20 +151,20 @@ impl Statements {
     /// Returns the tables of each SQL text.
     fn tables(&self) -> BTreeMap<&str, Option<BTreeSet<String>>> {
         let texts: BTreeSet<&str> = self.iter().map(Statement::sql).collect();
-        let connection = self.recorded.copy.connect().ok();
+        let connection = self.source.copy.connect().ok();
         let tables = |sql| analysis::tables_of(connection.as_ref()?, sql);
         texts.into_iter().map(|sql| (sql, tables(sql))).collect()
     }
 
-    /// Returns why statements may be missing, a sentence for each reason. Every assertion fails with these reasons.
-    /// [`assert_no_repeats`](Statements::assert_no_repeats) and [`assert_no_full_scans`](Statements::assert_no_full_scans) also
-    /// fail if older statements are no longer kept.
-    pub fn missed(&self) -> Vec<String> {
-        let dropped = self.lacks_dropped.then(|| {
+    /// Returns why statements may be missing, a text for each reason, for example "connection 2 has a trace of its own …". Empty
+    /// if the recording is complete. Every assertion fails with these reasons. [`assert_no_repeats`](Statements::assert_no_repeats)
+    /// and [`assert_no_full_scans`](Statements::assert_no_full_scans) also fail if older statements are no longer kept.
+    pub fn gaps(&self) -> Vec<String> {
+        let dropped = self.lacks_discarded.then(|| {
             format!(
                 "only the newest {} were kept, and {} older ones were counted only (Recording::limit)",
-                counted(self.recorded.kept, "statement"),
-                self.dropped
+                counted(self.source.kept, "statement"),
+                self.discarded
             )
         });
         self.missed.iter().map(ToString::to_string).chain(dropped).collect()
@@ -171,12 +173,12 @@ impl Statements {
     /// Asserts that this number of statements ran ([`count`](Statements::count)).
     ///
     /// # Panics
-    /// If it were more or less, or if some may be missing. The message has the statements.
+    /// If the number differs, or if statements may be missing. The message lists the statements.
     #[track_caller]
     pub fn assert_count(&self, expected: u64) {
         self.assert_complete();
         let message = || {
-            let (name, count) = (&self.recorded.name, self.count());
+            let (name, count) = (&self.source.name, self.count());
             format!("expected {} on {name}, found {count}:\n{self}", self.counted(expected))
         };
         assert!(self.count() == expected, "{}", message());
@@ -184,7 +186,7 @@ impl Statements {
 
     /// Returns the message if there are more statements.
     pub(super) fn above(&self, limit: u64) -> Option<String> {
-        let (name, count) = (&self.recorded.name, self.count());
+        let (name, count) = (&self.source.name, self.count());
         (count > limit).then(|| format!("expected at most {} on {name}, found {count}:\n{self}", self.counted(limit)))
     }
 
@@ -199,8 +201,8 @@ impl Statements {
         counted(number, noun)
     }
 
-    /// Returns the texts that ran more than `more_than` times, apart from their values: the queries that code runs for each row
-    /// of another one ("N+1"). The most frequent is the first.
+    /// Returns the statements that ran more than `more_than` times, where statements that differ only in their values count as
+    /// one: for example, a query that code runs for each row of another query ("N+1"). The most frequent one is first.
     pub fn repeats(&self, more_than: u64) -> Vec<Repeat> {
         let reads_or_writes = self.iter().filter(|statement| statement.kind().reads_or_writes());
         let of_shape = |(sql, statements): (String, Vec<&Statement>)| Repeat {
@@ -232,7 +234,7 @@ impl Statements {
     /// Returns the message if statements ran more than `more_than` times.
     pub(super) fn repeated(&self, more_than: u64) -> Option<String> {
         let repeats = self.repeats(more_than);
-        let (times, name) = (counted(more_than, "time"), &self.recorded.name);
+        let (times, name) = (counted(more_than, "time"), &self.source.name);
         (!repeats.is_empty()).then(|| format!("SQL that ran more than {times} on {name}:\n{}", lines(&repeats)))
     }
 
@@ -247,7 +249,7 @@ impl Statements {
     /// If `on_connect` panics.
     pub fn full_scans(&self, more_than: u64) -> Vec<FullScan> {
         let is_scan = |statement: &&Statement| statement.scanned_rows() > more_than;
-        let connection = self.recorded.copy.connect().ok();
+        let connection = self.source.copy.connect().ok();
         let mut plans: BTreeMap<&str, (String, Vec<String>)> = BTreeMap::new();
         let scan = |sql: &str| {
             let plan = analysis::plan_of(connection.as_ref()?, sql)?;
@@ -281,7 +283,7 @@ impl Statements {
     /// Returns the message if there are full scans of more than `more_than` rows.
     pub(super) fn scanned(&self, more_than: u64) -> Option<String> {
         let scans = self.full_scans(more_than);
-        let (rows, name) = (counted(more_than, "row"), &self.recorded.name);
+        let (rows, name) = (counted(more_than, "row"), &self.source.name);
         (!scans.is_empty()).then(|| format!("full scans of more than {rows} on {name}:\n{}", lines(&scans)))
     }
 
@@ -290,7 +292,7 @@ impl Statements {
         let is_unknown = |statement: &&Statement| !statement.has_ended() && statement.kind().reads_or_writes();
         let unknown: Vec<&Statement> = self.iter().filter(is_unknown).collect();
         (!unknown.is_empty()).then(|| {
-            let (what, name) = (counted(unknown.len() as u64, "statement"), &self.recorded.name);
+            let (what, name) = (counted(unknown.len() as u64, "statement"), &self.source.name);
             format!(
                 "the end of {what} on {name} was not recorded, so its full scans are not known: begin the recording before code \
                  keeps a `&Connection` of a unit of work, and end it after the last row was read:\n{}",
@@ -301,7 +303,7 @@ impl Statements {
 
     /// Returns the message if statements may be missing.
     pub(super) fn incomplete(&self) -> Option<String> {
-        let (name, missed) = (&self.recorded.name, self.missed());
+        let (name, missed) = (&self.source.name, self.gaps());
         (!missed.is_empty()).then(|| {
             format!(
                 "the recording on {name} is not complete: {}; the recorded statements are:\n{self}",
@@ -312,7 +314,7 @@ impl Statements {
 
     /// Returns the same, of which those that are no longer kept are missing.
     pub(super) fn as_list(&self) -> Statements {
-        Statements { lacks_dropped: self.dropped > 0, ..self.clone() }
+        Statements { lacks_discarded: self.discarded > 0, ..self.clone() }
     }
 
     /// # Panics
@@ -357,7 +359,7 @@ impl fmt::Display for Statements {
                 error.into_iter().try_for_each(|error| write!(f, " -- failed: {error}"))?;
             }
         }
-        match self.dropped {
+        match self.discarded {
             0 => Ok(()),
             dropped => write!(f, "\n  (and {} before these)", counted(dropped, "statement")),
         }
@@ -422,8 +424,8 @@ fn name_scanned(line: &str) -> Option<&str> {
     is_table.then_some(&name[schema.map_or(0, str::len)..])
 }
 
-/// Asserts that an operation takes no more statements for a larger number of rows than for a smaller one: that it has no query
-/// for each row ("N+1"). `sizes` is `[fewer, more]`. For each of them, `run` prepares so many rows, and records the operation.
+/// Asserts that an operation runs no more statements for many rows than for few, and so has no query for each row ("N+1").
+/// `sizes` is `[fewer, more]`. For each size, `run` prepares that many rows, records the operation and returns the recording.
 ///
 /// ```
 /// # use rusqlite_fixtures::{Result, Template, assert_constant_statements, rusqlite};
@@ -444,8 +446,8 @@ fn name_scanned(line: &str) -> Option<&str> {
 /// ```
 ///
 /// # Panics
-/// If there are more statements for `more` than for `fewer`, or if statements may be missing. If `fewer` is not less than
-/// `more`. If `run` panics.
+/// If more statements ran for `more` rows than for `fewer`; if statements may be missing; if `fewer` is not less than `more`; if
+/// `run` panics.
 #[track_caller]
 pub fn assert_constant_statements(sizes: [usize; 2], mut run: impl FnMut(usize) -> Statements) {
     let [fewer, more] = sizes;
@@ -467,7 +469,7 @@ pub fn assert_constant_statements(sizes: [usize; 2], mut run: impl FnMut(usize) 
     }
     panic!(
         "the statements on {} grow with the data: {} for {fewer} rows, {} for {more}:{grown}",
-        after.recorded.name,
+        after.source.name,
         before.count(),
         after.count()
     );

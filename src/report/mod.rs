@@ -18,7 +18,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::content::Snapshot;
 use crate::difference::{Changes, schema};
-use crate::statements::Kept;
+use crate::statements::Recorded;
 use crate::statements::recent::Recent;
 use crate::vfs::Setup;
 
@@ -27,23 +27,23 @@ pub(crate) struct Report {
     pub(crate) title: String,
     /// The message and the place of its panic.
     pub(crate) panic: Option<(String, String)>,
-    pub(crate) engines: Vec<OfEngine>,
+    pub(crate) engines: Vec<EngineReport>,
 }
 
 /// What is reported of an engine.
-pub(crate) struct OfEngine {
+pub(crate) struct EngineReport {
     pub(crate) name: String,
     /// Sentences.
     pub(crate) notes: Vec<String>,
     /// Titles with the changes, or with the reason why they are not known.
     pub(crate) changes: Vec<(String, Arc<Result<Changes, String>>)>,
-    pub(crate) statements: Statements,
+    pub(crate) statements: StatementList,
     /// The SQL of each object, or the reason why it is not known.
     pub(crate) schema: Result<Vec<String>, String>,
 }
 
-pub(crate) enum Statements {
-    Recorded(Kept),
+pub(crate) enum StatementList {
+    Recorded(Recorded),
     /// Without a recording.
     Recent(Vec<Recent>),
 }
@@ -84,16 +84,16 @@ impl Report {
     }
 }
 
-impl OfEngine {
+impl EngineReport {
     /// Returns what there is to report of an engine with this content.
     pub(crate) fn new(
         name: String,
         committed: Arc<Result<Changes, String>>,
         now: &Snapshot,
         setup: &Setup,
-        statements: Statements,
-    ) -> OfEngine {
-        OfEngine {
+        statements: StatementList,
+    ) -> EngineReport {
+        EngineReport {
             name,
             notes: Vec::new(),
             changes: vec![("Committed since the engine was created".to_owned(), committed)],
@@ -109,8 +109,8 @@ impl OfEngine {
                 @for note in &self.notes { p class="note" { (note) } }
                 @for (title, changes) in &self.changes { (changes::section(title, changes)) }
                 @match &self.statements {
-                    Statements::Recorded(kept) => { (timeline::section(kept)) (statements::recorded(kept)) }
-                    Statements::Recent(recent) => (statements::recent(recent)),
+                    StatementList::Recorded(kept) => { (timeline::section(kept)) (statements::recorded(kept)) }
+                    StatementList::Recent(recent) => (statements::recent(recent)),
                 }
                 details {
                     summary { "Schema" }

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use crate::environment::KEEP_VARIABLE;
 use crate::statements::recent::Recent;
-use crate::statements::{Kept, Statement, StatementKind, by_shape, counted};
+use crate::statements::{Recorded, Statement, StatementKind, by_shape, counted};
 
 /// More statements of one text than this are marked as repeated.
 const REPEATED: usize = 3;
@@ -36,13 +36,15 @@ pub(super) fn recent(recent: &[Recent]) -> Markup {
 }
 
 /// Returns the recorded statements. The rows are in a template, from which the script takes those that are visible.
-pub(super) fn recorded(kept: &Kept) -> Markup {
-    let repeats: BTreeMap<String, Repeats> =
-        by_shape(&kept.statements).into_iter().map(|(shape, statements)| (shape, Repeats::of(&statements))).collect();
+pub(super) fn recorded(recorded: &Recorded) -> Markup {
+    let repeats: BTreeMap<String, Repeats> = by_shape(&recorded.statements)
+        .into_iter()
+        .map(|(shape, statements)| (shape, Repeats::of(&statements)))
+        .collect();
     html! {
-        h3 { "Statements" }
-        @for missed in &kept.missed { p class="error" { "Not complete: " (missed) "." } }
-        @if kept.dropped > 0 { p class="note" { (counted(kept.dropped, "older statement")) " not kept." } }
+        h3 { "StatementList" }
+        @for missed in &recorded.missed { p class="error" { "Not complete: " (missed) "." } }
+        @if recorded.discarded > 0 { p class="note" { (counted(recorded.discarded, "older statement")) " not recorded." } }
         div class="statements" {
             form class="filter" {
                 label { "Containing " input type="search" name="text" autocomplete="off"; }
@@ -70,7 +72,7 @@ pub(super) fn recorded(kept: &Kept) -> Markup {
             div class="selected" aria-live="polite" {}
             noscript { p { "JavaScript is needed to show the statements." } }
             template {
-                @for statement in &kept.statements { (row(statement, &repeats[&statement.shape()])) }
+                @for statement in &recorded.statements { (row(statement, &repeats[&statement.shape()])) }
             }
         }
     }
@@ -127,7 +129,7 @@ fn row(statement: &Statement, repeats: &Repeats) -> Markup {
     let class: Vec<&str> = marks.iter().filter(|(has, _)| *has).map(|(_, mark)| *mark).collect();
     let duration = |duration: Duration| format!("{:.3}", duration.as_secs_f64() * 1e3);
     html! {
-        tr class=(class.join(" ")) data-by={ (statement.opened_by()) ", thread " (statement.thread_name()) (repeats.called_from) } {
+        tr class=(class.join(" ")) data-by={ (statement.opened_by()) ", thread " (statement.thread_label()) (repeats.called_from) } {
             td { (duration(statement.began())) }
             td {
                 code { (statement.expanded_sql()) }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use crate::drawing::{Bar, Drawing, Lane, Style};
-use crate::statements::{Kept, Statement, StatementKind, counted};
+use crate::statements::{Recorded, Statement, StatementKind, counted};
 
 const LEGEND: &[(Style, &str)] = &[
     (Style::Held, "transaction"),
@@ -16,12 +16,12 @@ const LEGEND: &[(Style, &str)] = &[
     (Style::Failed, "failed"),
 ];
 
-pub(super) fn section(kept: &Kept) -> Markup {
+pub(super) fn section(recorded: &Recorded) -> Markup {
     let mut by_connection: BTreeMap<usize, Vec<&Statement>> = BTreeMap::new();
-    for statement in &kept.statements {
+    for statement in &recorded.statements {
         by_connection.entry(statement.connection()).or_default().push(statement);
     }
-    let took = kept.statements.iter().map(Statement::ended_at).max().unwrap_or_default();
+    let took = recorded.statements.iter().map(Statement::ended_at).max().unwrap_or_default();
     let lanes = by_connection.iter().map(|(number, statements)| lane(*number, statements)).collect();
     let drawing = Drawing {
         title: format!("Timeline of {}", counted(by_connection.len() as u64, "connection")),
@@ -30,7 +30,7 @@ pub(super) fn section(kept: &Kept) -> Markup {
         legend: LEGEND,
     };
     html! {
-        @if !kept.statements.is_empty() {
+        @if !recorded.statements.is_empty() {
             h3 { "Timeline" }
             div class="scroll" tabindex="0" role="region" aria-label="timeline" { (drawing.to_svg()) }
         }
@@ -38,7 +38,7 @@ pub(super) fn section(kept: &Kept) -> Markup {
 }
 
 fn lane(number: usize, statements: &[&Statement]) -> Lane {
-    let mut threads: Vec<String> = statements.iter().map(|statement| statement.thread_name()).collect();
+    let mut threads: Vec<String> = statements.iter().map(|statement| statement.thread_label()).collect();
     threads.dedup();
     let thread = if let [only] = &*threads { only.trim_matches('`') } else { "several threads" };
     let mut transactions: BTreeMap<u64, (Duration, Duration)> = BTreeMap::new();

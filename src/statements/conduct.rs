@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::log::Kept;
+use super::log::Recorded;
 use super::recorder::Dropped;
 use super::statement::{Statement, StatementKind, counted};
 use crate::content::origin::Purpose;
@@ -78,9 +78,9 @@ fn is_undecided(transaction: &Transaction<'_>) -> bool {
     transaction.iter().any(|statement| wrote(&statement)) && !transaction.iter().any(decides)
 }
 
-fn transactions(kept: &Kept) -> BTreeMap<u64, Transaction<'_>> {
+fn transactions(recorded: &Recorded) -> BTreeMap<u64, Transaction<'_>> {
     let mut transactions = BTreeMap::new();
-    for statement in &kept.statements {
+    for statement in &recorded.statements {
         if let Some(number) = statement.transaction() {
             transactions.entry(number).or_insert(Transaction::new()).push(statement);
         }
@@ -90,8 +90,8 @@ fn transactions(kept: &Kept) -> BTreeMap<u64, Transaction<'_>> {
 
 impl Findings {
     /// Adds the transactions that held the writer slot for longer than this.
-    pub(crate) fn add_slow(&mut self, limit: Duration, kept: &Kept) {
-        for transaction in transactions(kept).values() {
+    pub(crate) fn add_slow(&mut self, limit: Duration, recorded: &Recorded) {
+        for transaction in transactions(recorded).values() {
             let Some(Held { at_least, at_most }) = Held::of(transaction).filter(|held| held.at_most > limit) else {
                 continue;
             };
@@ -108,8 +108,8 @@ impl Findings {
 
     /// Adds the transactions that were rolled back because code has dropped them. If its last statement failed, the code has
     /// probably returned the error.
-    pub(crate) fn add_dropped(&mut self, dropped: &[Dropped], kept: &Kept) {
-        let transactions = transactions(kept);
+    pub(crate) fn add_dropped(&mut self, dropped: &[Dropped], recorded: &Recorded) {
+        let transactions = transactions(recorded);
         let of_dropped = dropped.iter().filter_map(|dropped| transactions.get(&dropped.transaction?));
         for transaction in of_dropped.filter(|transaction| is_undecided(transaction)) {
             let (by, changed) = (transaction[0].opened_by(), changed(transaction));
@@ -123,12 +123,12 @@ impl Findings {
 
     /// Adds each use of a connection in which statements outside of a transaction probably belong in one: the first case of
     /// each. `tables_of` returns the tables that a statement uses.
-    pub(crate) fn add_outside_of_transactions(&mut self, kept: &Kept, tables_of: impl Fn(&str) -> Vec<String>) {
+    pub(crate) fn add_outside_of_transactions(&mut self, recorded: &Recorded, tables_of: impl Fn(&str) -> Vec<String>) {
         // A connection may be lent for one purpose after another.
         let mut uses: BTreeMap<(usize, Purpose), Vec<&Statement>> = BTreeMap::new();
         let is_of_data =
             |statement: &&Statement| statement.kind() != StatementKind::Other && statement.error().is_none();
-        for statement in kept.statements.iter().filter(is_of_data) {
+        for statement in recorded.statements.iter().filter(is_of_data) {
             uses.entry((statement.connection(), statement.purpose())).or_default().push(statement);
         }
         self.warnings.extend(uses.values().filter_map(|statements| first_outside(statements, &tables_of)));

@@ -24,7 +24,7 @@ struct State {
     value_limit: usize,
     entries: VecDeque<Entry>,
     /// How many older ones are no longer kept.
-    dropped: u64,
+    discarded: u64,
     counts: Counts,
     /// The numbers of the connections within this recording, by their numbers in the process.
     connections: BTreeMap<u64, usize>,
@@ -69,11 +69,11 @@ impl Counts {
 
 /// What a log has.
 #[derive(Clone, Debug)]
-pub(crate) struct Kept {
+pub(crate) struct Recorded {
     pub(crate) statements: Vec<Statement>,
     pub(crate) counts: Counts,
     /// How many older statements were counted only.
-    pub(crate) dropped: u64,
+    pub(crate) discarded: u64,
     pub(crate) missed: Vec<Missed>,
 }
 
@@ -103,7 +103,7 @@ impl Log {
             limit: DEFAULT_LIMIT,
             value_limit: DEFAULT_VALUE_LIMIT,
             entries: VecDeque::new(),
-            dropped: 0,
+            discarded: 0,
             counts: Counts::default(),
             connections: BTreeMap::new(),
             missed: Vec::new(),
@@ -120,7 +120,7 @@ impl Log {
     pub(crate) fn set_limit(&self, limit: usize) {
         let mut state = self.state();
         state.limit = limit;
-        state.drop_oldest();
+        state.discard_oldest();
     }
 
     pub(super) fn set_value_limit(&self, bytes: usize) {
@@ -153,9 +153,9 @@ impl Log {
         let is_repeated = shape.is_some_and(|shape| state.runs.add(shape, || self.began.elapsed()));
         let connection = state.number_of(connection);
         *state.counts.of_mut(begun.kind()) += 1;
-        let ticket = Ticket(state.dropped + state.entries.len() as u64);
+        let ticket = Ticket(state.discarded + state.entries.len() as u64);
         state.entries.push_back(Entry { begun: begun.clone(), ended: None, connection });
-        state.drop_oldest();
+        state.discard_oldest();
         drop(state);
         if is_repeated {
             let time = begun.capture_backtrace();
@@ -167,7 +167,7 @@ impl Log {
     /// Adds the end of a statement, if it is still kept.
     pub(super) fn end(&self, Ticket(number): Ticket, ended: Ended) {
         let mut state = self.state();
-        let index = number.checked_sub(state.dropped).and_then(|index| usize::try_from(index).ok());
+        let index = number.checked_sub(state.discarded).and_then(|index| usize::try_from(index).ok());
         if let Some(entry) = index.and_then(|index| state.entries.get_mut(index)) {
             entry.ended = Some(ended);
         }
@@ -184,7 +184,7 @@ impl Log {
     }
 
     /// Returns what is kept so far.
-    pub(crate) fn kept(&self) -> Kept {
+    pub(crate) fn recorded(&self) -> Recorded {
         let state = self.state();
         let statement = |entry: &Entry| Statement {
             begun: entry.begun.clone(),
@@ -192,10 +192,10 @@ impl Log {
             connection: entry.connection,
             recording: self.began,
         };
-        Kept {
+        Recorded {
             statements: state.entries.iter().map(statement).collect(),
             counts: state.counts,
-            dropped: state.dropped,
+            discarded: state.discarded,
             missed: state.missed.clone(),
         }
     }
@@ -215,10 +215,10 @@ impl Drop for Pause<'_> {
 }
 
 impl State {
-    fn drop_oldest(&mut self) {
+    fn discard_oldest(&mut self) {
         let excess = self.entries.len().saturating_sub(self.limit);
         self.entries.drain(..excess);
-        self.dropped += excess as u64;
+        self.discarded += excess as u64;
         self.runs.keep_at_most(self.limit);
     }
 

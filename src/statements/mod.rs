@@ -23,7 +23,7 @@ mod statement;
 pub(crate) mod waits;
 
 pub(crate) use self::conduct::Findings;
-pub(crate) use self::log::{Counts, Kept, Log, Missed};
+pub(crate) use self::log::{Counts, Log, Missed, Recorded};
 pub(crate) use self::recorder::{Connection, Dropped, Lost, Recorder, Unwound};
 pub(crate) use self::sql::{begins_with, is_of_virtual_table, table_of_alias};
 pub(crate) use self::statement::{Begun, by_shape, counted};

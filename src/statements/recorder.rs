@@ -5,7 +5,7 @@ use std::thread::{self, Thread, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::callers::Opening;
-use super::log::{Kept, Log, Ticket};
+use super::log::{Log, Recorded, Ticket};
 use super::recent::Noted;
 use super::statement::{Begun, Counters, DEFAULT_VALUE_LIMIT, Ended, Statement, opened_by};
 use super::waits;
@@ -40,7 +40,7 @@ struct Left {
     /// The numbers of the newest connections that are closed.
     closed: VecDeque<u64>,
     /// What the latest recording that a panic has ended had kept, and the number of that panic.
-    ended: Option<(Option<u64>, Kept)>,
+    ended: Option<(Option<u64>, Recorded)>,
     /// Keeps the database, if only connections to it are left.
     keeper: Option<Arc<Keeper>>,
 }
@@ -78,14 +78,14 @@ pub(crate) enum Lost {
 
 impl Unwound {
     /// Returns whether there is more than the newest statements.
-    pub(crate) fn tells_more(&self) -> bool {
+    pub(crate) fn has_details(&self) -> bool {
         self.uncommitted.is_some() || self.lost.is_some() || self.error.is_some()
     }
 }
 
 /// The number of connections of panics that are remembered. (With a panic hook of other code, entries of earlier panics are not
 /// recognized as old.)
-const UNWOUND: usize = 16;
+const MAX_UNWOUND: usize = 16;
 
 /// A transaction that had written, and that was rolled back because code has dropped it.
 #[derive(Clone, Debug)]
@@ -106,10 +106,10 @@ impl Dropped {
 }
 
 /// The number of dropped transactions that are remembered.
-const DROPPED: usize = 64;
+const MAX_DROPPED: usize = 64;
 
 /// The number of closed connections that are remembered.
-const CLOSED: usize = 64;
+const MAX_CLOSED: usize = 64;
 
 /// The number of recorders that are on. While there are none, a statement costs one load of this.
 static ON: AtomicUsize = AtomicUsize::new(0);
@@ -149,7 +149,7 @@ impl Recorder {
 
     pub(crate) fn remove(&self, log: &Arc<Log>) {
         if thread::panicking() && log.is_whole() {
-            self.left().ended = Some((latest_panic(), log.kept()));
+            self.left().ended = Some((latest_panic(), log.recorded()));
         }
         let mut logs = self.logs();
         logs.retain(|other| !Arc::ptr_eq(other, log));
@@ -179,10 +179,10 @@ impl Recorder {
 
     /// Returns what a recording has kept so far, if there is one without pauses that has statements: the one that began first,
     /// or one that this thread's panic has ended.
-    pub(crate) fn kept(&self) -> Option<Kept> {
+    pub(crate) fn recorded(&self) -> Option<Recorded> {
         let ended = || self.left().ended.clone().filter(|(panic, _)| *panic == latest_panic()).map(|(_, kept)| kept);
-        let has_some = |kept: &Kept| !kept.statements.is_empty();
-        let first = self.logs().iter().find(|log| log.is_whole()).map(|log| log.kept());
+        let has_some = |kept: &Recorded| !kept.statements.is_empty();
+        let first = self.logs().iter().find(|log| log.is_whole()).map(|log| log.recorded());
         first.filter(has_some).or_else(|| ended().filter(has_some))
     }
 
@@ -192,7 +192,7 @@ impl Recorder {
     }
 
     /// Keeps the database, if no engine does.
-    pub(crate) fn keep(&self) {
+    pub(crate) fn keep_database(&self) {
         let keeper = self.left().keeper.clone();
         keeper.into_iter().for_each(|keep| keep());
     }
@@ -203,7 +203,7 @@ impl Recorder {
         all.retain(|other| other.panic == unwound.panic || other.thread != unwound.thread);
         let is_known = all.iter().any(|other| (other.panic, other.connection) == (unwound.panic, unwound.connection));
         if !is_known {
-            if all.len() == UNWOUND {
+            if all.len() == MAX_UNWOUND {
                 all.pop_front();
             }
             all.push_back(unwound);
@@ -218,7 +218,7 @@ impl Recorder {
     /// Notes that a transaction was dropped.
     pub(crate) fn add_dropped(&self, dropped: Dropped) {
         let left = &mut *self.left();
-        if left.dropped.len() == DROPPED {
+        if left.dropped.len() == MAX_DROPPED {
             left.dropped.pop_front();
         }
         left.dropped.push_back(dropped);
@@ -250,7 +250,7 @@ impl Recorder {
     /// Notes that a connection is closed.
     pub(crate) fn add_closed(&self, connection: u64) {
         let closed = &mut self.left().closed;
-        if closed.len() == CLOSED {
+        if closed.len() == MAX_CLOSED {
             closed.pop_front();
         }
         closed.push_back(connection);
@@ -508,7 +508,7 @@ mod tests {
             log.begin(&Arc::new(begun), 1);
             log
         };
-        let kept = || recorder.kept().map(|kept| kept.statements[0].sql().to_owned());
+        let kept = || recorder.recorded().map(|kept| kept.statements[0].sql().to_owned());
         let (one, other) = (log_of("SELECT 1"), log_of("SELECT 2"));
         assert_eq!(kept().as_deref(), Some("SELECT 1"), "the first one");
         drop(one.pause());

@@ -243,7 +243,8 @@ impl Statement {
         self.began() + self.duration().unwrap_or_default()
     }
 
-    /// Returns the part of its time in which it waited for a writer slot of an engine in memory.
+    /// Returns the part of its time in which it waited for a writer slot of an engine in memory, without the sleeps of a busy handler
+    /// of the code's own.
     pub fn waited(&self) -> Duration {
         self.ended.as_ref().map_or(Duration::ZERO, |ended| ended.waited)
     }
@@ -262,13 +263,13 @@ impl Statement {
         }
     }
 
-    /// Returns SQLite's message, if the statement failed. SQLite does not tell all failures: see the chapter
+    /// Returns SQLite's message, if the statement failed. SQLite does not report all failures: see the chapter
     /// [statements](crate::guide::statements#recordings).
     pub fn error(&self) -> Option<&str> {
         self.failure().map(|(_, message)| &**message)
     }
 
-    /// Returns SQLite's extended result code, if the statement failed and SQLite has told the code.
+    /// Returns SQLite's extended result code, if the statement failed and SQLite reported a code.
     pub fn error_code(&self) -> Option<i32> {
         self.failure().map(|(code, _)| *code).filter(|code| *code != 0)
     }
@@ -277,7 +278,7 @@ impl Statement {
         self.ended.as_ref()?.error.as_ref()
     }
 
-    /// Returns the number of its transaction. `None`: it ran outside of one, and has committed by itself.
+    /// Returns the number of its transaction. `None`: it ran in autocommit mode.
     pub fn transaction(&self) -> Option<u64> {
         let begins = || self.ended.as_ref().filter(|_| self.begun.kind == StatementKind::Transaction)?.transaction;
         self.begun.transaction.or_else(begins)
@@ -333,7 +334,7 @@ impl Statement {
     }
 
     /// Returns the thread's name, or its number.
-    pub(crate) fn thread_name(&self) -> String {
+    pub(crate) fn thread_label(&self) -> String {
         match self.begun.thread.name() {
             Some(name) => format!("`{name}`"),
             None => format!("{:?}", self.begun.thread.id()),
@@ -356,7 +357,7 @@ impl fmt::Display for Statement {
         if !ended.waited.is_zero() {
             write!(f, ", of which it waited {:.1?}", ended.waited)?;
         }
-        write!(f, ", thread {}", self.thread_name())
+        write!(f, ", thread {}", self.thread_label())
     }
 }
 

@@ -346,26 +346,26 @@ impl Template {
     /// [shared](Engine::shared_with) engines and [kept values](KeptValues).
     ///
     /// # Panics
-    /// This call never does. Dropping an engine's last handle panics if the limits are exceeded, or if statements may be
+    /// This call never panics. Dropping an engine's last handle panics if the limits are exceeded, or if statements may be
     /// missing in the recording, unless that thread is panicking already. If another thread drops it, only that thread
-    /// panics.
+    /// panics. If the test returns an error, the panic replaces it.
     #[track_caller]
     pub const fn watch(mut self, limits: Limits) -> Template {
         self.limits = Some((limits, Location::caller()));
         self
     }
 
-    /// Turns [strict mode](Engine::strict) on for each engine of this template. Templates based on this one, shared engines and
+    /// Turns on [strict mode](Engine::strict) for each engine of this template. Templates based on this one, shared engines and
     /// kept values are not strict.
     ///
     /// # Panics
-    /// This call never does. Dropping an engine's last handle may, as [`Engine::strict`] says.
+    /// This call never panics. Dropping an engine's last handle may, as [`Engine::strict`] says.
     pub const fn strict(mut self) -> Template {
         self.is_strict = true;
         self
     }
 
-    /// Turns [strict mode](Engine::strict) on, with this limit in place of a second for transactions that hold the writer slot.
+    /// Turns on [strict mode](Engine::strict), and sets how long a transaction may hold the writer slot: 1 s by default.
     ///
     /// # Panics
     /// As [`strict`](Template::strict).

@@ -219,7 +219,7 @@ impl Recipe {
     }
 
     fn carry_out(&self, before: Content, migrations: &[Migration], name: &str) -> Result<Content> {
-        let engine = Engine::to_build(&Arc::new(WarmPool::new(name, before.snapshot, self.setup())))?;
+        let engine = Engine::for_build(&Arc::new(WarmPool::new(name, before.snapshot, self.setup())))?;
         let (built, asked) = external::observe(|| {
             let connection = engine.open_connection(Purpose::Connection(self.at));
             let mut connection = connection.map_err(|cause| Error::connect_to_build(name, cause))?;

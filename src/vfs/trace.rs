@@ -452,7 +452,7 @@ unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
         lost: content
             .as_ref()
             .and_then(|content| content.as_ref().err())
-            .and_then(|cause| lost(cause, Keep::of_tests().up_to())),
+            .and_then(|cause| lost(cause, Keep::of_tests().max_size())),
         uncommitted: content.and_then(Result::ok).and_then(|bytes| Snapshot::from_bytes(bytes).ok()),
         error: (![ffi::SQLITE_OK, ffi::SQLITE_ROW, ffi::SQLITE_DONE].contains(&code)).then_some((code, message)),
         recent: recent::of_this_thread(connection),
@@ -478,7 +478,7 @@ fn at_most() -> usize {
         Some((since, spent)) => spent * 10 <= since.elapsed(),
         None => true,
     };
-    if has_time { Keep::of_tests().up_to() } else { SMALL }
+    if has_time { Keep::of_tests().max_size() } else { SMALL }
 }
 
 fn note_time(start: Instant) {
@@ -521,7 +521,7 @@ pub(crate) fn open_connections(recorder: &Recorder) -> Vec<(Purpose, String)> {
 /// Has the connection's database kept, if no engine is left that would do it.
 fn keep(connection: u64) {
     if let Some(traced) = traced(connection).filter(|_| !is_exempt()) {
-        traced.connection.recorder().keep();
+        traced.connection.recorder().keep_database();
     }
 }
 
@@ -754,11 +754,11 @@ mod tests {
 
     #[test]
     fn large_content_is_kept_for_a_tenth_of_the_time() {
-        assert_eq!(at_most(), Keep::of_tests().up_to());
+        assert_eq!(at_most(), Keep::of_tests().max_size());
         note_time(Instant::now().checked_sub(Duration::from_millis(50)).unwrap());
         assert_eq!(at_most(), SMALL);
         KEEPING.set(Some((Instant::now().checked_sub(Duration::from_secs(1)).unwrap(), Duration::from_millis(90))));
-        assert_eq!(at_most(), Keep::of_tests().up_to());
+        assert_eq!(at_most(), Keep::of_tests().max_size());
     }
 
     #[test]

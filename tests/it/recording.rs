@@ -90,7 +90,7 @@ fn each_kind_of_connection_is_recorded() {
     statements.writes().assert_count(1);
     statements.reads().assert_count(5);
     statements.transactions().assert_count(2);
-    assert_eq!(statements.missed(), [""; 0]);
+    assert_eq!(statements.gaps(), [""; 0]);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn what_a_statement_causes_belongs_to_it() {
         Connection::open(engine.uri()).unwrap().execute("INSERT INTO text VALUES ('green tea')", []).unwrap();
     });
     assert_eq!(sql(&statements), ["INSERT INTO text VALUES ('green tea')"]);
-    assert_eq!(statements.missed(), [""; 0]);
+    assert_eq!(statements.gaps(), [""; 0]);
     assert_eq!(number(&connection, "SELECT count(*) FROM change"), 2);
 }
 
@@ -237,7 +237,7 @@ fn recordings_begin_and_end_while_statements_run() {
         let recorded: Vec<Statements> = recorded.collect();
         is_done.store(true, Ordering::Relaxed);
         for statements in &recorded {
-            assert_eq!(statements.missed(), [""; 0], "{statements}");
+            assert_eq!(statements.gaps(), [""; 0], "{statements}");
         }
         assert!(recorded.iter().map(Statements::count).sum::<u64>() > 0);
     });
@@ -421,7 +421,7 @@ fn a_unit_of_work_may_be_older_than_the_recording() {
     });
     let ends: Vec<bool> = statements.iter().map(|statement| statement.duration().is_some()).collect();
     assert_eq!(ends, [false, true, true]);
-    assert_eq!(statements.missed(), [""; 0]);
+    assert_eq!(statements.gaps(), [""; 0]);
     statements.assert_count(3);
     statements.assert_no_repeats(3);
 }
@@ -508,7 +508,7 @@ fn the_newest_statements_are_kept_and_all_are_counted() {
     assert_eq!(statements.iter().next().unwrap().expanded_sql(), "SELECT 16");
     statements.assert_count(26);
     statements.reads().assert_count(25);
-    assert_eq!(statements.missed(), [""; 0]);
+    assert_eq!(statements.gaps(), [""; 0]);
     let message = message_of(|| statements.of_table("item").assert_count(1));
     assert!(
         message
@@ -916,7 +916,7 @@ fn a_trace_of_the_code_s_own_makes_a_recording_incomplete() {
     trace(&mut own);
     assert_eq!(number(&own, "SELECT count(*) FROM item"), 3);
     let statements = recording.stop();
-    let [missed] = statements.missed().try_into().unwrap();
+    let [missed] = statements.gaps().try_into().unwrap();
     assert_eq!(
         missed,
         "connection 1 has a trace of its own (sqlite3_trace_v2), which replaces the recording's, so its statements are not known"
@@ -953,7 +953,7 @@ fn a_trace_that_is_set_in_a_transaction_that_reads_is_not_noticed() {
         assert_eq!(number(&own, "SELECT count(*) FROM item"), 3);
     });
     statements.assert_count(0);
-    assert_eq!(statements.missed(), [""; 0]);
+    assert_eq!(statements.gaps(), [""; 0]);
 }
 
 #[test]
@@ -964,7 +964,7 @@ fn an_attached_engine_makes_a_recording_incomplete() {
         file.execute("ATTACH ?1 AS shop", [engine.uri()]).unwrap();
         assert_eq!(number(&file, "SELECT count(*) FROM shop.item"), 3);
     });
-    let [missed] = statements.missed().try_into().unwrap();
+    let [missed] = statements.gaps().try_into().unwrap();
     assert!(missed.starts_with("connection 1 has the engine attached"), "{missed}");
 }
 
@@ -1381,7 +1381,7 @@ fn a_trace_that_is_set_between_two_runs_of_a_statement_is_noticed() {
         trace(&mut connection);
         run(&connection);
     });
-    let missed = statements.missed().join("\n");
+    let missed = statements.gaps().join("\n");
     assert!(missed.starts_with("connection 1 has a trace of its own "), "{missed}");
 }
 

@@ -109,7 +109,7 @@ fn statements_of_a_pool_are_recorded() {
         }
         other.execute("INSERT INTO account VALUES (1, 0)", []).unwrap_err();
     });
-    assert_eq!(statements.missed(), [""; 0]);
+    assert_eq!(statements.gaps(), [""; 0]);
     statements.transactions().assert_count(2);
     // The newest version checks each connection that it hands out.
     let checks = statements.matching(|statement| statement.sql() == "SELECT 1").count();

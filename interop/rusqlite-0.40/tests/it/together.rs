@@ -36,7 +36,7 @@ fn the_statements_of_all_libraries_are_recorded_in_their_order() {
     diesel.batch_execute("UPDATE account SET balance = balance + 3 WHERE id = 1").unwrap();
     assert_eq!(balance(&plain, 1), Ok(6));
     let statements = recording.stop();
-    assert_eq!(statements.missed(), [""; 0]);
+    assert_eq!(statements.gaps(), [""; 0]);
     let statements = statements.of_table("account");
     let sql: Vec<&str> = statements.iter().map(|statement| statement.expanded_sql()).collect();
     let expected = [
