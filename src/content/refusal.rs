@@ -45,7 +45,9 @@ impl Refusal {
     /// Keeps the refusal, to explain the error that its result code is converted to.
     pub(crate) fn remember(self, engine: String) {
         // Another thread-local's destructor may run SQLite after this one is destroyed. Only the explanation is lost then.
-        if let Refusal::Held { by, .. } = &self {
+        if let Refusal::Held { by, .. } = &self
+            && !by.waits()
+        {
             let _ = HOLDER.try_with(|holder| holder.replace(Some((engine.clone(), by.clone()))));
         }
         let _ = LATEST.try_with(|latest| latest.replace(Some(Latest { engine, refusal: self, at: Instant::now() })));
@@ -53,6 +55,11 @@ impl Refusal {
 
     pub(crate) fn forget() {
         let _ = LATEST.try_with(|latest| latest.take());
+        Refusal::forget_holder();
+    }
+
+    /// Forgets who held the writer slot: this thread goes on, with the lock of a reader at least.
+    pub(crate) fn forget_holder() {
         let _ = HOLDER.try_with(|holder| holder.take());
     }
 

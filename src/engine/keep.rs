@@ -156,7 +156,7 @@ fn of_mount(mount: &Mount, setup: &Setup, creation: &Creation) -> Scene {
     let scene = of(mount.id(), mount.name(), mount.store.baseline(), &mount.recorder, setup, creation);
     // A panic may have dropped the holder already.
     let holder = || thread::panicking().then(|| Refusal::holder(&mount.name())).flatten();
-    let was_held = || holder().map(|by| format!("was held by {by}, when this thread was refused it"));
+    let was_held = || holder().map(|by| format!("was refused to this thread, because it was taken by {by}"));
     let writer = mount.store.writer().map(|by| format!("is held by {by}")).or_else(was_held);
     Scene { content: Some(mount.store.current()), writer, ..scene }
 }
@@ -189,7 +189,7 @@ impl Engine {
     /// Returns the folder. It is in `$RUSQLITE_FIXTURES_DIR/kept` if that environment variable is set, or else in
     /// `target/rusqlite-fixtures/kept`, and there in a folder for the test program. A name of at most 120 bytes that has only
     /// lowercase ASCII letters, digits, `_`, `-` and `::` is the folder's name, with `.` in the place of `::`. Any other name is
-    /// cut, its other characters become `_`, and a hash of the whole name is appended.
+    /// cut, its characters other than ASCII letters, digits, `_` and `-` become `_`, and a hash of the whole name is appended.
     ///
     /// A test that panics keeps its databases without this call. See the chapter
     /// [when a test fails](crate::guide::failing_tests).

@@ -55,8 +55,8 @@ impl Engine {
     /// ```
     ///
     /// # Panics
-    /// This call never panics. Dropping the engine's last handle panics if there is any of the above, unless that thread is
-    /// panicking already. If another thread drops it, only that thread panics. If the test returns an error, the panic replaces
+    /// If the environment variable has an unknown value. Dropping the engine's last handle panics if there is any of the above,
+    /// unless that thread is panicking already. If another thread drops it, only that thread panics. If the test returns an error, the panic replaces
     /// it. In a thread-local destructor, and in a closure that SQLite frees, a panic ends the program.
     pub fn strict(&self) {
         self.0.turn_on_strict(Strict::Fail);

@@ -282,6 +282,7 @@ impl Drop for ThreadState {
             if !is_left && !has_failed_elsewhere(&test) {
                 folder::remove(&test);
             }
+            note_continued(&test);
             self.test = Some(test);
         } else {
             // It has caught other panics before this one. Nothing is printed: it may have caught this one, too.
@@ -301,6 +302,15 @@ fn note_failed(test: &str) {
         let threads = failed.entry(test.to_owned()).or_default();
         threads.retain(|thread| *thread != here);
         threads.push(here);
+    }
+}
+
+/// Notes that the test has gone on after the failures of this thread.
+fn note_continued(test: &str) {
+    let here = thread::current().id();
+    let mut failed = FAILED.lock().recovered();
+    if let Some(threads) = failed.get_mut(test) {
+        threads.retain(|thread| *thread != here);
     }
 }
 

@@ -57,7 +57,7 @@ impl Engine {
     ///
     /// Every statement is counted. The list lacks the oldest if more than [`limit`](Recording::limit) ran. A statement is missing
     /// altogether if code sets a trace of its own on the connection (`sqlite3_trace_v2`), or attaches the engine to another
-    /// database. The recording notes each reason, and assertions that need the missing statements fail with it. The chapter
+    /// database. The recording notes each reason, and its assertions fail with it. The chapter
     /// [statements](crate::guide::statements) lists the cases that are not detected. If code already holds a `&Connection` of a
     /// unit of work when the recording begins, the first statement on it is recorded without its time, rows and result.
     ///

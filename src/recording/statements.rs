@@ -404,18 +404,18 @@ fn lines(items: &[impl fmt::Display]) -> String {
 /// Returns the tables that the plan of this SQL scans; `used` are all that it uses.
 fn tables_scanned(plan: &str, sql: &str, used: &BTreeSet<String>) -> Vec<String> {
     let is_used = |name: &String| used.iter().any(|table| table.eq_ignore_ascii_case(name));
-    let names: Vec<&str> = plan.lines().filter_map(name_scanned).collect();
-    let table = |name: &&str| {
-        let times = names.iter().filter(|other| other.eq_ignore_ascii_case(name)).count();
-        table_of_alias(sql, name, times, is_used).unwrap_or_else(|| (*name).to_owned())
+    let named = |access| plan.lines().filter_map(move |line| name_after(access, line));
+    let table = |name: &str| {
+        let times = named("SCAN ").chain(named("SEARCH ")).filter(|other| other.eq_ignore_ascii_case(name)).count();
+        table_of_alias(sql, name, times, is_used).unwrap_or_else(|| name.to_owned())
     };
-    names.iter().map(table).collect()
+    named("SCAN ").map(table).collect()
 }
 
-/// Returns the name of the table that a line of a plan scans: its alias, if it has one. The parts of the line are those of SQLite's
-/// `wherecode.c`.
-fn name_scanned(line: &str) -> Option<&str> {
-    let rest = line.trim_start().strip_prefix("SCAN ")?;
+/// Returns the name of the table in a line of a plan that begins with this access: its alias, if it has one. The parts of the
+/// line are those of SQLite's `wherecode.c`.
+fn name_after<'a>(access: &str, line: &'a str) -> Option<&'a str> {
+    let rest = line.trim_start().strip_prefix(access)?;
     let ends = [" EXISTS", " USING ", " VIRTUAL TABLE INDEX ", " LEFT-JOIN"];
     let end = ends.iter().filter_map(|end| rest.find(end)).min();
     let name = &rest[..end.unwrap_or(rest.len())];

@@ -42,7 +42,7 @@ pub(super) fn recorded(recorded: &Recorded) -> Markup {
         .map(|(shape, statements)| (shape, Repeats::of(&statements)))
         .collect();
     html! {
-        h3 { "StatementList" }
+        h3 { "Statements" }
         @for missed in &recorded.missed { p class="error" { "Not complete: " (missed) "." } }
         @if recorded.discarded > 0 { p class="note" { (counted(recorded.discarded, "older statement")) " not recorded." } }
         div class="statements" {

@@ -23,22 +23,25 @@ type Transaction<'a> = Vec<&'a Statement>;
 /// For how long a transaction held the writer slot.
 struct Held {
     at_least: Duration,
-    /// The statement that got the slot may have waited for it longer than is known: in a busy handler of the code's own, or for
-    /// the lock of a file.
     at_most: Duration,
 }
 
 impl Held {
     fn of(transaction: &Transaction<'_>) -> Option<Held> {
-        let first = transaction.iter().find(|statement| statement.holds_slot())?;
+        let holders = transaction.iter().filter(|statement| statement.holds_slot());
+        let first = holders.min_by_key(|statement| statement.ended_at())?; // one whose rows are read on may have begun before
         let ends = || transaction.iter().map(|statement| (statement.ended_at(), statement.holds_slot()));
         // A statement whose rows are read on may end after the COMMIT.
         let released = ends().filter(|(end, holds)| !holds && *end > first.ended_at()).min();
         let (end, _) = released.or(ends().max())?;
-        let at_least = end.saturating_sub(first.ended_at());
-        let at_most = end.saturating_sub(first.began() + first.waited());
+        let since_end = end.saturating_sub(first.ended_at());
+        let since_wait = end.saturating_sub(first.began() + first.waited());
         let only_waits = first.kind() == StatementKind::Transaction; // BEGIN IMMEDIATE
-        Some(Held { at_least, at_most: if only_waits { at_least } else { at_most } })
+        Some(match first.knows_wait() {
+            true => Held { at_least: since_wait, at_most: since_wait },
+            false if only_waits => Held { at_least: since_end, at_most: since_end },
+            false => Held { at_least: since_end, at_most: since_wait },
+        })
     }
 }
 
@@ -106,18 +109,17 @@ impl Findings {
         }
     }
 
-    /// Adds the transactions that were rolled back because code has dropped them. If its last statement failed, the code has
-    /// probably returned the error.
+    /// Adds the transactions that were rolled back because code has dropped them. If the latest call of SQLite failed, the code has
+    /// probably returned its error.
     pub(crate) fn add_dropped(&mut self, dropped: &[Dropped], recorded: &Recorded) {
         let transactions = transactions(recorded);
-        let of_dropped = dropped.iter().filter_map(|dropped| transactions.get(&dropped.transaction?));
-        for transaction in of_dropped.filter(|transaction| is_undecided(transaction)) {
+        for dropped in dropped {
+            let transaction = dropped.transaction.and_then(|number| transactions.get(&number));
+            let Some(transaction) = transaction.filter(|transaction| is_undecided(transaction)) else { continue };
             let (by, changed) = (transaction[0].opened_by(), changed(transaction));
             let finding =
                 format!("{by} was dropped in its transaction, which rolled back {changed}: call commit or rollback");
-            let last = transaction.iter().rev().find(|statement| statement.kind() != StatementKind::Transaction);
-            let has_failed = last.is_some_and(|last| last.error().is_some());
-            if has_failed { self.warnings.push(finding) } else { self.failures.push(finding) }
+            if dropped.has_failed { self.warnings.push(finding) } else { self.failures.push(finding) }
         }
     }
 

@@ -95,6 +95,8 @@ pub(crate) struct Dropped {
     pub(crate) transaction: Option<u64>,
     /// Whether it is known without a recording that it had changed something.
     pub(crate) has_changed: bool,
+    /// Whether the connection's latest call of SQLite had failed.
+    pub(crate) has_failed: bool,
     pub(crate) thread: Thread,
 }
 
@@ -315,6 +317,8 @@ pub(crate) struct Connection {
     recorder: Arc<Recorder>,
     /// Where it was opened, if statements were recorded then.
     opening: Option<Arc<Opening>>,
+    /// Whether its waits for the writer slot are those of `waits`, unless a busy handler of the code's own waits.
+    is_in_queue: bool,
     state: Mutex<State>,
 }
 
@@ -335,8 +339,8 @@ struct Running {
     rows: u64,
     /// SQLite's counters when it began.
     before: Counters,
-    /// How long this thread had waited for writer slots when it began.
-    waited_before: Duration,
+    /// How long this thread had waited for writer slots when it began, and how many such waits may have been longer.
+    waits_before: (Duration, u64),
     tickets: Vec<(Arc<Log>, Ticket)>,
 }
 
@@ -345,9 +349,9 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 
 impl Connection {
     /// Returns a connection of this thread. Notes where it is opened, if that is asked for and statements are recorded.
-    pub(crate) fn new(recorder: Arc<Recorder>, notes_opening: bool) -> Connection {
+    pub(crate) fn new(recorder: Arc<Recorder>, is_in_queue: bool, notes_opening: bool) -> Connection {
         let opening = (notes_opening && recorder.is_on()).then(Opening::here);
-        Connection { id: NEXT.fetch_add(1, Ordering::Relaxed), recorder, opening, state: Mutex::default() }
+        Connection { id: NEXT.fetch_add(1, Ordering::Relaxed), recorder, opening, is_in_queue, state: Mutex::default() }
     }
 
     /// Returns what it is for, and the line that opened it, if that is known.
@@ -389,7 +393,7 @@ impl Connection {
         let tickets =
             logs.into_iter().filter_map(|log| log.begin(&begun, self.id).map(|ticket| (log, ticket))).collect();
         state.running.retain(|running| running.statement != statement); // its end was not seen
-        state.running.push(Running { statement, begun, rows: 0, before, waited_before: waits::total(), tickets });
+        state.running.push(Running { statement, begun, rows: 0, before, waits_before: waits::total(), tickets });
     }
 
     /// Counts a row.
@@ -418,12 +422,14 @@ impl Connection {
     ) {
         let mut state = self.state();
         let Some(at) = state.running.iter().position(|running| running.statement == statement) else { return };
-        let Running { begun, rows, before, waited_before, tickets, .. } = state.running.swap_remove(at);
+        let Running { begun, rows, before, waits_before, tickets, .. } = state.running.swap_remove(at);
         let transaction = self.transaction(&mut state, is_in_transaction);
         drop(state);
         let (duration, counters) = (begun.elapsed(), after.since(before));
-        let waited = waits::total().saturating_sub(waited_before);
-        let ended = Ended { duration, waited, rows, changes, error, counters, transaction, holds_slot };
+        let (waits, unknown) = waits::total();
+        let waited = waits.saturating_sub(waits_before.0);
+        let knows_wait = self.is_in_queue && unknown == waits_before.1;
+        let ended = Ended { duration, waited, knows_wait, rows, changes, error, counters, transaction, holds_slot };
         if self.recorder.echoes.load(Ordering::Relaxed) {
             eprintln!("rusqlite-fixtures: {}", Statement::alone(begun, ended.clone()));
         }

@@ -44,6 +44,8 @@ pub(crate) struct Ended {
     pub(crate) duration: Duration,
     /// The part of it in which it waited for writer slots.
     pub(crate) waited: Duration,
+    /// Whether it did not wait longer.
+    pub(crate) knows_wait: bool,
     pub(crate) rows: u64,
     /// What SQLite says, whatever the statement is.
     pub(crate) changes: u64,
@@ -311,6 +313,11 @@ impl Statement {
     /// Returns the innermost lines of the program's code that ran it, if that was noted.
     pub(crate) fn called_from(&self) -> Option<Vec<String>> {
         self.begun.backtrace.get().map(|(backtrace, _)| callers::lines_of_code(backtrace))
+    }
+
+    /// Returns whether it has waited for exactly that time.
+    pub(super) fn knows_wait(&self) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.knows_wait)
     }
 
     /// Returns whether the connection had the writer slot when it had ended.

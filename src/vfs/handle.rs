@@ -13,6 +13,7 @@ use super::trace::{self, Listed, Traced};
 use super::waiting::{self, Caller, Claimant, Wait};
 use crate::content::origin::Purpose;
 use crate::content::pages::Pages;
+use crate::content::refusal::Refusal;
 use crate::content::snapshot::{self, JournalMode, Snapshot, Stamp};
 use crate::faults::{self, Call};
 use crate::statements::Recorder;
@@ -278,6 +279,7 @@ impl Handle {
             }
             self.read = Some(read);
             self.lock = Lock::Shared;
+            Refusal::forget_holder();
         }
         if self.lock < Lock::Reserved && level >= Lock::Reserved {
             let acquired = self.wait.acquire(&self.claimant, self.read.as_ref(), caller);

@@ -55,6 +55,9 @@ pub(crate) struct Traced {
 /// Keeps a connection in the list.
 pub(super) struct Listed(Arc<Traced>);
 
+/// The result codes of calls that did not fail.
+const SUCCESSES: [c_int; 3] = [ffi::SQLITE_OK, ffi::SQLITE_ROW, ffi::SQLITE_DONE];
+
 const BEGINNINGS: c_uint = ffi::SQLITE_TRACE_STMT as c_uint;
 const ENDS: c_uint = ffi::SQLITE_TRACE_PROFILE as c_uint;
 const CLOSES: c_uint = ffi::SQLITE_TRACE_CLOSE as c_uint;
@@ -134,7 +137,7 @@ impl Traced {
         let purpose = OPENED_FOR.try_with(Cell::get).ok().flatten();
         let traced = Arc::new(Traced {
             // Of others, the purpose says where.
-            connection: Connection::new(recorder, purpose.is_none()),
+            connection: Connection::new(recorder, mount.strong_count() > 0, purpose.is_none()),
             mount,
             at_rest: AtomicU32::new(at_rest),
             mask: AtomicU32::new(0),
@@ -166,12 +169,15 @@ impl Traced {
             return; // nothing would print it
         }
         // SAFETY: as the caller promises.
+        let code = unsafe { ffi::sqlite3_errcode(db) }; // before the next call
+        let has_failed = !SUCCESSES.contains(&code);
+        // SAFETY: as the caller promises.
         let has_changed = unsafe { self.has_changed(db) };
         // A recording knows more of an engine in a file.
         if has_changed || (is_recorded && self.mount.strong_count() == 0) {
             let (purpose, transaction) = (*self.purpose.lock().recovered(), self.connection.open_transaction());
             let thread = thread::current();
-            self.connection.recorder().add_dropped(Dropped { purpose, transaction, has_changed, thread });
+            self.connection.recorder().add_dropped(Dropped { purpose, transaction, has_changed, has_failed, thread });
         }
     }
 
@@ -454,7 +460,7 @@ unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
             .and_then(|content| content.as_ref().err())
             .and_then(|cause| lost(cause, Keep::of_tests().max_size())),
         uncommitted: content.and_then(Result::ok).and_then(|bytes| Snapshot::from_bytes(bytes).ok()),
-        error: (![ffi::SQLITE_OK, ffi::SQLITE_ROW, ffi::SQLITE_DONE].contains(&code)).then_some((code, message)),
+        error: (!SUCCESSES.contains(&code)).then_some((code, message)),
         recent: recent::of_this_thread(connection),
     };
     traced.connection.recorder().add_unwound(unwound);
@@ -619,17 +625,19 @@ fn is_in_transaction(db: *mut sqlite3) -> bool {
     unsafe { ffi::sqlite3_get_autocommit(db) == 0 }
 }
 
-/// Returns the schema cookie that the connection sees, if SQLite can read it. (A `Connection::from_handle` of the oldest rusqlite
-/// would remove the connection's hooks and its authorizer when it is dropped.)
+/// Returns the schema cookie that the connection sees, if SQLite can read it. (A `Connection::from_handle` of an older rusqlite
+/// would remove the connection's hooks and its authorizer when it is dropped: rusqlite's issue 1784.)
 ///
 /// # Safety
 /// The connection is in use by this thread.
 unsafe fn schema_cookie(db: *mut sqlite3) -> Option<u32> {
     let mut statement = ptr::null_mut();
-    // SAFETY: as the caller promises. The statement is NULL, which is no error for these functions, or it is finalized.
+    // SAFETY: as the caller promises. SQLite has prepared the statement, which is finalized.
     unsafe {
         let sql = c"PRAGMA main.schema_version";
-        ffi::sqlite3_prepare_v2(db, sql.as_ptr(), -1, &raw mut statement, ptr::null_mut());
+        if ffi::sqlite3_prepare_v2(db, sql.as_ptr(), -1, &raw mut statement, ptr::null_mut()) != ffi::SQLITE_OK {
+            return None;
+        }
         let has_row = ffi::sqlite3_step(statement) == ffi::SQLITE_ROW;
         let cookie = has_row.then(|| ffi::sqlite3_column_int(statement, 0).cast_unsigned());
         ffi::sqlite3_finalize(statement);

@@ -84,6 +84,7 @@ impl Claimant {
     fn announce(&self, caller: &impl Caller, read: Option<Snapshot>, place: Place, is_fault: bool) {
         let (mount, alive) = (Arc::downgrade(&self.mount), Arc::downgrade(&self.alive));
         let claim = self.claim(read, Some(RESERVATION));
+        waits::note_refusal();
         Pending::set(Pending { connection: caller.id(), mount, alive, claim, place, is_fault });
     }
 
@@ -400,6 +401,7 @@ pub(super) fn wait_in_turn(connection: usize, tries: i32) -> bool {
         Refusal::forget();
         return poll(start, tries); // another database that this connection has attached is busy
     };
+    waits::note_own_handler();
     let Some(mount) = pending.mount.upgrade() else { return false };
     let timeout = mount.store.lock_timeout();
     if pending.is_fault {

@@ -100,6 +100,17 @@ fn child() {
                 assert_eq!(result.is_err(), fails);
             }
         }
+        "has two threads of the same name that go on" => {
+            for _ in 0..2 {
+                let catches = || {
+                    let failed = catch_unwind(AssertUnwindSafe(|| ends_in_a_transaction(&bank())));
+                    assert!(failed.is_err());
+                    drop(bank());
+                };
+                let worker = thread::Builder::new().name("worker".to_owned());
+                thread::scope(|scope| worker.spawn_scoped(scope, catches).unwrap().join().unwrap());
+            }
+        }
         "has passing threads with the name of one that has failed and runs" => {
             let [fails, ends] = [(); 2].map(|()| Rendezvous::of(2));
             let meet = |place: &Rendezvous| assert!(place.meet(Duration::from_secs(60)));
@@ -169,6 +180,16 @@ fn child() {
             let [holder, refused] = [(); 2].map(|()| bank.connect().unwrap());
             holder.execute_batch("BEGIN IMMEDIATE").unwrap();
             let _drops_the_holder_first = (refused.execute_batch("BEGIN IMMEDIATE").unwrap(), holder);
+        }
+        "was refused, and then read" => {
+            let bank = bank();
+            bank.set_lock_timeout(Duration::ZERO);
+            let [holder, refused] = [(); 2].map(|()| bank.connect().unwrap());
+            holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+            refused.execute_batch("BEGIN IMMEDIATE").unwrap_err();
+            drop(holder);
+            assert_eq!(number(&refused, "SELECT count(*) FROM account"), 2);
+            panic!("the test's own failure");
         }
         "was refused, and then got the slot" => {
             let bank = bank();
@@ -924,6 +945,7 @@ fn a_test_that_survives_all_panics_leaves_nothing() {
 #[test]
 fn a_thread_removes_nothing_of_another_one_with_its_name() {
     assert_eq!(Run::of("has two threads of the same name").passes(true).kept(), ["worker"]);
+    assert_eq!(Run::of("has two threads of the same name that go on").passes(true).kept(), [""; 0]);
     let role = "has passing threads with the name of one that has failed and runs";
     assert_eq!(Run::of(role).passes(true).kept(), ["worker"]);
 }
@@ -941,10 +963,18 @@ fn who_holds_the_writer_slot_is_printed() {
         let printed = run.printed();
         let lines: Vec<&str> = printed.lines().filter(|line| line.contains("  the writer slot ")).collect();
         assert!(!lines.is_empty() && lines.iter().all(|line| line.contains(holder)), "{printed}");
-        assert!(lines.last().unwrap().ends_with(" ago, when this thread was refused it"), "{printed}");
+        assert!(
+            lines
+                .last()
+                .unwrap()
+                .contains("  the writer slot was refused to this thread, because it was taken by thread `"),
+            "{printed}"
+        );
     }
-    let printed = Run::of("was refused, and then got the slot").passes(false).printed();
-    assert!(!printed.contains("the writer slot "), "{printed}");
+    for role in ["was refused, and then got the slot", "was refused, and then read"] {
+        let printed = Run::of(role).passes(false).printed();
+        assert!(!printed.contains("  the writer slot "), "{printed}");
+    }
 }
 
 #[test]

@@ -1146,7 +1146,7 @@ fn the_tables_of_a_full_scan_have_their_own_names() {
     let connection = engine.connect().unwrap();
     connection.execute_batch("INSERT INTO change VALUES (1, 3), (2, 4), (3, 30)").unwrap();
     connection.execute_batch("CREATE VIEW priced AS SELECT price FROM item i WHERE price < 1000").unwrap();
-    let cases: [(&str, &[&str]); 23] = [
+    let cases: [(&str, &[&str]); 24] = [
         ("SELECT * FROM item WHERE price > 3", &["item"]),
         ("SELECT * FROM item AS i WHERE i.price > 3", &["item"]),
         ("SELECT * FROM \"item\" 'an i' WHERE price > 3", &["item"]),
@@ -1171,6 +1171,7 @@ fn the_tables_of_a_full_scan_have_their_own_names() {
         ("SELECT * FROM priced", &["i"]),
         ("SELECT * FROM priced CROSS JOIN change i", &["i", "i"]),
         ("SELECT * FROM priced CROSS JOIN change c", &["i", "change"]),
+        ("SELECT * FROM priced CROSS JOIN change i ON i.rowid = 5", &["i"]),
     ];
     for (sql, expected) in cases {
         let (_, statements) = engine.recorded(|| read_all(&connection, sql));

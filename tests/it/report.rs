@@ -134,6 +134,7 @@ fn more_than_three_repeats_and_scans_of_more_than_a_hundred_rows_are_marked() {
         .unwrap();
         (0..4).for_each(|_| scan(shop).unwrap());
     });
+    assert!(page.contains("<h3>Statements</h3>"));
     assert_eq!(page.matches("<b>full scan, 101 rows</b> <b>4 ×</b>").count(), 4, "{page}");
     assert_eq!(
         page.matches("<tr class=\"read scan repeated\" data-by=\"the connection opened at tests/it/report.rs:").count(),

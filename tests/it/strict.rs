@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::{env, thread};
 
 use rusqlite_fixtures::rusqlite::TransactionBehavior::Immediate;
+use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection, ffi};
 use rusqlite_fixtures::{BoxError, Engine, Template};
 
@@ -226,6 +227,48 @@ fn a_wait_in_a_busy_handler_of_the_code_is_not_taken_for_holding_the_slot() {
     assert!(insert.duration().unwrap() > LIMIT && insert.waited() < LIMIT, "{insert}");
     let found = found(shop);
     assert!(found.lines().count() == 2 && found.contains("held the writer slot for "), "only the holder: {found}");
+}
+
+/// A statement whose rows are read meanwhile has begun before the transaction got the slot.
+#[test]
+fn the_slot_is_held_from_the_first_write_on() {
+    const LIMIT: Duration = Duration::from_millis(200);
+    let shop = LENIENT.new_engine().unwrap();
+    insert(&shop.connect().unwrap(), "tea");
+    shop.strict_slot_limit(LIMIT);
+    let holds = |reads: Duration, writes: Duration| {
+        let connection = shop.connect().unwrap();
+        connection.execute_batch("BEGIN").unwrap();
+        let mut items = connection.prepare("SELECT id FROM item").unwrap();
+        let mut rows = items.query([]).unwrap();
+        rows.next().unwrap();
+        thread::sleep(reads);
+        connection.execute("UPDATE item SET name = 'milk'", []).unwrap();
+        thread::sleep(writes);
+        drop(rows);
+        connection.execute_batch("COMMIT").unwrap();
+    };
+    holds(LIMIT * 2, Duration::ZERO);
+    holds(Duration::ZERO, LIMIT * 2);
+    let found = found(shop);
+    assert!(found.lines().count() == 2 && found.contains(" held the writer slot for "), "only the second one: {found}");
+}
+
+/// In memory, how long the statement waited before is known.
+#[test]
+fn a_slow_write_holds_the_slot() {
+    const LIMIT: Duration = Duration::from_millis(200);
+    let shop = LENIENT.new_engine().unwrap();
+    shop.strict_slot_limit(LIMIT);
+    let work = shop.unit_of_work().unwrap();
+    let pause = |_: &mut rusqlite::functions::Context<'_>| {
+        thread::sleep(LIMIT * 2);
+        Ok(1)
+    };
+    work.create_scalar_function("pause", 0, FunctionFlags::SQLITE_UTF8, pause).unwrap();
+    work.execute("INSERT INTO item (id) VALUES (pause())", []).unwrap();
+    work.commit().unwrap();
+    assert!(found(shop).contains(" held the writer slot for "));
 }
 
 /// SQLite says that such a statement writes.
@@ -541,17 +584,18 @@ fn child() {
 /// Does nothing in an ordinary run of the tests.
 #[test]
 fn child_with_a_result() -> Result<(), BoxError> {
-    let is_of_sql = match env::var(ROLE).as_deref() {
-        Ok("returns an error of SQL") => true,
-        Ok("returns an error of its own") => false,
+    let sql = match env::var(ROLE).as_deref() {
+        Ok("violates a key") => "INSERT INTO item VALUES (1, 'milk')",
+        Ok("violates a foreign key") => "INSERT INTO part VALUES (7)",
+        Ok("runs wrong SQL") => "INSERT INTO itm VALUES (1, 'milk')",
+        Ok("returns an error of its own") => "",
         _ => return Ok(()),
     };
     let shop = strict();
+    shop.try_transaction(|work| work.execute_batch("CREATE TABLE part (item REFERENCES item)"))?;
     let work = shop.unit_of_work()?;
     work.execute("INSERT INTO item VALUES (1, 'tea')", [])?;
-    if is_of_sql {
-        work.execute("INSERT INTO item VALUES (1, 'milk')", [])?;
-    }
+    work.execute_batch(sql)?;
     Err("the test's own error".into())
 }
 
@@ -567,9 +611,15 @@ fn the_error_of_a_test_is_shown_if_it_is_sqlite_s_and_else_the_panic_says_how_to
         assert!(!output.status.success());
         String::from_utf8(output.stdout).unwrap()
     };
-    let shown = printed("returns an error of SQL", "fail");
-    assert!(shown.contains("UNIQUE constraint failed: item.id") && !shown.contains("strict mode, engine"), "{shown}");
-    assert!(shown.contains("rusqlite-fixtures: strict: engine ") && shown.contains("1 inserted row"), "{shown}");
+    for (role, error) in [
+        ("violates a key", "UNIQUE constraint failed: item.id"),
+        ("violates a foreign key", "FOREIGN KEY constraint failed"),
+        ("runs wrong SQL", "no such table: itm"),
+    ] {
+        let shown = printed(role, "fail");
+        assert!(shown.contains(error) && !shown.contains("strict mode, engine"), "{shown}");
+        assert!(shown.contains("rusqlite-fixtures: strict: engine ") && shown.contains("1 inserted row"), "{shown}");
+    }
     let replaced = printed("returns an error of its own", "");
     let end = "call commit or rollback\n(If the test returns an error, this panic replaces it. \
                RUSQLITE_FIXTURES_STRICT=off shows the error.)\n";
