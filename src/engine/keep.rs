@@ -155,7 +155,7 @@ impl Inner {
 fn of_mount(mount: &Mount, setup: &Setup, creation: &Creation) -> Scene {
     let scene = of(mount.id(), mount.name(), mount.store.baseline(), &mount.recorder, setup, creation);
     // A panic may have dropped the holder already.
-    let holder = || thread::panicking().then(|| Refusal::holder(&mount.name())).flatten();
+    let holder = || Refusal::holder(&mount.name());
     let was_held = || holder().map(|by| format!("was refused to this thread, because it was taken by {by}"));
     let writer = mount.store.writer().map(|by| format!("is held by {by}")).or_else(was_held);
     Scene { content: Some(mount.store.current()), writer, ..scene }

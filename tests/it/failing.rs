@@ -117,10 +117,14 @@ fn child() {
             let worker = || thread::Builder::new().name("worker".to_owned());
             thread::scope(|scope| {
                 let failing = || {
-                    let panic = catch_unwind(AssertUnwindSafe(|| ends_in_a_transaction(&bank())));
+                    for amount in [1, 2] {
+                        let bank = bank();
+                        deposit(&bank.connect().unwrap(), amount);
+                        assert!(catch_unwind(AssertUnwindSafe(|| ends_in_a_transaction(&bank))).is_err());
+                        std::mem::forget(bank);
+                    }
                     meet(&fails);
                     meet(&ends);
-                    assert!(panic.is_err());
                 };
                 let failing = worker().spawn_scoped(scope, failing).unwrap();
                 meet(&fails);
@@ -194,10 +198,12 @@ fn child() {
         "was refused, and then got the slot" => {
             let bank = bank();
             bank.set_lock_timeout(Duration::ZERO);
-            let holder = bank.begin(Immediate).unwrap();
-            bank.begin(Immediate).unwrap_err();
+            let [holder, refused] = [(); 2].map(|()| bank.connect().unwrap());
+            refused.execute_batch("BEGIN; SELECT * FROM account").unwrap();
+            holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+            refused.execute("DELETE FROM account", []).unwrap_err();
             drop(holder);
-            drop(bank.begin(Immediate).unwrap());
+            refused.execute_batch("UPDATE account SET balance = 1; COMMIT").unwrap();
             panic!("the test's own failure");
         }
         "fails when only a connection is left" => {
@@ -947,7 +953,10 @@ fn a_thread_removes_nothing_of_another_one_with_its_name() {
     assert_eq!(Run::of("has two threads of the same name").passes(true).kept(), ["worker"]);
     assert_eq!(Run::of("has two threads of the same name that go on").passes(true).kept(), [""; 0]);
     let role = "has passing threads with the name of one that has failed and runs";
-    assert_eq!(Run::of(role).passes(true).kept(), ["worker"]);
+    let run = Run::of(role).passes(true);
+    assert_eq!(run.kept(), ["worker"]);
+    let kept = Connection::open(run.program("failed").join("worker/database.sqlite3")).unwrap();
+    assert_eq!(number(&kept, "SELECT balance FROM account WHERE id = 1"), 102, "the last failure");
 }
 
 #[test]
@@ -1507,6 +1516,8 @@ fn a_large_database_is_kept_only_if_that_is_asked_for() {
     run.assert_printed("  the database with what the unit of work begun at tests/it/failing.rs:");
     run.assert_printed(" had not committed is not kept: it has 101 MB; RUSQLITE_FIXTURES_KEEP=always keeps any size\n");
     assert_eq!(run.select("database.sqlite3", "SELECT count(*) FROM account"), 2);
+    let report = fs::read_to_string(run.program("failed").join("failing.child/report.html")).unwrap();
+    assert!(report.contains(" had not committed is not kept: it has 101 MB; "));
     let run = Run::with("fails in a large transaction", "failing::child", &always).passes(false);
     assert_eq!(run.select("uncommitted.sqlite3", "SELECT length(b) FROM large"), 101_000_000);
 }

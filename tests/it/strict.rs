@@ -211,22 +211,23 @@ fn a_wait_in_a_busy_handler_of_the_code_is_not_taken_for_holding_the_slot() {
             true
         };
         connection.busy_handler(Some(wait)).unwrap();
-        connection.execute_batch(begin).unwrap();
         thread::scope(|scope| {
             scope.spawn(move || {
                 thread::sleep(LIMIT + Duration::from_millis(100));
                 holder.execute_batch("ROLLBACK").unwrap();
             });
+            connection.execute_batch(begin).unwrap();
             insert(&connection, "tea");
         });
         connection.execute_batch("ROLLBACK").unwrap();
     };
     waits("BEGIN");
+    waits("BEGIN IMMEDIATE");
     let statements = recording.stop();
     let insert = statements.writes().iter().next().cloned().unwrap();
     assert!(insert.duration().unwrap() > LIMIT && insert.waited() < LIMIT, "{insert}");
     let found = found(shop);
-    assert!(found.lines().count() == 2 && found.contains("held the writer slot for "), "only the holder: {found}");
+    assert!(found.lines().count() == 3 && found.contains("held the writer slot for "), "only the holders: {found}");
 }
 
 /// A statement whose rows are read meanwhile has begun before the transaction got the slot.
@@ -260,15 +261,25 @@ fn a_slow_write_holds_the_slot() {
     const LIMIT: Duration = Duration::from_millis(200);
     let shop = LENIENT.new_engine().unwrap();
     shop.strict_slot_limit(LIMIT);
-    let work = shop.unit_of_work().unwrap();
     let pause = |_: &mut rusqlite::functions::Context<'_>| {
         thread::sleep(LIMIT * 2);
         Ok(1)
     };
-    work.create_scalar_function("pause", 0, FunctionFlags::SQLITE_UTF8, pause).unwrap();
-    work.execute("INSERT INTO item (id) VALUES (pause())", []).unwrap();
-    work.commit().unwrap();
-    assert!(found(shop).contains(" held the writer slot for "));
+    let writes_slowly = || {
+        let work = shop.unit_of_work().unwrap();
+        work.create_scalar_function("pause", 0, FunctionFlags::SQLITE_UTF8, pause).unwrap();
+        work.execute("INSERT INTO item (id) VALUES (pause())", []).unwrap();
+        work.rollback().unwrap();
+    };
+    writes_slowly();
+    let holder = shop.begin(Immediate).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(writes_slowly); // after a wait
+        thread::sleep(LIMIT / 4);
+        holder.rollback().unwrap();
+    });
+    let found = found(shop);
+    assert_eq!(found.matches(" held the writer slot for ").count(), 2, "{found}");
 }
 
 /// SQLite says that such a statement writes.
@@ -556,7 +567,8 @@ fn child() {
                 || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
                 || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
             ];
-            works.iter().cycle().take(13).for_each(|work| work());
+            works.iter().for_each(|work| [work, work].iter().for_each(|work| work()));
+            works[0]();
             panic!("its own reason");
         }
         Ok("leaves a statement") => {
