@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::Engine;
 use crate::content::Snapshot;
-use crate::vfs::{self, Session};
+use crate::vfs::{self, Session, trace};
 
 pub(crate) struct Lease {
     /// `None` only within `drop`.
@@ -116,8 +116,12 @@ impl DerefMut for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(Lent::Session(session)) = self.lent.take() {
-            self.engine.recycle(session);
-        } // a connection to a file is closed; either rolls back an open transaction
+        let Some(lent) = self.lent.take() else { return };
+        // Either rolls back an open transaction.
+        let give_back = || match lent {
+            Lent::Session(session) => self.engine.recycle(session),
+            Lent::ToFile(connection) => drop(connection),
+        };
+        if self.engine.has_other_handles() { give_back() } else { trace::at_the_end_of_an_engine(give_back) }
     }
 }

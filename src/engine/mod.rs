@@ -742,6 +742,11 @@ impl Engine {
         self.0.setup()
     }
 
+    /// Returns whether there is another handle to this engine.
+    fn has_other_handles(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Takes back a connection that was lent out, and keeps it for reuse if it can be made clean.
     pub(crate) fn recycle(&self, mut session: Session) {
         if session.make_clean() {

@@ -34,7 +34,8 @@ impl Engine {
     ///
     /// * a unit of work, a pooled connection or another connection that had written in a transaction and was dropped without
     ///   a commit or a rollback ([`UnitOfWork::rollback`](crate::UnitOfWork::rollback)). Transactions of rusqlite, sqlx, sea-orm
-    ///   and diesel run ROLLBACK when they are dropped, so they are not detected.
+    ///   and diesel run ROLLBACK when they are dropped, so they are not detected. A unit of work that is dropped with the last
+    ///   handle to its engine, such as that of a fixture, is in order: nothing could see a commit.
     /// * a connection of [`connect`](Engine::connect) that is still open;
     /// * a transaction that held the writer slot for more than a second ([`strict_slot_limit`](Engine::strict_slot_limit)).
     ///

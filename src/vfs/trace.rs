@@ -66,6 +66,8 @@ const ROWS: c_uint = ffi::SQLITE_TRACE_ROW as c_uint;
 thread_local! {
     /// Whether the statements of this thread are the crate's own, which are not recorded.
     static IS_EXEMPT: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread drops a connection with the last handle to its engine.
+    static ENDS_ENGINE: Cell<bool> = const { Cell::new(false) };
     /// The purpose of the connection that this thread opens.
     static OPENED_FOR: Cell<Option<Purpose>> = const { Cell::new(None) };
     /// The connection and the statement of the latest beginning on this thread, recorded or not. Forgotten when a connection
@@ -92,6 +94,13 @@ pub(crate) fn exempt<T>(work: impl FnOnce() -> T) -> T {
     }
     let _back = Back(IS_EXEMPT.replace(true));
     work()
+}
+
+/// Drops a connection with the last handle to its engine.
+pub(crate) fn at_the_end_of_an_engine(drop: impl FnOnce()) {
+    let _ = ENDS_ENGINE.try_with(|ends_engine| ends_engine.set(true));
+    drop();
+    let _ = ENDS_ENGINE.try_with(|ends_engine| ends_engine.set(false));
 }
 
 /// Opens a connection for this purpose.
@@ -155,7 +164,8 @@ impl Traced {
         *self.purpose.lock().recovered() = purpose;
     }
 
-    /// Notes that code drops the connection's transaction, if that has written.
+    /// Notes that code drops the connection's transaction, if that has written. A unit of work that ends with its engine, such as a
+    /// fixture's, is not noted: no commit of it would be seen.
     ///
     /// # Safety
     /// As for `begin`; it is the same connection.
@@ -168,6 +178,11 @@ impl Traced {
         if !is_recorded && !recent::is_on() {
             return; // nothing would print it
         }
+        let purpose = *self.purpose.lock().recovered();
+        let ends_engine = ENDS_ENGINE.try_with(Cell::get).unwrap_or_default();
+        if ends_engine && matches!(purpose, Purpose::UnitOfWork(_)) {
+            return;
+        }
         // SAFETY: as the caller promises.
         let code = unsafe { ffi::sqlite3_errcode(db) }; // before the next call
         let has_failed = !SUCCESSES.contains(&code);
@@ -175,8 +190,7 @@ impl Traced {
         let has_changed = unsafe { self.has_changed(db) };
         // A recording knows more of an engine in a file.
         if has_changed || (is_recorded && self.mount.strong_count() == 0) {
-            let (purpose, transaction) = (*self.purpose.lock().recovered(), self.connection.open_transaction());
-            let thread = thread::current();
+            let (transaction, thread) = (self.connection.open_transaction(), thread::current());
             self.connection.recorder().add_dropped(Dropped { purpose, transaction, has_changed, has_failed, thread });
         }
     }

@@ -282,6 +282,24 @@ fn a_slow_write_holds_the_slot() {
     assert_eq!(found.matches(" held the writer slot for ").count(), 2, "{found}");
 }
 
+/// No commit would be seen, but a transaction that is left open on a connection may be the code's mistake.
+#[test]
+fn a_unit_of_work_that_ends_with_its_engine_is_in_order() {
+    let work = SHOP.unit_of_work().unwrap();
+    insert(&work, "tea");
+    drop(work); // would panic
+    let connection = strict().pooled_connection().unwrap();
+    connection.execute_batch("BEGIN").unwrap();
+    insert(&connection, "tea");
+    let panic = catch_unwind(AssertUnwindSafe(|| drop(connection))).unwrap_err();
+    assert!(panic.downcast::<String>().unwrap().contains("1 inserted row: call commit or rollback"));
+    let shop = strict();
+    let work = shop.unit_of_work().unwrap();
+    insert(&work, "tea");
+    drop(work);
+    assert!(found(shop).contains("1 inserted row"), "the next one is noted");
+}
+
 /// SQLite says that such a statement writes.
 #[test]
 fn a_transaction_without_a_change_is_not_found() {
@@ -559,13 +577,13 @@ fn child() {
             panic!("its own reason");
         }
         Ok("fails when many engines are gone") => {
-            let works: [fn(); 6] = [
-                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
-                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
-                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
-                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
-                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
-                || insert(&LENIENT.unit_of_work().unwrap(), "tea"),
+            let works: [&dyn Fn(); 6] = [
+                &|| insert(&shop().unit_of_work().unwrap(), "tea"),
+                &|| insert(&shop().unit_of_work().unwrap(), "tea"),
+                &|| insert(&shop().unit_of_work().unwrap(), "tea"),
+                &|| insert(&shop().unit_of_work().unwrap(), "tea"),
+                &|| insert(&shop().unit_of_work().unwrap(), "tea"),
+                &|| insert(&shop().unit_of_work().unwrap(), "tea"),
             ];
             works.iter().for_each(|work| [work, work].iter().for_each(|work| work()));
             works[0]();
