@@ -287,7 +287,7 @@ mod tests {
 
     /// In memory, also where engines are in files: pages there have one size.
     fn in_memory() -> Engine {
-        Engine::in_memory_copy(&Snapshot::empty(), None)
+        Engine::for_reading(&Snapshot::empty(), None)
     }
 
     const FILL: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT); CREATE INDEX i ON t (a);

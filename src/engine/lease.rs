@@ -122,6 +122,6 @@ impl Drop for Lease {
             Lent::Session(session) => self.engine.recycle(session),
             Lent::ToFile(connection) => drop(connection),
         };
-        if self.engine.has_other_handles() { give_back() } else { trace::at_the_end_of_an_engine(give_back) }
+        if self.engine.ends_with_this_handle() { trace::at_the_end_of_an_engine(give_back) } else { give_back() }
     }
 }

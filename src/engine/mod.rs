@@ -685,7 +685,7 @@ impl Engine {
     }
 
     /// Returns an engine in memory with this content, and with the template's connections.
-    pub(crate) fn in_memory_copy(content: &Snapshot, template: Option<&Arc<WarmPool>>) -> Engine {
+    pub(crate) fn for_reading(content: &Snapshot, template: Option<&Arc<WarmPool>>) -> Engine {
         let mount = mount(content, Name::Numbered, template.map_or(&DEFAULT, |template| template.setup()));
         Engine::with_database(Database::InMemory(mount), Vec::new(), template.cloned(), Creation::of_copy(), false)
     }
@@ -742,9 +742,13 @@ impl Engine {
         self.0.setup()
     }
 
-    /// Returns whether there is another handle to this engine.
-    fn has_other_handles(&self) -> bool {
-        Arc::strong_count(&self.0) > 1
+    /// Returns whether the database goes with this handle. (A file at a path of the user's stays.)
+    fn ends_with_this_handle(&self) -> bool {
+        let is_private = match self.database() {
+            Database::InMemory(_) => true,
+            Database::OnFile(file) => file.file.is_temporary(),
+        };
+        is_private && Arc::strong_count(&self.0) == 1
     }
 
     /// Takes back a connection that was lent out, and keeps it for reuse if it can be made clean.
@@ -817,7 +821,7 @@ impl Inner {
     }
 
     fn copy_in_memory(&self) -> Engine {
-        Engine::in_memory_copy(&self.database().snapshot(), self.template.as_ref())
+        Engine::for_reading(&self.database().snapshot(), self.template.as_ref())
     }
 
     /// Checks what was recorded: the limits of the template, and strict mode. Returns a message if the test has to fail,

@@ -35,7 +35,7 @@ impl Engine {
     /// * a unit of work, a pooled connection or another connection that had written in a transaction and was dropped without
     ///   a commit or a rollback ([`UnitOfWork::rollback`](crate::UnitOfWork::rollback)). Transactions of rusqlite, sqlx, sea-orm
     ///   and diesel run ROLLBACK when they are dropped, so they are not detected. A unit of work that is dropped with the last
-    ///   handle to its engine, such as that of a fixture, is in order: nothing could see a commit.
+    ///   handle to its private engine, such as that of a fixture, is in order, because the database goes with it.
     /// * a connection of [`connect`](Engine::connect) that is still open;
     /// * a transaction that held the writer slot for more than a second ([`strict_slot_limit`](Engine::strict_slot_limit)).
     ///
@@ -57,8 +57,8 @@ impl Engine {
     ///
     /// # Panics
     /// If the environment variable has an unknown value. Dropping the engine's last handle panics if there is any of the above,
-    /// unless that thread is panicking already. If another thread drops it, only that thread panics. If the test returns an error, the panic replaces
-    /// it. In a thread-local destructor, and in a closure that SQLite frees, a panic ends the program.
+    /// unless that thread is panicking already. If another thread drops it, only that thread panics. If the test returns an
+    /// error, the panic replaces it. In a thread-local destructor, and in a closure that SQLite frees, a panic ends the program.
     pub fn strict(&self) {
         self.0.turn_on_strict(Strict::Fail);
     }

@@ -58,6 +58,11 @@ static FILES: Mutex<Files> = Mutex::new(Files { by_number: BTreeMap::new(), by_f
 static ROOT: Mutex<Option<TempDir>> = Mutex::new(None);
 
 impl DatabaseFile {
+    /// Returns whether it is in a temporary folder of its own.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.folder.is_some()
+    }
+
     /// Returns a file that does not exist yet, in a temporary folder of its own.
     pub(super) fn temporary(name: &Name, surroundings: Surroundings) -> io::Result<Arc<DatabaseFile>> {
         let id = next_number();

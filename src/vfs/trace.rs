@@ -165,7 +165,7 @@ impl Traced {
     }
 
     /// Notes that code drops the connection's transaction, if that has written. A unit of work that ends with its engine, such as a
-    /// fixture's, is not noted: no commit of it would be seen.
+    /// fixture's, is not noted: the database goes with it.
     ///
     /// # Safety
     /// As for `begin`; it is the same connection.

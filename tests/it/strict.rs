@@ -298,6 +298,15 @@ fn a_unit_of_work_that_ends_with_its_engine_is_in_order() {
     insert(&work, "tea");
     drop(work);
     assert!(found(shop).contains("1 inserted row"), "the next one is noted");
+    let folder = tempfile::tempdir().unwrap();
+    let file = Engine::file(folder.path().join("shop.db")).unwrap();
+    file.try_transaction(|work| work.execute_batch(SCHEMA)).unwrap();
+    file.strict();
+    let work = file.unit_of_work().unwrap();
+    drop(file);
+    insert(&work, "tea");
+    let panic = catch_unwind(AssertUnwindSafe(|| drop(work))).unwrap_err();
+    assert!(panic.downcast::<String>().unwrap().contains("1 inserted row"), "the file stays");
 }
 
 /// SQLite says that such a statement writes.
