@@ -261,13 +261,13 @@ fn a_slow_write_holds_the_slot() {
     const LIMIT: Duration = Duration::from_millis(200);
     let shop = LENIENT.new_engine().unwrap();
     shop.strict_slot_limit(LIMIT);
-    let pause = |_: &mut rusqlite::functions::Context<'_>| {
-        thread::sleep(LIMIT * 2);
-        Ok(1)
-    };
     let writes_slowly = || {
         let work = shop.unit_of_work().unwrap();
-        work.create_scalar_function("pause", 0, FunctionFlags::SQLITE_UTF8, pause).unwrap();
+        let pause = work.create_scalar_function("pause", 0, FunctionFlags::SQLITE_UTF8, |_| {
+            thread::sleep(LIMIT * 2);
+            Ok(1)
+        });
+        pause.unwrap();
         work.execute("INSERT INTO item (id) VALUES (pause())", []).unwrap();
         work.rollback().unwrap();
     };
