@@ -4,7 +4,9 @@
 #[cfg(shuttle)]
 mod in_models;
 
+use std::cell::Cell;
 use std::sync::{LockResult, PoisonError};
+use std::thread::LocalKey;
 #[cfg(not(shuttle))]
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,20 @@ impl<G> Recovered<G> for LockResult<G> {
     fn recovered(self) -> G {
         self.unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Sets a thread-local value while `work` runs, also if that panics. (In a thread-local destructor, the value may be gone.)
+pub(crate) fn with_local<T, R>(local: &'static LocalKey<Cell<T>>, value: T, work: impl FnOnce() -> R) -> R {
+    struct Restored<T: 'static>(&'static LocalKey<Cell<T>>, Option<T>);
+    impl<T> Drop for Restored<T> {
+        fn drop(&mut self) {
+            if let Some(before) = self.1.take() {
+                let _ = self.0.try_with(|local| local.set(before));
+            }
+        }
+    }
+    let _restored = Restored(local, local.try_with(|local| local.replace(value)).ok());
+    work()
 }
 
 /// The time limit of a wait.

@@ -81,7 +81,7 @@ impl fmt::Display for Origin {
             None => write!(f, "an unnamed thread ({:?})", self.thread.id())?,
         }
         if self.is_this_thread() {
-            f.write_str(", this very one,")?;
+            f.write_str(" (this thread)")?;
         }
         write!(f, " in {}, {:.1?} ago", self.purpose, self.since.elapsed())
     }

@@ -162,9 +162,10 @@ fn held(what: &str, engine: &str, by: &Origin, waited: Duration, by_this_thread:
          that was opened by the engine's URI"
     };
     // A slot that was just released is for the first waiter, which may not have woken up yet.
-    let slot = match by.waits() {
-        false => "for its writer slot, which was taken by",
-        true => "for its writer slot, which is the turn of",
+    let slot = if by.waits() {
+        "for its writer slot, which is reserved for"
+    } else {
+        "for its writer slot, which was taken by"
     };
     format!("{what} to {engine}: waited {waited:.1?} {slot} {by}; {remedy}")
 }
@@ -245,7 +246,7 @@ mod tests {
         let message = |by| Error::refused("engine 1", &Refusal::Held { by, waited: Duration::ZERO }).to_string();
         assert!(message(Origin::here(Purpose::Uri)).contains("writer slot, which was taken by thread "));
         let waiter = Origin::waiting(Purpose::Uri);
-        assert!(message(waiter.clone()).contains("writer slot, which is the turn of thread "));
+        assert!(message(waiter.clone()).contains("writer slot, which is reserved for thread "));
         assert!(message(waiter.with_slot()).contains("writer slot, which was taken by thread "));
     }
 

@@ -2,6 +2,8 @@ use std::fmt::{self, Write};
 
 use rusqlite::types::Value;
 
+use crate::statements::in_one_line_with_comments;
+
 /// What differs between two snapshots ([`Snapshot::diff`](crate::Snapshot::diff)).
 ///
 /// Its `Display` is sorted and stable, for example for the snapshots of `insta`. There, `+` is inserted, `-` deleted, and `~`
@@ -84,7 +86,7 @@ impl Changes {
     }
 
     /// Returns the number of lines of its `Display`.
-    pub(crate) fn lines(&self) -> usize {
+    pub(crate) fn line_count(&self) -> usize {
         let titled = |count: usize| if count == 0 { 0 } else { count + 1 };
         let of_tables: usize = self.tables.iter().map(|table| titled(table.len())).sum();
         titled(self.schema.len()) + titled(self.settings.len()) + of_tables
@@ -213,17 +215,16 @@ impl fmt::Display for Update {
 impl fmt::Display for SchemaChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let SchemaObject { kind, name } = &self.object;
-        let sql =
-            |sql: &Option<String>| sql.as_deref().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        let sql = |sql: &Option<String>| in_one_line_with_comments(sql.as_deref().unwrap_or_default());
         match (&self.before, &self.after) {
             (Some(_), Some(_)) => write!(f, "~ {kind} {name}: {} -> {}", sql(&self.before), sql(&self.after)),
             (Some(_), None) => write!(f, "- {kind} {name}: {}", sql(&self.before)),
-            _ => write!(f, "+ {kind} {name}: {}", sql(&self.after)),
+            (None, _) => write!(f, "+ {kind} {name}: {}", sql(&self.after)),
         }
     }
 }
 
-/// A value as SQL has it. A long one is cut.
+/// A value, printed like a literal of SQL: control characters are escaped, and a long value is cut.
 pub(crate) struct Literal<'a>(pub(crate) &'a Value);
 
 /// The characters of a text, and the bytes of a blob, that are printed.

@@ -1,5 +1,4 @@
 use rusqlite::Connection;
-use rusqlite::types::Value;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,7 +131,9 @@ fn compare_table(
         let Some(table) = table else { return Ok((None, Vec::new())) };
         let columns = Columns::of(&side.connection, table)?;
         let rows = match rowids {
-            Some(rowids) if columns.has_rowid() => columns.read(&side.connection, table, rowids.iter().copied())?,
+            Some(rowids) if columns.can_select_rowid() => {
+                columns.read(&side.connection, table, rowids.iter().copied())?
+            }
             _ => columns.read_all(&side.connection, table)?,
         };
         Ok((Some(columns), sorted(rows)))
@@ -168,14 +169,11 @@ fn sorted(mut rows: Vec<Read>) -> Vec<Read> {
     rows
 }
 
-/// Returns whether a row was changed.
+/// Returns whether a row was changed. A value that the row could not have before, such as that of a generated column that
+/// was added, is no change.
 fn differ(before: &Row, after: &Row, added: &Added) -> bool {
-    let is_same = |name: &str, value: &Value| match (before.get(name), added.get(name)) {
-        (Some(before), _) | (None, Some(Some(before))) => same(before, value),
-        (None, Some(None)) => true,
-        (None, None) => false,
-    };
-    after.columns().any(|(name, value)| !is_same(name, value))
+    let had = |name: &str| before.get(name).or_else(|| added.get(name)?.as_ref());
+    after.columns().any(|(name, value)| had(name).is_some_and(|before| !same(before, value)))
 }
 
 fn schema_changes(one: &Side, other: &Side) -> rusqlite::Result<Vec<SchemaChange>> {

@@ -21,7 +21,7 @@ impl Changes {
     }
 }
 
-/// Has each of these types serialized as the JSON that its function returns.
+/// Implements `Serialize` for each type by the function that returns its JSON.
 macro_rules! serialize {
     ($($type:ty: $json:ident),*) => {
         $(

@@ -13,6 +13,8 @@ mod compare;
 mod json;
 mod rows;
 
+use std::sync::Arc;
+
 #[cfg(feature = "report")]
 pub(crate) use self::changes::Literal;
 pub use self::changes::{Changes, Row, SchemaChange, SchemaObject, SettingChange, TableChanges, Update};
@@ -23,16 +25,19 @@ use crate::content::Snapshot;
 use crate::error::Result;
 use crate::vfs::Setup;
 
+/// Changes, or the reason why they are not known.
+pub(crate) type Differing = Arc<std::result::Result<Changes, String>>;
+
 impl Snapshot {
     /// Returns what has changed from this snapshot to another one: rows, the schema, `user_version` and `application_id`.
     ///
     /// A dropped column changes no row. A renamed table or column counts as dropped and added, so rows with a value in the column
     /// are updated.
     ///
-    /// The time depends on what has changed, not on the size of the database, because snapshots share unchanged pages. It depends
-    /// on the size of a table if the table is WITHOUT ROWID, if its definition has changed, or if a part of a row larger than a
-    /// page was overwritten. It depends on the size of the database if the page size or the text encoding has changed, if tables
-    /// have moved to other pages (`VACUUM`), or if the snapshots share no pages.
+    /// The time depends on what has changed, not on the size of the database, because snapshots share unchanged pages. A table is
+    /// compared as a whole if its definition has changed; tables WITHOUT ROWID also if one of them or an index has changed. All
+    /// tables are compared as a whole if a part of a row larger than a page was overwritten, if the page size or the text encoding
+    /// has changed, if tables have moved to other pages (`VACUUM`), or if the snapshots share no pages.
     ///
     /// ```
     /// # use rusqlite_fixtures::{Result, Template};

@@ -129,7 +129,7 @@ impl Columns {
         added.map(|(name, its)| (name.clone(), value(its))).collect()
     }
 
-    pub(super) fn has_rowid(&self) -> bool {
+    pub(super) fn can_select_rowid(&self) -> bool {
         self.rowid.is_some()
     }
 
@@ -200,7 +200,7 @@ fn default_value(kind: &str, sql: &str, is_strict: bool) -> rusqlite::Result<Val
     connection.query_row("SELECT c FROM t", [], |row| value(row, 0))
 }
 
-/// Returns a value. A text that is no UTF-8 is returned as a blob.
+/// Returns a value. Text that is not valid UTF-8 is returned as a blob.
 fn value(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Value> {
     let value = row.get_ref(column)?;
     Ok(Value::try_from(value).unwrap_or_else(|_| Value::Blob(value.as_bytes().unwrap_or_default().to_vec())))
@@ -212,10 +212,8 @@ fn quoted(name: &str) -> String {
 
 /// Compares two keys as SQLite sorts values, with the collation BINARY.
 pub(super) fn order(one: &Row, other: &Row) -> Ordering {
-    let values = |row: &Row| row.0.iter().map(|(_, value)| value.clone()).collect::<Vec<Value>>();
-    let (one, other) = (values(one), values(other));
-    let by_value = one.iter().zip(&other).map(|(one, other)| order_of_values(one, other));
-    by_value.fold(Ordering::Equal, Ordering::then).then(one.len().cmp(&other.len()))
+    let mut by_value = one.0.iter().zip(&other.0).map(|((_, one), (_, other))| order_of_values(one, other));
+    by_value.find(|order| order.is_ne()).unwrap_or_else(|| one.0.len().cmp(&other.0.len()))
 }
 
 fn order_of_values(one: &Value, other: &Value) -> Ordering {

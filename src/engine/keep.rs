@@ -10,7 +10,7 @@ use super::{Database, Engine, Inner};
 use crate::content::Snapshot;
 use crate::content::refusal::Refusal;
 use crate::environment::Keep;
-use crate::error::{Error, Result};
+use crate::error::{self, Error};
 use crate::failure::{self, Compared, Creator, Scene};
 use crate::statements::{Log, Recorder, recent};
 use crate::vfs::{Mount, Setup, trace};
@@ -23,7 +23,7 @@ pub(super) struct Creation {
     /// The number of the latest statement before.
     statement: u64,
     /// A recording of everything, if every engine is kept.
-    log: Option<Arc<Log>>,
+    pub(super) log: Option<Arc<Log>>,
     whose: Whose,
 }
 
@@ -32,8 +32,8 @@ enum Whose {
     Test,
     /// A template is built in it. It is kept only if that fails.
     Template,
-    /// A copy of the crate's own.
-    Crate,
+    /// A copy that the crate reads.
+    InternalCopy,
 }
 
 impl Creation {
@@ -53,7 +53,7 @@ impl Creation {
     }
 
     pub(super) fn of_copy() -> Creation {
-        Creation::of(Whose::Crate)
+        Creation::of(Whose::InternalCopy)
     }
 
     fn of(whose: Whose) -> Creation {
@@ -72,7 +72,7 @@ impl Inner {
     /// Keeps the database, because a panic drops a handle to it. Other handles may still use the engine.
     #[cold]
     pub(super) fn keep_because_of_panic(&self) {
-        if self.creation.whose != Whose::Crate && failure::keeps_on_drop() {
+        if self.creation.whose != Whose::InternalCopy && failure::keeps_on_drop() {
             self.keep();
         }
     }
@@ -125,20 +125,17 @@ impl Inner {
         match self.database() {
             Database::InMemory(mount) => of_mount(mount, setup, creation),
             Database::OnFile(file) => {
-                // The file may be gone.
-                let content = faults::exempt(|| catch_unwind(AssertUnwindSafe(|| file.snapshot())).ok());
+                let content = faults::exempt(|| file.snapshot());
+                let content = content.map_err(|cause| format!("the content can't be read: {cause}"));
                 let (before, file) = (file.baseline.clone(), &file.file);
-                Scene { content, ..of(file.id(), file.name().to_owned(), before, &file.recorder, setup, creation) }
+                of(file.id(), file.name().to_owned(), before, content, &file.recorder, setup, creation)
             }
         }
     }
 
-    /// Ends the recording, makes the recorder as it was, and has the database kept if a panic closes a connection to it: code
-    /// may keep a connection for longer than the engine. `is_open` is whether there is one.
+    /// Resets the recorder. If `is_open`, a connection is left, because code may keep one for longer than the engine: then a
+    /// panic that closes it keeps the database.
     pub(super) fn end_to_keep(&self, mount: &Arc<Mount>, is_open: bool) {
-        if let Some(log) = &self.creation.log {
-            mount.recorder.remove(log);
-        }
         mount.recorder.reset();
         if is_open && self.creation.whose == Whose::Test && Keep::of_tests() != Keep::Never {
             let (mount_of_connections, setup, creation) =
@@ -153,15 +150,24 @@ impl Inner {
 }
 
 fn of_mount(mount: &Mount, setup: &Setup, creation: &Creation) -> Scene {
-    let scene = of(mount.id(), mount.name(), mount.store.baseline(), &mount.recorder, setup, creation);
+    let (before, content) = (mount.store.baseline(), Ok(mount.store.current()));
+    let scene = of(mount.id(), mount.name(), before, content, &mount.recorder, setup, creation);
     // A panic may have dropped the holder already.
     let holder = || Refusal::holder(&mount.name());
     let was_held = || holder().map(|by| format!("was refused to this thread, because it was taken by {by}"));
     let writer = mount.store.writer().map(|by| format!("is held by {by}")).or_else(was_held);
-    Scene { content: Some(mount.store.current()), writer, ..scene }
+    Scene { writer, ..scene }
 }
 
-fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup: &Setup, creation: &Creation) -> Scene {
+fn of(
+    number: u64,
+    engine: String,
+    before: Snapshot,
+    content: Result<Snapshot, String>,
+    recorder: &Recorder,
+    setup: &Setup,
+    creation: &Creation,
+) -> Scene {
     let mut dropped = Vec::new();
     recorder.each_dropped_by_test(|purpose| dropped.push(purpose.to_string()));
     Scene {
@@ -169,7 +175,7 @@ fn of(number: u64, engine: String, before: Snapshot, recorder: &Recorder, setup:
         engine,
         test: creation.creator.test(),
         before,
-        content: None,
+        content,
         setup: setup.clone(),
         recorded: recorder.recorded(),
         recent: trace::recent_of(recorder, creation.statement),
@@ -197,7 +203,7 @@ impl Engine {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the files can't be written, if `RUSQLITE_FIXTURES_DIR` is a relative path, or if it
     /// is not set and the program is not in Cargo's target folder.
-    pub fn keep(&self, name: impl AsRef<str>) -> Result<PathBuf> {
+    pub fn keep(&self, name: impl AsRef<str>) -> error::Result<PathBuf> {
         let kept = failure::keep_as(name.as_ref(), self.0.scene());
         kept.map_err(|cause| Error::not_kept(&self.name(), &cause))
     }

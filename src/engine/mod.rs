@@ -166,9 +166,9 @@ impl Engine {
         created(Engine::cold(Snapshot::empty(), Name::Numbered, None, Backend::of_engines()))
     }
 
-    /// Creates an empty engine with this name.
+    /// Creates an empty engine with this name, for more than one test.
     pub(crate) fn named(name: String) -> Result<Engine> {
-        Ok(Engine::cold(Snapshot::empty(), Name::Given(name), None, Backend::of_engines())?.made_strict_if_asked())
+        Engine::cold(Snapshot::empty(), Name::Given(name), None, Backend::of_engines())
     }
 
     /// Returns a warm engine of the template, with open connections, or creates one if none is waiting.
@@ -183,10 +183,11 @@ impl Engine {
         }
     }
 
-    /// Creates an engine with the template's content and this name, which is not returned to the warm pool.
+    /// Creates an engine with the template's content and this name, for more than one test. It is not returned to the warm
+    /// pool.
     pub(crate) fn named_of(name: String, template: &Arc<WarmPool>) -> Result<Engine> {
         let (content, name) = (template.content().clone(), Name::Given(name));
-        Ok(Engine::cold(content, name, Some(template.clone()), Backend::of_engines())?.made_strict_if_asked())
+        Engine::cold(content, name, Some(template.clone()), Backend::of_engines())
     }
 
     /// Creates an engine in which the template is built. If it is in a file, the file is not yet in WAL mode, in which a
@@ -784,9 +785,15 @@ impl Snapshot {
 }
 
 impl Database {
+    /// # Panics
+    /// If the engine is in a file, and SQLite can't read it.
     fn snapshot(&self) -> Snapshot {
+        self.try_snapshot().unwrap_or_else(|cause| panic!("can't take a snapshot of {}: {cause}", self.name()))
+    }
+
+    fn try_snapshot(&self) -> Result<Snapshot> {
         match self {
-            Database::InMemory(mount) => mount.store.current(),
+            Database::InMemory(mount) => Ok(mount.store.current()),
             Database::OnFile(database) => database.snapshot(),
         }
     }
@@ -887,6 +894,7 @@ impl Drop for Inner {
             Ok(Some(message)) => Some(self.fail(&message)),
             Err(panic) => Some(panic),
         };
+        logs.extend(self.creation.log.take());
         logs.iter().for_each(|log| self.database().recorder().remove(log));
         self.recycle(sessions, is_retired);
         if let Some(panic) = panic {

@@ -216,17 +216,15 @@ impl OnFile {
 
     /// Returns the committed content.
     ///
-    /// # Panics
+    /// # Errors
     /// If the file can't be read.
-    pub(super) fn snapshot(&self) -> Snapshot {
-        let read = || {
+    pub(super) fn snapshot(&self) -> Result<Snapshot> {
+        trace::exempt(|| {
             let connection = &mut self.open_to_read()?;
             connection.execute_batch("PRAGMA writable_schema = ON; BEGIN")?; // it may have a schema that can't be parsed
             // Each file is in WAL mode, so the mark of that says nothing.
             Ok(Snapshot::of_transaction(connection)?.in_journal_mode(JournalMode::Rollback))
-        };
-        trace::exempt(read)
-            .unwrap_or_else(|cause: Error| panic!("can't take a snapshot of {}: {cause}", self.file.name()))
+        })
     }
 
     /// Returns a value that changes with each commit.
@@ -405,14 +403,19 @@ impl Engine {
     /// SQLite database, which is left as it is; if it can't be written to; if its folder does not exist; or if another
     /// connection or process is writing to it for 5 s (the default of [`set_lock_timeout`](Engine::set_lock_timeout)).
     pub fn file(path: impl AsRef<Path>) -> Result<Engine> {
-        vfs::register();
-        Ok(Engine::on_file(OnFile::at(path.as_ref(), Surroundings::default())?, None).made_strict_if_asked())
+        Ok(Engine::shared_file(path.as_ref())?.made_strict_if_asked())
     }
 
-    /// Creates the file at this path with the template's content.
-    pub(crate) fn file_of(path: &Path, template: &Arc<WarmPool>) -> Result<Engine> {
+    /// Opens the file at this path for more than one test.
+    pub(crate) fn shared_file(path: &Path) -> Result<Engine> {
         vfs::register();
-        Ok(Engine::on_file(OnFile::at_with(path, template)?, Some(template.clone())).made_strict_if_asked())
+        Ok(Engine::on_file(OnFile::at(path, Surroundings::default())?, None))
+    }
+
+    /// Creates the file at this path with the template's content, for more than one test.
+    pub(crate) fn shared_file_of(path: &Path, template: &Arc<WarmPool>) -> Result<Engine> {
+        vfs::register();
+        Ok(Engine::on_file(OnFile::at_with(path, template)?, Some(template.clone())))
     }
 }
 

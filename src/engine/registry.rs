@@ -58,7 +58,7 @@ impl MemoryEngines {
     /// [`Engine::file`].
     pub fn get_or_create(&self, url: &DatabaseUrl) -> Result<Engine> {
         self.get_or_create_with(url, || match url.path() {
-            Some(path) => Engine::file(path),
+            Some(path) => Engine::shared_file(path),
             None => Engine::named(shared_name(url)),
         })
     }
@@ -86,7 +86,7 @@ impl MemoryEngines {
     /// Returns the engine of this URL and template; the first call creates it.
     pub(crate) fn get_or_create_of(&self, url: &DatabaseUrl, template: &Arc<WarmPool>) -> Result<Engine> {
         let engine = self.get_or_create_with(url, || match url.path() {
-            Some(path) => Engine::file_of(path, template),
+            Some(path) => Engine::shared_file_of(path, template),
             None => Engine::named_of(shared_name(url), template),
         })?;
         match engine.template() {

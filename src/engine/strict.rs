@@ -35,7 +35,7 @@ impl Engine {
     /// * a unit of work, a pooled connection or another connection that had written in a transaction and was dropped without
     ///   a commit or a rollback ([`UnitOfWork::rollback`](crate::UnitOfWork::rollback)). Transactions of rusqlite, sqlx, sea-orm
     ///   and diesel run ROLLBACK when they are dropped, so they are not detected. A unit of work that is dropped with the last
-    ///   handle to its private engine, such as that of a fixture, is in order, because the database goes with it.
+    ///   handle to its private engine, such as that of a fixture, is not reported, because its database is discarded with it.
     /// * a connection of [`connect`](Engine::connect) that is still open;
     /// * a transaction that held the writer slot for more than a second ([`strict_slot_limit`](Engine::strict_slot_limit)).
     ///
@@ -126,17 +126,18 @@ impl Inner {
             }
         }
         let copy = LazyCell::new(|| {
-            // A function of the template may panic, or the file of an engine may be gone.
-            let connect = || trace::exempt(|| self.copy_in_memory().connect().ok());
+            let content = self.database().try_snapshot().ok()?; // the file of an engine may be gone
+            // A function of the template may panic.
+            let connect = || trace::exempt(|| Engine::for_reading(&content, self.template.as_ref()).connect().ok());
             catch_unwind(AssertUnwindSafe(connect)).ok().flatten()
         });
-        let tables = |sql: &str| Some(analysis::tables_of(copy.as_ref()?, sql)?.into_iter().collect());
-        findings.add_outside_of_transactions(&kept, |sql| tables(sql).unwrap_or_default());
-        let missed = kept.missed.iter().map(|missed| format!("{missed}, so its statements are not checked"));
+        let tables_of = |sql: &str| analysis::tables_of(copy.as_ref()?, sql);
+        findings.add_outside_of_transactions(&kept, |sql| tables_of(sql).unwrap_or_default());
+        let missed = kept.missed.iter().map(|missed| format!("not all statements are checked: {missed}"));
         findings.warnings.extend(missed);
         if kept.discarded > 0 {
-            let older = counted(kept.discarded, "statement");
-            findings.warnings.push(format!("{older} before the newest ones are not checked"));
+            let older = counted(kept.discarded, "older statement");
+            findings.warnings.push(format!("{older} not checked, because a recording keeps only the newest ones"));
         }
         findings
     }

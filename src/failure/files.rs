@@ -15,7 +15,7 @@ pub(super) fn write(folder: &Path, scenes: &[Arc<Scene>]) -> Result<(), String> 
         let save = |name: &str, content: &Snapshot| {
             content.save(path(folder, name, index, "sqlite3")).map_err(|cause| cause.to_string())
         };
-        if let Some(content) = &scene.content {
+        if let Ok(content) = &scene.content {
             save("database", content)?;
         }
         if let Some(content) = scene.uncommitted() {

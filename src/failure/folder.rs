@@ -62,8 +62,8 @@ fn program_name(program: &Path, package: Option<String>) -> String {
     }
 }
 
-/// Returns a name for the folder of a test. It has a hash if names of other tests could be taken for it: if the test's name has
-/// other characters than small letters, digits, `_`, `-` and `::`, or is long.
+/// Returns a name for the folder of a test. It ends in a hash if another test's name could give the same folder: if the name has
+/// other characters than lowercase letters, digits, `_`, `-` and `::`, or is long.
 fn file_name(test: &str) -> String {
     const LONGEST: usize = 120;
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ['_', '-'].contains(&c);
@@ -146,7 +146,7 @@ impl Folder {
         loop {
             let aside = self.path.join(format!(".{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
             match private().create(&aside) {
-                // A process that was ended had the same number.
+                // An earlier process with this number has left it.
                 Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
                 created => return created.map(|()| aside),
             }
@@ -177,8 +177,8 @@ fn create(folder: &Path) -> io::Result<()> {
     private().recursive(true).create(folder)
 }
 
-/// Returns what creates folders to which only this user can write: images of templates may be beside them, which are used only
-/// there.
+/// Returns a builder of folders to which only this user can write. Images of templates, which are used only in such folders, may be
+/// beside them.
 fn private() -> DirBuilder {
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
@@ -186,7 +186,7 @@ fn private() -> DirBuilder {
     builder
 }
 
-/// The time after which a folder that was being written is taken for one of a process that was ended.
+/// The age from which an unfinished folder counts as abandoned.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// Removes the oldest folders until at most `tests` are left, of at most `bytes` in all. Never removes the newest one.

@@ -80,8 +80,8 @@ thread_local! {
     static DROPPED: RefCell<Vec<Purpose>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The number of dropped transactions that are printed of engines that are gone: the newest, each place once.
-const MAX_DROPPED: usize = 5;
+/// The number of dropped transactions that are printed, of an engine or of engines that are gone: the newest, each place once.
+const DROPPED_SHOWN: usize = 5;
 
 /// The maximum number of engines that are kept of one test. A panic may drop more: the first ones are kept.
 const ENGINES: usize = 8;
@@ -201,7 +201,7 @@ pub(crate) fn note_dropped(purpose: Purpose) {
     let _ = DROPPED.try_with(|dropped| {
         let Ok(mut dropped) = dropped.try_borrow_mut() else { return };
         dropped.retain(|other| *other != purpose); // each case of a property test may drop one at this place
-        if dropped.len() == MAX_DROPPED {
+        if dropped.len() == DROPPED_SHOWN {
             dropped.remove(0);
         }
         dropped.push(purpose);

@@ -27,13 +27,12 @@ fn notes(scene: &Scene) -> Vec<String> {
 }
 
 fn engine_report(scene: &Scene) -> EngineReport {
-    let content = scene.content.as_ref().unwrap_or(&scene.before);
     let statements = match &scene.recorded {
         Some(kept) => StatementList::Recorded(kept.clone()),
         None => StatementList::Recent(scene.newest()),
     };
     let committed = scene.committed_changes().clone();
-    let mut engine = EngineReport::new(scene.engine.clone(), committed, content, &scene.setup, statements);
+    let mut engine = EngineReport::new(scene.engine.clone(), committed, scene.schema(), statements);
     if let Some((by, changes)) = scene.uncommitted_changes() {
         engine.changes.push((format!("Not committed by {by}"), changes.clone()));
     }

@@ -5,7 +5,9 @@ use rusqlite::ffi;
 
 use crate::content::Snapshot;
 use crate::content::origin::Purpose;
-use crate::difference::{Changes, compare};
+#[cfg(feature = "report")]
+use crate::difference::schema;
+use crate::difference::{Differing, compare};
 use crate::panics::Panic;
 use crate::statements::recent::{self, Noted, Recent};
 use crate::statements::{Lost, Recorded, Unwound};
@@ -21,8 +23,8 @@ pub(crate) struct Scene {
     pub(crate) test: String,
     /// The content that the engine was created with.
     pub(crate) before: Snapshot,
-    /// The content that is committed. `None`: it could not be read.
-    pub(crate) content: Option<Snapshot>,
+    /// The content that is committed, or why it could not be read.
+    pub(crate) content: Result<Snapshot, String>,
     /// How connections are set up.
     pub(crate) setup: Setup,
     pub(crate) unwound: Vec<Unwound>,
@@ -32,7 +34,7 @@ pub(crate) struct Scene {
     pub(crate) recent: Vec<Noted>,
     /// The number of the latest statement before the engine was created.
     pub(crate) since: u64,
-    /// What had transactions that were dropped without a panic.
+    /// The units of work and connections that were dropped in a transaction, without a panic.
     pub(crate) dropped: Vec<String>,
     /// Who holds the writer slot, or has held it, as "is held by …".
     pub(crate) writer: Option<String>,
@@ -46,8 +48,6 @@ pub(crate) struct Compared {
     committed: OnceLock<Differing>,
     uncommitted: OnceLock<Differing>,
 }
-
-pub(super) type Differing = Arc<Result<Changes, String>>;
 
 impl Scene {
     /// Returns the size of the committed content in bytes.
@@ -65,7 +65,7 @@ impl Scene {
         let is_of_panic = |unwound: &Unwound| Some(unwound.panic) == panic;
         // An earlier panic may be another thread's, one that was caught, or another test's.
         let is_current = |unwound: &Unwound| match (&unwound.committed, &self.content) {
-            (Some(then), Some(now)) => then.ptr_eq(now),
+            (Some(then), Ok(now)) => then.ptr_eq(now),
             _ => true, // that is not known of an engine in a file
         };
         let unwound = self.unwound.iter().filter(|unwound| is_of_panic(unwound) || is_current(unwound));
@@ -82,8 +82,10 @@ impl Scene {
 
     /// Returns what was committed since the engine was created.
     pub(super) fn committed_changes(&self) -> &Differing {
-        let content = self.content.as_ref().unwrap_or(&self.before);
-        self.compared.committed.get_or_init(|| self.compare(&self.before, content))
+        self.compared.committed.get_or_init(|| match &self.content {
+            Ok(content) => self.compare(&self.before, content),
+            Err(cause) => Arc::new(Err(cause.clone())),
+        })
     }
 
     /// Returns who had written and not committed, and what that changes.
@@ -91,18 +93,20 @@ impl Scene {
         let (unwound, seen) = self.uncommitted_one()?;
         let is_earlier = self.panic.as_ref().is_some_and(|panic| panic.number != unwound.panic);
         let of_earlier = if is_earlier { ", rolled back by an earlier panic" } else { "" };
-        let committed = unwound.committed.as_ref().or(self.content.as_ref()).unwrap_or(&self.before);
+        let committed = unwound.committed.as_ref().or(self.content.as_ref().ok()).unwrap_or(&self.before);
         let differing = self.compared.uncommitted.get_or_init(|| self.compare(committed, seen));
         Some((format!("{}{of_earlier}", unwound.purpose), differing))
     }
 
     fn compare(&self, before: &Snapshot, after: &Snapshot) -> Differing {
-        let compared = catch_unwind(AssertUnwindSafe(|| compare(before, after, &self.setup)));
-        let panicked = "not known, because a function given to Template::on_connect has panicked";
-        Arc::new(match compared {
-            Ok(compared) => compared.map_err(|cause| cause.to_string()),
-            Err(_) => Err(panicked.to_owned()),
-        })
+        Arc::new(read(|| compare(before, after, &self.setup)))
+    }
+
+    /// Returns the SQL of each object of the committed schema.
+    #[cfg(feature = "report")]
+    pub(super) fn schema(&self) -> Result<Vec<String>, String> {
+        let content = self.content.as_ref().map_err(Clone::clone)?;
+        read(|| schema(content, &self.setup))
     }
 
     /// Returns the newest statements without a recording, with what is known of errors.
@@ -124,4 +128,11 @@ impl Scene {
         }
         newest
     }
+}
+
+/// Returns what is read by a connection with the template's setup, or why it is not known.
+fn read<T, E: ToString>(read: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    let panicked = |_| "not known, because a function given to Template::on_connect has panicked".to_owned();
+    let result = catch_unwind(AssertUnwindSafe(read)).map_err(panicked)?;
+    result.map_err(|cause| cause.to_string())
 }

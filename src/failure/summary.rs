@@ -3,28 +3,29 @@
 use std::fmt::{self, Display, Write};
 use std::path::Path;
 
-use super::files;
-use super::scene::{Differing, Scene};
+use super::scene::Scene;
+use super::{DROPPED_SHOWN, files};
 use crate::content::origin::Purpose;
+use crate::difference::Differing;
 use crate::environment::KEEP_VARIABLE;
 use crate::statements::recent::Recent;
 use crate::statements::{Lost, Statement, counted};
 
-/// The number of lines of changes that are printed, of statements, and of dropped transactions.
+/// The number of lines of changes that are printed, and of statements.
 const LINES: usize = 20;
 const STATEMENTS: usize = 10;
-const MAX_DROPPED: usize = 5;
 
 /// Returns what is printed of the engine with this index, whose files are in the folder.
 pub(super) fn engine(folder: &Path, index: usize, scene: &Scene) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "rusqlite-fixtures: {} is kept as it was:", scene.engine);
-    let shown = if cfg!(feature = "report") { folder.join("report.html") } else { folder.to_owned() };
+    let report = folder.join("report.html");
+    let shown = if report.exists() { &report } else { folder };
     let _ = writeln!(text, "  {}", shown.display());
-    if scene.content.is_some() {
+    if scene.content.is_ok() {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "database", index, "sqlite3")));
-        add(&mut text, "committed since it was created", scene.committed_changes());
     }
+    add(&mut text, "committed since it was created", scene.committed_changes());
     if let Some((by, changes)) = scene.uncommitted_changes() {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "uncommitted", index, "sqlite3")));
         add(&mut text, format!("not committed by {by}"), changes);
@@ -33,7 +34,7 @@ pub(super) fn engine(folder: &Path, index: usize, scene: &Scene) -> String {
         let _ = writeln!(text, "  {}", lost_content(purpose, lost));
     }
     add_statements(&mut text, scene);
-    let older = scene.dropped.len().saturating_sub(MAX_DROPPED);
+    let older = scene.dropped.len().saturating_sub(DROPPED_SHOWN);
     for dropped in &scene.dropped[older..] {
         let _ = writeln!(text, "  rolled back, because it was dropped without a commit: {dropped}");
     }
@@ -51,7 +52,7 @@ pub(super) fn lost_content(purpose: Purpose, lost: Lost) -> String {
     match lost {
         Lost::Unreadable => format!("what {purpose} had not committed could not be read"),
         Lost::TooLarge(size) => format!(
-            "the database with what {purpose} had not committed is not kept: it has {} MB; {KEEP_VARIABLE}=always keeps any size",
+            "the database with what {purpose} had not committed is not kept, because it has {} MB: set {KEEP_VARIABLE}=always to keep databases of any size",
             size / 1_000_000
         ),
     }
@@ -61,7 +62,7 @@ pub(super) fn lost_content(purpose: Purpose, lost: Lost) -> String {
 pub(super) fn too_large(scene: &Scene) -> String {
     let megabytes = scene.size() / 1_000_000;
     format!(
-        "rusqlite-fixtures: {} is not kept: it has {megabytes} MB; {KEEP_VARIABLE}=always keeps any size\n",
+        "rusqlite-fixtures: {} is not kept, because it has {megabytes} MB: set {KEEP_VARIABLE}=always to keep databases of any size\n",
         scene.engine
     )
 }
@@ -87,7 +88,7 @@ fn add(text: &mut String, title: impl Display, changes: &Differing) {
         Ok(changes) => changes,
     };
     let _ = writeln!(text, "  {title}:");
-    let count = changes.lines();
+    let count = changes.line_count();
     let shown = if count > LINES { LINES - 1 } else { count };
     let mut first = FirstLines { text, left: shown, is_new: true };
     let _ = write!(first, "{changes}"); // fails when there are enough

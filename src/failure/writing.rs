@@ -62,7 +62,7 @@ fn not_compared(folder: &Path, cause: &str) -> String {
     format!("rusqlite-fixtures: the databases of this test are kept in {folder}, but can't be compared: {cause}\n")
 }
 
-/// Writes the files of engines. There is no report if a function given to `Template::on_connect` fails.
+/// Writes the files of engines. There is no report if a function given to `Template::on_connect` does not return.
 pub(super) fn write_files(folder: &Path, scenes: &[Arc<Scene>]) -> Result<(), String> {
     files::write(folder, scenes)?;
     #[cfg(feature = "report")]
@@ -75,7 +75,7 @@ pub(super) fn write_files(folder: &Path, scenes: &[Arc<Scene>]) -> Result<(), St
     Ok(())
 }
 
-/// The time for which a thread of this crate is waited for. A function of a template may wait for a lock that the thread that
+/// How long to wait for a thread of this crate. A function of a template may wait for a lock that the thread that
 /// panics holds.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
 
@@ -95,7 +95,7 @@ fn in_own_thread_for<T: Send + 'static>(
     thread.map_err(|cause| format!("no thread can be started: {cause}"))?;
     receive.recv_timeout(patience).map_err(|cause| match cause {
         RecvTimeoutError::Timeout => {
-            format!("a function given to Template::on_connect has not returned for {patience:?}")
+            format!("a function given to Template::on_connect did not return within {patience:?}")
         }
         RecvTimeoutError::Disconnected => {
             "a function given to Template::on_connect panicked, or this crate did".to_owned()
@@ -140,12 +140,12 @@ mod tests {
         let (send, receive) = mpsc::channel::<()>();
         let waits = in_own_thread_for(Duration::from_millis(20), move || receive.recv());
         let cause = waits.unwrap_err();
-        assert_eq!(cause, "a function given to Template::on_connect has not returned for 20ms");
+        assert_eq!(cause, "a function given to Template::on_connect did not return within 20ms");
         drop(send);
         assert_eq!(in_own_thread_for(TIME_LIMIT, || 7), Ok(7));
         let message = not_compared(Path::new("/target/failed/test"), &cause);
         let expected = "rusqlite-fixtures: the databases of this test are kept in /target/failed/test, but can't be compared: a \
-                        function given to Template::on_connect has not returned for 20ms\n";
+                        function given to Template::on_connect did not return within 20ms\n";
         assert_eq!(message, expected);
     }
 }

@@ -64,7 +64,7 @@ impl Limits {
         self
     }
 
-    /// Has the statements of the engine checked when its last handle is dropped.
+    /// Checks the statements of the engine when its last handle is dropped.
     pub(crate) fn watch(self, engine: &Engine, at: &'static Location<'static>) {
         engine.watch(move |name, copy, kept| {
             let watched = self.watched(Statements::of(name, copy, kept));

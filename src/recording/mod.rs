@@ -17,7 +17,7 @@ use std::{fs, path::Path};
 pub use self::limits::Limits;
 pub use self::statements::{FullScan, Repeat, Statements, assert_constant_statements};
 #[cfg(feature = "report")]
-use crate::difference::compare;
+use crate::difference::{compare, schema};
 use crate::engine::Engine;
 #[cfg(feature = "report")]
 use crate::error::{Error, Result};
@@ -59,7 +59,8 @@ impl Engine {
     /// altogether if code sets a trace of its own on the connection (`sqlite3_trace_v2`), or attaches the engine to another
     /// database. The recording notes each reason, and its assertions fail with it. The chapter
     /// [statements](crate::guide::statements) lists the cases that are not detected. If code already holds a `&Connection` of a
-    /// unit of work when the recording begins, the first statement on it is recorded without its time, rows and result.
+    /// unit of work when the recording begins, the first statement on it is recorded without its time, rows and result. A trace
+    /// that code has set on a unit of work or a pooled connection before is replaced when that is used next.
     ///
     /// SQLite reports how a statement ended to its error log, not to a trace. So the first recording, echo, limit, strict engine
     /// or `RUSQLITE_FIXTURES_KEEP=always` makes this crate the receiver of SQLite's log (`SQLITE_CONFIG_LOG`) until the process
@@ -118,7 +119,8 @@ impl Recording {
         let statements = report::StatementList::Recorded(self.log.recorded());
         let (setup, now) = (engine.setup(), engine.snapshot());
         let committed = compare(&engine.baseline(), &now, setup).map_err(|cause| cause.to_string());
-        let engine_report = EngineReport::new(engine.name(), Arc::new(committed), &now, setup, statements);
+        let schema = schema(&now, setup).map_err(|cause| cause.to_string());
+        let engine_report = EngineReport::new(engine.name(), Arc::new(committed), schema, statements);
         let title = format!("Recording of {}", self.engine.name());
         let page = Report { title, panic: None, engines: vec![engine_report] }.to_html();
         fs::write(path, page).map_err(|cause| Error::io("write the report", path, cause))

@@ -4,7 +4,9 @@ use std::slice;
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::statements::{Counts, Missed, Recorded, Statement, StatementKind, by_shape, counted, table_of_alias};
+use crate::statements::{
+    Counts, Missed, Recorded, Statement, StatementKind, Tables, by_shape, counted, table_of_alias,
+};
 use crate::vfs::analysis;
 
 /// The statements that ran while they were recorded ([`Engine::record`]), in the order in which they began.
@@ -143,13 +145,13 @@ impl Statements {
     pub fn of_table(&self, table: &str) -> Statements {
         let tables = self.tables();
         self.matching(|statement| match &tables[statement.sql()] {
-            Some(tables) => tables.iter().any(|other| other.eq_ignore_ascii_case(table)),
+            Some(Tables { read, written }) => read.union(written).any(|other| other.eq_ignore_ascii_case(table)),
             None => statement.sql().to_ascii_lowercase().contains(&table.to_ascii_lowercase()),
         })
     }
 
     /// Returns the tables of each SQL text.
-    fn tables(&self) -> BTreeMap<&str, Option<BTreeSet<String>>> {
+    fn tables(&self) -> BTreeMap<&str, Option<Tables>> {
         let texts: BTreeSet<&str> = self.iter().map(Statement::sql).collect();
         let connection = self.source.copy.connect().ok();
         let tables = |sql| analysis::tables_of(connection.as_ref()?, sql);
@@ -312,7 +314,7 @@ impl Statements {
         })
     }
 
-    /// Returns the same, of which those that are no longer kept are missing.
+    /// Returns the same statements, for a check that needs all of them: those that are no longer kept count as missing.
     pub(super) fn as_list(&self) -> Statements {
         Statements { lacks_discarded: self.discarded > 0, ..self.clone() }
     }
@@ -356,7 +358,9 @@ impl fmt::Display for Statements {
             } else {
                 write!(f, "{:>5} x {shape}", statements.len())?;
                 let error = statements.iter().find_map(|statement| statement.error());
-                error.into_iter().try_for_each(|error| write!(f, " -- failed: {error}"))?;
+                if let Some(error) = error {
+                    write!(f, " -- failed: {error}")?;
+                }
             }
         }
         match self.discarded {
@@ -402,8 +406,8 @@ fn lines(items: &[impl fmt::Display]) -> String {
 }
 
 /// Returns the tables that the plan of this SQL scans; `used` are all that it uses.
-fn tables_scanned(plan: &str, sql: &str, used: &BTreeSet<String>) -> Vec<String> {
-    let is_used = |name: &String| used.iter().any(|table| table.eq_ignore_ascii_case(name));
+fn tables_scanned(plan: &str, sql: &str, used: &Tables) -> Vec<String> {
+    let is_used = |name: &String| used.read.union(&used.written).any(|table| table.eq_ignore_ascii_case(name));
     let named = |access| plan.lines().filter_map(move |line| name_after(access, line));
     let table = |name: &str| {
         let times = named("SCAN ").chain(named("SEARCH ")).filter(|other| other.eq_ignore_ascii_case(name)).count();

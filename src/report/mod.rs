@@ -12,15 +12,11 @@ mod changes;
 mod statements;
 mod timeline;
 
-use std::sync::Arc;
-
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::content::Snapshot;
-use crate::difference::{Changes, schema};
+use crate::difference::Differing;
 use crate::statements::Recorded;
 use crate::statements::recent::Recent;
-use crate::vfs::Setup;
 
 /// What is reported of a test.
 pub(crate) struct Report {
@@ -36,7 +32,7 @@ pub(crate) struct EngineReport {
     /// Sentences.
     pub(crate) notes: Vec<String>,
     /// Titles with the changes, or with the reason why they are not known.
-    pub(crate) changes: Vec<(String, Arc<Result<Changes, String>>)>,
+    pub(crate) changes: Vec<(String, Differing)>,
     pub(crate) statements: StatementList,
     /// The SQL of each object, or the reason why it is not known.
     pub(crate) schema: Result<Vec<String>, String>,
@@ -85,12 +81,11 @@ impl Report {
 }
 
 impl EngineReport {
-    /// Returns what there is to report of an engine with this content.
+    /// Returns the report of an engine without notes.
     pub(crate) fn new(
         name: String,
-        committed: Arc<Result<Changes, String>>,
-        now: &Snapshot,
-        setup: &Setup,
+        committed: Differing,
+        schema: Result<Vec<String>, String>,
         statements: StatementList,
     ) -> EngineReport {
         EngineReport {
@@ -98,7 +93,7 @@ impl EngineReport {
             notes: Vec::new(),
             changes: vec![("Committed since the engine was created".to_owned(), committed)],
             statements,
-            schema: schema(now, setup).map_err(|cause| cause.to_string()),
+            schema,
         }
     }
 

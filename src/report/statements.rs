@@ -44,7 +44,7 @@ pub(super) fn recorded(recorded: &Recorded) -> Markup {
     html! {
         h3 { "Statements" }
         @for missed in &recorded.missed { p class="error" { "Not complete: " (missed) "." } }
-        @if recorded.discarded > 0 { p class="note" { (counted(recorded.discarded, "older statement")) " not recorded." } }
+        @if recorded.discarded > 0 { p class="note" { "Not shown: " (counted(recorded.discarded, "older statement")) "." } }
         div class="statements" {
             form class="filter" {
                 label { "Containing " input type="search" name="text" autocomplete="off"; }

@@ -21,8 +21,8 @@ impl Runs {
     /// Counts a run of the text with this hash. `at` returns the time since the beginning. Returns whether its
     /// backtrace is wanted.
     ///
-    /// It is for the 2nd run, the 4th, the 8th and so on, so that the newest half of the runs has one. A backtrace takes six
-    /// to eight times as long as the rest of a recording. But for the first ones, all of them take at most a tenth of the time.
+    /// It is for the 2nd run, the 4th, the 8th and so on, so the latest one is of the newer half of the runs. A backtrace takes six
+    /// to eight times as long as the rest of a recording. After the first ones, all of them take at most a tenth of the time.
     pub(super) fn add(&mut self, text: u64, at: impl FnOnce() -> Duration) -> bool {
         let runs = self.counts.entry(text).or_default();
         *runs += 1;
@@ -78,14 +78,15 @@ pub(super) fn lines_of_code(backtrace: &Backtrace) -> Vec<String> {
 /// Returns those lines of a backtrace's text. Paths in this folder are relative to it.
 fn lines_in(backtrace: &str, folder: &str) -> Vec<String> {
     let lines = backtrace.lines().filter_map(|line| line.trim_start().strip_prefix("at "));
+    let folder = folder.replace('\\', "/");
+    let in_folder = |line: &'_ str| line.strip_prefix(&folder)?.strip_prefix('/').map(str::to_owned);
     let mut found: Vec<String> = Vec::new();
     for line in lines.map(|line| line.replace('\\', "/")).filter(|line| is_of_program(line)) {
-        let folder = folder.replace('\\', "/");
-        let relative = line.strip_prefix(&folder).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&line);
+        let relative = in_folder(&line).filter(|_| !folder.is_empty()).unwrap_or(line);
         // A closure and the call that runs it may be in one line.
         let without_column = |line: &str| line.rsplit_once(':').map(|(line, _)| line.to_owned());
-        if found.last().is_none_or(|last| without_column(last) != without_column(relative)) {
-            found.push(relative.to_owned());
+        if found.last().is_none_or(|last| without_column(last) != without_column(&relative)) {
+            found.push(relative);
         }
     }
     found.truncate(LINES);
@@ -166,5 +167,6 @@ mod tests {
         assert_eq!(lines, ["src/lib.rs:41:20", "/home/a/shop2/src/lib.rs:9:1", "C:/a/src/lib.rs:7:1"]);
         assert_eq!(lines_in(&backtrace, "C:\\a")[2], "src/lib.rs:7:1");
         assert_eq!(lines_in("  0: main\n", ""), [""; 0]);
+        assert_eq!(lines_in(&backtrace, "")[0], "/home/a/shop/src/lib.rs:41:20", "the current folder is not known");
     }
 }

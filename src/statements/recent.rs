@@ -66,7 +66,7 @@ thread_local! {
     static RING: OnceCell<Arc<Mutex<Ring>>> = const { OnceCell::new() };
 }
 
-/// Has statements noted from now on.
+/// Starts to note statements.
 pub(crate) fn turn_on() {
     IS_ON.store(true, Ordering::Relaxed);
 }
@@ -169,7 +169,7 @@ impl Entry {
     fn read(&self, thread: &Thread) -> Recent {
         let text = self.text[..self.len].utf8_chunks().next().map_or("", |chunk| chunk.valid());
         let end = if self.is_cut { " …" } else { "" };
-        let sql = sql::in_one_line(sql::without_end(text)) + end;
+        let sql = sql::in_one_line(sql::alone(text)) + end;
         Recent { number: self.number, thread: thread.clone(), sql, error: None }
     }
 }

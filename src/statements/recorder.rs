@@ -15,7 +15,7 @@ use crate::environment;
 use crate::panics;
 use crate::sync::Recovered;
 
-/// What the connections of an engine report their statements to. While it is off, they report nothing.
+/// Receives the statements that the connections of an engine run. While it is off, they report nothing.
 pub(crate) struct Recorder {
     logs: Mutex<Vec<Arc<Log>>>,
     /// Whether each statement is printed.
@@ -26,12 +26,12 @@ pub(crate) struct Recorder {
     /// How often it was turned on.
     runs: AtomicU64,
     transactions: AtomicU64,
-    left: Mutex<Left>,
+    left: Mutex<Leftovers>,
 }
 
-/// What is left when connections, recordings and engines end, for a test that fails.
+/// What is kept of connections, recordings and engines that have ended, for the output of a test that fails.
 #[derive(Default)]
-struct Left {
+struct Leftovers {
     /// By connections that a panic has rolled back or closed: the latest panic of each thread, and the newest connections.
     unwound: VecDeque<Unwound>,
     /// By transactions that were dropped without a panic: the newest ones, and the number of all.
@@ -172,7 +172,7 @@ impl Recorder {
         self.update(&logs);
     }
 
-    /// Makes the recorder as it was at the beginning, but for recordings.
+    /// Resets the recorder, except for running recordings.
     pub(crate) fn reset(&self) {
         let left = std::mem::take(&mut *self.left());
         drop(left); // the lock is released
@@ -196,7 +196,9 @@ impl Recorder {
     /// Keeps the database, if no engine does.
     pub(crate) fn keep_database(&self) {
         let keeper = self.left().keeper.clone();
-        keeper.into_iter().for_each(|keep| keep());
+        if let Some(keep) = keeper {
+            keep();
+        }
     }
 
     /// Notes what a connection left, unless it has left something in the same panic already.
@@ -290,7 +292,7 @@ impl Recorder {
         self.logs().iter().for_each(|log| log.miss(connection, reason));
     }
 
-    fn left(&self) -> MutexGuard<'_, Left> {
+    fn left(&self) -> MutexGuard<'_, Leftovers> {
         self.left.lock().recovered()
     }
 
@@ -317,7 +319,7 @@ pub(crate) struct Connection {
     recorder: Arc<Recorder>,
     /// Where it was opened, if statements were recorded then.
     opening: Option<Arc<Opening>>,
-    /// Whether its waits for the writer slot are those of `waits`, unless a busy handler of the code's own waits.
+    /// Whether its waits for the writer slot are those of `waits`, unless a busy handler that code has set waits.
     is_in_queue: bool,
     state: Mutex<State>,
 }
@@ -428,8 +430,8 @@ impl Connection {
         let (duration, counters) = (begun.elapsed(), after.since(before));
         let (waits, unknown) = waits::total();
         let waited = waits.saturating_sub(waits_before.0);
-        let knows_wait = self.is_in_queue && unknown == waits_before.1;
-        let ended = Ended { duration, waited, knows_wait, rows, changes, error, counters, transaction, holds_slot };
+        let wait_is_exact = self.is_in_queue && unknown == waits_before.1;
+        let ended = Ended { duration, waited, wait_is_exact, rows, changes, error, counters, transaction, holds_slot };
         if self.recorder.echoes.load(Ordering::Relaxed) {
             eprintln!("rusqlite-fixtures: {}", Statement::alone(begun, ended.clone()));
         }

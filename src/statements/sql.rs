@@ -18,9 +18,9 @@ pub(super) fn kind(sql: &str, is_read_only: bool) -> StatementKind {
     }
 }
 
-/// Returns the text without the white space and the semicolons around it, which a statement of a script has.
-pub(super) fn without_end(sql: &str) -> &str {
-    sql.trim_start().trim_end_matches(|c: char| c == ';' || c.is_whitespace())
+/// Returns the text of a statement of a script without the white space and the semicolons around it.
+pub(super) fn alone(sql: &str) -> &str {
+    sql.trim_matches(|c: char| c == ';' || c.is_whitespace())
 }
 
 /// Returns whether a virtual table runs the statement on a table of its index. SQLite's own ones (FTS3, FTS5, R-Tree) write
@@ -76,9 +76,27 @@ fn without_leading_comments(mut sql: &str) -> &str {
     }
 }
 
-/// Returns the text in one line: a blank in the place of each run of white space outside of literals and names.
+/// Returns the text in one line, without comments: a blank in the place of each run of white space outside of literals and names.
 pub(super) fn in_one_line(sql: &str) -> String {
     line_of(sql, None)
+}
+
+/// Returns the text in one line, with its comments as `/* … */`.
+pub(crate) fn in_one_line_with_comments(sql: &str) -> String {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut line = String::with_capacity(sql.len());
+    for token in tokens(sql) {
+        match token {
+            Token::Space(text) | Token::Size(text) if text.starts_with("/*") => line.push_str(&words(text)),
+            Token::Space(text) => match text.strip_prefix("--") {
+                Some(comment) => line.push_str(&format!("/* {} */", words(comment).replace("*/", "* /"))),
+                None if line.ends_with(' ') => {}
+                None => line.push(' '),
+            },
+            Token::Size(text) | Token::Literal(text) | Token::Number(text) | Token::Other(text) => line.push_str(text),
+        }
+    }
+    line.trim().to_owned()
 }
 
 /// Returns the text with `?` in the place of each literal, in one line. So statements that differ only in their values are
@@ -200,8 +218,8 @@ fn name_of(word: &str) -> String {
     }
 }
 
-/// Shortens each literal of more than `limit` bytes, and writes its size in a comment after it. Without values, the result is as
-/// the text itself.
+/// Shortens each literal of more than `limit` bytes, and writes its size in a comment after it.
+/// [`without_values`] returns the same for the result as for the text itself.
 pub(super) fn with_short_literals(sql: &str, limit: usize) -> Cow<'_, str> {
     if sql.len() <= limit {
         return Cow::Borrowed(sql);
@@ -424,8 +442,18 @@ mod tests {
     }
 
     #[test]
+    fn a_statement_of_a_script_stands_alone() {
+        assert_eq!(alone(" ;\n; SELECT ';' ;\n"), "SELECT ';'");
+        assert_eq!(alone("-- all\nSELECT 1"), "-- all\nSELECT 1");
+    }
+
+    #[test]
     fn one_line_keeps_literals() {
         assert_eq!(in_one_line("\n  SELECT 'a\n b',\n\t 1 -- end\n"), "SELECT 'a\n b', 1");
+        let table = "CREATE TABLE t (\n  a -- one */ or\ttwo\n, /* a\n note */ b DEFAULT ' \n')";
+        let line = "CREATE TABLE t ( a /* one * / or two */ , /* a note */ b DEFAULT ' \n')";
+        assert_eq!(in_one_line_with_comments(table), line);
+        assert_eq!(in_one_line_with_comments(line), line);
     }
 
     #[test]

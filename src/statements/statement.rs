@@ -45,7 +45,7 @@ pub(crate) struct Ended {
     /// The part of it in which it waited for writer slots.
     pub(crate) waited: Duration,
     /// Whether it did not wait longer.
-    pub(crate) knows_wait: bool,
+    pub(crate) wait_is_exact: bool,
     pub(crate) rows: u64,
     /// What SQLite says, whatever the statement is.
     pub(crate) changes: u64,
@@ -127,8 +127,8 @@ impl Begun {
         transaction: Option<u64>,
         value_limit: usize,
     ) -> Begun {
-        let sql = sql::without_end(sql);
-        let expanded = expanded.map(sql::without_end).filter(|expanded| *expanded != sql);
+        let sql = sql::alone(sql);
+        let expanded = expanded.map(sql::alone).filter(|expanded| *expanded != sql);
         Begun {
             sql: sql::with_short_literals(sql, value_limit).into(),
             expanded: expanded.map(|expanded| sql::with_short_literals(expanded, value_limit).into()),
@@ -246,7 +246,7 @@ impl Statement {
     }
 
     /// Returns the part of its time in which it waited for a writer slot of an engine in memory, without the sleeps of a busy handler
-    /// of the code's own.
+    /// that code has set.
     pub fn waited(&self) -> Duration {
         self.ended.as_ref().map_or(Duration::ZERO, |ended| ended.waited)
     }
@@ -310,14 +310,15 @@ impl Statement {
         sql::without_values(&self.begun.sql)
     }
 
-    /// Returns the innermost lines of the program's code that ran it, if that was noted.
+    /// Returns the innermost lines of the program's code that ran it, if they are known.
     pub(crate) fn called_from(&self) -> Option<Vec<String>> {
-        self.begun.backtrace.get().map(|(backtrace, _)| callers::lines_of_code(backtrace))
+        let lines = self.begun.backtrace.get().map(|(backtrace, _)| callers::lines_of_code(backtrace));
+        lines.filter(|lines| !lines.is_empty()) // it may have run on a thread of a library
     }
 
     /// Returns whether it has waited for exactly that time.
-    pub(super) fn knows_wait(&self) -> bool {
-        self.ended.as_ref().is_some_and(|ended| ended.knows_wait)
+    pub(super) fn wait_is_exact(&self) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.wait_is_exact)
     }
 
     /// Returns whether the connection had the writer slot when it had ended.
@@ -404,6 +405,13 @@ mod tests {
         ended.waited = Duration::from_millis(3);
         let waited = format!("SELECT 1 -- 1 row, 5.0ms, of which it waited 3.0ms, thread `{thread}`");
         assert_eq!(shown(&ended, &begun), waited);
+    }
+
+    #[test]
+    fn a_backtrace_without_lines_of_the_program_says_nothing() {
+        let begun = Begun::now("SELECT 1", None, true, Purpose::Uri, None, DEFAULT_VALUE_LIMIT);
+        begun.backtrace.set((Backtrace::disabled(), Duration::ZERO)).unwrap();
+        assert_eq!(Statement::alone(Arc::new(begun), Ended::default()).called_from(), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 thread_local! {
     static TOTAL: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-    /// The number of refusals after which a busy handler of the code's own may have waited.
+    /// The number of refusals after which a busy handler that code has set may have waited.
     static UNKNOWN: Cell<u64> = const { Cell::new(0) };
 }
 

@@ -1,6 +1,5 @@
 //! What SQLite says of a statement that it compiles.
 
-use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -8,10 +7,12 @@ use std::ptr;
 use rusqlite::Connection;
 use rusqlite::ffi;
 
-/// Returns the tables of the main database that the statement reads or writes, if SQLite can compile it.
-pub(crate) fn tables_of(connection: &Connection, sql: &str) -> Option<BTreeSet<String>> {
+use crate::statements::Tables;
+
+/// Returns the tables that the statement uses, if SQLite can compile it.
+pub(crate) fn tables_of(connection: &Connection, sql: &str) -> Option<Tables> {
     let sql = CString::new(sql).ok()?;
-    let mut tables: BTreeSet<String> = BTreeSet::new();
+    let mut tables = Tables::default();
     let mut statement = ptr::null_mut();
     // SAFETY: the connection is open. The authorizer is set only while the statement is compiled, and so is its argument used.
     // A statement is NULL or to be finalized.
@@ -34,12 +35,16 @@ unsafe extern "C" fn on_authorize(
     _: *const c_char,
     _: *const c_char,
 ) -> c_int {
-    if [ffi::SQLITE_READ, ffi::SQLITE_INSERT, ffi::SQLITE_UPDATE, ffi::SQLITE_DELETE].contains(&action)
-        && !table.is_null()
-    {
+    let is_write = match action {
+        ffi::SQLITE_READ => false,
+        ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => true,
+        _ => return ffi::SQLITE_OK,
+    };
+    if !table.is_null() {
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            // SAFETY: the argument is the set of `tables_of`, and the name a C string.
-            let (tables, table) = unsafe { (&mut *tables.cast::<BTreeSet<String>>(), CStr::from_ptr(table)) };
+            // SAFETY: the argument is that of `tables_of`, and the name a C string.
+            let (tables, table) = unsafe { (&mut *tables.cast::<Tables>(), CStr::from_ptr(table)) };
+            let tables = if is_write { &mut tables.written } else { &mut tables.read };
             tables.insert(table.to_string_lossy().into_owned());
         }));
     }

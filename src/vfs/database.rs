@@ -218,7 +218,7 @@ unsafe fn check_trace(file: *mut sqlite3_file, level: c_int, connection: &Connec
     let handle = unsafe { handle(file) };
     if handle.recorder().is_on() && handle.begins(Lock::from_raw(level)) {
         // SAFETY: as the caller promises.
-        unsafe { trace::check(connection.pointer, handle.all_traced(), handle.recorder()) };
+        unsafe { trace::check_is_reported(connection.pointer, handle.all_traced(), handle.recorder()) };
     }
 }
 

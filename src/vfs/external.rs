@@ -3,6 +3,8 @@
 
 use std::cell::Cell;
 
+use crate::sync::with_local;
+
 thread_local! {
     static ASKED: Cell<bool> = const { Cell::new(false) };
     static IS_OBSERVED: Cell<bool> = const { Cell::new(false) };
@@ -20,12 +22,9 @@ pub(super) fn is_observed() -> bool {
 
 /// Runs `work`. Returns its result, and whether its SQL asked for the time or for another file.
 pub(crate) fn observe<T>(work: impl FnOnce() -> T) -> (T, bool) {
-    let before = ASKED.replace(false);
-    let was_observed = IS_OBSERVED.replace(true);
-    let result = work();
-    IS_OBSERVED.set(was_observed);
-    let asked = ASKED.get();
-    ASKED.set(before || asked);
+    let observed = || (with_local(&IS_OBSERVED, true, work), ASKED.get());
+    let (result, asked) = with_local(&ASKED, false, observed);
+    ASKED.set(ASKED.get() || asked);
     (result, asked)
 }
 
@@ -38,5 +37,16 @@ mod tests {
         assert_eq!(observe(|| observe(note)), (((), true), true));
         assert_eq!(observe(|| (note(), observe(|| ()))), (((), ((), false)), true));
         assert_eq!(observe(|| ()), ((), false), "nothing is left from before");
+    }
+
+    #[test]
+    fn what_has_panicked_is_observed_no_longer() {
+        let observed = || {
+            note();
+            assert!(is_observed());
+            std::panic::resume_unwind(Box::new("it fails"));
+        };
+        assert!(std::panic::catch_unwind(|| observe(observed)).is_err());
+        assert!(!is_observed() && !ASKED.get());
     }
 }

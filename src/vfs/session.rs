@@ -226,7 +226,7 @@ impl Session {
             }
         } else if let Some(traced) = self.traced.as_ref().filter(|_| thread::panicking()) {
             // SAFETY: the connection is open.
-            unsafe { traced.keep_error(self.db()) };
+            unsafe { traced.keep_unwound(self.db()) };
         }
         self.connection.set_transaction_behavior(TransactionBehavior::Deferred);
         self.take_hooks()
@@ -303,7 +303,7 @@ impl Session {
         let is_without_hooks = cleanliness::take_hooks(&mut self.connection, self.auto_checkpoint);
         if let Some(traced) = &self.traced {
             // SAFETY: the connection is open, and the one that was opened: `make_clean` has checked that.
-            unsafe { traced.set(self.db()) };
+            unsafe { traced.set_trace(self.db()) };
         }
         if std::mem::take(&mut self.was_lent_mutably) {
             cleanliness::drop_closures(&self.connection);

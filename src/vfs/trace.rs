@@ -13,7 +13,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, RwLock, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 use std::{iter, ptr, thread};
 
@@ -30,7 +30,7 @@ use crate::statements::recent::{self, Noted};
 use crate::statements::{
     Begun, Connection, Counters, Dropped, Lost, Recorder, Unwound, begins_with, is_of_virtual_table,
 };
-use crate::sync::Recovered;
+use crate::sync::{Recovered, with_local};
 use crate::{faults, panics};
 
 /// The connections that have a trace, by number.
@@ -50,6 +50,9 @@ pub(crate) struct Traced {
     is_session: AtomicBool,
     /// SQLite's number of changed rows when the connection got the writer slot last.
     changes_before: AtomicI32,
+    /// The transaction that is dropped with the connection. (SQLite says that it closes a connection before it knows whether it
+    /// can.)
+    closing: Mutex<Option<Dropped>>,
 }
 
 /// Keeps a connection in the list.
@@ -77,7 +80,7 @@ thread_local! {
     static KEEPING: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
     /// The latest line of SQLite's log about a statement that ends with an error.
     static LOGGED: RefCell<Option<Logged>> = const { RefCell::new(None) };
-    /// The connection that has rolled back what it had written, at last.
+    /// The connection that was the latest to roll back what it had written.
     static ROLLED_BACK: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -86,40 +89,31 @@ type Logged = (c_int, String);
 
 /// Does some work whose statements are not recorded.
 pub(crate) fn exempt<T>(work: impl FnOnce() -> T) -> T {
-    struct Back(bool);
-    impl Drop for Back {
-        fn drop(&mut self) {
-            let _ = IS_EXEMPT.try_with(|is_exempt| is_exempt.set(self.0));
-        }
-    }
-    let _back = Back(IS_EXEMPT.replace(true));
-    work()
+    with_local(&IS_EXEMPT, true, work)
 }
 
 /// Drops a connection with the last handle to its engine.
 pub(crate) fn at_the_end_of_an_engine(drop: impl FnOnce()) {
-    let _ = ENDS_ENGINE.try_with(|ends_engine| ends_engine.set(true));
-    drop();
-    let _ = ENDS_ENGINE.try_with(|ends_engine| ends_engine.set(false));
+    with_local(&ENDS_ENGINE, true, drop);
 }
 
 /// Opens a connection for this purpose.
 pub(crate) fn open_for<T>(purpose: Purpose, open: impl FnOnce() -> T) -> T {
-    OPENED_FOR.set(Some(purpose));
-    let opened = open();
-    OPENED_FOR.set(None);
-    opened
+    with_local(&OPENED_FOR, Some(purpose), open)
 }
 
 fn is_exempt() -> bool {
     IS_EXEMPT.try_with(Cell::get).unwrap_or(true)
 }
 
-/// Has SQLite's log report to this thread the errors of statements: a trace is not told how a statement ended. "The
-/// SQLITE_CONFIG_LOG option" may be set at any time.
+/// Makes this crate the receiver of SQLite's log of errors, because a trace is not told how a statement ended. (SQLite allows
+/// "The SQLITE_CONFIG_LOG option" after its initialization, too.)
 pub(crate) fn hear_errors() {
-    // SAFETY: the arguments of this option are a function of this signature and its first argument.
-    unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOG, on_log as *const c_void, ptr::null_mut::<c_void>()) };
+    fn ignore(_: c_int, _: &str) {}
+    // SAFETY: the arguments of this option are a function of this signature and its first argument. SQLite sets one after the
+    // other without a lock. So another thread that logs an error just then may call the function that was set before with the new
+    // argument: that of rusqlite (`config_log`) takes it for a function of the type of `ignore`.
+    unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOG, on_log as *const c_void, ignore as *const c_void) };
 }
 
 unsafe extern "C" fn on_log(_: *mut c_void, code: c_int, message: *const c_char) {
@@ -153,10 +147,11 @@ impl Traced {
             purpose: Mutex::new(purpose.unwrap_or(Purpose::Uri)),
             is_session: AtomicBool::new(false),
             changes_before: AtomicI32::new(0),
+            closing: Mutex::default(),
         });
         connections().insert(traced.connection.id(), traced.clone());
         // SAFETY: as the caller promises.
-        unsafe { traced.set(db) };
+        unsafe { traced.set_trace(db) };
         Listed(traced)
     }
 
@@ -164,24 +159,35 @@ impl Traced {
         *self.purpose.lock().recovered() = purpose;
     }
 
-    /// Notes that code drops the connection's transaction, if that has written. A unit of work that ends with its engine, such as a
-    /// fixture's, is not noted: the database goes with it.
+    /// Notes that code drops the connection's transaction, if that has written.
     ///
     /// # Safety
     /// As for `begin`; it is the same connection.
     pub(super) unsafe fn note_dropped(&self, db: *mut sqlite3) {
         // SAFETY: as the caller promises.
+        if let Some(dropped) = unsafe { self.dropped(db) } {
+            self.connection.recorder().add_dropped(dropped);
+        }
+    }
+
+    /// Returns the connection's open transaction, if it has written, and code drops it now. Does not return a unit of work that
+    /// ends with its engine, such as a fixture's: the database goes with it.
+    ///
+    /// # Safety
+    /// As for `begin`; it is the same connection.
+    unsafe fn dropped(&self, db: *mut sqlite3) -> Option<Dropped> {
+        // SAFETY: as the caller promises.
         if unsafe { ffi::sqlite3_txn_state(db, c"main".as_ptr()) } != ffi::SQLITE_TXN_WRITE {
-            return;
+            return None;
         }
         let is_recorded = self.connection.is_recorded();
         if !is_recorded && !recent::is_on() {
-            return; // nothing would print it
+            return None; // nothing would print it
         }
         let purpose = *self.purpose.lock().recovered();
         let ends_engine = ENDS_ENGINE.try_with(Cell::get).unwrap_or_default();
         if ends_engine && matches!(purpose, Purpose::UnitOfWork(_)) {
-            return;
+            return None;
         }
         // SAFETY: as the caller promises.
         let code = unsafe { ffi::sqlite3_errcode(db) }; // before the next call
@@ -189,10 +195,9 @@ impl Traced {
         // SAFETY: as the caller promises.
         let has_changed = unsafe { self.has_changed(db) };
         // A recording knows more of an engine in a file.
-        if has_changed || (is_recorded && self.mount.strong_count() == 0) {
-            let (transaction, thread) = (self.connection.open_transaction(), thread::current());
-            self.connection.recorder().add_dropped(Dropped { purpose, transaction, has_changed, has_failed, thread });
-        }
+        let is_known = has_changed || (is_recorded && self.mount.strong_count() == 0);
+        let (transaction, thread) = (self.connection.open_transaction(), thread::current());
+        is_known.then_some(Dropped { purpose, transaction, has_changed, has_failed, thread })
     }
 
     /// Notes that the connection got the writer slot.
@@ -223,13 +228,43 @@ impl Traced {
         cookie.is_some_and(|cookie| cookie != mount.store.current().stamp().schema_cookie)
     }
 
-    /// Keeps the connection's latest error, because a panic gives it back outside of a transaction.
+    /// Keeps what a test that fails shows of the connection, which a panic rolls back, closes or gives back now: its latest error
+    /// and statements, and what it has not committed.
     ///
     /// # Safety
     /// As for `begin`; it is the same connection.
-    pub(super) unsafe fn keep_error(&self, db: *mut sqlite3) {
-        // SAFETY: as the caller promises.
-        unsafe { keep_uncommitted(self.connection.id(), db) };
+    #[cold]
+    #[inline(never)] // in `on_trace`, it would cost each statement some 15 ns
+    pub(super) unsafe fn keep_unwound(&self, db: *mut sqlite3) {
+        if !recent::is_on() || is_exempt() {
+            return;
+        }
+        // SAFETY: as the caller promises; SQLite's message is a C string until the next call.
+        let (code, state, message) = unsafe {
+            let message = CStr::from_ptr(ffi::sqlite3_errmsg(db)).to_string_lossy().into_owned();
+            (ffi::sqlite3_errcode(db), ffi::sqlite3_txn_state(db, c"main".as_ptr()), message)
+        };
+        // SAFETY: as above.
+        let read = || unsafe { serialize(db, at_most()) };
+        let start = Instant::now();
+        let content = (state == ffi::SQLITE_TXN_WRITE).then(|| faults::exempt(|| exempt(read)));
+        note_time(start);
+        let purpose = *self.purpose.lock().recovered();
+        let unwound = Unwound {
+            panic: panics::latest().map_or(0, |panic| panic.number),
+            thread: thread::current().id(),
+            connection: self.connection.id(),
+            purpose,
+            committed: self.mount.upgrade().map(|mount| mount.store.current()),
+            lost: content
+                .as_ref()
+                .and_then(|content| content.as_ref().err())
+                .and_then(|cause| lost(cause, Keep::of_tests().max_size())),
+            uncommitted: content.and_then(Result::ok).and_then(|bytes| Snapshot::from_bytes(bytes).ok()),
+            error: (!SUCCESSES.contains(&code)).then_some((code, message)),
+            recent: recent::of_this_thread(self.connection.id()),
+        };
+        self.connection.recorder().add_unwound(unwound);
     }
 
     /// Asks for less while nothing is recorded, because `follow` is called before each use.
@@ -240,14 +275,14 @@ impl Traced {
         self.at_rest.store(BEGINNINGS, Ordering::Relaxed);
         self.is_session.store(true, Ordering::Relaxed);
         // SAFETY: as the caller promises.
-        unsafe { self.set(db) };
+        unsafe { self.set_trace(db) };
     }
 
-    /// Sets the trace by whether statements are recorded now. In the place of a trace of the user's, too.
+    /// Sets the trace by whether statements are recorded now. Replaces a trace that code has set.
     ///
     /// # Safety
     /// As for `begin`; it is the same connection.
-    pub(super) unsafe fn set(&self, db: *mut sqlite3) {
+    pub(super) unsafe fn set_trace(&self, db: *mut sqlite3) {
         let at_rest = self.at_rest.load(Ordering::Relaxed);
         let mask = CLOSES | if self.connection.is_recorded() { BEGINNINGS | ENDS | ROWS } else { at_rest };
         self.mask.store(mask, Ordering::Relaxed);
@@ -272,7 +307,7 @@ impl Traced {
     unsafe fn follow_now(&self, db: *mut sqlite3) {
         if self.connection.is_recorded() != (self.mask.load(Ordering::Relaxed) & ROWS != 0) {
             // SAFETY: as the caller of `follow` promises.
-            unsafe { self.set(db) };
+            unsafe { self.set_trace(db) };
         }
     }
 
@@ -357,9 +392,10 @@ impl Traced {
                 // SQLite logs nothing if it has no lock, or if it can't commit because of a deferred foreign key, and keeps the
                 // statement as it is. (With rows, the code has reset it before it has read all of them.)
                 None if rows == 0 && ffi::sqlite3_stmt_busy(statement) != 0 => {
-                    let code = match violates_foreign_keys(db) && begins_with(&sql, &["COMMIT", "END", "RELEASE"]) {
-                        true => ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
-                        false => Refusal::code_since(began).unwrap_or(ffi::SQLITE_BUSY),
+                    let code = if violates_foreign_keys(db) && begins_with(&sql, &["COMMIT", "END", "RELEASE"]) {
+                        ffi::SQLITE_CONSTRAINT_FOREIGNKEY
+                    } else {
+                        Refusal::code_since(began).unwrap_or(ffi::SQLITE_BUSY)
                     };
                     Some((code, text_of(code)))
                 }
@@ -386,7 +422,11 @@ impl Traced {
 impl Drop for Listed {
     fn drop(&mut self) {
         connections().remove(&self.0.connection.id());
-        self.0.connection.recorder().add_closed(self.0.connection.id());
+        let recorder = self.0.connection.recorder();
+        if let Some(dropped) = self.0.closing.lock().recovered().take() {
+            recorder.add_dropped(dropped);
+        }
+        recorder.add_closed(self.0.connection.id());
     }
 }
 
@@ -398,8 +438,8 @@ impl Deref for Listed {
     }
 }
 
-/// Called by SQLite on the thread that runs the statement. (With a number of another connection never, because numbers are
-/// not used again.)
+/// Called by SQLite on the thread that runs the statement. The number is never another connection's, because numbers are not
+/// used again.
 unsafe extern "C" fn on_trace(
     event: c_uint,
     number: *mut c_void,
@@ -437,50 +477,16 @@ unsafe fn note(connection: u64, statement: *mut sqlite3_stmt, argument: *mut c_v
     // SAFETY: a C string that lives as long as the statement.
     let sql = unsafe { CStr::from_ptr(sql) };
     if thread::panicking() && begins_with(&sql.to_string_lossy(), &["ROLLBACK"]) {
-        // SAFETY: the connection runs the statement, on this thread.
-        unsafe { keep_uncommitted(connection, ffi::sqlite3_db_handle(statement)) };
+        if let Some(traced) = traced(connection) {
+            // SAFETY: the connection runs the statement, on this thread.
+            unsafe { traced.keep_unwound(ffi::sqlite3_db_handle(statement)) };
+        }
     } else {
         recent::note(connection, sql.to_bytes());
     }
 }
 
-/// Keeps what the connection has not committed, and its latest error, because a panic is about to roll it back.
-///
-/// # Safety
-/// The connection is open, and this thread uses it.
-#[cold]
-#[inline(never)] // in `on_trace`, it would cost each statement some 15 ns
-unsafe fn keep_uncommitted(connection: u64, db: *mut sqlite3) {
-    let Some(traced) = traced(connection).filter(|_| recent::is_on() && !is_exempt()) else { return };
-    // SAFETY: as the caller promises; SQLite's message is a C string until the next call.
-    let (code, state, message) = unsafe {
-        let message = CStr::from_ptr(ffi::sqlite3_errmsg(db)).to_string_lossy().into_owned();
-        (ffi::sqlite3_errcode(db), ffi::sqlite3_txn_state(db, c"main".as_ptr()), message)
-    };
-    // SAFETY: as above.
-    let read = || unsafe { serialize(db, at_most()) };
-    let start = Instant::now();
-    let content = (state == ffi::SQLITE_TXN_WRITE).then(|| faults::exempt(|| exempt(read)));
-    note_time(start);
-    let purpose = *traced.purpose.lock().recovered();
-    let unwound = Unwound {
-        panic: panics::latest().map_or(0, |panic| panic.number),
-        thread: thread::current().id(),
-        connection,
-        purpose,
-        committed: traced.mount.upgrade().map(|mount| mount.store.current()),
-        lost: content
-            .as_ref()
-            .and_then(|content| content.as_ref().err())
-            .and_then(|cause| lost(cause, Keep::of_tests().max_size())),
-        uncommitted: content.and_then(Result::ok).and_then(|bytes| Snapshot::from_bytes(bytes).ok()),
-        error: (!SUCCESSES.contains(&code)).then_some((code, message)),
-        recent: recent::of_this_thread(connection),
-    };
-    traced.connection.recorder().add_unwound(unwound);
-}
-
-/// Returns why content is not kept, if it should be: if it has at most `up_to` bytes, a property test has kept other content.
+/// Returns why content is not kept. Returns `None` for content of at most `up_to` bytes, which was left out to save time.
 fn lost(cause: &NotSerialized, up_to: usize) -> Option<Lost> {
     match *cause {
         NotSerialized::Failed(_) => Some(Lost::Unreadable),
@@ -513,19 +519,20 @@ fn note_time(start: Instant) {
 /// # Safety
 /// The connection is being closed, on this thread.
 unsafe fn close(connection: u64, db: *mut sqlite3) {
+    let Some(traced) = traced(connection).filter(|_| !is_exempt()) else { return };
     if thread::panicking() {
         // SAFETY: as the caller promises.
-        unsafe { keep_uncommitted(connection, db) };
-        keep(connection);
-    } else if let Some(traced) = traced(connection).filter(|_| !is_exempt()) {
+        unsafe { traced.keep_unwound(db) };
+        traced.connection.recorder().keep_database(); // if no engine is left
+    } else {
         // SAFETY: as the caller promises.
-        unsafe { traced.note_dropped(db) };
+        *traced.closing.lock().recovered() = unsafe { traced.dropped(db) };
     }
 }
 
 /// Returns what the open connections of an engine are for, without those that it lends out, and what opened them.
 pub(crate) fn open_connections(recorder: &Recorder) -> Vec<(Purpose, String)> {
-    let connections = CONNECTIONS.read().unwrap_or_else(PoisonError::into_inner);
+    let connections = CONNECTIONS.read().recovered();
     let is_one = |traced: &&Arc<Traced>| {
         ptr::eq(&**traced.connection.recorder(), recorder) && !traced.is_session.load(Ordering::Relaxed)
     };
@@ -538,13 +545,6 @@ pub(crate) fn open_connections(recorder: &Recorder) -> Vec<(Purpose, String)> {
     opened.into_iter().map(described).collect()
 }
 
-/// Has the connection's database kept, if no engine is left that would do it.
-fn keep(connection: u64) {
-    if let Some(traced) = traced(connection).filter(|_| !is_exempt()) {
-        traced.connection.recorder().keep_database();
-    }
-}
-
 /// Returns the newest statements on the connections of this engine, those after this number.
 pub(crate) fn recent_of(recorder: &Recorder, since: u64) -> Vec<Noted> {
     recent::since(since, |connection| match traced(connection) {
@@ -554,7 +554,7 @@ pub(crate) fn recent_of(recorder: &Recorder, since: u64) -> Vec<Noted> {
 }
 
 fn traced(connection: u64) -> Option<Arc<Traced>> {
-    CONNECTIONS.read().unwrap_or_else(PoisonError::into_inner).get(&connection).cloned()
+    CONNECTIONS.read().recovered().get(&connection).cloned()
 }
 
 /// # Safety
@@ -586,7 +586,7 @@ pub(super) fn forget_begun() {
 ///
 /// # Safety
 /// The connection calls a method of the engine's file, and this thread uses it.
-pub(super) unsafe fn check(db: *mut sqlite3, traced: &[Listed], recorder: &Recorder) {
+pub(super) unsafe fn check_is_reported(db: *mut sqlite3, traced: &[Listed], recorder: &Recorder) {
     if db.is_null() || is_exempt() {
         return;
     }
@@ -631,7 +631,7 @@ const OWN_TRACE: &str =
 const ATTACHED: &str =
     "has the engine attached, or was opened without SQLite's automatic extensions, so its statements are not known";
 
-/// The error of a statement of which SQLite does not tell another one.
+/// The message for a statement that has failed without an error from SQLite.
 const ROLLED_BACK_AT_END: &str = "SQLite could not commit it, for example because of a foreign key, and rolled it back";
 
 fn is_in_transaction(db: *mut sqlite3) -> bool {
@@ -760,7 +760,7 @@ fn text_of(code: c_int) -> Box<str> {
 }
 
 fn connections() -> RwLockWriteGuard<'static, BTreeMap<u64, Arc<Traced>>> {
-    CONNECTIONS.write().unwrap_or_else(PoisonError::into_inner)
+    CONNECTIONS.write().recovered()
 }
 
 unsafe extern "C" {

@@ -9,6 +9,8 @@
 //!   module calls the handler, until the slot is reserved for the connection, or the content that it has read is
 //!   replaced.
 //!
+//! Where the connection waits depends on the handler:
+//!
 //! * The crate's busy handler ([`wait_in_turn`]) waits in the engine's queue, for the refusal that was announced to it
 //!   ([`Pending`]).
 //! * SQLite's handler (`sqlite3_busy_timeout`) sleeps by a method of this VFS, which waits in the queue meanwhile
@@ -464,7 +466,9 @@ fn wait(mount: &Mount, claim: &Claim, place: Place, patience: Duration) -> Resul
     mount.store.reached(marks::SLOT_ASKED);
     let start = Recorder::any_is_on().then(Instant::now);
     let result = mount.store.acquire(claim, place, patience);
-    start.iter().for_each(|start| waits::add(start.elapsed()));
+    if let Some(start) = start {
+        waits::add(start.elapsed());
+    }
     match &result {
         Ok(()) => mount.store.reached_taken(claim),
         Err(_) => mount.store.reached(marks::SLOT_REFUSED),

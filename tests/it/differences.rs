@@ -111,6 +111,28 @@ tag
 }
 
 #[test]
+fn a_change_of_the_schema_is_one_line() {
+    let create = |sql: &str| changes_by(&format!("DROP TABLE log; CREATE TABLE log {sql}")).to_string();
+    assert_eq!(
+        create("(text TEXT, -- as it is\n        note DEFAULT 'a  b')"),
+        "schema
+  ~ table log: CREATE TABLE log (text TEXT) -> CREATE TABLE log (text TEXT, /* as it is */ note DEFAULT 'a  b')
+log
+  - rowid 1, text 'start'
+"
+    );
+    assert_eq!(
+        create("(text TEXT /* of a line */)"),
+        "schema
+  ~ table log: CREATE TABLE log (text TEXT) -> CREATE TABLE log (text TEXT /* of a line */)
+log
+  - rowid 1, text 'start'
+",
+        "only the comment differs"
+    );
+}
+
+#[test]
 fn a_unit_of_work_sees_its_own_changes() {
     let bank = BANK.new_engine().unwrap();
     let work = bank.unit_of_work().unwrap();
@@ -409,6 +431,21 @@ fn a_column_with_a_default_that_is_not_constant_changes_the_rows() {
          DROP TABLE account; ALTER TABLE copy RENAME TO account",
     );
     assert_eq!(changes.table("account").unwrap().updated.len(), 3, "{changes}");
+}
+
+/// The rowid is not a column.
+#[test]
+fn a_table_that_gets_rowids_or_loses_them_has_the_same_rows() {
+    let again = |table: &str, columns: &str| {
+        let script = format!(
+            "CREATE TABLE copy {columns}; INSERT INTO copy SELECT * FROM {table};
+             DROP TABLE {table}; ALTER TABLE copy RENAME TO {table}"
+        );
+        let changes = changes_by(&script);
+        assert_eq!((changes.tables(), changes.schema().len()), (&[][..], 1), "{changes}");
+    };
+    again("setting", "(name TEXT PRIMARY KEY, value)");
+    again("account", "(id INT PRIMARY KEY, owner, balance) WITHOUT ROWID");
 }
 
 #[test]

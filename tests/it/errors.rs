@@ -127,7 +127,7 @@ fn every_message_reads_as_expected() {
             .unwrap_err(),
             "can't build the template at tests/it/errors.rs:N:N: the function given at tests/it/errors.rs:N:N has left a \
              transaction open; end all transactions before it returns: can't write to the template at tests/it/errors.rs:N:N: \
-             waited Ns for its writer slot, which was taken by thread `errors::every_message_reads_as_expected`, this very one, \
+             waited Ns for its writer slot, which was taken by thread `errors::every_message_reads_as_expected` (this thread) \
              in the connection opened at tests/it/errors.rs:N:N, Ns ago; this thread waits for itself: commit, roll back or drop \
              that one first",
         ),

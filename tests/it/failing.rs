@@ -234,6 +234,24 @@ fn child() {
             other.connect().unwrap().execute_batch("CREATE TABLE other (a)").unwrap();
             panic!("the test's own failure");
         }
+        "fails with a file that was opened again" => {
+            let folder = tempfile::tempdir().unwrap();
+            let open = || Engine::file(folder.path().join("notes.sqlite3")).unwrap();
+            let notes = open();
+            let connection = Connection::open(notes.uri()).unwrap();
+            connection.execute_batch("CREATE TABLE note (text)").unwrap();
+            drop(notes);
+            let notes = open();
+            notes.connect().unwrap().execute_batch("INSERT INTO note VALUES ('tea')").unwrap();
+            panic!("the test's own failure");
+        }
+        "fails with two recorded engines" => {
+            static NOTES: Template = Template::sql("CREATE TABLE note (text)");
+            let (bank, notes) = (bank(), NOTES.new_engine().unwrap());
+            bank.connect().unwrap().execute_batch("SELECT owner FROM account").unwrap();
+            notes.connect().unwrap().execute_batch("SELECT text FROM note").unwrap();
+            panic!("the test's own failure");
+        }
         "fails with a shared engine" => {
             let engine = Engine::shared("file:failing?mode=memory&cache=shared").unwrap();
             let work = engine.begin(Immediate).unwrap();
@@ -352,6 +370,30 @@ fn child() {
             let engine = SETUP.new_engine().unwrap();
             engine.connect().unwrap().execute_batch("DELETE FROM t").unwrap();
             PANICS.store(true, Ordering::Relaxed);
+            panic!("the test's own failure");
+        }
+        "fails with an on_connect that returns an error" => {
+            static FAILS: AtomicBool = AtomicBool::new(false);
+            static SETUP: Template = Template::sql("CREATE TABLE t (a)").on_connect(|connection| {
+                let sql = if FAILS.load(Ordering::Relaxed) { "the setup" } else { "" };
+                Ok(connection.execute_batch(sql)?)
+            });
+            let engine = SETUP.new_engine().unwrap();
+            engine.connect().unwrap().execute_batch("INSERT INTO t VALUES (1)").unwrap();
+            FAILS.store(true, Ordering::Relaxed);
+            panic!("the test's own failure");
+        }
+        "fails when the folder of its engine's file is gone" => {
+            let folder = tempfile::tempdir().unwrap();
+            let engine = Engine::file(folder.path().join("bank.sqlite3")).unwrap();
+            engine.strict();
+            drop(folder);
+            panic!("the test's own failure");
+        }
+        "fails after fifteen statements" => {
+            let bank = bank();
+            let connection = bank.connect().unwrap();
+            (1..=15).for_each(|i| connection.execute_batch(&format!("SELECT {i} FROM account")).unwrap());
             panic!("the test's own failure");
         }
         "fails while pragmas are forbidden" => {
@@ -616,6 +658,11 @@ fn child() {
             pooled.execute_batch("BEGIN").unwrap();
             deposit(&pooled, 7);
             panic!("the test's own failure");
+        }
+        "passes with a kept value" => {
+            static BANKS: KeptValues<Connection> = KeptValues::new(&BANK);
+            let bank = BANKS.get_or_make(|engine| Ok(Connection::open(engine.uri())?)).unwrap();
+            deposit(&bank, 7);
         }
         "fails with a kept value" => {
             static BANKS: KeptValues<Connection> = KeptValues::new(&BANK);
@@ -1276,6 +1323,33 @@ fn all_engines_of_a_test_are_kept() {
 }
 
 #[test]
+fn the_recording_of_a_file_ends_with_its_engine() {
+    let always = [("RUSQLITE_FIXTURES_KEEP", "always")];
+    let run = Run::with("fails with a file that was opened again", "failing::child", &always).passes(false);
+    let script = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert!(script.contains("INSERT INTO note") && !script.contains("CREATE TABLE note"), "{script}");
+}
+
+#[test]
+fn the_report_of_a_failure_has_the_recording_of_each_engine() {
+    let always = [("RUSQLITE_FIXTURES_KEEP", "always")];
+    let run = Run::with("fails with two recorded engines", "failing::child", &always).passes(false);
+    let page = fs::read_to_string(run.file("failing.child", "report.html")).unwrap();
+    let script = "
+        const parts = [...document.querySelectorAll('section.engine')];
+        assert('timelines', parts.length === 2 && parts.every((part) => part.querySelectorAll('svg.timeline').length === 1));
+        const sql = (part) => [...part.querySelectorAll('tbody tr:not(.gap)')].map((row) => row.children[1].textContent);
+        const lists = [...document.querySelectorAll('.statements')];
+        const [[one], [other]] = lists.map(sql);
+        assert(`${one} and ${other}`, [one, other].sort().join() === 'SELECT owner FROM account,SELECT text FROM note');
+        const search = lists[1].querySelector('input');
+        search.value = 'nothing has this';
+        search.dispatchEvent(new Event('input', { bubbles: true }));
+        assert('only the second list is filtered', sql(lists[0]).length === 1 && sql(lists[1]).length === 0);";
+    assert_failure_in_browser(&page, script);
+}
+
+#[test]
 fn engines_that_other_threads_have_dropped_are_kept_too() {
     let run = Run::of("fails in a thread that has another engine").passes(false);
     assert_eq!(run.select("database.sqlite3", ACCOUNTS), 2);
@@ -1439,6 +1513,14 @@ fn what_can_be_known_without_a_function_of_the_test_or_an_authorizer_is_kept() {
     assert_eq!(run.select("database.sqlite3", "SELECT count(*) FROM t"), 0);
     assert!(run.file("failing.child", "statements.sql").exists());
     run.assert_printed("created: not known, because a function given to Template::on_connect has panicked\n");
+    run.assert_printed("/failing.child/report.html\n");
+    let page = fs::read_to_string(run.file("failing.child", "report.html")).unwrap();
+    let unknown = "<p class=\"error\">not known, because a function given to Template::on_connect has panicked</p>";
+    assert_eq!(page.matches(unknown).count(), 2, "the changes and the schema: {page}");
+    let run = Run::of("fails with an on_connect that returns an error").passes(false);
+    run.assert_printed("  committed since it was created: can't open a connection to ");
+    let page = fs::read_to_string(run.file("failing.child", "report.html")).unwrap();
+    assert_eq!(page.matches("<p class=\"error\">can't open a connection to ").count(), 2, "{page}");
     let run = Run::of("fails while pragmas are forbidden").passes(false);
     assert_eq!(run.select("database.sqlite3", BALANCE), 100);
     if cfg!(not(oldest_rusqlite)) {
@@ -1446,6 +1528,31 @@ fn what_can_be_known_without_a_function_of_the_test_or_an_authorizer_is_kept() {
         run.assert_printed("  what the connection opened at tests/it/failing.rs:");
         run.assert_printed(" had not committed could not be read\n");
     }
+}
+
+#[test]
+fn a_file_that_is_gone_does_not_hide_why_the_test_failed() {
+    let run = Run::of("fails when the folder of its engine's file is gone").passes(false);
+    assert_eq!(run.printed().matches("panicked at").count(), 1, "{}", run.printed());
+    run.assert_printed("/failing.child/report.html\n  committed since it was created: the content can't be read: ");
+    assert_eq!(names(&run.file("failing.child", "")), ["report.html", "statements.sql"]);
+    for file in ["report.html", "statements.sql"] {
+        let text = fs::read_to_string(run.file("failing.child", file)).unwrap();
+        assert!(text.contains("the test's own failure"), "{file}: {text}");
+    }
+    let page = fs::read_to_string(run.file("failing.child", "report.html")).unwrap();
+    assert_eq!(page.matches("<p class=\"error\">the content can't be read: ").count(), 2, "{page}");
+}
+
+#[test]
+fn the_newest_ten_statements_are_printed_and_more_are_kept() {
+    let run = Run::of("fails after fifteen statements").passes(false);
+    let statements = |from: u64| (from..=15).map(|i| format!("SELECT {i} FROM account"));
+    let printed: String = statements(6).map(|sql| format!("    {sql}\n")).collect();
+    run.assert_printed(&format!("  the newest statements, without their values:\n{printed}"));
+    let kept: String = statements(1).map(|sql| format!("{sql};\n")).collect();
+    let script = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert!(script.contains(&kept), "{script}");
 }
 
 #[test]
@@ -1461,6 +1568,8 @@ fn a_test_that_exceeds_its_limits_keeps_its_database() {
     assert_eq!(run.select("database.sqlite3", "SELECT count(*) FROM t"), 2);
     run.assert_printed("the limits of Template::watch at");
     run.assert_printed("\n    INSERT INTO t VALUES (1) -- 1 row changed, ");
+    let run = Run::with("exceeds a limit", "failing::child", &[("RUSQLITE_FIXTURES_STRICT", "off")]).passes(false);
+    run.assert_printed("the limits of Template::watch at");
 }
 
 #[test]
@@ -1488,6 +1597,16 @@ fn the_last_failure_of_a_property_test_counts() {
 }
 
 #[test]
+fn engines_that_no_test_drops_are_kept_only_if_it_fails() {
+    let always = [("RUSQLITE_FIXTURES_KEEP", "always")];
+    for kind in ["a shared engine", "a kept value"] {
+        let run = |role: &str| Run::with(&format!("{role} with {kind}"), "failing::child", &always);
+        assert_eq!(run("passes").passes(true).kept(), [""; 0], "{kind}");
+        assert_eq!(run("fails").passes(false).kept(), ["failing.child"], "{kind}");
+    }
+}
+
+#[test]
 fn the_environment_says_what_is_kept() {
     let keep = |value, role| Run::with(role, "failing::child", &[("RUSQLITE_FIXTURES_KEEP", value)]);
     for role in ["fails", "fails when only a connection is left", "exceeds a limit"] {
@@ -1508,16 +1627,18 @@ fn the_environment_says_what_is_kept() {
 fn a_large_database_is_kept_only_if_that_is_asked_for() {
     let run = Run::of("fails with a large engine").passes(false);
     assert_eq!(run.kept(), [""; 0]);
-    run.assert_printed(" is not kept: it has 101 MB; RUSQLITE_FIXTURES_KEEP=always keeps any size\n");
+    run.assert_printed(
+        " is not kept, because it has 101 MB: set RUSQLITE_FIXTURES_KEEP=always to keep databases of any size\n",
+    );
     let always = [("RUSQLITE_FIXTURES_KEEP", "always")];
     let run = Run::with("fails with a large engine", "failing::child", &always).passes(false);
     assert_eq!(run.select("database.sqlite3", "SELECT length(b) FROM large"), 101_000_000);
     let run = Run::of("fails in a large transaction").passes(false);
     run.assert_printed("  the database with what the unit of work begun at tests/it/failing.rs:");
-    run.assert_printed(" had not committed is not kept: it has 101 MB; RUSQLITE_FIXTURES_KEEP=always keeps any size\n");
+    run.assert_printed(" had not committed is not kept, because it has 101 MB: set RUSQLITE_FIXTURES_KEEP=always to keep databases of any size\n");
     assert_eq!(run.select("database.sqlite3", "SELECT count(*) FROM account"), 2);
     let report = fs::read_to_string(run.program("failed").join("failing.child/report.html")).unwrap();
-    assert!(report.contains(" had not committed is not kept: it has 101 MB; "));
+    assert!(report.contains(" had not committed is not kept, because it has 101 MB: "));
     let run = Run::with("fails in a large transaction", "failing::child", &always).passes(false);
     assert_eq!(run.select("uncommitted.sqlite3", "SELECT length(b) FROM large"), 101_000_000);
 }

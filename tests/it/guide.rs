@@ -238,7 +238,7 @@ fn the_messages_that_the_guide_explains_are_those_of_the_code() {
         "src/engine/strict.rs",
         "src/recording/limits.rs",
         "src/recording/statements.rs",
-        "src/statements/conduct.rs",
+        "src/statements/findings.rs",
         "src/template/migrations.rs",
         "src/template/image/mod.rs",
         "src/template/image/lock.rs",

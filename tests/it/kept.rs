@@ -61,6 +61,19 @@ static TEMPLATE: Template = Template::sql(SCHEMA);
 const ACCOUNTS: &str = "SELECT count(*) FROM account";
 
 #[test]
+fn connections_that_are_kept_are_recorded_in_each_test() {
+    static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
+    let numbers = [(); 2].map(|()| {
+        let pool = take(&POOLS);
+        let (count, statements) = pool.engine().recorded(|| pool.number(ACCOUNTS));
+        statements.assert_count(1);
+        statements.of_table("account").reads().assert_count(1);
+        (pool.number, count)
+    });
+    assert_eq!(numbers[0], numbers[1], "the second test has the first one's pool");
+}
+
+#[test]
 fn a_value_is_reused_with_its_engine() {
     static POOLS: KeptValues<Pool> = KeptValues::new(&TEMPLATE);
     let pool = take(&POOLS);

@@ -3,20 +3,24 @@
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use std::{ptr, thread};
+use std::{env, ptr, thread};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection, OptionalExtension, TransactionBehavior, ffi, params};
 use rusqlite_fixtures::{
-    Engine, Limits, Recording, Statement, StatementKind, Statements, Template, assert_constant_statements,
+    Engine, KeptValues, Limits, MEMORY_ENGINES, Recording, Statement, StatementKind, Statements, Template,
+    assert_constant_statements,
 };
 
 use super::support::{here, in_thread, number, trace};
+
+const ROLE: &str = "FIXTURES_RECORDING_ROLE";
 
 static SHOP: Template = Template::sql(
     "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, price INT NOT NULL DEFAULT 0);
@@ -957,6 +961,70 @@ fn a_trace_that_is_set_in_a_transaction_that_reads_is_not_noticed() {
 }
 
 #[test]
+fn a_recording_replaces_a_trace_that_code_has_set_on_a_pooled_connection() {
+    let engine = SHOP.new_engine().unwrap();
+    let mut connection = engine.pooled_connection().unwrap();
+    trace(&mut connection);
+    let (_, statements) = engine.recorded(|| number(&connection, "SELECT count(*) FROM item"));
+    statements.assert_count(1);
+}
+
+/// As documented: it takes no lock.
+#[test]
+fn a_statement_without_a_lock_does_not_show_that_code_has_set_a_trace() {
+    let engine = SHOP.new_engine().unwrap();
+    let mut own = Connection::open(engine.uri()).unwrap();
+    trace(&mut own);
+    let (_, statements) = engine.recorded(|| own.execute_batch("SELECT 1").unwrap());
+    statements.assert_count(0);
+    assert_eq!(statements.gaps(), [""; 0]);
+}
+
+#[test]
+fn explain_is_not_recorded() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        for sql in ["EXPLAIN SELECT * FROM item", "EXPLAIN QUERY PLAN DELETE FROM item"] {
+            read_all(&connection, sql);
+        }
+    });
+    statements.assert_count(0);
+    assert_eq!((statements.iter().count(), statements.gaps()), (0, vec![]));
+}
+
+/// Does nothing in an ordinary run of the tests. The automatic extensions are those of the whole process.
+#[test]
+fn child_without_automatic_extensions() {
+    if env::var(ROLE).is_err() {
+        return;
+    }
+    let engine = SHOP.new_engine().unwrap();
+    let (_, statements) = engine.recorded(|| {
+        // SAFETY: it needs no preparation.
+        unsafe { ffi::sqlite3_reset_auto_extension() };
+        let connection = Connection::open(engine.uri()).unwrap();
+        assert_eq!(number(&connection, "SELECT count(*) FROM item"), 3);
+    });
+    let [missed] = statements.gaps().try_into().unwrap();
+    assert!(missed.contains(" was opened without SQLite's automatic extensions, so its statements are "), "{missed}");
+    let message = message_of(|| statements.assert_count(0));
+    assert!(message.contains(&format!("is not complete: {missed}")), "{message}");
+    panic!("all of it is as expected");
+}
+
+#[test]
+fn a_connection_that_sqlite_opens_without_extensions_makes_a_recording_incomplete() {
+    let mut command = Command::new(env::current_exe().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    command
+        .args(["--exact", "recording::child_without_automatic_extensions"])
+        .env("RUSQLITE_FIXTURES_DIR", folder.path());
+    let output = String::from_utf8(command.env(ROLE, "1").output().unwrap().stdout).unwrap();
+    assert!(output.contains("\nall of it is as expected\n"), "{output}");
+}
+
+#[test]
 fn an_attached_engine_makes_a_recording_incomplete() {
     let engine = SHOP.new_engine().unwrap();
     let file = Connection::open_in_memory().unwrap();
@@ -1181,6 +1249,16 @@ fn the_tables_of_a_full_scan_have_their_own_names() {
 }
 
 #[test]
+fn a_statement_after_an_empty_one_has_a_plan() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let scan = "SELECT name FROM item WHERE price > 100";
+    let (_, statements) = engine.recorded(|| connection.execute_batch(&format!("SELECT 1;; {scan}")).unwrap());
+    let [scanned] = statements.full_scans(1).try_into().unwrap();
+    assert_eq!((scanned.statement.sql(), &*scanned.plan), (scan, "SCAN item\n"));
+}
+
+#[test]
 fn a_plan_shows_which_part_of_a_statement_has_a_step() {
     let engine = SHOP.new_engine().unwrap();
     let connection = engine.connect().unwrap();
@@ -1343,6 +1421,35 @@ fn limits_apply_again_after_an_exemption() {
     (0..2).for_each(|_| read_each(&engine, 1..=2));
     let message = message_of(|| drop(engine));
     assert!(message.contains("SQL that ran more than 3 times on engine "), "{message}");
+}
+
+/// The limits are those of one template, and of engines of a test.
+#[test]
+fn templates_based_on_a_watched_one_and_shared_engines_have_no_limits() {
+    static CHILD: Template = Template::based_on(&WATCHED);
+    static KEPT: KeptValues<()> = KeptValues::new(&WATCHED);
+    let read_often = |engine: &Engine| (0..2).for_each(|_| read_each(engine, 1..=3));
+    read_often(&CHILD.new_engine().unwrap());
+    const URL: &str = "file:watched?mode=memory";
+    read_often(&Engine::shared_with(URL, &WATCHED).unwrap());
+    drop(MEMORY_ENGINES.remove(&URL.parse().unwrap()).unwrap());
+    let kept = KEPT.get_or_make(|_| Ok(())).unwrap();
+    read_often(kept.engine());
+    kept.engine().retire();
+    drop(kept);
+}
+
+#[test]
+fn an_exempt_text_is_compared_as_it_is_and_the_latest_list_counts() {
+    static EXEMPT: Template =
+        Template::based_on(&SHOP).watch(Limits::new().statements(0).except(&["name"]).except(&["FROM item"]));
+    let run = |sql: &str| {
+        let engine = EXEMPT.new_engine().unwrap();
+        read_all(&engine.connect().unwrap(), sql);
+        catch_unwind(AssertUnwindSafe(|| drop(engine))).is_err()
+    };
+    assert!(!run("SELECT 1 FROM item"));
+    assert!(run("SELECT name from item"), "an earlier list, and another case");
 }
 
 /// A test that fails shows its own message.

@@ -7,7 +7,7 @@ use rusqlite_fixtures::rusqlite::{self, Connection};
 use rusqlite_fixtures::{Engine, ErrorKind, Statement, Template};
 
 use crate::support::browser::{EVIL, assert_in_browser, assert_in_dark_browser, failed_in_browser};
-use crate::support::number;
+use crate::support::{number, trace};
 
 static SHOP: Template = Template::sql(
     "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT UNIQUE, picture BLOB);
@@ -144,7 +144,7 @@ fn more_than_three_repeats_and_scans_of_more_than_a_hundred_rows_are_marked() {
 }
 
 #[test]
-fn scans_waits_and_missed_statements_are_marked() {
+fn scans_and_waits_are_marked() {
     let engine = shop();
     let page = report_of(&engine, |shop| {
         shop.execute_batch(
@@ -173,6 +173,23 @@ fn scans_waits_and_missed_statements_are_marked() {
         assert('waits', rows().length === 1 && sql(rows()[0]) === \"INSERT INTO item (name) VALUES ('milk')\");
         assert('the time', Number(rows()[0].children[5].textContent) > 10);";
     assert_in_browser(&page, 1600, &format!("{TOOLS} {script}"));
+}
+
+#[test]
+fn a_page_says_what_it_does_not_show() {
+    let engine = shop();
+    let folder = tempfile::tempdir().unwrap();
+    let recording = engine.record().limit(3);
+    let mut own = Connection::open(engine.uri()).unwrap();
+    trace(&mut own);
+    assert_eq!(number(&own, "SELECT count(*) FROM item"), 2);
+    let connection = engine.connect().unwrap();
+    (0..5).for_each(|_| assert_eq!(number(&connection, "SELECT count(*) FROM item"), 2));
+    let path = folder.path().join("report.html");
+    recording.report(&path).unwrap();
+    let page = fs::read_to_string(path).unwrap();
+    assert!(page.contains("Not complete: connection 1 has a trace of its own (sqlite3_trace_v2), "), "{page}");
+    assert!(page.contains("<p class=\"note\">Not shown: 2 older statements.</p>"), "{page}");
 }
 
 /// A bar of a timeline: its class, its title, where it begins and where it ends, in pixels.

@@ -53,6 +53,15 @@ fn code_that_opens_its_own_path_gets_the_engine() {
     assert!(!Path::new("stand_in").exists(), "not even the folder was made");
 }
 
+#[test]
+fn what_code_does_at_its_path_is_recorded() {
+    let stand_in = stand_in("recorded/notes.db");
+    let (count, statements) = stand_in.engine().recorded(|| add_note("recorded/notes.db", "rain").unwrap());
+    assert_eq!((count, statements.gaps()), (1, vec![]));
+    let sql: Vec<&str> = statements.iter().map(|statement| statement.sql()).collect();
+    assert_eq!(sql, ["BEGIN DEFERRED", "INSERT INTO note VALUES (?1)", "COMMIT", NOTES_OF]);
+}
+
 /// It is neither read nor written, whatever its journal mode.
 #[test]
 fn a_file_at_the_path_stays_as_it_is() {

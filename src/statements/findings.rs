@@ -1,6 +1,6 @@
 //! What the statements of a recording say of how code uses transactions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::log::Recorded;
@@ -15,6 +15,13 @@ pub(crate) struct Findings {
     pub(crate) failures: Vec<String>,
     /// Each is printed only: the code may intend it.
     pub(crate) warnings: Vec<String>,
+}
+
+/// The tables that a statement reads and those that it writes to, also by views, triggers and foreign keys.
+#[derive(Default)]
+pub(crate) struct Tables {
+    pub(crate) read: BTreeSet<String>,
+    pub(crate) written: BTreeSet<String>,
 }
 
 /// The statements of a transaction.
@@ -37,7 +44,7 @@ impl Held {
         let since_end = end.saturating_sub(first.ended_at());
         let since_wait = end.saturating_sub(first.began() + first.waited());
         let only_waits = first.kind() == StatementKind::Transaction; // BEGIN IMMEDIATE
-        Some(match first.knows_wait() {
+        Some(match first.wait_is_exact() {
             true => Held { at_least: since_wait, at_most: since_wait },
             false if only_waits => Held { at_least: since_end, at_most: since_end },
             false => Held { at_least: since_end, at_most: since_wait },
@@ -66,7 +73,7 @@ fn changed(transaction: &Transaction<'_>) -> String {
 
 /// Returns whether a transaction has changed something, and was not committed. Returns `false` if
 /// that is not known.
-fn is_undecided(transaction: &Transaction<'_>) -> bool {
+fn changed_without_commit(transaction: &Transaction<'_>) -> bool {
     let wrote = |statement: &&&Statement| {
         statement.kind() == StatementKind::Write
             && statement.error().is_none()
@@ -100,10 +107,11 @@ impl Findings {
             };
             let by = transaction[0].opened_by();
             if at_least > limit {
-                self.failures.push(format!("{by} held the writer slot for {at_least:.1?}, more than {limit:?}"));
+                self.failures.push(format!("{by} held the writer slot for {at_least:.1?}; the limit is {limit:?}"));
             } else {
                 self.warnings.push(format!(
-                    "{by} held the writer slot for up to {at_most:.1?}, more than {limit:?}; how long it waited for it is not known"
+                    "{by} may have held the writer slot for up to {at_most:.1?}; the limit is {limit:?}, and how long it waited for \
+                     the slot is not known"
                 ));
             }
         }
@@ -115,17 +123,20 @@ impl Findings {
         let transactions = transactions(recorded);
         for dropped in dropped {
             let transaction = dropped.transaction.and_then(|number| transactions.get(&number));
-            let Some(transaction) = transaction.filter(|transaction| is_undecided(transaction)) else { continue };
+            let Some(transaction) = transaction.filter(|transaction| changed_without_commit(transaction)) else {
+                continue;
+            };
             let (by, changed) = (transaction[0].opened_by(), changed(transaction));
-            let finding =
-                format!("{by} was dropped in its transaction, which rolled back {changed}: call commit or rollback");
+            let finding = format!(
+                "{by} was dropped without a commit or rollback, which rolled back {changed}: call commit or rollback"
+            );
             if dropped.has_failed { self.warnings.push(finding) } else { self.failures.push(finding) }
         }
     }
 
     /// Adds each use of a connection in which statements outside of a transaction probably belong in one: the first case of
-    /// each. `tables_of` returns the tables that a statement uses.
-    pub(crate) fn add_outside_of_transactions(&mut self, recorded: &Recorded, tables_of: impl Fn(&str) -> Vec<String>) {
+    /// each.
+    pub(crate) fn add_outside_of_transactions(&mut self, recorded: &Recorded, tables_of: impl Fn(&str) -> Tables) {
         // A connection may be lent for one purpose after another.
         let mut uses: BTreeMap<(usize, Purpose), Vec<&Statement>> = BTreeMap::new();
         let is_of_data =
@@ -137,7 +148,7 @@ impl Findings {
     }
 }
 
-fn first_outside(statements: &[&Statement], tables_of: impl Fn(&str) -> Vec<String>) -> Option<String> {
+fn first_outside(statements: &[&Statement], tables_of: impl Fn(&str) -> Tables) -> Option<String> {
     let is_outside =
         |statement: &Statement| statement.transaction().is_none() && statement.kind() != StatementKind::Transaction;
     let writes = |statement: &Statement| is_outside(statement) && statement.changes_rows();
@@ -154,10 +165,10 @@ fn first_outside(statements: &[&Statement], tables_of: impl Fn(&str) -> Vec<Stri
     let mut read: Vec<(String, &Statement)> = Vec::new();
     for statement in statements.iter().filter(|statement| is_outside(statement)) {
         if statement.kind() == StatementKind::Read {
-            read.extend(tables_of(statement.sql()).into_iter().map(|table| (table, *statement)));
+            read.extend(tables_of(statement.sql()).read.into_iter().map(|table| (table, *statement)));
         } else if writes(statement) {
-            let tables = tables_of(statement.sql());
-            if let Some((table, before)) = read.iter().find(|(table, _)| tables.contains(table)) {
+            let written = tables_of(statement.sql()).written;
+            if let Some((table, before)) = read.iter().find(|(table, _)| written.contains(table)) {
                 return Some(format!(
                     "{} read `{table}` and then wrote to it outside of a transaction, so another connection could change it in \
                      between: `{}`, `{}`",
