@@ -166,7 +166,10 @@ fn quoted(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scene::Compared;
     use super::*;
+    use crate::content::Snapshot;
+    use crate::vfs::Setup;
 
     #[test]
     fn the_first_lines_are_taken_whatever_the_parts() {
@@ -182,6 +185,33 @@ mod tests {
             ("    ab\n    c\n".to_owned(), vec![true, true, true, true, false])
         );
         assert_eq!(take(&["a\nb\nc\n"]), ("    a\n    b\n".to_owned(), vec![false]));
+    }
+
+    /// A function of a template that does not return leaves no report.
+    #[test]
+    fn the_folder_is_shown_if_there_is_no_report() {
+        let folder = tempfile::tempdir().unwrap();
+        let scene = Scene {
+            number: 1,
+            engine: "engine 1".to_owned(),
+            test: "a_test".to_owned(),
+            before: Snapshot::empty(),
+            content: Ok(Snapshot::empty()),
+            setup: Setup::DEFAULT.clone(),
+            unwound: Vec::new(),
+            recorded: None,
+            recent: Vec::new(),
+            since: 0,
+            dropped: Vec::new(),
+            writer: None,
+            panic: None,
+            compared: Compared::default(),
+        };
+        let shown = || engine(folder.path(), 0, &scene).lines().nth(1).unwrap().trim_start().to_owned();
+        assert_eq!(shown(), folder.path().display().to_string());
+        let report = folder.path().join("report.html");
+        std::fs::write(&report, "").unwrap();
+        assert_eq!(shown(), report.display().to_string());
     }
 
     #[test]

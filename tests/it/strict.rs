@@ -525,6 +525,14 @@ fn child() {
             connection.execute_batch("SELECT 1").unwrap();
             connection.execute("INSERT INTO item (id) VALUES (?1)", [count + 1]).unwrap();
         }
+        Ok("reads and then updates or deletes") => {
+            let shop = shop();
+            for sql in ["UPDATE item SET name = 'tea' WHERE id = 1", "DELETE FROM item WHERE id = 1"] {
+                let connection = shop.connect().unwrap();
+                number(&connection, "SELECT count(*) FROM item");
+                connection.execute_batch(sql).unwrap();
+            }
+        }
         Ok("leaves a connection of another library") => {
             let shop = shop();
             let connection = Connection::open(shop.uri()).unwrap();
@@ -625,17 +633,18 @@ fn child() {
             static KEPT: KeptValues<()> = KeptValues::new(&SHOP);
             let folder = tempfile::tempdir().unwrap();
             let file = |name: &str| format!("file:{}?mode=rwc", folder.path().join(name).display());
-            let urls = ["file:a?mode=memory", "file:b?mode=memory", &file("a.db"), &file("b.db")];
-            let engines = urls.map(|url| match url.contains("b") {
-                true => Engine::shared_with(url, &SHOP).unwrap(),
-                false => Engine::shared(url).unwrap(),
-            });
+            let empty = ["file:empty?mode=memory".to_owned(), file("empty.db")];
+            let of_template = ["file:shop?mode=memory".to_owned(), file("shop.db")];
+            let mut engines: Vec<Engine> = empty.iter().map(|url| Engine::shared(url).unwrap()).collect();
+            engines.extend(of_template.iter().map(|url| Engine::shared_with(url, &SHOP).unwrap()));
             let kept = KEPT.get_or_make(|_| Ok(())).unwrap();
             for engine in engines.iter().chain([kept.engine()]) {
                 engine.unit_of_work().unwrap().execute_batch("CREATE TABLE new (a)").unwrap();
             }
             kept.engine().retire();
-            urls.iter().for_each(|url| drop(MEMORY_ENGINES.remove(&url.parse().unwrap()).unwrap()));
+            for url in empty.iter().chain(&of_template) {
+                drop(MEMORY_ENGINES.remove(&url.parse().unwrap()).unwrap());
+            }
         }
         Ok("has a trace of its own") => {
             let shop = shop();
@@ -784,6 +793,10 @@ fn findings_in_doubt_are_printed() {
         ),
         "{lines:?}"
     );
+    let (succeeds, lines) = run("reads and then updates or deletes", "fail");
+    let are_found =
+        lines.iter().all(|line| line.contains(" read `item` and then wrote to it outside of a transaction"));
+    assert!(succeeds && lines.len() == 2 && are_found, "{lines:?}");
     let (succeeds, lines) = run("leaves a connection of another library", "fail");
     assert!(succeeds && lines.len() == 1, "{lines:?}");
     assert!(
