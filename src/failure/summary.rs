@@ -18,14 +18,17 @@ const STATEMENTS: usize = 10;
 /// Returns what is printed of the engine with this index, whose files are in the folder.
 pub(super) fn engine(folder: &Path, index: usize, scene: &Scene) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "rusqlite-fixtures: {} is kept as it was:", scene.engine);
+    let _ = match &scene.content {
+        Ok(_) => writeln!(text, "rusqlite-fixtures: {} is kept as it was:", scene.engine),
+        Err(cause) => writeln!(text, "rusqlite-fixtures: {} is not kept: {cause}", scene.engine),
+    };
     let report = folder.join("report.html");
     let shown = if report.exists() { &report } else { folder };
     let _ = writeln!(text, "  {}", shown.display());
     if scene.content.is_ok() {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "database", index, "sqlite3")));
+        add(&mut text, "committed since it was created", scene.committed_changes());
     }
-    add(&mut text, "committed since it was created", scene.committed_changes());
     if let Some((by, changes)) = scene.uncommitted_changes() {
         let _ = writeln!(text, "  sqlite3 {}", quoted(&files::path(folder, "uncommitted", index, "sqlite3")));
         add(&mut text, format!("not committed by {by}"), changes);

@@ -181,3 +181,38 @@ fn first_outside(statements: &[&Statement], tables_of: impl Fn(&str) -> Tables) 
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::statement::{Begun, DEFAULT_VALUE_LIMIT, Ended};
+    use super::*;
+
+    fn statement(sql: &str, changes: u64, error: Option<&str>) -> Statement {
+        let begun = Begun::now(sql, None, sql.starts_with("SELECT"), Purpose::Uri, Some(1), DEFAULT_VALUE_LIMIT);
+        let error = error.map(|message| (1, message.into()));
+        Statement::alone(Arc::new(begun), Ended { changes, error, ..Ended::default() })
+    }
+
+    /// Of an engine in a file, only the statements say what a transaction has changed.
+    #[test]
+    fn a_transaction_changes_what_its_statements_change() {
+        let is_found = |statements: &[Statement]| changed_without_commit(&statements.iter().collect());
+        let begin = || statement("BEGIN", 0, None);
+        let insert = || statement("INSERT INTO t VALUES (1)", 1, None);
+        assert!(is_found(&[begin(), insert()]));
+        assert!(is_found(&[begin(), statement("CREATE TABLE t (a)", 0, None)]));
+        assert!(is_found(&[begin(), insert(), statement("ROLLBACK TO a", 0, Some("no such savepoint: a"))]));
+        for other in [
+            statement("SELECT 1", 0, None),
+            statement("INSERT INTO t SELECT 1 WHERE 0", 0, None),
+            statement("INSERT INTO t VALUES (1)", 1, Some("UNIQUE constraint failed: t.a")),
+        ] {
+            assert!(!is_found(&[begin(), other]));
+        }
+        for end in [statement("COMMIT", 0, Some("database is locked")), statement("ROLLBACK TO a", 0, None)] {
+            assert!(!is_found(&[begin(), insert(), end]));
+        }
+    }
+}

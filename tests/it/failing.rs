@@ -1534,7 +1534,8 @@ fn what_can_be_known_without_a_function_of_the_test_or_an_authorizer_is_kept() {
 fn a_file_that_is_gone_does_not_hide_why_the_test_failed() {
     let run = Run::of("fails when the folder of its engine's file is gone").passes(false);
     assert_eq!(run.printed().matches("panicked at").count(), 1, "{}", run.printed());
-    run.assert_printed("/failing.child/report.html\n  committed since it was created: the content can't be read: ");
+    run.assert_printed("/bank.sqlite3` is not kept: the content can't be read: unable to open database file");
+    run.assert_printed("/failing.child/report.html\n");
     assert_eq!(names(&run.file("failing.child", "")), ["report.html", "statements.sql"]);
     for file in ["report.html", "statements.sql"] {
         let text = fs::read_to_string(run.file("failing.child", file)).unwrap();

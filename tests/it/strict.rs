@@ -654,7 +654,7 @@ fn child() {
             insert(&connection, "tea");
             drop(connection);
         }
-        Ok("waits in a busy handler") => {
+        Ok(role @ ("waits in a busy handler" | "waits in a busy handler to begin")) => {
             const LIMIT: Duration = Duration::from_millis(100);
             let shop = shop();
             let holder = shop.connect().unwrap();
@@ -672,7 +672,8 @@ fn child() {
                     thread::sleep(LIMIT * 2);
                     holder.execute_batch("ROLLBACK").unwrap();
                 });
-                waiter.execute_batch("BEGIN; INSERT INTO item (name) VALUES ('tea'); COMMIT").unwrap();
+                let begin = if role.ends_with("to begin") { "BEGIN IMMEDIATE" } else { "BEGIN" };
+                waiter.execute_batch(&format!("{begin}; INSERT INTO item (name) VALUES ('tea'); COMMIT")).unwrap();
             });
         }
         Ok("leaves a statement") => {
@@ -832,6 +833,7 @@ fn what_is_not_checked_or_not_known_is_printed() {
     let (succeeds, lines) = run("waits in a busy handler", "");
     assert!(succeeds && lines.len() == 1, "{lines:?}");
     assert!(lines[0].contains(": the connection opened at tests/it/strict.rs:"), "{lines:?}");
+    assert_eq!(run("waits in a busy handler to begin", ""), (true, vec![]), "BEGIN does nothing but wait");
     let expected = "; the limit is 100ms, and how long it waited for the slot is not known";
     assert!(
         lines[0].contains(" may have held the writer slot for up to ") && lines[0].ends_with(expected),
