@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Database, Engine, Inner};
 use crate::content::origin::Purpose;
 use crate::environment::Strict;
-use crate::statements::{Findings, Log, counted};
+use crate::statements::{Findings, Log, MAX_DROPPED, counted};
 use crate::sync::Recovered;
 use crate::vfs::{analysis, trace};
 
@@ -115,8 +115,19 @@ impl Inner {
     fn findings(&self, strict_mode: StrictMode) -> Findings {
         let (kept, recorder) = (strict_mode.log.recorded(), self.database().recorder());
         let mut findings = Findings::default();
-        findings.add_dropped(&recorder.dropped_after(strict_mode.dropped_before), &kept);
-        findings.add_slow(strict_mode.slot_limit.into_inner().recovered(), &kept);
+        let dropped = recorder.dropped_after(strict_mode.dropped_before);
+        let copy = LazyCell::new(|| {
+            let content = self.database().try_snapshot().ok()?; // the file of an engine may be gone
+            // A function of the template may panic.
+            let connect = || trace::exempt(|| Engine::for_reading(&content, self.template.as_ref()).connect().ok());
+            catch_unwind(AssertUnwindSafe(connect)).ok().flatten()
+        });
+        let is_elsewhere = |sql: &str| copy.as_ref().is_some_and(|copy| analysis::writes_elsewhere(copy, sql));
+        findings.add_dropped(&dropped, &kept, is_elsewhere);
+        findings.add_slow(strict_mode.slot_limit.into_inner().recovered(), &kept, &dropped);
+        if dropped.len() == MAX_DROPPED {
+            findings.warnings.push(format!("of the dropped transactions, only the newest {MAX_DROPPED} are checked"));
+        }
         if let Database::InMemory(_) = self.database() {
             for (purpose, by) in trace::open_connections(recorder) {
                 let finding =
@@ -125,12 +136,6 @@ impl Inner {
                 if purpose == Purpose::Uri { findings.warnings.push(finding) } else { findings.failures.push(finding) }
             }
         }
-        let copy = LazyCell::new(|| {
-            let content = self.database().try_snapshot().ok()?; // the file of an engine may be gone
-            // A function of the template may panic.
-            let connect = || trace::exempt(|| Engine::for_reading(&content, self.template.as_ref()).connect().ok());
-            catch_unwind(AssertUnwindSafe(connect)).ok().flatten()
-        });
         let tables_of = |sql: &str| analysis::tables_of(copy.as_ref()?, sql);
         findings.add_outside_of_transactions(&kept, |sql| tables_of(sql).unwrap_or_default());
         let missed = kept.missed.iter().map(|missed| format!("not all statements are checked: {missed}"));

@@ -1,10 +1,11 @@
 //! What the statements of a recording say of how code uses transactions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::log::Recorded;
 use super::recorder::Dropped;
+use super::sql::{SavepointCommand, savepoint_of};
 use super::statement::{Statement, StatementKind, counted};
 use crate::content::origin::Purpose;
 
@@ -34,13 +35,15 @@ struct Held {
 }
 
 impl Held {
-    fn of(transaction: &Transaction<'_>) -> Option<Held> {
+    /// `dropped` is when code dropped the transaction. A connection that is closed runs no statement for that.
+    fn of(transaction: &Transaction<'_>, dropped: Option<&Instant>) -> Option<Held> {
         let holders = transaction.iter().filter(|statement| statement.holds_slot());
         let first = holders.min_by_key(|statement| statement.ended_at())?; // one whose rows are read on may have begun before
         let ends = || transaction.iter().map(|statement| (statement.ended_at(), statement.holds_slot()));
         // A statement whose rows are read on may end after the COMMIT.
         let released = ends().filter(|(end, holds)| !holds && *end > first.ended_at()).min();
-        let (end, _) = released.or(ends().max())?;
+        let last = || dropped.map(|at| first.time_of(*at)).max(ends().map(|(end, _)| end).max());
+        let end = released.map(|(end, _)| end).or_else(last)?;
         let since_end = end.saturating_sub(first.ended_at());
         let since_wait = end.saturating_sub(first.began() + first.waited());
         let only_waits = first.kind() == StatementKind::Transaction; // BEGIN IMMEDIATE
@@ -71,21 +74,37 @@ fn changed(transaction: &Transaction<'_>) -> String {
     if parts.is_empty() { "what it had written".to_owned() } else { parts.join(", ") }
 }
 
-/// Returns whether a transaction has changed something, and was not committed. Returns `false` if
+/// Returns the statements that have changed something which was neither committed nor rolled back to a savepoint. Returns none if
 /// that is not known.
-fn changed_without_commit(transaction: &Transaction<'_>) -> bool {
-    let wrote = |statement: &&&Statement| {
+fn undecided<'a>(transaction: &Transaction<'a>) -> Transaction<'a> {
+    let wrote = |statement: &Statement| {
         statement.kind() == StatementKind::Write
             && statement.error().is_none()
             && (!statement.changes_rows() || statement.changes() > 0)
     };
-    let decides = |statement: &&Statement| {
-        let goes_back_to_savepoint =
-            statement.begins_with(&["ROLLBACK"]) && statement.sql().split_whitespace().nth(1).is_some();
-        // A commit that has failed was not forgotten.
-        statement.begins_with(&["COMMIT", "END"]) || statement.error().is_none() && goes_back_to_savepoint
-    };
-    transaction.iter().any(|statement| wrote(&statement)) && !transaction.iter().any(decides)
+    let mut undecided = Transaction::new();
+    // Open savepoints, and how many of these statements were before each.
+    let mut savepoints: Vec<(String, usize)> = Vec::new();
+    for statement in transaction {
+        if wrote(statement) {
+            undecided.push(*statement);
+        } else if statement.begins_with(&["COMMIT", "END"]) {
+            return Transaction::new(); // also if it has failed: it was not forgotten
+        } else if statement.kind() == StatementKind::Transaction && statement.error().is_none() {
+            let Some((command, name)) = savepoint_of(statement.sql()) else { continue };
+            let known = savepoints.iter().rposition(|(other, _)| other.eq_ignore_ascii_case(&name));
+            match (command, known) {
+                (SavepointCommand::Set, _) => savepoints.push((name, undecided.len())),
+                (SavepointCommand::Release, at) => savepoints.truncate(at.unwrap_or_default()),
+                (SavepointCommand::RollBack, Some(at)) => {
+                    undecided.truncate(savepoints[at].1);
+                    savepoints.truncate(at + 1);
+                }
+                (SavepointCommand::RollBack, None) => return Transaction::new(), // its beginning is not known
+            }
+        }
+    }
+    undecided
 }
 
 fn transactions(recorded: &Recorded) -> BTreeMap<u64, Transaction<'_>> {
@@ -100,11 +119,12 @@ fn transactions(recorded: &Recorded) -> BTreeMap<u64, Transaction<'_>> {
 
 impl Findings {
     /// Adds the transactions that held the writer slot for longer than this.
-    pub(crate) fn add_slow(&mut self, limit: Duration, recorded: &Recorded) {
-        for transaction in transactions(recorded).values() {
-            let Some(Held { at_least, at_most }) = Held::of(transaction).filter(|held| held.at_most > limit) else {
-                continue;
-            };
+    pub(crate) fn add_slow(&mut self, limit: Duration, recorded: &Recorded, dropped: &[Dropped]) {
+        let dropped: BTreeMap<u64, Instant> =
+            dropped.iter().filter_map(|dropped| Some((dropped.transaction?, dropped.at))).collect();
+        for (number, transaction) in transactions(recorded) {
+            let held = Held::of(&transaction, dropped.get(&number));
+            let Some(Held { at_least, at_most }) = held.filter(|held| held.at_most > limit) else { continue };
             let by = transaction[0].opened_by();
             if at_least > limit {
                 self.failures.push(format!("{by} held the writer slot for {at_least:.1?}; the limit is {limit:?}"));
@@ -118,19 +138,24 @@ impl Findings {
     }
 
     /// Adds the transactions that were rolled back because code has dropped them. If the latest call of SQLite failed, the code has
-    /// probably returned its error.
-    pub(crate) fn add_dropped(&mut self, dropped: &[Dropped], recorded: &Recorded) {
+    /// probably returned its error. `is_elsewhere` returns whether a statement probably writes to another database than the engine's.
+    pub(crate) fn add_dropped(
+        &mut self,
+        dropped: &[Dropped],
+        recorded: &Recorded,
+        is_elsewhere: impl Fn(&str) -> bool,
+    ) {
         let transactions = transactions(recorded);
         for dropped in dropped {
             let transaction = dropped.transaction.and_then(|number| transactions.get(&number));
-            let Some(transaction) = transaction.filter(|transaction| changed_without_commit(transaction)) else {
-                continue;
-            };
-            let (by, changed) = (transaction[0].opened_by(), changed(transaction));
+            let undecided = transaction.map(undecided).unwrap_or_default();
+            let Some(first) = undecided.first().filter(|_| dropped.has_changed || !dropped.is_exact) else { continue };
+            let (by, changed) = (first.opened_by(), changed(&undecided));
             let finding = format!(
                 "{by} was dropped without a commit or rollback, which rolled back {changed}: call commit or rollback"
             );
-            if dropped.has_failed { self.warnings.push(finding) } else { self.failures.push(finding) }
+            let is_in_doubt = dropped.has_failed || undecided.iter().all(|statement| is_elsewhere(statement.sql()));
+            if is_in_doubt { self.warnings.push(finding) } else { self.failures.push(finding) }
         }
     }
 
@@ -198,7 +223,7 @@ mod tests {
     /// Of an engine in a file, only the statements say what a transaction has changed.
     #[test]
     fn a_transaction_changes_what_its_statements_change() {
-        let is_found = |statements: &[Statement]| changed_without_commit(&statements.iter().collect());
+        let is_found = |statements: &[Statement]| !undecided(&statements.iter().collect()).is_empty();
         let begin = || statement("BEGIN", 0, None);
         let insert = || statement("INSERT INTO t VALUES (1)", 1, None);
         assert!(is_found(&[begin(), insert()]));
@@ -213,6 +238,28 @@ mod tests {
         }
         for end in [statement("COMMIT", 0, Some("database is locked")), statement("ROLLBACK TO a", 0, None)] {
             assert!(!is_found(&[begin(), insert(), end]));
+        }
+    }
+    #[test]
+    fn a_rollback_to_a_savepoint_decides_of_what_is_after_it() {
+        let left = |script: &str| {
+            let changes = |sql: &str| u64::from(sql.starts_with("INSERT"));
+            let statements: Vec<Statement> = script.split("; ").map(|sql| statement(sql, changes(sql), None)).collect();
+            let left: Vec<String> =
+                undecided(&statements.iter().collect()).iter().map(|left| left.sql().to_owned()).collect();
+            left.join(" ").replace("INSERT ", "")
+        };
+        for (script, expected) in [
+            ("INSERT 1; SAVEPOINT a; INSERT 2; ROLLBACK TO a; INSERT 3", "1 3"),
+            ("INSERT 1; SAVEPOINT a; INSERT 2; RELEASE a; INSERT 3", "1 2 3"),
+            ("SAVEPOINT a; INSERT 1; SAVEPOINT \"b c\"; INSERT 2; ROLLBACK TRANSACTION TO SAVEPOINT A; INSERT 3", "3"),
+            ("SAVEPOINT a; INSERT 1; SAVEPOINT a; INSERT 2; ROLLBACK TO a; ROLLBACK TO a", "1"),
+            ("SAVEPOINT a; INSERT 1; SAVEPOINT a; INSERT 2; RELEASE SAVEPOINT a; ROLLBACK TO 'a'", ""),
+            ("SAVEPOINT a; SAVEPOINT [b c]; INSERT 1; ROLLBACK TO [b c]; INSERT 2; ROLLBACK", "2"),
+            ("INSERT 1; ROLLBACK TO unknown; INSERT 2", ""),
+            ("INSERT 1; COMMIT TRANSACTION", ""),
+        ] {
+            assert_eq!(left(script), expected, "{script}");
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Recorder {
     is_on: AtomicBool,
     /// The bytes that are kept of each value of a statement.
     value_limit: AtomicUsize,
-    /// How often it was turned on.
+    /// How often it was turned on. Changes while `logs` is locked.
     runs: AtomicU64,
     transactions: AtomicU64,
     left: Mutex<Leftovers>,
@@ -95,8 +95,11 @@ pub(crate) struct Dropped {
     pub(crate) transaction: Option<u64>,
     /// Whether it is known without a recording that it had changed something.
     pub(crate) has_changed: bool,
+    /// Whether that is exact. It is not for an engine in a file.
+    pub(crate) is_exact: bool,
     /// Whether the connection's latest call of SQLite had failed.
     pub(crate) has_failed: bool,
+    pub(crate) at: Instant,
     pub(crate) thread: Thread,
 }
 
@@ -108,7 +111,7 @@ impl Dropped {
 }
 
 /// The number of dropped transactions that are remembered.
-const MAX_DROPPED: usize = 64;
+pub(crate) const MAX_DROPPED: usize = 4096;
 
 /// The number of closed connections that are remembered.
 const MAX_CLOSED: usize = 64;
@@ -292,6 +295,11 @@ impl Recorder {
         self.logs().iter().for_each(|log| log.miss(connection, reason));
     }
 
+    fn logs_and_run(&self) -> (Vec<Arc<Log>>, u64) {
+        let logs = self.logs();
+        (logs.clone(), self.runs.load(Ordering::Relaxed))
+    }
+
     fn left(&self) -> MutexGuard<'_, Leftovers> {
         self.left.lock().recovered()
     }
@@ -387,15 +395,23 @@ impl Connection {
         is_in_transaction: bool,
         begun: impl FnOnce(Option<u64>, usize) -> Begun,
     ) {
-        let mut state = self.state();
+        // A recording may end and another one begin meanwhile: then this belongs to the first one.
+        let (logs, run) = self.recorder.logs_and_run();
+        let mut state = self.state_in(run);
         let transaction = self.transaction(&mut state, is_in_transaction);
         let begun = begun(transaction, self.recorder.value_limit.load(Ordering::Relaxed));
         let begun = Arc::new(begun.opened(self.opening.clone()));
-        let logs = self.recorder.logs().clone();
         let tickets =
             logs.into_iter().filter_map(|log| log.begin(&begun, self.id).map(|ticket| (log, ticket))).collect();
         state.running.retain(|running| running.statement != statement); // its end was not seen
         state.running.push(Running { statement, begun, rows: 0, before, waits_before: waits::total(), tickets });
+    }
+
+    /// Returns whether the latest recorded statement that is running may call SQL functions of the program. (Other ones, such as
+    /// VACUUM, run statements of SQLite's own.)
+    pub(crate) fn runs_functions(&self) -> bool {
+        let latest = |state: &State| state.running.last().map(|running| running.begun.clone());
+        self.is_recorded() && latest(&self.state()).is_some_and(|begun| begun.reads_or_changes_rows())
     }
 
     /// Counts a row.
@@ -424,7 +440,7 @@ impl Connection {
     ) {
         let mut state = self.state();
         let Some(at) = state.running.iter().position(|running| running.statement == statement) else { return };
-        let Running { begun, rows, before, waits_before, tickets, .. } = state.running.swap_remove(at);
+        let Running { begun, rows, before, waits_before, tickets, .. } = state.running.remove(at); // in the order of their beginnings
         let transaction = self.transaction(&mut state, is_in_transaction);
         drop(state);
         let (duration, counters) = (begun.elapsed(), after.since(before));
@@ -465,8 +481,11 @@ impl Connection {
 
     /// Returns the state. What is of an earlier run of the recorder is forgotten.
     fn state(&self) -> MutexGuard<'_, State> {
+        self.state_in(self.recorder.runs.load(Ordering::Relaxed))
+    }
+
+    fn state_in(&self, run: u64) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().recovered();
-        let run = self.recorder.runs.load(Ordering::Relaxed);
         if state.run != run {
             *state = State { run, ..State::default() };
         }

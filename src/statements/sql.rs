@@ -20,7 +20,16 @@ pub(super) fn kind(sql: &str, is_read_only: bool) -> StatementKind {
 
 /// Returns the text of a statement of a script without the white space and the semicolons around it.
 pub(super) fn alone(sql: &str) -> &str {
-    sql.trim_matches(|c: char| c == ';' || c.is_whitespace())
+    let mut sql = sql.trim_end_matches(|c: char| c == ';' || c.is_whitespace());
+    loop {
+        sql = sql.trim_start_matches(|c: char| c == ';' || c.is_whitespace() || c == '\u{feff}');
+        let mut rest = sql;
+        while let Some(after) = without_comment(rest.trim_start()) {
+            rest = after;
+        }
+        let Some(after) = rest.trim_start().strip_prefix(';') else { return sql };
+        sql = after; // without the comments of an empty statement
+    }
 }
 
 /// Returns whether a virtual table runs the statement on a table of its index. SQLite's own ones (FTS3, FTS5, R-Tree) write
@@ -45,6 +54,14 @@ pub(crate) fn is_of_virtual_table(sql: &str) -> bool {
     is_version || sql.split("'.'").skip(1).any(|rest| rest.split_once('\'').is_some_and(|(name, _)| is_of_index(name)))
 }
 
+/// Returns whether the statement, which runs within another one, may be a virtual table's, or one of SQLite's own functions for the
+/// schema (`pragma_table_info`): SQLite's virtual tables quote names of other tables like literals, too.
+pub(crate) fn may_be_of_virtual_table(sql: &str) -> bool {
+    is_of_virtual_table(sql)
+        || begins_with(sql, &["PRAGMA"])
+        || ["'.'", "_rowid\"", "sqlite_schema"].iter().any(|part| sql.contains(part))
+}
+
 /// Returns whether the statement inserts, updates or deletes rows, and so sets SQLite's number of changed rows.
 pub(super) fn changes_rows(sql: &str, kind: StatementKind) -> bool {
     kind == StatementKind::Write && begins_with(sql, &["INSERT", "REPLACE", "UPDATE", "DELETE", "WITH"])
@@ -64,16 +81,18 @@ fn first_word(sql: &str) -> &str {
 fn without_leading_comments(mut sql: &str) -> &str {
     loop {
         sql = sql.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == ';' || c == '\u{feff}');
-        let rest = if let Some(comment) = sql.strip_prefix("--") {
-            comment.split_once('\n')
-        } else if let Some(comment) = sql.strip_prefix("/*") {
-            comment.split_once("*/")
-        } else {
-            return sql;
-        };
-        let Some((_, rest)) = rest else { return "" };
+        let Some(rest) = without_comment(sql) else { return sql };
         sql = rest;
     }
+}
+
+/// Returns what follows the comment at the beginning of the text, if there is one.
+fn without_comment(sql: &str) -> Option<&str> {
+    let (comment, end) = match sql.strip_prefix("--") {
+        Some(comment) => (comment, "\n"),
+        None => (sql.strip_prefix("/*")?, "*/"),
+    };
+    Some(comment.split_once(end).map_or("", |(_, rest)| rest))
 }
 
 /// Returns the text in one line, without comments: a blank in the place of each run of white space outside of literals and names.
@@ -90,7 +109,6 @@ pub(crate) fn in_one_line_with_comments(sql: &str) -> String {
             Token::Space(text) | Token::Size(text) if text.starts_with("/*") => line.push_str(&words(text)),
             Token::Space(text) => match text.strip_prefix("--") {
                 Some(comment) => line.push_str(&format!("/* {} */", words(comment).replace("*/", "* /"))),
-                None if line.ends_with(' ') => {}
                 None => line.push(' '),
             },
             Token::Size(text) | Token::Literal(text) | Token::Number(text) | Token::Other(text) => line.push_str(text),
@@ -138,6 +156,36 @@ pub(super) fn hash_without_values(sql: &str) -> u64 {
     hasher.finish()
 }
 
+/// What a statement does with a savepoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SavepointCommand {
+    Set,
+    Release,
+    RollBack,
+}
+
+/// Returns what the statement does with which savepoint, if that is what it is for.
+pub(super) fn savepoint_of(sql: &str) -> Option<(SavepointCommand, String)> {
+    let words: Vec<&str> = words(sql).collect();
+    let command = match words.first()? {
+        word if word.eq_ignore_ascii_case("SAVEPOINT") => SavepointCommand::Set,
+        word if word.eq_ignore_ascii_case("RELEASE") => SavepointCommand::Release,
+        word if word.eq_ignore_ascii_case("ROLLBACK") && words.iter().any(|word| word.eq_ignore_ascii_case("TO")) => {
+            SavepointCommand::RollBack
+        }
+        _ => return None,
+    };
+    Some((command, name_of(words.last()?)))
+}
+
+/// Returns the words, names and operators of a text, without numbers.
+fn words(sql: &str) -> impl Iterator<Item = &str> {
+    tokens(sql).filter_map(|token| match token {
+        Token::Other(text) | Token::Literal(text) => Some(text).filter(|text| *text != "]"),
+        _ => None,
+    })
+}
+
 /// What may be before a table's name where it has no alias.
 const BEFORE_TABLE: [&str; 6] = ["FROM", "INTO", "JOIN", "UPDATE", "WITH", ","];
 
@@ -177,12 +225,7 @@ pub(crate) fn table_of_alias(
     times: usize,
     is_table: impl Fn(&String) -> bool,
 ) -> Option<String> {
-    let words: Vec<&str> = tokens(sql)
-        .filter_map(|token| match token {
-            Token::Other(text) | Token::Literal(text) => Some(text).filter(|text| *text != "]"),
-            _ => None,
-        })
-        .collect();
+    let words: Vec<&str> = words(sql).collect();
     let is_one_of = |at: usize, those: &[&str]| those.iter().any(|word| words[at].eq_ignore_ascii_case(word));
     let is_name = |at: usize| !words[at].starts_with(|c: char| c.is_ascii_punctuation() && !"\"`'[_".contains(c));
     // The alias of a column, or a table that has an alias of its own.
@@ -281,12 +324,17 @@ enum Token<'a> {
 /// of the text.
 fn tokens(sql: &str) -> impl Iterator<Item = Token<'_>> {
     let mut rest = sql;
+    let mut follows_operator = false;
     std::iter::from_fn(move || {
-        let len = token_len(rest)?;
+        let bytes = rest.as_bytes();
+        let has_sign = matches!(bytes, [b'+' | b'-', b'0'..=b'9', ..] | [b'+' | b'-', b'.', b'0'..=b'9', ..]);
+        let is_signed = has_sign && follows_operator;
+        let len = if is_signed { 1 + number_len(&bytes[1..]) } else { token_len(rest)? };
         let (text, after) = rest.split_at(len);
         rest = after;
         let first = text.as_bytes()[0];
-        Some(match first {
+        let token = match first {
+            _ if is_signed => Token::Number(text),
             b'\'' => Token::Literal(text),
             b'x' | b'X' if text.len() > 1 && text.as_bytes()[1] == b'\'' => Token::Literal(text),
             b'-' if text.starts_with("--") => Token::Space(text),
@@ -296,7 +344,13 @@ fn tokens(sql: &str) -> impl Iterator<Item = Token<'_>> {
             _ if first.is_ascii_digit() => Token::Number(text),
             b'.' if text.len() > 1 => Token::Number(text),
             _ => Token::Other(text),
-        })
+        };
+        match token {
+            Token::Space(_) | Token::Size(_) => {}
+            Token::Literal(_) | Token::Number(_) => follows_operator = false,
+            Token::Other(_) => follows_operator = b"=<>(,|*/%&~!+-".contains(&first),
+        }
+        Some(token)
     })
 }
 
@@ -424,7 +478,7 @@ mod tests {
             ("SELECT x, X + 1 FROM t WHERE y = 'a'", "SELECT x, X + ? FROM t WHERE y = ?"),
             ("SELECT a_1, b$2, _3 FROM t", "SELECT a_1, b$2, _3 FROM t"),
             ("SELECT 0xE+1, 0X1e-2, 1E-2, 1_000.5e1_0", "SELECT ?+?, ?-?, ?, ?"),
-            ("SELECT 6/2-a.b*-.5", "SELECT ?/?-a.b*-?"),
+            ("SELECT 6/2-a.b*-.5", "SELECT ?/?-a.b*?"),
             ("SELECT /*/ 1 */ 2 /**/", "SELECT ?"),
             ("SELECT 'Zürich' AS straße1", "SELECT ? AS straße1"),
         ] {
@@ -438,6 +492,7 @@ mod tests {
         assert_eq!(hash("SELECT a FROM t WHERE b = 1"), hash("SELECT  a\n\tFROM t WHERE b = 'tea'"));
         assert_ne!(hash("SELECT a FROM t"), hash("SELECT b FROM t"));
         assert_ne!(hash("SELECT 1, 2"), hash("SELECT 1"));
+        assert_eq!(hash("SELECT a FROM t WHERE b = -5"), hash("SELECT a FROM t WHERE b = 5"));
         assert_ne!(hash("SELECT a"), hash("SELECTa"));
     }
 
@@ -445,6 +500,8 @@ mod tests {
     fn a_statement_of_a_script_stands_alone() {
         assert_eq!(alone(" ;\n; SELECT ';' ;\n"), "SELECT ';'");
         assert_eq!(alone("-- all\nSELECT 1"), "-- all\nSELECT 1");
+        assert_eq!(alone("\u{feff};/* none; */ -- at all\n ;; -- a;\nSELECT 1"), "-- a;\nSELECT 1");
+        assert_eq!(alone("/* none */"), "/* none */");
     }
 
     #[test]

@@ -172,6 +172,10 @@ impl Begun {
         self.at
     }
 
+    pub(super) fn reads_or_changes_rows(&self) -> bool {
+        self.kind == StatementKind::Read || self.changes_rows()
+    }
+
     pub(crate) fn kind(&self) -> StatementKind {
         self.kind
     }
@@ -243,6 +247,11 @@ impl Statement {
     /// known.
     pub(crate) fn ended_at(&self) -> Duration {
         self.began() + self.duration().unwrap_or_default()
+    }
+
+    /// Returns the time from the beginning of the recording to then.
+    pub(super) fn time_of(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.recording)
     }
 
     /// Returns the part of its time in which it waited for a writer slot of an engine in memory, without the sleeps of a busy handler

@@ -9,22 +9,38 @@ use rusqlite::ffi;
 
 use crate::statements::Tables;
 
-/// Returns the tables that the statement uses, if SQLite can compile it.
+/// Returns the tables of the main database that the statement uses, if SQLite can compile it.
 pub(crate) fn tables_of(connection: &Connection, sql: &str) -> Option<Tables> {
-    let sql = CString::new(sql).ok()?;
+    compile(connection, sql).ok()
+}
+
+/// Returns whether a statement that has written something has probably written to another database than the main one: to a temporary
+/// table, or to an attached database, which this connection does not have.
+pub(crate) fn writes_elsewhere(connection: &Connection, sql: &str) -> bool {
+    match compile(connection, sql) {
+        Ok(tables) => tables.written.is_empty(),
+        Err(message) => ["no such table: ", "unknown database "].iter().any(|begin| message.starts_with(begin)),
+    }
+}
+
+/// Returns the tables of the main database that the statement uses, or SQLite's message.
+fn compile(connection: &Connection, sql: &str) -> Result<Tables, String> {
+    let sql = CString::new(sql).map_err(|cause| cause.to_string())?;
     let mut tables = Tables::default();
     let mut statement = ptr::null_mut();
     // SAFETY: the connection is open. The authorizer is set only while the statement is compiled, and so is its argument used.
     // A statement is NULL or to be finalized.
-    let code = unsafe {
+    let message = unsafe {
         let db = connection.handle();
         ffi::sqlite3_set_authorizer(db, Some(on_authorize), (&raw mut tables).cast());
         let code = ffi::sqlite3_prepare_v2(db, sql.as_ptr(), -1, &raw mut statement, ptr::null_mut());
+        let has_failed = code != ffi::SQLITE_OK;
+        let message = has_failed.then(|| CStr::from_ptr(ffi::sqlite3_errmsg(db)).to_string_lossy().into_owned());
         ffi::sqlite3_finalize(statement);
         ffi::sqlite3_set_authorizer(db, None, ptr::null_mut());
-        code
+        message
     };
-    (code == ffi::SQLITE_OK).then_some(tables)
+    message.map_or(Ok(tables), Err)
 }
 
 unsafe extern "C" fn on_authorize(
@@ -32,7 +48,7 @@ unsafe extern "C" fn on_authorize(
     action: c_int,
     table: *const c_char,
     _: *const c_char,
-    _: *const c_char,
+    database: *const c_char,
     _: *const c_char,
 ) -> c_int {
     let is_write = match action {
@@ -40,7 +56,9 @@ unsafe extern "C" fn on_authorize(
         ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => true,
         _ => return ffi::SQLITE_OK,
     };
-    if !table.is_null() {
+    // SAFETY: a C string, if there is one; SQLite names none for `SELECT count(*) FROM t`.
+    let is_main = database.is_null() || unsafe { CStr::from_ptr(database) } == c"main";
+    if is_main && !table.is_null() {
         let _ = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: the argument is that of `tables_of`, and the name a C string.
             let (tables, table) = unsafe { (&mut *tables.cast::<Tables>(), CStr::from_ptr(table)) };

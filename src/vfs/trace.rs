@@ -29,6 +29,7 @@ use crate::environment::Keep;
 use crate::statements::recent::{self, Noted};
 use crate::statements::{
     Begun, Connection, Counters, Dropped, Lost, Recorder, Unwound, begins_with, is_of_virtual_table,
+    may_be_of_virtual_table,
 };
 use crate::sync::{Recovered, with_local};
 use crate::{faults, panics};
@@ -194,10 +195,10 @@ impl Traced {
         let has_failed = !SUCCESSES.contains(&code);
         // SAFETY: as the caller promises.
         let has_changed = unsafe { self.has_changed(db) };
-        // A recording knows more of an engine in a file.
-        let is_known = has_changed || (is_recorded && self.mount.strong_count() == 0);
-        let (transaction, thread) = (self.connection.open_transaction(), thread::current());
-        is_known.then_some(Dropped { purpose, transaction, has_changed, has_failed, thread })
+        let (is_exact, transaction) = (self.mount.strong_count() > 0, self.connection.open_transaction());
+        let (at, thread) = (Instant::now(), thread::current());
+        let dropped = Dropped { purpose, transaction, has_changed, is_exact, has_failed, at, thread };
+        (has_changed || is_recorded).then_some(dropped)
     }
 
     /// Notes that the connection got the writer slot.
@@ -320,8 +321,12 @@ impl Traced {
             BEGINNINGS => {
                 // SAFETY: as above.
                 let sql = unsafe { ffi::sqlite3_sql(statement) };
+                if is_exempt() {
+                    return;
+                }
                 // The text of a statement of a trigger, or within another statement, is a comment in a copy.
-                if !ptr::eq(sql, argument.cast()) || is_exempt() {
+                // SAFETY: both texts are C strings, which live as long as this call.
+                if !ptr::eq(sql, argument.cast()) && !unsafe { self.is_of_function(sql, argument.cast()) } {
                     return;
                 }
                 // SAFETY: this is the connection that runs the statement.
@@ -333,13 +338,30 @@ impl Traced {
             }
             ROWS => self.connection.row(statement.addr()),
             ENDS => {
-                if let Some((began, rows)) = self.connection.running(statement.addr()) {
-                    // SAFETY: as above.
-                    unsafe { self.end_statement(db, statement, began, rows) };
+                // SAFETY: as above.
+                match self.connection.running(statement.addr()) {
+                    Some((began, rows)) => unsafe { self.end_statement(db, statement, began, rows) },
+                    // A recorded statement with the same text may be running.
+                    None => {
+                        drop(take_logged(&unsafe { CStr::from_ptr(ffi::sqlite3_sql(statement)) }.to_string_lossy()))
+                    }
                 }
             }
             _ => {}
         }
+    }
+
+    /// Returns whether a SQL function, most probably, runs the statement within a recorded one. SQLite and virtual tables do so, too.
+    ///
+    /// # Safety
+    /// The statement's SQL and the text that the trace got for it are C strings.
+    unsafe fn is_of_function(&self, sql: *const c_char, text: *const c_char) -> bool {
+        // SAFETY: as the caller promises.
+        let (sql, text) = unsafe { (CStr::from_ptr(sql), CStr::from_ptr(text)) };
+        // Of a trigger, the text is the trigger's name.
+        text.to_bytes().strip_prefix(b"-- ") == Some(sql.to_bytes())
+            && self.connection.runs_functions()
+            && !may_be_of_virtual_table(&sql.to_string_lossy())
     }
 
     /// # Safety
@@ -593,13 +615,18 @@ pub(super) unsafe fn check_is_reported(db: *mut sqlite3, traced: &[Listed], reco
     // SAFETY: as the caller promises. After NULL comes the first of its statements, after the last one NULL.
     let next = |statement| unsafe { ffi::sqlite3_next_stmt(db, statement) };
     let statements = iter::successors(Some(next(ptr::null_mut())), |last| Some(next(*last)));
-    let running: Vec<*mut sqlite3_stmt> = statements
+    let busy: Vec<*mut sqlite3_stmt> = statements
         .take_while(|statement| !statement.is_null())
         // SAFETY: a statement of this connection, which is not finalized meanwhile.
         .filter(|statement| unsafe { ffi::sqlite3_stmt_busy(*statement) } != 0)
-        // SAFETY: as above. An open blob is a statement without SQL, which has no trace.
-        .filter(|statement| unsafe { is_of_program(*statement) })
         .collect();
+    // SAFETY: as above.
+    let is_blob = |statement: &*mut sqlite3_stmt| unsafe { ffi::sqlite3_sql(*statement) }.is_null();
+    if busy.iter().any(is_blob) {
+        return; // a statement without SQL, which has no trace, and may be the one that takes the lock
+    }
+    // SAFETY: as above.
+    let running: Vec<_> = busy.into_iter().filter(|statement| unsafe { is_of_program(*statement) }).collect();
     if running.is_empty() {
         return; // SQLite reads the schema, to compile a statement
     }
@@ -618,12 +645,11 @@ pub(super) unsafe fn check_is_reported(db: *mut sqlite3, traced: &[Listed], reco
 }
 
 /// # Safety
-/// The statement is in use by this thread.
+/// The statement is in use by this thread, and has SQL.
 unsafe fn is_of_program(statement: *mut sqlite3_stmt) -> bool {
     // SAFETY: as the caller promises.
-    let sql = unsafe { ffi::sqlite3_sql(statement) };
-    // SAFETY: a C string that lives as long as the statement.
-    !sql.is_null() && !is_of_virtual_table(&unsafe { CStr::from_ptr(sql) }.to_string_lossy())
+    let sql = unsafe { CStr::from_ptr(ffi::sqlite3_sql(statement)) };
+    !is_of_virtual_table(&sql.to_string_lossy())
 }
 
 const OWN_TRACE: &str =

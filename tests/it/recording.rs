@@ -960,6 +960,171 @@ fn a_trace_that_is_set_in_a_transaction_that_reads_is_not_noticed() {
     assert_eq!(statements.gaps(), [""; 0]);
 }
 
+/// Runs a statement on the connection that calls the SQL function.
+fn run_within_a_statement(connection: &Connection, name: &str, sql: &'static std::ffi::CStr) {
+    // SAFETY: the function is removed before the connection is closed.
+    let db = unsafe { connection.handle() }.addr();
+    let run = move || {
+        let db = ptr::with_exposed_provenance_mut(db);
+        // SAFETY: the connection calls the function, so it is open and this thread uses it.
+        Ok(unsafe { ffi::sqlite3_exec(db, sql.as_ptr(), None, ptr::null_mut(), ptr::null_mut()) })
+    };
+    connection.create_scalar_function(name, 1, FunctionFlags::SQLITE_UTF8, move |_| run()).unwrap();
+}
+
+/// SQLite's trace gets their text as a comment, as that of statements of a trigger or a virtual table.
+#[test]
+fn statements_that_a_function_runs_are_recorded() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    run_within_a_statement(&connection, "reads", c"SELECT price FROM item WHERE id = 1");
+    run_within_a_statement(&connection, "fails", c"INSERT INTO item (id, name) VALUES (9, 'tea')");
+    let (_, statements) = engine.recorded(|| {
+        assert_eq!(number(&connection, "SELECT sum(reads(id)) FROM item"), 0);
+        assert_eq!(number(&connection, "SELECT fails(1)"), i64::from(ffi::SQLITE_CONSTRAINT_UNIQUE));
+    });
+    statements.assert_count(6);
+    statements.of_table("item").reads().assert_count(3 + 1);
+    let failed: Vec<&str> = statements.iter().filter(|its| its.error().is_some()).map(Statement::sql).collect();
+    assert_eq!(failed, ["INSERT INTO item (id, name) VALUES (9, 'tea')"], "and not the one that calls the function");
+    let strict = SHOP.clone().strict().new_engine().unwrap();
+    let connection = strict.connect().unwrap();
+    run_within_a_statement(&connection, "writes", c"INSERT INTO change VALUES (1, 2)");
+    connection.execute_batch("BEGIN; SELECT writes(1)").unwrap();
+    drop(connection);
+    let message = message_of(|| drop(strict));
+    assert!(message.contains(", which rolled back 1 inserted row"), "{message}");
+}
+
+/// SQLite and its virtual tables run statements within a statement, too.
+#[test]
+fn statements_of_sqlite_and_of_virtual_tables_are_not_recorded() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let run = |sql: &str| {
+        let (_, statements) = engine.recorded(|| read_all(&connection, sql));
+        assert_eq!(self::sql(&statements), [sql]);
+        assert_eq!(statements.gaps(), [""; 0]);
+    };
+    for sql in [
+        "CREATE TABLE one (a)",
+        "CREATE TABLE other AS SELECT * FROM item",
+        "ALTER TABLE one ADD COLUMN b",
+        "ALTER TABLE one RENAME COLUMN a TO c",
+        "DROP TABLE one",
+        "ANALYZE",
+        "VACUUM",
+        "REINDEX",
+        "SELECT * FROM pragma_table_info('item')",
+        "SELECT * FROM pragma_table_list",
+        "CREATE VIRTUAL TABLE text USING fts5(name, content='item', content_rowid='id')",
+        "INSERT INTO text (text) VALUES ('rebuild')",
+        "SELECT * FROM text WHERE text MATCH 'tea' ORDER BY rank",
+        "SELECT highlight(text, 0, '<', '>') FROM text WHERE text MATCH 'tea'",
+        "INSERT INTO text (text, rowid, name) VALUES ('delete', 1, 'tea')",
+        "CREATE VIRTUAL TABLE words USING fts5vocab(text, row)",
+        "SELECT * FROM words",
+        "CREATE VIRTUAL TABLE own USING fts5(body)",
+        "INSERT INTO own VALUES ('a b c')",
+        "SELECT * FROM own('b') ORDER BY bm25(own)",
+        "DELETE FROM own",
+        "INSERT INTO own (own, rank) VALUES ('pgsz', 64)",
+        "CREATE VIRTUAL TABLE old USING fts4(body)",
+        "INSERT INTO old VALUES ('a b c')",
+        "SELECT snippet(old) FROM old WHERE old MATCH 'b'",
+        "INSERT INTO old (old) VALUES ('optimize')",
+        "CREATE VIRTUAL TABLE place USING rtree(id, x0, x1, +name)",
+        "INSERT INTO place VALUES (1, 0, 1, 'here')",
+        "UPDATE place SET name = 'there' WHERE x0 < 2",
+        "SELECT name FROM place WHERE x1 > 0",
+        "DROP TABLE place",
+        "DROP TABLE old",
+        "DROP TABLE own",
+    ] {
+        run(sql);
+    }
+}
+
+/// The log of errors belongs to the process, and only the text of a statement tells whose error it is.
+#[test]
+fn the_error_of_a_statement_that_is_not_recorded_is_not_that_of_one_with_its_text() {
+    let [engine, other] = [(); 2].map(|()| SHOP.new_engine().unwrap());
+    let [connection, failing] = [&engine, &other].map(|engine| engine.connect().unwrap());
+    failing.execute_batch("INSERT INTO item (id, name) VALUES (9, 'milk')").unwrap();
+    let sql = "INSERT INTO item (id, name) VALUES (9, 'milk'), (10, 'salt') RETURNING id";
+    let (_, statements) = engine.recorded(|| {
+        let mut insert = connection.prepare(sql).unwrap();
+        let mut rows = insert.query([]).unwrap();
+        rows.next().unwrap();
+        failing.query_row(sql, [], |_| Ok(())).unwrap_err();
+        while rows.next().unwrap().is_some() {}
+    });
+    let [insert] = statements.iter().collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((insert.error(), insert.changes()), (None, 2));
+}
+
+#[test]
+fn a_blob_that_is_opened_while_an_older_statement_runs_is_no_gap() {
+    let [engine, other] = [(); 2].map(|()| SHOP.new_engine().unwrap());
+    let connection = Connection::open(engine.uri()).unwrap();
+    connection.execute_batch("CREATE TABLE picture (data BLOB); INSERT INTO picture VALUES (zeroblob(9))").unwrap();
+    let mut items = connection.prepare("SELECT id FROM item").unwrap();
+    let mut rows = items.query([]).unwrap();
+    rows.next().unwrap();
+    assert_eq!(number(&other.connect().unwrap(), "SELECT count(*) FROM item"), 3);
+    let (_, statements) = engine.recorded(|| {
+        let mut blob = connection.blob_open(rusqlite::MAIN_DB, "picture", "data", 1, false).unwrap();
+        std::io::Write::write_all(&mut blob, b"12345").unwrap();
+    });
+    assert_eq!(statements.gaps(), [""; 0]);
+}
+
+/// Other threads use connections while one recording ends and the next one begins.
+#[test]
+fn recordings_that_follow_each_other_have_whole_transactions() {
+    let engine = SHOP.new_engine().unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let connection = Connection::open(engine.uri()).unwrap();
+                while !is_over.load(Ordering::Relaxed) {
+                    let read = "SELECT name FROM item WHERE id = 1";
+                    connection.execute_batch(&format!("BEGIN; {read}; {read}; COMMIT")).unwrap();
+                }
+            });
+        }
+        let check = || {
+            for _ in 0..500 {
+                let recording = engine.record();
+                thread::sleep(Duration::from_micros(200));
+                let statements = recording.stop();
+                let mut owners = std::collections::BTreeMap::new();
+                for connection in 1..=2 {
+                    let own: Vec<&Statement> = statements.iter().filter(|its| its.connection() == connection).collect();
+                    for pair in own.windows(2) {
+                        assert!(pair[0].duration().is_some(), "its end is missing: {}", pair[0]);
+                        let ends = pair[0].sql() == "COMMIT";
+                        assert_eq!(
+                            pair[0].transaction() == pair[1].transaction(),
+                            !ends,
+                            "{} and {}",
+                            pair[0],
+                            pair[1]
+                        );
+                    }
+                    for number in own.iter().filter_map(|its| its.transaction()) {
+                        assert_eq!(*owners.entry(number).or_insert(connection), connection, "transaction {number}");
+                    }
+                }
+            }
+        };
+        let checked = catch_unwind(AssertUnwindSafe(check));
+        is_over.store(true, Ordering::Relaxed);
+        checked.unwrap();
+    });
+}
+
 #[test]
 fn a_recording_replaces_a_trace_that_code_has_set_on_a_pooled_connection() {
     let engine = SHOP.new_engine().unwrap();

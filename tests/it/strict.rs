@@ -390,6 +390,80 @@ fn savepoints_other_databases_and_a_close_that_fails_are_not_found() {
     assert_eq!(found(shop), "");
 }
 
+#[test]
+fn a_rollback_to_a_savepoint_does_not_hide_other_writes() {
+    let shop = strict();
+    let mut work = shop.unit_of_work().unwrap();
+    insert(&work, "tea");
+    let savepoint = work.savepoint().unwrap();
+    (0..5).for_each(|_| insert(&savepoint, "coffee"));
+    drop(savepoint);
+    insert(&work, "milk");
+    drop(work);
+    let found = found(shop);
+    assert!(found.contains("which rolled back 2 inserted rows:"), "{found}");
+}
+
+#[test]
+fn a_dropped_transaction_is_found_before_many_others() {
+    let shop = strict();
+    insert(&shop.unit_of_work().unwrap(), "tea");
+    for _ in 0..100 {
+        let mut work = shop.unit_of_work().unwrap();
+        insert(&work.savepoint().unwrap(), "milk");
+    }
+    let found = found(shop);
+    assert!(found.lines().count() == 2 && found.contains("which rolled back 1 inserted row:"), "{found}");
+}
+
+#[test]
+fn a_transaction_that_ends_with_its_connection_held_the_slot_until_then() {
+    const LIMIT: Duration = Duration::from_millis(100);
+    let shop = LENIENT.new_engine().unwrap();
+    shop.strict_slot_limit(LIMIT);
+    let connection = shop.connect().unwrap();
+    connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    thread::sleep(LIMIT * 2);
+    drop(connection);
+    let found = found(shop);
+    assert!(found.lines().count() == 2 && found.contains(" held the writer slot for 2"), "{found}");
+}
+
+/// Whether a statement writes to the engine is not known for certain if its table exists no longer.
+#[test]
+fn writes_to_other_databases_do_not_fail_the_test() {
+    let shop = strict();
+    let work = shop.begin(Immediate).unwrap();
+    work.execute_batch("CREATE TEMP TABLE t (a); INSERT INTO temp.t VALUES (1); UPDATE t SET a = 2").unwrap();
+    drop(work);
+    let connection = shop.connect().unwrap();
+    connection.execute_batch("ATTACH ':memory:' AS m; BEGIN IMMEDIATE; CREATE TABLE m.t (a)").unwrap();
+    connection.execute_batch("INSERT INTO m.t VALUES (1)").unwrap();
+    drop(connection);
+    assert_eq!(found(shop), "");
+}
+
+#[test]
+fn each_change_of_the_schema_is_found() {
+    for sql in [
+        "CREATE TABLE new (a); INSERT INTO new VALUES (1)",
+        "CREATE TABLE new AS SELECT * FROM item",
+        "CREATE INDEX new ON item (name)",
+        "CREATE VIEW new AS SELECT 1",
+        "CREATE TRIGGER new AFTER INSERT ON item BEGIN SELECT 1; END",
+        "CREATE VIRTUAL TABLE new USING fts5(a)",
+        "ALTER TABLE other RENAME TO new",
+        "ALTER TABLE other RENAME a TO new",
+        "ALTER TABLE other ADD COLUMN new",
+        "DROP TABLE other",
+    ] {
+        let shop = strict();
+        shop.unit_of_work().unwrap().execute_batch(sql).unwrap();
+        let found = found(shop);
+        assert!(found.contains("was dropped without a commit or rollback, which rolled back "), "{sql}: {found}");
+    }
+}
+
 fn commit_after_a_close_that_fails(shop: &Engine) {
     let connection = shop.connect().unwrap();
     connection.execute_batch("BEGIN").unwrap();
