@@ -184,7 +184,7 @@ impl fmt::Display for Changes {
 /// The rows in the order in which they were updated, deleted and inserted, each by key.
 impl fmt::Display for TableChanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.table)?;
+        writeln!(f, "{}", Escaped(&self.table))?;
         self.updated.iter().try_for_each(|update| writeln!(f, "  ~ {update}"))?;
         self.deleted.iter().try_for_each(|row| writeln!(f, "  - {row}"))?;
         self.inserted.iter().try_for_each(|row| writeln!(f, "  + {row}"))
@@ -195,7 +195,7 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, (name, value)) in self.0.iter().enumerate() {
             f.write_str(if number == 0 { "" } else { ", " })?;
-            write!(f, "{name} {}", Literal(value))?;
+            write!(f, "{} {}", Escaped(name), Literal(value))?;
         }
         Ok(())
     }
@@ -206,7 +206,7 @@ impl fmt::Display for Update {
         write!(f, "{}:", self.key)?;
         for (number, (name, before, after)) in self.columns().enumerate() {
             f.write_str(if number == 0 { "" } else { "," })?;
-            write!(f, " {name} {} -> {}", Literal(before), Literal(after))?;
+            write!(f, " {} {} -> {}", Escaped(name), Literal(before), Literal(after))?;
         }
         Ok(())
     }
@@ -215,12 +215,26 @@ impl fmt::Display for Update {
 impl fmt::Display for SchemaChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let SchemaObject { kind, name } = &self.object;
-        let sql = |sql: &Option<String>| in_one_line_with_comments(sql.as_deref().unwrap_or_default());
+        let sql =
+            |sql: &Option<String>| Escaped(&in_one_line_with_comments(sql.as_deref().unwrap_or_default())).to_string();
+        let name = Escaped(name);
         match (&self.before, &self.after) {
             (Some(_), Some(_)) => write!(f, "~ {kind} {name}: {} -> {}", sql(&self.before), sql(&self.after)),
             (Some(_), None) => write!(f, "- {kind} {name}: {}", sql(&self.before)),
             (None, _) => write!(f, "+ {kind} {name}: {}", sql(&self.after)),
         }
+    }
+}
+
+/// A name or SQL in one line: control characters are escaped.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|character| match character.is_control() {
+            true => write!(f, "{}", character.escape_default()),
+            false => f.write_char(character),
+        })
     }
 }
 

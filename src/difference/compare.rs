@@ -184,8 +184,7 @@ fn schema_changes(one: &Side, other: &Side) -> rusqlite::Result<Vec<SchemaChange
             let object = SchemaObject { kind: row.get(0)?, name: row.get(1)? };
             Ok((object, row.get::<_, Option<String>>(2)?.unwrap_or_default()))
         })?;
-        rows.filter(|row| row.as_ref().map_or(true, |(object, _)| !is_index_of_virtual_table(side, &object.name)))
-            .collect()
+        rows.filter(|row| row.as_ref().map_or(true, |(object, _)| !is_index_of_virtual_table(side, object))).collect()
     };
     let (before, after) = (objects(one)?, objects(other)?);
     let changes = before.keys().chain(after.keys()).collect::<BTreeSet<_>>().into_iter().map(|object| SchemaChange {
@@ -196,9 +195,9 @@ fn schema_changes(one: &Side, other: &Side) -> rusqlite::Result<Vec<SchemaChange
     Ok(changes.filter(|change| change.before != change.after).collect())
 }
 
-/// Returns whether a table is one in which a virtual table keeps its index, and not its content.
-fn is_index_of_virtual_table(side: &Side, name: &str) -> bool {
-    side.tables.get(&name.to_ascii_lowercase()).is_some_and(|table| !table.is_shown)
+/// Returns whether an object is a table in which a virtual table keeps its index, and not its content.
+fn is_index_of_virtual_table(side: &Side, object: &SchemaObject) -> bool {
+    object.kind == "table" && side.tables.get(&object.name.to_ascii_lowercase()).is_some_and(|table| !table.is_shown)
 }
 
 fn setting_changes(one: &Side, other: &Side) -> rusqlite::Result<Vec<SettingChange>> {

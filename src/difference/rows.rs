@@ -74,7 +74,9 @@ pub(super) fn tables(connection: &Connection) -> rusqlite::Result<Vec<Table>> {
         tables.iter().filter(|(_, kind)| kind == "virtual").map(|(table, _)| format!("{}_", table.name)).collect();
     let owner =
         |name: &str| virtual_tables.iter().filter(|owner| name.starts_with(&***owner)).max_by_key(|owner| owner.len());
-    let has_content = |owner: &str| tables.iter().any(|(table, _)| table.name == format!("{owner}content"));
+    let is_content =
+        |(table, kind): &(Table, String), owner: &str| kind == "shadow" && table.name == format!("{owner}content");
+    let has_content = |owner: &str| tables.iter().any(|table| is_content(table, owner));
     let is_shown = |table: &Table, kind: &str| match kind {
         _ if table.name.starts_with("sqlite_") => false,
         "shadow" => {

@@ -13,6 +13,7 @@ use crate::content::origin::Purpose;
 use crate::content::store::{Claim, Token};
 use crate::environment::Backend;
 use crate::error::Result as Created;
+use crate::failure;
 use crate::vfs::{self, Mount, Name, Observation, Obstacle, Session, Time};
 
 /// The state to which an engine returns after a test.
@@ -72,9 +73,10 @@ impl InitialState {
         }
     }
 
-    /// Returns the engine to this state for the next test. Fails if that can't be done soon, or if a connection may behave
+    /// Returns the engine to this state for the next test, which this thread runs. Fails if that can't be done soon, or if a connection may behave
     /// in another way than a new one.
     pub(crate) fn restore(&mut self, engine: &Engine) -> Result<(), Obstacle> {
+        failure::prepare();
         until_ended(MAX_WAIT, || self.try_restore(engine))
     }
 

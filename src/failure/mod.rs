@@ -99,9 +99,7 @@ pub(crate) fn prepare() {
             recent::turn_on();
         });
         panics::observe(after_panic);
-        if any_is_kept() {
-            mark_stale(thread::current().name().unwrap_or_default());
-        }
+        note_continues(|| thread::current().name().unwrap_or(UNNAMED).to_owned());
     }
 }
 
@@ -181,7 +179,7 @@ pub(crate) fn keep(scene: Scene) {
     });
 }
 
-/// Notes that the test's thread has dropped an engine without a panic.
+/// Notes that the test's thread has asked for an engine, or has dropped one without a panic.
 pub(crate) fn note_continues(test: impl FnOnce() -> String) {
     if any_is_kept() {
         let _ = THREAD_STATE.try_with(|state| {

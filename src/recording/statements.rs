@@ -245,7 +245,7 @@ impl Statements {
     /// of a single row is never one of them, nor is `SELECT count(*) FROM item`, which counts without such steps.
     ///
     /// The plans come from a connection with the template's [`on_connect`](crate::Template::on_connect). If that fails, they
-    /// are empty.
+    /// are empty. They do not show what triggers do.
     ///
     /// # Panics
     /// If `on_connect` panics.

@@ -338,13 +338,13 @@ impl Traced {
             }
             ROWS => self.connection.row(statement.addr()),
             ENDS => {
-                // SAFETY: as above.
-                match self.connection.running(statement.addr()) {
-                    Some((began, rows)) => unsafe { self.end_statement(db, statement, began, rows) },
-                    // A recorded statement with the same text may be running.
-                    None => {
-                        drop(take_logged(&unsafe { CStr::from_ptr(ffi::sqlite3_sql(statement)) }.to_string_lossy()))
-                    }
+                if let Some((began, rows)) = self.connection.running(statement.addr()) {
+                    // SAFETY: as above.
+                    unsafe { self.end_statement(db, statement, began, rows) };
+                } else {
+                    // SAFETY: as above; it has SQL.
+                    let sql = unsafe { CStr::from_ptr(ffi::sqlite3_sql(statement)) };
+                    take_logged(&sql.to_string_lossy()); // a recorded statement may have the same text
                 }
             }
             _ => {}

@@ -111,6 +111,43 @@ tag
 }
 
 #[test]
+fn a_table_beside_a_virtual_table_is_not_its_content() {
+    let engine = Engine::new();
+    let connection = engine.connect().unwrap();
+    let schema = "CREATE VIRTUAL TABLE place USING rtree(id, x0, x1);
+        CREATE TABLE place_content (id INTEGER PRIMARY KEY, text); INSERT INTO place VALUES (1, 0, 1)";
+    connection.execute_batch(schema).unwrap();
+    let before = engine.snapshot();
+    connection.execute_batch("INSERT INTO place VALUES (2, 5, 6); DELETE FROM place WHERE id = 1").unwrap();
+    let changes = before.diff(&engine.snapshot()).unwrap();
+    assert!(changes.table("place_node").is_some() && changes.table("place_content").is_none(), "{changes}");
+}
+
+#[test]
+fn a_trigger_may_have_the_name_of_a_table_of_a_virtual_table() {
+    let changes = changes_by(
+        "CREATE VIRTUAL TABLE note USING fts5(text);
+         CREATE TRIGGER note_idx AFTER INSERT ON account BEGIN SELECT 1; END",
+    );
+    let names: Vec<&str> = changes.schema().iter().map(|change| &*change.object.name).collect();
+    assert!(names.contains(&"note_idx") && !names.contains(&"note_data"), "{names:?}");
+}
+
+#[test]
+fn a_control_character_does_not_begin_a_line() {
+    let changes = changes_by(
+        "CREATE VIEW lines AS SELECT 'one\ntwo' AS x; CREATE TABLE \"a\n  + b\" (\"c\nd\"); INSERT INTO \"a\n  + b\" VALUES ('e\nf')",
+    );
+    let expected = r#"schema
+  + table a\n  + b: CREATE TABLE "a\n  + b" ("c\nd")
+  + view lines: CREATE VIEW lines AS SELECT 'one\ntwo' AS x
+a\n  + b
+  + rowid 1, c\nd 'e\nf'
+"#;
+    assert_eq!(changes.to_string(), expected);
+}
+
+#[test]
 fn a_change_of_the_schema_is_one_line() {
     let create = |sql: &str| changes_by(&format!("DROP TABLE log; CREATE TABLE log {sql}")).to_string();
     assert_eq!(

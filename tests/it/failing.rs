@@ -245,6 +245,34 @@ fn child() {
             notes.connect().unwrap().execute_batch("INSERT INTO note VALUES ('tea')").unwrap();
             panic!("the test's own failure");
         }
+        "fails with a connection to a static engine" => {
+            static ENGINE: LazyLock<Engine> = LazyLock::new(|| BANK.new_engine().unwrap());
+            let connection = ENGINE.connect().unwrap();
+            deposit(&connection, 7);
+            panic!("the test's own failure");
+        }
+        "fails with a thread-local engine" => {
+            thread_local!(static ENGINE: Engine = BANK.new_engine().unwrap());
+            ENGINE.with(|bank| deposit(&bank.connect().unwrap(), 7));
+            panic!("the test's own failure");
+        }
+        "fails with an attached engine" => {
+            let (bank, other) = (bank(), bank());
+            let connection = Connection::open(bank.uri()).unwrap();
+            connection.execute("ATTACH ?1 AS other", [other.uri()]).unwrap();
+            connection.execute_batch("BEGIN; DELETE FROM main.account; DELETE FROM other.account").unwrap();
+            panic!("the test's own failure");
+        }
+        "fails with a destructor that catches a panic" => {
+            struct CatchesInDrop(#[expect(dead_code, reason = "it is dropped")] Engine);
+            impl Drop for CatchesInDrop {
+                fn drop(&mut self) {
+                    assert!(catch_unwind(|| panic!("the destructor's failure")).is_err());
+                }
+            }
+            let _bank = CatchesInDrop(bank());
+            panic!("the test's own failure");
+        }
         "fails with two recorded engines" => {
             static NOTES: Template = Template::sql("CREATE TABLE note (text)");
             let (bank, notes) = (bank(), NOTES.new_engine().unwrap());
@@ -659,10 +687,19 @@ fn child() {
             deposit(&pooled, 7);
             panic!("the test's own failure");
         }
+        "passes with an engine that another thread has" | "fails with an engine that another thread has" => {
+            let (bank, fails) = (bank(), role().starts_with("fails"));
+            let uses = move || {
+                deposit(&bank.unit_of_work().unwrap(), 7);
+                assert!(!fails, "the test's own failure");
+            };
+            thread::spawn(uses).join().unwrap();
+        }
         "passes with a kept value" => {
             static BANKS: KeptValues<Connection> = KeptValues::new(&BANK);
-            let bank = BANKS.get_or_make(|engine| Ok(Connection::open(engine.uri())?)).unwrap();
-            deposit(&bank, 7);
+            let kept = || BANKS.get_or_make(|engine| Ok(Connection::open(engine.uri())?)).unwrap();
+            thread::scope(|scope| scope.spawn(|| drop(kept())).join().unwrap()); // the value of an earlier test
+            deposit(&kept(), 7);
         }
         "fails with a kept value" => {
             static BANKS: KeptValues<Connection> = KeptValues::new(&BANK);
@@ -1044,10 +1081,12 @@ fn a_test_that_passes_removes_what_it_left() {
     let run = Run::again(run.folder, "passes", "failing::child", &[]).passes(true);
     assert_eq!(run.kept(), [""; 0]);
 
-    let run = Run::of("fails with a shared engine").passes(false);
-    assert_eq!(run.kept(), ["failing.child"]);
-    let run = Run::again(run.folder, "passes with a shared engine", "failing::child", &[]).passes(true);
-    assert_eq!(run.kept(), [""; 0]);
+    for what in ["a shared engine", "a kept value", "an engine that another thread has"] {
+        let run = Run::of(&format!("fails with {what}")).passes(false);
+        assert_eq!(run.kept(), ["failing.child"], "{what}");
+        let run = Run::again(run.folder, &format!("passes with {what}"), "failing::child", &[]).passes(true);
+        assert_eq!(run.kept(), [""; 0], "{what}");
+    }
 
     let tests = "failing::child failing::child_with_a_property";
     let run = Run::with("fails", tests, &[]).passes(false);
@@ -1543,6 +1582,23 @@ fn a_file_that_is_gone_does_not_hide_why_the_test_failed() {
     }
     let page = fs::read_to_string(run.file("failing.child", "report.html")).unwrap();
     assert_eq!(page.matches("<p class=\"error\">the content can't be read: ").count(), 2, "{page}");
+}
+
+/// As documented.
+#[test]
+fn some_things_are_not_known_of_a_test_that_fails() {
+    for role in ["fails with a connection to a static engine", "fails with a thread-local engine"] {
+        assert_eq!(Run::of(role).passes(false).kept(), [""; 0], "{role}");
+    }
+    let run = Run::of("fails with an attached engine").passes(false);
+    let files = names(&run.file("failing.child", ""));
+    assert_eq!(files.iter().filter(|name| name.starts_with("database")).count(), 2, "{files:?}");
+    assert_eq!(files.iter().filter(|name| name.starts_with("uncommitted")).count(), 1, "{files:?}");
+    let run = Run::of("fails with a destructor that catches a panic").passes(false);
+    assert_eq!(run.kept(), ["failing.child"]);
+    let script = fs::read_to_string(run.file("failing.child", "statements.sql")).unwrap();
+    assert!(script.contains("the destructor's failure"), "{script}");
+    run.assert_printed("the test's own failure");
 }
 
 #[test]
