@@ -690,7 +690,7 @@ fn child() {
         "passes with an engine that another thread has" | "fails with an engine that another thread has" => {
             let (bank, fails) = (bank(), role().starts_with("fails"));
             let uses = move || {
-                deposit(&bank.unit_of_work().unwrap(), 7);
+                deposit(&bank.connect().unwrap(), 7);
                 assert!(!fails, "the test's own failure");
             };
             thread::spawn(uses).join().unwrap();
