@@ -1017,6 +1017,7 @@ fn statements_of_sqlite_and_of_virtual_tables_are_not_recorded() {
         "REINDEX",
         "SELECT * FROM pragma_table_info('item')",
         "SELECT * FROM pragma_table_list",
+        "SELECT name, sum(pgsize) FROM dbstat GROUP BY name",
         "CREATE VIRTUAL TABLE text USING fts5(name, content='item', content_rowid='id')",
         "INSERT INTO text (text) VALUES ('rebuild')",
         "SELECT * FROM text WHERE text MATCH 'tea' ORDER BY rank",
