@@ -274,9 +274,9 @@ impl Drop for ThreadState {
     /// The test is over, or a thread of it.
     fn drop(&mut self) {
         if let Some(test) = self.continues.take() {
-            // What a thread of the test has left is not removed: its panic may be why the test returns an error.
-            let is_of_others = |found: &Found| found.by_panic && !found.is_stale;
-            let is_left = FOUND.lock().recovered().get(&test).into_iter().flatten().any(is_of_others);
+            // What a thread of the test has left is not removed: its panic may be why the test returns an error. Nor is what is kept
+            // of a test that passes.
+            let is_left = FOUND.lock().recovered().get(&test).into_iter().flatten().any(|found| !found.is_stale);
             if !is_left && !has_failed_elsewhere(&test) {
                 folder::remove(&test);
             }

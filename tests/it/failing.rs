@@ -687,6 +687,11 @@ fn child() {
             deposit(&pooled, 7);
             panic!("the test's own failure");
         }
+        "drops an engine and goes on with a shared one" => {
+            drop(bank());
+            let shared = Engine::shared("file:failing?mode=memory&cache=shared").unwrap();
+            drop(shared.unit_of_work().unwrap());
+        }
         "passes with an engine that another thread has" | "fails with an engine that another thread has" => {
             let (bank, fails) = (bank(), role().starts_with("fails"));
             let uses = move || {
@@ -1673,7 +1678,9 @@ fn the_environment_says_what_is_kept() {
     }
     assert_eq!(keep("failed", "passes").passes(true).kept(), [""; 0]);
     assert_eq!(keep("failed", "fails").passes(false).kept(), ["failing.child"]);
-    assert_eq!(keep("always", "passes").passes(true).kept(), ["failing.child"]);
+    for role in ["passes", "drops an engine and goes on with a shared one"] {
+        assert_eq!(keep("always", role).passes(true).kept(), ["failing.child"], "{role}");
+    }
     keep("sometimes", "passes").passes(false).assert_printed(
         "can't use the environment variable RUSQLITE_FIXTURES_KEEP=\"sometimes\": set it to failed to keep the databases of tests \
          that panic, to always, or to never",
