@@ -231,11 +231,12 @@ struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|character| match character.is_control() {
-            true => write!(f, "{}", character.escape_default()),
-            false => f.write_char(character),
-        })
+        self.0.chars().try_for_each(|character| escape(character, f))
     }
+}
+
+fn escape(character: char, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if character.is_control() { write!(f, "{}", character.escape_default()) } else { f.write_char(character) }
 }
 
 /// A value, printed like a literal of SQL: control characters are escaped, and a long value is cut.
@@ -255,8 +256,7 @@ impl fmt::Display for Literal<'_> {
                 for character in text.chars().take(MAX_PRINTED) {
                     match character {
                         '\'' => f.write_str("''")?,
-                        character if character.is_control() => write!(f, "{}", character.escape_default())?,
-                        character => f.write_char(character)?,
+                        character => escape(character, f)?,
                     }
                 }
                 f.write_char('\'')?;

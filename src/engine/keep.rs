@@ -133,8 +133,8 @@ impl Inner {
         }
     }
 
-    /// Resets the recorder. If `is_open`, a connection is left, because code may keep one for longer than the engine: then a
-    /// panic that closes it keeps the database.
+    /// Resets the recorder. `is_open` is whether code still has a connection to the database. If so, a panic that closes it
+    /// later keeps the database.
     pub(super) fn end_to_keep(&self, mount: &Arc<Mount>, is_open: bool) {
         mount.recorder.reset();
         if is_open && self.creation.whose == Whose::Test && Keep::of_tests() != Keep::Never {

@@ -834,8 +834,10 @@ impl Inner {
     /// Checks what was recorded: the limits of the template, and strict mode. Returns a message if the test has to fail,
     /// unless it does already. Adds the recordings to `logs`.
     fn check(&mut self, logs: &mut Vec<Arc<Log>>) -> Option<String> {
-        let exceeded = self.end_watch(logs);
-        let found = self.end_strict(logs);
+        // A check may panic.
+        logs.extend(self.watch.get().map(|watch| watch.log.clone()));
+        logs.extend(self.strict_mode.get().map(|strict_mode| strict_mode.log.clone()));
+        let (exceeded, found) = (self.end_watch(), self.end_strict());
         match (exceeded, found) {
             (Some(exceeded), Some(found)) => Some(format!("{exceeded}\n{found}")),
             (exceeded, found) => exceeded.or(found),
@@ -850,9 +852,8 @@ impl Inner {
         logs.iter().flatten().for_each(|log| self.database().recorder().remove(log));
     }
 
-    fn end_watch(&mut self, logs: &mut Vec<Arc<Log>>) -> Option<String> {
+    fn end_watch(&mut self) -> Option<String> {
         let Watch { log, check } = self.watch.take()?;
-        logs.push(log.clone());
         if thread::panicking() {
             return None;
         }

@@ -425,6 +425,20 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_file_that_is_gone_can_not_be_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let engine = Engine::file(&path).unwrap();
+        let kept = engine.keep("engine::on_file::a_file_that_is_gone").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let error = engine.keep("engine::on_file::a_file_that_is_gone").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.to_string().contains("the content can't be read: unable to open database file"), "{error}");
+        assert!(kept.join("database.sqlite3").exists(), "the earlier one");
+        std::fs::remove_dir_all(kept).unwrap();
+    }
+
     /// The connection that sees commits would keep the file in WAL mode otherwise, and the next one counts from the beginning.
     #[test]
     #[cfg(feature = "proptest")]

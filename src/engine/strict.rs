@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Database, Engine, Inner};
 use crate::content::origin::Purpose;
 use crate::environment::Strict;
-use crate::statements::{Findings, Log, MAX_DROPPED, counted};
+use crate::statements::{Findings, Log, counted};
 use crate::sync::Recovered;
 use crate::vfs::{analysis, trace};
 
@@ -42,8 +42,8 @@ impl Engine {
     /// Other findings are only printed, because code may intend them: see the chapter
     /// [strict mode](crate::guide::failing_tests#strict-mode). [`unwatched`](Engine::unwatched) exempts a part of a test.
     ///
-    /// `RUSQLITE_FIXTURES_STRICT=fail` in the environment makes other engines strict, too, `warn` has their findings printed, and
-    /// `off` turns strict mode off. For an engine in a file, open connections are not detected.
+    /// `RUSQLITE_FIXTURES_STRICT=fail` in the environment makes the other engines of each test strict, too, `warn` prints their
+    /// findings, and `off` turns strict mode off. For an engine in a file, open connections are not detected.
     ///
     /// ```should_panic
     /// # use rusqlite_fixtures::Engine;
@@ -96,10 +96,9 @@ impl Inner {
         self.strict_mode.get_or_init(begin).fails.fetch_or(mode == Strict::Fail, Ordering::Relaxed);
     }
 
-    /// Ends strict mode. Returns a message if the test has to fail. Adds the recording to `logs`.
-    pub(super) fn end_strict(&mut self, logs: &mut Vec<Arc<Log>>) -> Option<String> {
+    /// Ends strict mode. Returns a message if the test has to fail.
+    pub(super) fn end_strict(&mut self) -> Option<String> {
         let strict_mode = self.strict_mode.take()?;
-        logs.push(strict_mode.log.clone());
         if thread::panicking() {
             return None;
         }
@@ -116,17 +115,21 @@ impl Inner {
         let (kept, recorder) = (strict_mode.log.recorded(), self.database().recorder());
         let mut findings = Findings::default();
         let dropped = recorder.dropped_after(strict_mode.dropped_before);
+        let not_kept = recorder.dropped_so_far() - strict_mode.dropped_before - dropped.len();
         let copy = LazyCell::new(|| {
             let content = self.database().try_snapshot().ok()?; // the file of an engine may be gone
             // A function of the template may panic.
             let connect = || trace::exempt(|| Engine::for_reading(&content, self.template.as_ref()).connect().ok());
             catch_unwind(AssertUnwindSafe(connect)).ok().flatten()
         });
-        let is_elsewhere = |sql: &str| copy.as_ref().is_some_and(|copy| analysis::writes_elsewhere(copy, sql));
-        findings.add_dropped(&dropped, &kept, is_elsewhere);
+        let tables_of = |sql: &str| analysis::tables_of(copy.as_ref()?, sql);
+        findings.add_dropped(&dropped, &kept, tables_of);
         findings.add_slow(strict_mode.slot_limit.into_inner().recovered(), &kept, &dropped);
-        if dropped.len() == MAX_DROPPED {
-            findings.warnings.push(format!("of the dropped transactions, only the newest {MAX_DROPPED} are checked"));
+        if not_kept > 0 {
+            let older = counted(not_kept as u64, "older transaction");
+            findings
+                .warnings
+                .push(format!("not checked: {older} that code has dropped, because only the newest are kept"));
         }
         if let Database::InMemory(_) = self.database() {
             for (purpose, by) in trace::open_connections(recorder) {
@@ -136,13 +139,12 @@ impl Inner {
                 if purpose == Purpose::Uri { findings.warnings.push(finding) } else { findings.failures.push(finding) }
             }
         }
-        let tables_of = |sql: &str| analysis::tables_of(copy.as_ref()?, sql);
         findings.add_outside_of_transactions(&kept, |sql| tables_of(sql).unwrap_or_default());
         let missed = kept.missed.iter().map(|missed| format!("not all statements are checked: {missed}"));
         findings.warnings.extend(missed);
         if kept.discarded > 0 {
             let older = counted(kept.discarded, "older statement");
-            findings.warnings.push(format!("{older} not checked, because a recording keeps only the newest ones"));
+            findings.warnings.push(format!("not checked: {older}, because only the newest are kept"));
         }
         findings
     }
@@ -151,3 +153,21 @@ impl Inner {
 /// What follows the findings in the panic's message.
 const REPLACES: &str =
     "\n(If the test returns an error, this panic replaces it. RUSQLITE_FIXTURES_STRICT=off shows the error.)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A function of a template may panic in it.
+    #[test]
+    fn all_recordings_end_if_a_check_panics() {
+        let engine = Engine::new();
+        let Database::InMemory(mount) = engine.0.database() else { return };
+        let mount = mount.clone();
+        engine.watch(|_, _, _| panic!("the check fails"));
+        engine.strict();
+        assert!(mount.recorder.is_on());
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(engine))).is_err());
+        assert!(!mount.recorder.is_on());
+    }
+}

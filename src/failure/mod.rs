@@ -71,6 +71,8 @@ struct ThreadState {
 }
 
 thread_local! {
+    /// The test, if it has asked for an engine since its latest panic.
+    static ASKING: Asking = const { Asking(RefCell::new(None)) };
     /// Whether this thread has asked for an engine.
     static HAS_ASKED: Cell<bool> = const { Cell::new(false) };
     /// Dropped when this thread ends.
@@ -99,7 +101,11 @@ pub(crate) fn prepare() {
             recent::turn_on();
         });
         panics::observe(after_panic);
-        note_continues(|| thread::current().name().unwrap_or(UNNAMED).to_owned());
+        if any_is_kept() && !thread::panicking() {
+            let test = thread::current().name().unwrap_or(UNNAMED).to_owned();
+            mark_stale(&test);
+            let _ = ASKING.try_with(|asking| *asking.0.borrow_mut() = Some(test));
+        }
     }
 }
 
@@ -167,6 +173,7 @@ pub(crate) fn keep(scene: Scene) {
     let _ = THREAD_STATE.try_with(|state| {
         let Ok(mut state) = state.try_borrow_mut() else { return };
         state.continues = None; // no hook is called for `resume_unwind`, and the hook may be another one
+        forget_asking();
         let (number, test) = (scene.number, scene.test.clone());
         state.test = Some(test.clone());
         if state.add(scene) {
@@ -179,7 +186,7 @@ pub(crate) fn keep(scene: Scene) {
     });
 }
 
-/// Notes that the test's thread has asked for an engine, or has dropped one without a panic.
+/// Notes that the test's thread has dropped an engine without a panic.
 pub(crate) fn note_continues(test: impl FnOnce() -> String) {
     if any_is_kept() {
         let _ = THREAD_STATE.try_with(|state| {
@@ -208,6 +215,7 @@ pub(crate) fn note_dropped(purpose: Purpose) {
 
 /// Writes an engine's files for a name that the user has given. Returns their folder.
 pub(crate) fn keep_as(name: &str, scene: Scene) -> Result<PathBuf, String> {
+    scene.content.as_ref().map_err(Clone::clone)?;
     folder::of_kept()?.replace(name, |folder| writing::write_files(folder, &[Arc::new(scene)]))
 }
 
@@ -220,6 +228,7 @@ fn after_panic(panic: &Arc<Panic>) {
     let _ = THREAD_STATE.try_with(|state| {
         let Ok(mut state) = state.try_borrow_mut() else { return };
         state.continues = None;
+        forget_asking();
         // The end of a property test, in which each failure of a smaller case was a panic.
         if state.is_pending && panic.message.contains("minimal failing input") {
             state.write_pending(true);
@@ -274,13 +283,7 @@ impl Drop for ThreadState {
     /// The test is over, or a thread of it.
     fn drop(&mut self) {
         if let Some(test) = self.continues.take() {
-            // What a thread of the test has left is not removed: its panic may be why the test returns an error. Nor is what is kept
-            // of a test that passes.
-            let is_left = FOUND.lock().recovered().get(&test).into_iter().flatten().any(|found| !found.is_stale);
-            if !is_left && !has_failed_elsewhere(&test) {
-                folder::remove(&test);
-            }
-            note_continued(&test);
+            end_continued(&test);
             self.test = Some(test);
         } else {
             // It has caught other panics before this one. Nothing is printed: it may have caught this one, too.
@@ -290,6 +293,33 @@ impl Drop for ThreadState {
             forget(&test);
         }
     }
+}
+
+/// The test of a thread, which has asked for an engine that this thread may not drop: a shared one, one that it gives to another
+/// thread, or one of a kept value.
+struct Asking(RefCell<Option<String>>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some(test) = self.0.take().filter(|test| is_named(test) && test != UNNAMED) {
+            end_continued(&test);
+        }
+    }
+}
+
+fn forget_asking() {
+    let _ = ASKING.try_with(|asking| asking.0.take());
+}
+
+/// Removes what a test has left that went on after its latest panic, if it had one.
+fn end_continued(test: &str) {
+    // What a thread of the test has left is not removed: its panic may be why the test returns an error. Nor is what is kept of a
+    // test that passes.
+    let is_left = FOUND.lock().recovered().get(test).into_iter().flatten().any(|found| !found.is_stale);
+    if !is_left && !has_failed_elsewhere(test) {
+        folder::remove(test);
+    }
+    note_continued(test);
 }
 
 /// Notes that this thread has failed, if it has the name of the test.

@@ -78,15 +78,14 @@ pub(super) fn lines_of_code(backtrace: &Backtrace) -> Vec<String> {
 /// Returns those lines of a backtrace's text. Paths in this folder are relative to it.
 fn lines_in(backtrace: &str, folder: &str) -> Vec<String> {
     let lines = backtrace.lines().filter_map(|line| line.trim_start().strip_prefix("at "));
-    let folder = folder.replace('\\', "/");
-    let in_folder = |line: &'_ str| line.strip_prefix(&folder)?.strip_prefix('/').map(str::to_owned);
+    let folder = (!folder.is_empty()).then(|| folder.replace('\\', "/") + "/");
     let mut found: Vec<String> = Vec::new();
     for line in lines.map(|line| line.replace('\\', "/")).filter(|line| is_of_program(line)) {
-        let relative = in_folder(&line).filter(|_| !folder.is_empty()).unwrap_or(line);
+        let relative = folder.as_ref().and_then(|folder| line.strip_prefix(folder)).unwrap_or(&line);
         // A closure and the call that runs it may be in one line.
         let without_column = |line: &str| line.rsplit_once(':').map(|(line, _)| line.to_owned());
-        if found.last().is_none_or(|last| without_column(last) != without_column(&relative)) {
-            found.push(relative);
+        if found.last().is_none_or(|last| without_column(last) != without_column(relative)) {
+            found.push(relative.to_owned());
         }
     }
     found.truncate(LINES);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::log::Recorded;
 use super::recorder::Dropped;
-use super::sql::{SavepointCommand, savepoint_of};
+use super::sql::{SavepointCommand, opens_another_database, savepoint_of};
 use super::statement::{Statement, StatementKind, counted};
 use crate::content::origin::Purpose;
 
@@ -36,13 +36,13 @@ struct Held {
 
 impl Held {
     /// `dropped` is when code dropped the transaction. A connection that is closed runs no statement for that.
-    fn of(transaction: &Transaction<'_>, dropped: Option<&Instant>) -> Option<Held> {
+    fn of(transaction: &Transaction<'_>, dropped: Option<Instant>) -> Option<Held> {
         let holders = transaction.iter().filter(|statement| statement.holds_slot());
         let first = holders.min_by_key(|statement| statement.ended_at())?; // one whose rows are read on may have begun before
         let ends = || transaction.iter().map(|statement| (statement.ended_at(), statement.holds_slot()));
         // A statement whose rows are read on may end after the COMMIT.
         let released = ends().filter(|(end, holds)| !holds && *end > first.ended_at()).min();
-        let last = || dropped.map(|at| first.time_of(*at)).max(ends().map(|(end, _)| end).max());
+        let last = || dropped.map(|at| first.time_of(at)).max(ends().map(|(end, _)| end).max());
         let end = released.map(|(end, _)| end).or_else(last)?;
         let since_end = end.saturating_sub(first.ended_at());
         let since_wait = end.saturating_sub(first.began() + first.waited());
@@ -74,37 +74,45 @@ fn changed(transaction: &Transaction<'_>) -> String {
     if parts.is_empty() { "what it had written".to_owned() } else { parts.join(", ") }
 }
 
-/// Returns the statements that have changed something which was neither committed nor rolled back to a savepoint. Returns none if
-/// that is not known.
-fn undecided<'a>(transaction: &Transaction<'a>) -> Transaction<'a> {
+/// What a transaction has changed and has neither committed nor rolled back to a savepoint.
+struct Undecided<'a> {
+    statements: Transaction<'a>,
+    /// Whether there may be more: SQLite does not count what a trigger does instead of a statement on a view, or what a statement
+    /// has done that then fails.
+    may_have_more: bool,
+}
+
+/// Returns `None` if it was decided, or if that is not known.
+fn undecided<'a>(transaction: &Transaction<'a>) -> Option<Undecided<'a>> {
     let wrote = |statement: &Statement| {
         statement.kind() == StatementKind::Write
             && statement.error().is_none()
             && (!statement.changes_rows() || statement.changes() > 0)
     };
-    let mut undecided = Transaction::new();
+    let mut undecided = Undecided { statements: Transaction::new(), may_have_more: true };
     // Open savepoints, and how many of these statements were before each.
     let mut savepoints: Vec<(String, usize)> = Vec::new();
     for statement in transaction {
         if wrote(statement) {
-            undecided.push(*statement);
+            undecided.statements.push(*statement);
         } else if statement.begins_with(&["COMMIT", "END"]) {
-            return Transaction::new(); // also if it has failed: it was not forgotten
+            return None; // also if it has failed: it was not forgotten
         } else if statement.kind() == StatementKind::Transaction && statement.error().is_none() {
             let Some((command, name)) = savepoint_of(statement.sql()) else { continue };
             let known = savepoints.iter().rposition(|(other, _)| other.eq_ignore_ascii_case(&name));
             match (command, known) {
-                (SavepointCommand::Set, _) => savepoints.push((name, undecided.len())),
+                (SavepointCommand::Set, _) => savepoints.push((name, undecided.statements.len())),
                 (SavepointCommand::Release, at) => savepoints.truncate(at.unwrap_or_default()),
                 (SavepointCommand::RollBack, Some(at)) => {
-                    undecided.truncate(savepoints[at].1);
+                    undecided.statements.truncate(savepoints[at].1);
+                    undecided.may_have_more = false;
                     savepoints.truncate(at + 1);
                 }
-                (SavepointCommand::RollBack, None) => return Transaction::new(), // its beginning is not known
+                (SavepointCommand::RollBack, None) => return None, // its beginning is not known
             }
         }
     }
-    undecided
+    Some(undecided)
 }
 
 fn transactions(recorded: &Recorded) -> BTreeMap<u64, Transaction<'_>> {
@@ -123,7 +131,7 @@ impl Findings {
         let dropped: BTreeMap<u64, Instant> =
             dropped.iter().filter_map(|dropped| Some((dropped.transaction?, dropped.at))).collect();
         for (number, transaction) in transactions(recorded) {
-            let held = Held::of(&transaction, dropped.get(&number));
+            let held = Held::of(&transaction, dropped.get(&number).copied());
             let Some(Held { at_least, at_most }) = held.filter(|held| held.at_most > limit) else { continue };
             let by = transaction[0].opened_by();
             if at_least > limit {
@@ -138,23 +146,40 @@ impl Findings {
     }
 
     /// Adds the transactions that were rolled back because code has dropped them. If the latest call of SQLite failed, the code has
-    /// probably returned its error. `is_elsewhere` returns whether a statement probably writes to another database than the engine's.
+    /// probably returned its error. `tables_of` returns the engine's tables that a statement uses, if SQLite can compile it.
     pub(crate) fn add_dropped(
         &mut self,
         dropped: &[Dropped],
         recorded: &Recorded,
-        is_elsewhere: impl Fn(&str) -> bool,
+        tables_of: impl Fn(&str) -> Option<Tables>,
     ) {
+        // Of a temporary table, or one in an attached database, the engine knows nothing.
+        let has_others = |connection| {
+            let of_connection = recorded.statements.iter().filter(|statement| statement.connection() == connection);
+            of_connection.into_iter().any(|statement| opens_another_database(statement.sql()))
+        };
+        let is_elsewhere = |statement: &&Statement| match tables_of(statement.sql()) {
+            Some(tables) => tables.written.is_empty(),
+            None => has_others(statement.connection()),
+        };
         let transactions = transactions(recorded);
         for dropped in dropped {
             let transaction = dropped.transaction.and_then(|number| transactions.get(&number));
-            let undecided = transaction.map(undecided).unwrap_or_default();
-            let Some(first) = undecided.first().filter(|_| dropped.has_changed || !dropped.is_exact) else { continue };
-            let (by, changed) = (first.opened_by(), changed(&undecided));
+            let Some((first, Undecided { statements, may_have_more })) =
+                transaction.and_then(|transaction| Some((transaction.first()?, undecided(transaction)?)))
+            else {
+                continue;
+            };
+            let is_empty = statements.is_empty() && !(may_have_more && dropped.is_exact);
+            if is_empty || (dropped.is_exact && !dropped.has_changed) {
+                continue;
+            }
+            let (by, changed) = (first.opened_by(), changed(&statements));
             let finding = format!(
                 "{by} was dropped without a commit or rollback, which rolled back {changed}: call commit or rollback"
             );
-            let is_in_doubt = dropped.has_failed || undecided.iter().all(|statement| is_elsewhere(statement.sql()));
+            let is_elsewhere = !statements.is_empty() && statements.iter().all(is_elsewhere);
+            let is_in_doubt = dropped.has_failed || is_elsewhere;
             if is_in_doubt { self.warnings.push(finding) } else { self.failures.push(finding) }
         }
     }
@@ -164,8 +189,10 @@ impl Findings {
     pub(crate) fn add_outside_of_transactions(&mut self, recorded: &Recorded, tables_of: impl Fn(&str) -> Tables) {
         // A connection may be lent for one purpose after another.
         let mut uses: BTreeMap<(usize, Purpose), Vec<&Statement>> = BTreeMap::new();
-        let is_of_data =
-            |statement: &&Statement| statement.kind() != StatementKind::Other && statement.error().is_none();
+        // What a SQL function runs is within the transaction of the statement that calls it.
+        let is_of_data = |statement: &&Statement| {
+            statement.kind() != StatementKind::Other && statement.error().is_none() && !statement.is_nested()
+        };
         for statement in recorded.statements.iter().filter(is_of_data) {
             uses.entry((statement.connection(), statement.purpose())).or_default().push(statement);
         }
@@ -223,7 +250,9 @@ mod tests {
     /// Of an engine in a file, only the statements say what a transaction has changed.
     #[test]
     fn a_transaction_changes_what_its_statements_change() {
-        let is_found = |statements: &[Statement]| !undecided(&statements.iter().collect()).is_empty();
+        let is_found = |statements: &[Statement]| {
+            undecided(&statements.iter().collect()).is_some_and(|undecided| !undecided.statements.is_empty())
+        };
         let begin = || statement("BEGIN", 0, None);
         let insert = || statement("INSERT INTO t VALUES (1)", 1, None);
         assert!(is_found(&[begin(), insert()]));
@@ -241,12 +270,12 @@ mod tests {
         }
     }
     #[test]
-    fn a_rollback_to_a_savepoint_decides_of_what_is_after_it() {
+    fn a_rollback_to_a_savepoint_undoes_what_is_after_it() {
         let left = |script: &str| {
             let changes = |sql: &str| u64::from(sql.starts_with("INSERT"));
             let statements: Vec<Statement> = script.split("; ").map(|sql| statement(sql, changes(sql), None)).collect();
-            let left: Vec<String> =
-                undecided(&statements.iter().collect()).iter().map(|left| left.sql().to_owned()).collect();
+            let left = undecided(&statements.iter().collect()).map(|undecided| undecided.statements);
+            let left: Vec<&str> = left.iter().flatten().map(|left| left.sql()).collect();
             left.join(" ").replace("INSERT ", "")
         };
         for (script, expected) in [

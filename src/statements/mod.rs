@@ -24,7 +24,7 @@ pub(crate) mod waits;
 
 pub(crate) use self::findings::{Findings, Tables};
 pub(crate) use self::log::{Counts, Log, Missed, Recorded};
-pub(crate) use self::recorder::{Connection, Dropped, Lost, MAX_DROPPED, Recorder, Unwound};
+pub(crate) use self::recorder::{Connection, Dropped, Lost, Recorder, Unwound};
 pub(crate) use self::sql::{
     begins_with, in_one_line_with_comments, is_of_virtual_table, may_be_of_virtual_table, table_of_alias,
 };

@@ -111,7 +111,7 @@ impl Dropped {
 }
 
 /// The number of dropped transactions that are remembered.
-pub(crate) const MAX_DROPPED: usize = 4096;
+const MAX_DROPPED: usize = 4096;
 
 /// The number of closed connections that are remembered.
 const MAX_CLOSED: usize = 64;

@@ -55,11 +55,12 @@ pub(crate) fn is_of_virtual_table(sql: &str) -> bool {
 }
 
 /// Returns whether the statement, which runs within another one, may be a virtual table's, or one of SQLite's own functions for the
-/// schema (`pragma_table_info`): SQLite's virtual tables quote names of other tables like literals, too.
+/// schema (`pragma_table_info`). Virtual tables name the database with quotes, as `'main'.'note_data'` or `"main"."place_rowid"`.
 pub(crate) fn may_be_of_virtual_table(sql: &str) -> bool {
-    is_of_virtual_table(sql)
-        || begins_with(sql, &["PRAGMA"])
-        || ["'.'", "_rowid\"", "sqlite_schema"].iter().any(|part| sql.contains(part))
+    const DATABASES: [&str; 4] = ["'main'", "\"main\"", "'temp'", "\"temp\""];
+    let words: Vec<&str> = words(sql).collect();
+    let names_database = |pair: &[&str]| pair[1] == "." && DATABASES.contains(&pair[0]);
+    is_of_virtual_table(sql) || begins_with(sql, &["PRAGMA"]) || words.windows(2).any(names_database)
 }
 
 /// Returns whether the statement inserts, updates or deletes rows, and so sets SQLite's number of changed rows.
@@ -164,7 +165,7 @@ pub(super) enum SavepointCommand {
     RollBack,
 }
 
-/// Returns what the statement does with which savepoint, if that is what it is for.
+/// Returns the savepoint that the statement sets, releases or rolls back to, and which of these it does.
 pub(super) fn savepoint_of(sql: &str) -> Option<(SavepointCommand, String)> {
     let words: Vec<&str> = words(sql).collect();
     let command = match words.first()? {
@@ -176,6 +177,16 @@ pub(super) fn savepoint_of(sql: &str) -> Option<(SavepointCommand, String)> {
         _ => return None,
     };
     Some((command, name_of(words.last()?)))
+}
+
+/// Returns whether the statement adds a database to its connection: an attached one, or that of temporary tables.
+pub(super) fn opens_another_database(sql: &str) -> bool {
+    let mut words = words(sql);
+    let is_one_of = |word: Option<&str>, those: &[&str]| {
+        word.is_some_and(|word| those.iter().any(|other| word.eq_ignore_ascii_case(other)))
+    };
+    let first = words.next();
+    is_one_of(first, &["ATTACH"]) || is_one_of(first, &["CREATE"]) && is_one_of(words.next(), &["TEMP", "TEMPORARY"])
 }
 
 /// Returns the words, names and operators of a text, without numbers.
@@ -348,10 +359,31 @@ fn tokens(sql: &str) -> impl Iterator<Item = Token<'_>> {
         match token {
             Token::Space(_) | Token::Size(_) => {}
             Token::Literal(_) | Token::Number(_) => follows_operator = false,
-            Token::Other(_) => follows_operator = b"=<>(,|*/%&~!+-".contains(&first),
+            Token::Other(_) => follows_operator = b"=<>(,|*/%&~!+-".contains(&first) || is_before_value(text),
         }
         Some(token)
     })
+}
+
+/// Returns whether a value follows the word, and so a sign is that of a number.
+fn is_before_value(word: &str) -> bool {
+    const WORDS: [&str; 14] = [
+        "AND",
+        "BETWEEN",
+        "BY",
+        "CASE",
+        "DEFAULT",
+        "ELSE",
+        "LIMIT",
+        "NOT",
+        "OFFSET",
+        "OR",
+        "RETURNING",
+        "SELECT",
+        "THEN",
+        "WHEN",
+    ];
+    WORDS.iter().any(|other| word.eq_ignore_ascii_case(other))
 }
 
 fn token_len(sql: &str) -> Option<usize> {
@@ -493,6 +525,7 @@ mod tests {
         assert_ne!(hash("SELECT a FROM t"), hash("SELECT b FROM t"));
         assert_ne!(hash("SELECT 1, 2"), hash("SELECT 1"));
         assert_eq!(hash("SELECT a FROM t WHERE b = -5"), hash("SELECT a FROM t WHERE b = 5"));
+        assert_eq!(hash("SELECT a FROM t LIMIT -1"), hash("SELECT a FROM t LIMIT 10"));
         assert_ne!(hash("SELECT a"), hash("SELECTa"));
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Begun {
     thread: Thread,
     at: Instant,
     transaction: Option<u64>,
+    /// Whether a SQL function ran it, within another statement.
+    is_nested: bool,
     /// Where it was run, of some of the statements that are repeated, and the time that it took to find that out.
     backtrace: OnceLock<(Backtrace, Duration)>,
 }
@@ -138,8 +140,13 @@ impl Begun {
             thread: thread::current(),
             at: Instant::now(),
             transaction,
+            is_nested: false,
             backtrace: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn nested(self, is_nested: bool) -> Begun {
+        Begun { is_nested, ..self }
     }
 
     /// Sets where its connection was opened.
@@ -323,6 +330,10 @@ impl Statement {
     pub(crate) fn called_from(&self) -> Option<Vec<String>> {
         let lines = self.begun.backtrace.get().map(|(backtrace, _)| callers::lines_of_code(backtrace));
         lines.filter(|lines| !lines.is_empty()) // it may have run on a thread of a library
+    }
+
+    pub(super) fn is_nested(&self) -> bool {
+        self.begun.is_nested
     }
 
     /// Returns whether it has waited for exactly that time.

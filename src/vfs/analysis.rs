@@ -11,36 +11,20 @@ use crate::statements::Tables;
 
 /// Returns the tables of the main database that the statement uses, if SQLite can compile it.
 pub(crate) fn tables_of(connection: &Connection, sql: &str) -> Option<Tables> {
-    compile(connection, sql).ok()
-}
-
-/// Returns whether a statement that has written something has probably written to another database than the main one: to a temporary
-/// table, or to an attached database, which this connection does not have.
-pub(crate) fn writes_elsewhere(connection: &Connection, sql: &str) -> bool {
-    match compile(connection, sql) {
-        Ok(tables) => tables.written.is_empty(),
-        Err(message) => ["no such table: ", "unknown database "].iter().any(|begin| message.starts_with(begin)),
-    }
-}
-
-/// Returns the tables of the main database that the statement uses, or SQLite's message.
-fn compile(connection: &Connection, sql: &str) -> Result<Tables, String> {
-    let sql = CString::new(sql).map_err(|cause| cause.to_string())?;
+    let sql = CString::new(sql).ok()?;
     let mut tables = Tables::default();
     let mut statement = ptr::null_mut();
-    // SAFETY: the connection is open. The authorizer is set only while the statement is compiled, and so is its argument used.
+    // SAFETY: the connection is open. The authorizer is set only while the statement is compiled, and its argument is used only then.
     // A statement is NULL or to be finalized.
-    let message = unsafe {
+    let code = unsafe {
         let db = connection.handle();
         ffi::sqlite3_set_authorizer(db, Some(on_authorize), (&raw mut tables).cast());
         let code = ffi::sqlite3_prepare_v2(db, sql.as_ptr(), -1, &raw mut statement, ptr::null_mut());
-        let has_failed = code != ffi::SQLITE_OK;
-        let message = has_failed.then(|| CStr::from_ptr(ffi::sqlite3_errmsg(db)).to_string_lossy().into_owned());
         ffi::sqlite3_finalize(statement);
         ffi::sqlite3_set_authorizer(db, None, ptr::null_mut());
-        message
+        code
     };
-    message.map_or(Ok(tables), Err)
+    (code == ffi::SQLITE_OK).then_some(tables)
 }
 
 unsafe extern "C" fn on_authorize(

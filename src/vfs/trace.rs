@@ -81,7 +81,7 @@ thread_local! {
     static KEEPING: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
     /// The latest line of SQLite's log about a statement that ends with an error.
     static LOGGED: RefCell<Option<Logged>> = const { RefCell::new(None) };
-    /// The connection that was the latest to roll back what it had written.
+    /// The connection that most recently rolled back what it had written.
     static ROLLED_BACK: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -325,15 +325,16 @@ impl Traced {
                     return;
                 }
                 // The text of a statement of a trigger, or within another statement, is a comment in a copy.
+                let is_nested = !ptr::eq(sql, argument.cast());
                 // SAFETY: both texts are C strings, which live as long as this call.
-                if !ptr::eq(sql, argument.cast()) && !unsafe { self.is_of_function(sql, argument.cast()) } {
+                if is_nested && !unsafe { self.is_of_function(statement, sql, argument.cast()) } {
                     return;
                 }
                 // SAFETY: this is the connection that runs the statement.
                 unsafe { self.follow_now(db) };
                 if self.connection.is_recorded() {
                     // SAFETY: as above.
-                    unsafe { self.begin_statement(db, statement) };
+                    unsafe { self.begin_statement(db, statement, is_nested) };
                 }
             }
             ROWS => self.connection.row(statement.addr()),
@@ -355,10 +356,12 @@ impl Traced {
     ///
     /// # Safety
     /// The statement's SQL and the text that the trace got for it are C strings.
-    unsafe fn is_of_function(&self, sql: *const c_char, text: *const c_char) -> bool {
+    unsafe fn is_of_function(&self, statement: *mut sqlite3_stmt, sql: *const c_char, text: *const c_char) -> bool {
+        if self.connection.running(statement.addr()).is_some() {
+            return false; // it is a trigger of this statement that runs
+        }
         // SAFETY: as the caller promises.
         let (sql, text) = unsafe { (CStr::from_ptr(sql), CStr::from_ptr(text)) };
-        // Of a trigger, the text is the trigger's name.
         text.to_bytes().strip_prefix(b"-- ") == Some(sql.to_bytes())
             && self.connection.runs_functions()
             && !may_be_of_virtual_table(&sql.to_string_lossy())
@@ -366,7 +369,7 @@ impl Traced {
 
     /// # Safety
     /// This connection begins to run the statement.
-    unsafe fn begin_statement(&self, db: *mut sqlite3, statement: *mut sqlite3_stmt) {
+    unsafe fn begin_statement(&self, db: *mut sqlite3, statement: *mut sqlite3_stmt, is_nested: bool) {
         // SAFETY: the connection and the statement are in use by this thread. A statement has its SQL; SQLite's copy with
         // the values is NULL without memory, and the caller's to free.
         unsafe {
@@ -384,7 +387,7 @@ impl Traced {
                 counters(statement),
                 is_in_transaction(db),
                 |transaction, value_limit| {
-                    Begun::now(&sql, text.as_deref(), is_read_only, purpose, transaction, value_limit)
+                    Begun::now(&sql, text.as_deref(), is_read_only, purpose, transaction, value_limit).nested(is_nested)
                 },
             );
             ffi::sqlite3_free(expanded.cast());
@@ -541,14 +544,19 @@ fn note_time(start: Instant) {
 /// # Safety
 /// The connection is being closed, on this thread.
 unsafe fn close(connection: u64, db: *mut sqlite3) {
-    let Some(traced) = traced(connection).filter(|_| !is_exempt()) else { return };
+    let Some(traced) = traced(connection) else { return };
+    *traced.closing.lock().recovered() = None; // it may be of a close that has failed
+    if is_exempt() {
+        return;
+    }
     if thread::panicking() {
         // SAFETY: as the caller promises.
         unsafe { traced.keep_unwound(db) };
         traced.connection.recorder().keep_database(); // if no engine is left
     } else {
         // SAFETY: as the caller promises.
-        *traced.closing.lock().recovered() = unsafe { traced.dropped(db) };
+        let dropped = unsafe { traced.dropped(db) };
+        *traced.closing.lock().recovered() = dropped;
     }
 }
 
@@ -620,15 +628,16 @@ pub(super) unsafe fn check_is_reported(db: *mut sqlite3, traced: &[Listed], reco
         // SAFETY: a statement of this connection, which is not finalized meanwhile.
         .filter(|statement| unsafe { ffi::sqlite3_stmt_busy(*statement) } != 0)
         .collect();
+    // SAFETY: as above. An open blob is a statement without SQL, which has no trace.
+    let (blobs, others): (Vec<_>, Vec<_>) =
+        busy.into_iter().partition(|statement| unsafe { ffi::sqlite3_sql(*statement) }.is_null());
     // SAFETY: as above.
-    let is_blob = |statement: &*mut sqlite3_stmt| unsafe { ffi::sqlite3_sql(*statement) }.is_null();
-    if busy.iter().any(is_blob) {
-        return; // a statement without SQL, which has no trace, and may be the one that takes the lock
-    }
+    let running: Vec<_> = others.into_iter().filter(|statement| unsafe { is_of_program(*statement) }).collect();
     // SAFETY: as above.
-    let running: Vec<_> = busy.into_iter().filter(|statement| unsafe { is_of_program(*statement) }).collect();
-    if running.is_empty() {
-        return; // SQLite reads the schema, to compile a statement
+    let reads = |statement: &*mut sqlite3_stmt| unsafe { ffi::sqlite3_stmt_readonly(*statement) } != 0;
+    // SQLite reads the schema, to compile a statement; or a blob, beside an older statement.
+    if running.is_empty() || !blobs.is_empty() && running.iter().all(reads) {
+        return;
     }
     let begun = BEGUN.try_with(Cell::get).unwrap_or_default();
     let is_reported = |statement: *mut sqlite3_stmt, traced: &Listed| {

@@ -273,6 +273,23 @@ fn child() {
             let _bank = CatchesInDrop(bank());
             panic!("the test's own failure");
         }
+        "fails with a destructor that asks for an engine" => {
+            static AUDIT: LazyLock<Engine> = LazyLock::new(Engine::new);
+            struct AsksInDrop;
+            impl Drop for AsksInDrop {
+                fn drop(&mut self) {
+                    LazyLock::force(&AUDIT);
+                }
+            }
+            let _asks = AsksInDrop;
+            let bank = bank();
+            ends_in_a_transaction(&bank);
+        }
+        "fails with a thread-local engine and another one" => {
+            thread_local!(static ENGINE: Engine = BANK.new_engine().unwrap());
+            ENGINE.with(|bank| deposit(&bank.connect().unwrap(), 7));
+            ends_in_a_transaction(&bank());
+        }
         "fails with two recorded engines" => {
             static NOTES: Template = Template::sql("CREATE TABLE note (text)");
             let (bank, notes) = (bank(), NOTES.new_engine().unwrap());
@@ -1587,6 +1604,17 @@ fn a_file_that_is_gone_does_not_hide_why_the_test_failed() {
     }
     let page = fs::read_to_string(run.file("failing.child", "report.html")).unwrap();
     assert_eq!(page.matches("<p class=\"error\">the content can't be read: ").count(), 2, "{page}");
+}
+
+#[test]
+fn files_of_a_test_that_fails_stay() {
+    for role in ["fails with a destructor that asks for an engine", "fails with a thread-local engine and another one"]
+    {
+        let run = Run::of(role).passes(false);
+        assert_eq!(run.kept(), ["failing.child"], "{role}");
+        let run = Run::again(run.folder, role, "failing::child", &[]).passes(false);
+        assert_eq!(run.kept(), ["failing.child"], "{role}");
+    }
 }
 
 /// As documented.

@@ -961,7 +961,7 @@ fn a_trace_that_is_set_in_a_transaction_that_reads_is_not_noticed() {
 }
 
 /// Runs a statement on the connection that calls the SQL function.
-fn run_within_a_statement(connection: &Connection, name: &str, sql: &'static std::ffi::CStr) {
+pub(crate) fn run_within_a_statement(connection: &Connection, name: &str, sql: &'static std::ffi::CStr) {
     // SAFETY: the function is removed before the connection is closed.
     let db = unsafe { connection.handle() }.addr();
     let run = move || {
@@ -978,12 +978,14 @@ fn statements_that_a_function_runs_are_recorded() {
     let engine = SHOP.new_engine().unwrap();
     let connection = engine.connect().unwrap();
     run_within_a_statement(&connection, "reads", c"SELECT price FROM item WHERE id = 1");
+    run_within_a_statement(&connection, "replaces", c"SELECT replace('a.b', '.', ',')");
     run_within_a_statement(&connection, "fails", c"INSERT INTO item (id, name) VALUES (9, 'tea')");
     let (_, statements) = engine.recorded(|| {
         assert_eq!(number(&connection, "SELECT sum(reads(id)) FROM item"), 0);
+        assert_eq!(number(&connection, "SELECT replaces(1)"), 0);
         assert_eq!(number(&connection, "SELECT fails(1)"), i64::from(ffi::SQLITE_CONSTRAINT_UNIQUE));
     });
-    statements.assert_count(6);
+    statements.assert_count(8);
     statements.of_table("item").reads().assert_count(3 + 1);
     let failed: Vec<&str> = statements.iter().filter(|its| its.error().is_some()).map(Statement::sql).collect();
     assert_eq!(failed, ["INSERT INTO item (id, name) VALUES (9, 'tea')"], "and not the one that calls the function");
@@ -994,6 +996,20 @@ fn statements_that_a_function_runs_are_recorded() {
     drop(connection);
     let message = message_of(|| drop(strict));
     assert!(message.contains(", which rolled back 1 inserted row"), "{message}");
+}
+
+/// The text of the trigger's statement is that of the one that fires it.
+#[test]
+fn a_trigger_may_run_the_statement_that_fires_it() {
+    let engine = SHOP.new_engine().unwrap();
+    let connection = engine.connect().unwrap();
+    let insert = "INSERT INTO change VALUES (1, 2)";
+    let trigger = format!("CREATE TRIGGER again AFTER INSERT ON change BEGIN {insert}; END");
+    connection.execute_batch(&trigger).unwrap();
+    let (_, statements) = engine.recorded(|| connection.execute_batch(insert).unwrap());
+    statements.assert_count(1);
+    assert!(statements.iter().next().unwrap().duration().is_some());
+    assert_eq!(number(&connection, "SELECT count(*) FROM change"), 2);
 }
 
 /// SQLite and its virtual tables run statements within a statement, too.
@@ -1078,6 +1094,19 @@ fn a_blob_that_is_opened_while_an_older_statement_runs_is_no_gap() {
         std::io::Write::write_all(&mut blob, b"12345").unwrap();
     });
     assert_eq!(statements.gaps(), [""; 0]);
+}
+
+#[test]
+fn an_open_blob_does_not_hide_that_code_has_set_a_trace() {
+    let engine = SHOP.new_engine().unwrap();
+    let mut connection = Connection::open(engine.uri()).unwrap();
+    connection.execute_batch("CREATE TABLE picture (data BLOB); INSERT INTO picture VALUES (zeroblob(9))").unwrap();
+    trace(&mut connection);
+    let _blob = connection.blob_open(rusqlite::MAIN_DB, "picture", "data", 1, true).unwrap();
+    let (_, statements) =
+        engine.recorded(|| connection.execute("INSERT INTO item (name) VALUES ('milk')", []).unwrap());
+    let [missed] = statements.gaps().try_into().unwrap();
+    assert!(missed.contains(" has a trace of its own "), "{missed}");
 }
 
 /// Other threads use connections while one recording ends and the next one begins.

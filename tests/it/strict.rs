@@ -11,6 +11,7 @@ use rusqlite_fixtures::rusqlite::functions::FunctionFlags;
 use rusqlite_fixtures::rusqlite::{self, Connection, ffi};
 use rusqlite_fixtures::{BoxError, Engine, KeptValues, MEMORY_ENGINES, Template};
 
+use crate::recording::run_within_a_statement;
 use crate::support::trace;
 
 const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE other (a)";
@@ -386,7 +387,7 @@ fn savepoints_other_databases_and_a_close_that_fails_are_not_found() {
     thread::sleep(Duration::from_millis(1050));
     work.query_row("SELECT count(*) FROM item", [], |row| row.get::<_, i64>(0)).unwrap();
     drop(work);
-    commit_after_a_close_that_fails(&shop);
+    drop(commit_after_a_close_that_fails(&shop));
     assert_eq!(found(shop), "");
 }
 
@@ -444,6 +445,32 @@ fn writes_to_other_databases_do_not_fail_the_test() {
 }
 
 #[test]
+fn a_dropped_write_to_a_table_that_is_gone_is_found() {
+    let shop = Engine::new();
+    shop.strict();
+    shop.try_transaction(|work| work.execute_batch(SCHEMA)).unwrap();
+    insert(&shop.unit_of_work().unwrap(), "tea");
+    shop.reset().unwrap();
+    let found = found(shop);
+    assert!(found.contains("which rolled back 1 inserted row:"), "{found}");
+}
+
+/// SQLite counts no rows for the statement itself.
+#[test]
+fn what_a_trigger_does_instead_of_a_statement_is_found() {
+    let shop = strict();
+    let view = "CREATE VIEW names AS SELECT name FROM item;
+        CREATE TRIGGER named INSTEAD OF INSERT ON names BEGIN INSERT INTO item (name) VALUES (new.name); END";
+    shop.try_transaction(|work| work.execute_batch(view)).unwrap();
+    shop.unit_of_work().unwrap().execute_batch("INSERT INTO names VALUES ('tea')").unwrap();
+    let mut work = shop.unit_of_work().unwrap();
+    work.savepoint().unwrap().execute_batch("INSERT INTO names VALUES ('milk')").unwrap(); // and rolled back
+    drop(work);
+    let found = found(shop);
+    assert!(found.lines().count() == 2 && found.contains("which rolled back what it had written:"), "{found}");
+}
+
+#[test]
 fn each_change_of_the_schema_is_found() {
     for sql in [
         "CREATE TABLE new (a); INSERT INTO new VALUES (1)",
@@ -464,7 +491,7 @@ fn each_change_of_the_schema_is_found() {
     }
 }
 
-fn commit_after_a_close_that_fails(shop: &Engine) {
+fn commit_after_a_close_that_fails(shop: &Engine) -> Connection {
     let connection = shop.connect().unwrap();
     connection.execute_batch("BEGIN").unwrap();
     insert(&connection, "milk");
@@ -484,6 +511,7 @@ fn commit_after_a_close_that_fails(shop: &Engine) {
         connection
     };
     connection.execute_batch("COMMIT").unwrap();
+    connection
 }
 
 /// The engines of other tests close each other's idle connections, when there are too many.
@@ -629,6 +657,10 @@ fn child() {
                     INSERT INTO author VALUES (1)";
                 shop.connect().unwrap().execute_batch(schema).unwrap();
             });
+            let connection = shop.connect().unwrap();
+            run_within_a_statement(&connection, "logs", c"INSERT INTO a VALUES (2)");
+            connection.execute_batch("INSERT INTO other SELECT logs(1)").unwrap();
+            drop(connection);
             for sql in ["INSERT INTO book VALUES (1)", "INSERT INTO other SELECT id FROM author"] {
                 let connection = shop.connect().unwrap();
                 number(&connection, "SELECT count(*) FROM author");
@@ -669,9 +701,10 @@ fn child() {
             panic!("its own reason");
         }
         Ok("fails after a close that fails") => {
-            commit_after_a_close_that_fails(&shop());
+            drop(commit_after_a_close_that_fails(&shop()));
             let shop = shop();
-            commit_after_a_close_that_fails(&shop);
+            drop(commit_after_a_close_that_fails(&shop));
+            let _closed_by_the_panic = commit_after_a_close_that_fails(&shop);
             panic!("its own reason");
         }
         Ok("fails after a failed commit") => {
@@ -893,7 +926,7 @@ fn findings_in_doubt_are_printed() {
     assert!(
         succeeds
             && lines.len() == 1
-            && lines[0].ends_with(": 1 older statement not checked, because a recording keeps only the newest ones"),
+            && lines[0].ends_with(": not checked: 1 older statement, because only the newest are kept"),
         "{lines:?}"
     );
 }
