@@ -273,6 +273,11 @@ fn child() {
             let _bank = CatchesInDrop(bank());
             panic!("the test's own failure");
         }
+        "fails after another thread has dropped its engine" => {
+            let bank = bank();
+            thread::spawn(move || drop(bank)).join().unwrap();
+            panic!("the test's own failure");
+        }
         "fails with a destructor that asks for an engine" => {
             static AUDIT: LazyLock<Engine> = LazyLock::new(Engine::new);
             struct AsksInDrop;
@@ -1614,6 +1619,10 @@ fn files_of_a_test_that_fails_stay() {
         assert_eq!(run.kept(), ["failing.child"], "{role}");
         let run = Run::again(run.folder, role, "failing::child", &[]).passes(false);
         assert_eq!(run.kept(), ["failing.child"], "{role}");
+        // This panic keeps nothing, so the files are those of the failure before.
+        let role = "fails after another thread has dropped its engine";
+        let run = Run::again(run.folder, role, "failing::child", &[]).passes(false);
+        assert_eq!(run.kept(), ["failing.child"]);
     }
 }
 

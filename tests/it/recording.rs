@@ -977,7 +977,7 @@ pub(crate) fn run_within_a_statement(connection: &Connection, name: &str, sql: &
 fn statements_that_a_function_runs_are_recorded() {
     let engine = SHOP.new_engine().unwrap();
     let connection = engine.connect().unwrap();
-    run_within_a_statement(&connection, "reads", c"SELECT price FROM item WHERE id = 1");
+    run_within_a_statement(&connection, "reads", c"SELECT item.price FROM main.item WHERE id = 1");
     run_within_a_statement(&connection, "replaces", c"SELECT replace('a.b', '.', ',')");
     run_within_a_statement(&connection, "fails", c"INSERT INTO item (id, name) VALUES (9, 'tea')");
     let (_, statements) = engine.recorded(|| {
