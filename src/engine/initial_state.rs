@@ -73,8 +73,8 @@ impl InitialState {
         }
     }
 
-    /// Returns the engine to this state for the next test, which this thread runs. Fails if that can't be done soon, or if a connection may behave
-    /// in another way than a new one.
+    /// Returns the engine to this state for the next test, which this thread runs. Fails if that can't be done soon, or if a
+    /// connection may behave in another way than a new one.
     pub(crate) fn restore(&mut self, engine: &Engine) -> Result<(), Obstacle> {
         failure::prepare();
         until_ended(MAX_WAIT, || self.try_restore(engine))

@@ -33,9 +33,10 @@ impl Engine {
     /// handle is dropped. The test fails if there is any of these since this call:
     ///
     /// * a unit of work, a pooled connection or another connection that had changed rows (by INSERT, UPDATE or DELETE) or the
-    ///   schema in a transaction, and was dropped without a commit or a rollback ([`UnitOfWork::rollback`](crate::UnitOfWork::rollback)). Transactions of rusqlite, sqlx, sea-orm
-    ///   and diesel run ROLLBACK when they are dropped, so they are not detected. A unit of work that is dropped with the last
-    ///   handle to its private engine, such as that of a fixture, is not reported, because its database is discarded with it.
+    ///   schema in a transaction, and was dropped without a commit or a rollback
+    ///   ([`UnitOfWork::rollback`](crate::UnitOfWork::rollback)). Transactions of rusqlite, sqlx, sea-orm and diesel run ROLLBACK
+    ///   when they are dropped, so they are not detected. A unit of work that is dropped with the last handle to its private
+    ///   engine, such as that of a fixture, is not reported, because its database is discarded with it.
     /// * a connection of [`connect`](Engine::connect) that is still open;
     /// * a transaction that held the writer slot for more than a second ([`strict_slot_limit`](Engine::strict_slot_limit)).
     ///

@@ -7,7 +7,6 @@ use super::scene::Scene;
 use super::{DROPPED_SHOWN, files};
 use crate::content::origin::Purpose;
 use crate::difference::Differing;
-use crate::environment::KEEP_VARIABLE;
 use crate::statements::recent::Recent;
 use crate::statements::{Lost, Statement, counted};
 
@@ -50,12 +49,14 @@ pub(super) fn engine(folder: &Path, index: usize, scene: &Scene) -> String {
     text
 }
 
+const KEEP_ANY_SIZE: &str = "set RUSQLITE_FIXTURES_KEEP=always to keep databases of any size";
+
 /// Returns why the content with what a connection had not committed is not kept.
 pub(super) fn lost_content(purpose: Purpose, lost: Lost) -> String {
     match lost {
         Lost::Unreadable => format!("what {purpose} had not committed could not be read"),
         Lost::TooLarge(size) => format!(
-            "the database with what {purpose} had not committed is not kept, because it has {} MB: set {KEEP_VARIABLE}=always to keep databases of any size",
+            "the database with what {purpose} had not committed is not kept, because it has {} MB: {KEEP_ANY_SIZE}",
             size / 1_000_000
         ),
     }
@@ -64,10 +65,7 @@ pub(super) fn lost_content(purpose: Purpose, lost: Lost) -> String {
 /// Returns what is printed of an engine that is too large to be kept.
 pub(super) fn too_large(scene: &Scene) -> String {
     let megabytes = scene.size() / 1_000_000;
-    format!(
-        "rusqlite-fixtures: {} is not kept, because it has {megabytes} MB: set {KEEP_VARIABLE}=always to keep databases of any size\n",
-        scene.engine
-    )
+    format!("rusqlite-fixtures: {} is not kept, because it has {megabytes} MB: {KEEP_ANY_SIZE}\n", scene.engine)
 }
 
 /// Returns what is printed of a transaction of an engine that is gone.

@@ -355,9 +355,9 @@ impl Traced {
     /// Returns whether a SQL function, most probably, runs the statement within a recorded one. SQLite and virtual tables do so, too.
     ///
     /// # Safety
-    /// The statement's SQL and the text that the trace got for it are C strings.
+    /// The statement's SQL, if it has some, and the text that the trace got for it are C strings.
     unsafe fn is_of_function(&self, statement: *mut sqlite3_stmt, sql: *const c_char, text: *const c_char) -> bool {
-        if self.connection.running(statement.addr()).is_some() {
+        if sql.is_null() || self.connection.running(statement.addr()).is_some() {
             return false; // it is a trigger of this statement that runs
         }
         // SAFETY: as the caller promises.
