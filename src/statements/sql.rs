@@ -335,11 +335,11 @@ enum Token<'a> {
 /// of the text.
 fn tokens(sql: &str) -> impl Iterator<Item = Token<'_>> {
     let mut rest = sql;
-    let mut follows_operator = false;
+    let mut before = ""; // an operator or a word
     std::iter::from_fn(move || {
         let bytes = rest.as_bytes();
         let has_sign = matches!(bytes, [b'+' | b'-', b'0'..=b'9', ..] | [b'+' | b'-', b'.', b'0'..=b'9', ..]);
-        let is_signed = has_sign && follows_operator;
+        let is_signed = has_sign && is_before_value(before);
         let len = if is_signed { 1 + number_len(&bytes[1..]) } else { token_len(rest)? };
         let (text, after) = rest.split_at(len);
         rest = after;
@@ -358,14 +358,14 @@ fn tokens(sql: &str) -> impl Iterator<Item = Token<'_>> {
         };
         match token {
             Token::Space(_) | Token::Size(_) => {}
-            Token::Literal(_) | Token::Number(_) => follows_operator = false,
-            Token::Other(_) => follows_operator = b"=<>(,|*/%&~!+-".contains(&first) || is_before_value(text),
+            Token::Literal(_) | Token::Number(_) => before = "",
+            Token::Other(_) => before = text,
         }
         Some(token)
     })
 }
 
-/// Returns whether a value follows the word, and so a sign is that of a number.
+/// Returns whether a value follows the operator or word, and so a sign is that of a number.
 fn is_before_value(word: &str) -> bool {
     const WORDS: [&str; 14] = [
         "AND",
@@ -383,7 +383,8 @@ fn is_before_value(word: &str) -> bool {
         "THEN",
         "WHEN",
     ];
-    WORDS.iter().any(|other| word.eq_ignore_ascii_case(other))
+    let is_operator = |first: &u8| b"=<>(,|*/%&~!+-".contains(first);
+    word.as_bytes().first().is_some_and(is_operator) || WORDS.iter().any(|other| word.eq_ignore_ascii_case(other))
 }
 
 fn token_len(sql: &str) -> Option<usize> {
