@@ -661,6 +661,9 @@ fn child() {
             run_within_a_statement(&connection, "logs", c"INSERT INTO a VALUES (2)");
             connection.execute_batch("INSERT INTO other SELECT logs(1)").unwrap();
             drop(connection);
+            let connection = shop.connect().unwrap();
+            (0..2).for_each(|_| drop(connection.execute("INSERT INTO author VALUES (1)", []).unwrap_err()));
+            drop(connection);
             for sql in ["INSERT INTO book VALUES (1)", "INSERT INTO other SELECT id FROM author"] {
                 let connection = shop.connect().unwrap();
                 number(&connection, "SELECT count(*) FROM author");
