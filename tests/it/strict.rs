@@ -450,6 +450,7 @@ fn a_dropped_write_to_a_table_that_is_gone_is_found() {
     shop.strict();
     shop.try_transaction(|work| work.execute_batch(SCHEMA)).unwrap();
     insert(&shop.unit_of_work().unwrap(), "tea");
+    shop.connect().unwrap().execute_batch("CREATE TEMP TABLE t (a)").unwrap(); // on another connection
     shop.reset().unwrap();
     let found = found(shop);
     assert!(found.contains("which rolled back 1 inserted row:"), "{found}");
