@@ -155,8 +155,8 @@ impl Findings {
     ) {
         // Of a temporary table, or one in an attached database, the engine knows nothing.
         let has_others = |connection| {
-            let of_connection = recorded.statements.iter().filter(|statement| statement.connection() == connection);
-            of_connection.into_iter().any(|statement| opens_another_database(statement.sql()))
+            let opens_one = |other: &Statement| other.connection() == connection && opens_another_database(other.sql());
+            recorded.statements.iter().any(opens_one)
         };
         let is_elsewhere = |statement: &&Statement| match tables_of(statement.sql()) {
             Some(tables) => tables.written.is_empty(),
